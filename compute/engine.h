@@ -1,0 +1,387 @@
+/*
+ * engine.h - the one public header of libshimmy: a GGUF file in, logits and tokens out.
+ *
+ * What it is. The engine loads a model file, binds it to one or more devices (Vulkan or CPU) and runs
+ * batches of tokens of many sequences on it. It has no sockets, no HTTP, no daemon state; it never exits
+ * the process and never prints: what it has to say it returns, or hands to the log callback.
+ *
+ * Errors. Every function that can fail returns enum sh_code (SH_OK is 0) and fills the caller's
+ * struct sh_error, which may be NULL. The message names the file, tensor or key, the byte offset where
+ * there is one, what was found, what was expected, and what to do.
+ *
+ * Ownership. Objects are opaque and come in create/destroy (open/close, load/unload) pairs; the destroying
+ * function takes NULL. What an object lends (const pointers) lives as long as the object unless said.
+ *
+ * Versioning. Parameter structs begin with `size` = sizeof(struct); fields are only appended. Zero means
+ * "the default" for every field unless said otherwise.
+ *
+ * Thread-safety by object:
+ *   sh_device   any thread; locked inside (one queue). Outlives the models loaded on it.
+ *   sh_vocab    immutable: any thread.
+ *   sh_model    immutable after load: any thread. Outlives its contexts.
+ *   sh_context  one thread at a time (sh_context_stats: any thread).
+ *   sh_text_stream, sh_file: one thread at a time.
+ *
+ * Units: bytes, tokens and rows are named so; times are nanoseconds (_ns); arrays are row-major, the last
+ * dimension contiguous; activations and logits are float32.
+ */
+#ifndef SHIMMY_ENGINE_H
+#define SHIMMY_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct sh_device;
+struct sh_file;
+struct sh_vocab;
+struct sh_text_stream;
+struct sh_model;
+struct sh_context;
+
+#define SH_API __attribute__((visibility("default")))
+#define SH_PRINTF(fmt_index, args_index) __attribute__((format(printf, fmt_index, args_index)))
+
+/* ---- errors and logging ---------------------------------------------------------------------------- */
+
+enum sh_code {
+    SH_OK = 0,
+    SH_ERR_INVALID,          /* the caller's mistake: a bad argument, a row out of order */
+    SH_ERR_NOT_FOUND,        /* no such file, device, name */
+    SH_ERR_IO,               /* open, read, short file while reading */
+    SH_ERR_FORMAT,           /* the file is truncated, inconsistent or hostile */
+    SH_ERR_UNSUPPORTED,      /* well formed, but not something this build computes */
+    SH_ERR_NO_MEMORY,        /* host memory */
+    SH_ERR_NO_DEVICE_MEMORY, /* device memory */
+    SH_ERR_NO_PAGES,         /* the context's KV pages are used up; nothing was changed */
+    SH_ERR_LIMIT,            /* beyond the context length, the batch size or the number of sequences */
+    SH_ERR_BUSY,             /* two submissions are already in flight */
+    SH_ERR_TIMEOUT,          /* sh_wait: not finished yet */
+    SH_ERR_CANCELLED,        /* the progress callback asked to stop */
+    SH_ERR_DEVICE,           /* the device or its driver failed */
+    SH_ERR_DEVICE_LOST,      /* the device is gone; models on it are unusable */
+};
+
+/* A short constant name such as "no_memory"; never NULL. */
+SH_API const char *sh_code_name(enum sh_code code);
+
+struct sh_error {
+    enum sh_code code;
+    char message[512]; /* one line, NUL-terminated, no trailing full stop or line feed */
+};
+
+enum sh_log_level { SH_LOG_ERROR = 3, SH_LOG_WARNING = 4, SH_LOG_NOTICE = 5, SH_LOG_INFO = 6, SH_LOG_DEBUG = 7 };
+
+/* Called from any thread; `line` has no line feed. Set once, before anything else; NULL is silence. */
+typedef void (*sh_log_fn)(void *user, enum sh_log_level level, const char *line);
+SH_API void sh_set_log(sh_log_fn fn, void *user, enum sh_log_level max_level);
+
+SH_API const char *sh_version(void); /* "0.1.0" */
+
+/* ---- devices ---------------------------------------------------------------------------------------- */
+
+enum sh_device_kind {
+    SH_DEVICE_CPU = 0,      /* the CPU executor */
+    SH_DEVICE_DISCRETE = 1, /* Vulkan */
+    SH_DEVICE_INTEGRATED = 2,
+    SH_DEVICE_VIRTUAL = 3,
+    SH_DEVICE_SOFTWARE = 4, /* a Vulkan driver that runs on the CPU (llvmpipe); used only when named */
+};
+SH_API const char *sh_device_kind_name(enum sh_device_kind kind); /* "cpu", "discrete", ... */
+
+struct sh_device_info {
+    enum sh_device_kind kind;
+    char name[256];         /* the driver's name of it; for the CPU its model name */
+    char driver[128];       /* "llvmpipe Mesa 22.3.6 (LLVM 15.0.6)"; for the CPU the instruction set in use */
+    char tier[32];          /* Vulkan: base, fp16, intdot, coopmat; CPU: scalar, avx2, ... */
+    uint8_t uuid[16];       /* Vulkan deviceUUID; zero for the CPU */
+    uint64_t memory_bytes;  /* device-local heap; host memory for CPU and software devices */
+    uint64_t free_bytes;    /* what is free of it now, 0 where the driver does not tell */
+    bool usable;            /* false: `reason` says which requirement is missing */
+    bool selected;          /* filled by sh_device_select */
+    char reason[256];       /* why selected, or why not */
+};
+
+/* Lists the CPU and every Vulkan device. Loads Vulkan drivers into this process (a broken one can crash it, and
+ * an open software driver keeps tens of MB resident), so a daemon calls it in a short-lived child. Fills at most
+ * `max`; *count is the number filled. A missing Vulkan loader is no error: the CPU alone is listed. */
+SH_API enum sh_code sh_device_enumerate(struct sh_device_info *infos, uint32_t max, uint32_t *count, struct sh_error *err);
+
+/* Chooses among enumerated devices and writes `selected` and `reason` into every one of them. `want` is "auto" (NULL
+ * is the same), "cpu", or a case-insensitive part of a device's name; ambiguous and unknown names, and named but
+ * unusable devices, are errors. auto: discrete, integrated, virtual, then the CPU; never software. Pure function. */
+SH_API enum sh_code sh_device_select(struct sh_device_info *infos, uint32_t count, const char *want, uint32_t *chosen,
+                                     struct sh_error *err);
+
+struct sh_device_params {
+    size_t size;
+    const struct sh_device_info *info; /* which one, as enumerated (by kind, uuid and name) */
+    const char *cache_dir;             /* where the pipeline cache is kept; NULL: none */
+    uint32_t threads;                  /* CPU: 0 = one per physical core. The CPU pool belongs to the process. */
+    const char *tier;                  /* force a Vulkan tier or CPU instruction set; NULL: $SHIMMY_VULKAN / $SHIMMY_CPU,
+                                          else the best. One that the device lacks is an error. */
+    bool validation;                   /* Vulkan: enable the validation layer; its messages go to the log as errors */
+};
+SH_API enum sh_code sh_device_open(const struct sh_device_params *params, struct sh_device **out, struct sh_error *err);
+SH_API void sh_device_close(struct sh_device *device);
+SH_API const struct sh_device_info *sh_device_get_info(const struct sh_device *device);
+
+/* What this process holds on the device now, by use. Any thread. */
+struct sh_device_memory {
+    uint64_t weights_bytes, cache_bytes, activation_bytes, staging_bytes;
+};
+SH_API void sh_device_get_memory(const struct sh_device *device, struct sh_device_memory *out);
+
+/* Number of validation-layer messages since the device was opened (0 unless params.validation). */
+SH_API uint64_t sh_device_validation_count(const struct sh_device *device);
+
+/* ---- files: looking at a GGUF without loading its weights --------------------------------------------- */
+
+enum sh_value_type { /* numbered as in the file format */
+    SH_VALUE_U8 = 0, SH_VALUE_I8, SH_VALUE_U16, SH_VALUE_I16, SH_VALUE_U32, SH_VALUE_I32, SH_VALUE_F32, SH_VALUE_BOOL,
+    SH_VALUE_STRING, SH_VALUE_ARRAY, SH_VALUE_U64, SH_VALUE_I64, SH_VALUE_F64,
+};
+SH_API const char *sh_value_type_name(enum sh_value_type type); /* "u8", "str", "arr", ... */
+
+struct sh_file_summary {
+    uint32_t version, shards;
+    uint64_t alignment, file_bytes; /* all shards */
+    uint64_t n_metadata, n_tensors;
+    const char *architecture; /* "" where the key is missing; lent */
+    const char *name;         /* general.name or "" */
+    char type_name[32];       /* "Q4_K_M" from general.file_type, else the commonest matrix type */
+    uint64_t n_parameters;
+    uint64_t context_length; /* native; 0 unknown */
+};
+struct sh_file_value { /* one metadata entry; strings are not NUL-terminated by contract, use length */
+    const char *key;
+    enum sh_value_type type;      /* SH_VALUE_ARRAY: see element_type and count */
+    enum sh_value_type element_type;
+    uint64_t count;               /* elements of an array, else 1 */
+    uint64_t offset;              /* byte offset of the entry in its file */
+};
+struct sh_file_tensor {
+    const char *name;
+    const char *type_name; /* "Q4_K", or "type 99" for one that is not known */
+    bool type_supported;   /* the engine computes with it */
+    uint32_t rank;
+    uint64_t dims[4]; /* dims[0] is contiguous */
+    uint64_t offset, bytes;
+    uint32_t shard;
+};
+/* Opens and checks header, metadata and tensor directory of all shards. Nothing refers to the file afterwards. */
+SH_API enum sh_code sh_file_open(const char *path, struct sh_file **out, struct sh_error *err);
+SH_API void sh_file_close(struct sh_file *file);
+SH_API void sh_file_get_summary(const struct sh_file *file, struct sh_file_summary *out);
+SH_API bool sh_file_get_value(const struct sh_file *file, uint64_t index, struct sh_file_value *out);
+/* Element `element` of entry `index` as text (numbers in decimal, bool as true/false, strings as they are); writes at most
+ * cap bytes including NUL, returns the length it would have had. Nested arrays print as "[...]". */
+SH_API size_t sh_file_value_text(const struct sh_file *file, uint64_t index, uint64_t element, char *buf, size_t cap);
+SH_API bool sh_file_get_tensor(const struct sh_file *file, uint64_t index, struct sh_file_tensor *out);
+/* Would it load? SH_OK, or the error that sh_model_load would give for architecture, types, shapes or missing tensors. */
+SH_API enum sh_code sh_file_check(const struct sh_file *file, struct sh_error *err);
+
+/* ---- vocabulary and text ------------------------------------------------------------------------------ */
+
+SH_API enum sh_code sh_vocab_open(const char *gguf_path, struct sh_vocab **out, struct sh_error *err); /* vocabulary alone */
+SH_API void sh_vocab_close(struct sh_vocab *vocab); /* only for one that sh_vocab_open made */
+
+enum { SH_TOKENIZE_SPECIAL = 1, /* add BOS/EOS as the file says */
+       SH_TOKENIZE_PARSE = 2 };  /* control tokens written in the text become that token */
+/* On SH_OK *ids is malloc'd (free it), *count its length. `text` may hold any bytes, NUL and invalid UTF-8 too. */
+SH_API enum sh_code sh_tokenize(const struct sh_vocab *vocab, const char *text, size_t length, uint32_t flags, int32_t **ids,
+                                size_t *count, struct sh_error *err);
+/* The text of a sequence; *text malloc'd and NUL-terminated (length does not count the NUL). With `special` control
+ * tokens are written out, else left out. Ids out of range are SH_ERR_INVALID. The space that a space prefix added
+ * at the very beginning is removed only if `strip_prefix`. */
+SH_API enum sh_code sh_detokenize(const struct sh_vocab *vocab, const int32_t *ids, size_t count, bool special, bool strip_prefix,
+                                  char **text, size_t *length, struct sh_error *err);
+
+SH_API uint32_t sh_vocab_size(const struct sh_vocab *vocab);
+SH_API int32_t sh_vocab_bos(const struct sh_vocab *vocab); /* -1: none */
+SH_API int32_t sh_vocab_eos(const struct sh_vocab *vocab);
+SH_API bool sh_vocab_is_end(const struct sh_vocab *vocab, int32_t token); /* any end-of-generation token: EOS, EOT, <|im_end|>... */
+/* The bytes of one token as generated (space marks resolved, byte tokens as their byte, control tokens as text if
+ * `special`, else empty). Lent; not NUL-terminated. Out of range: length 0. */
+SH_API const char *sh_vocab_piece(const struct sh_vocab *vocab, int32_t token, bool special, size_t *length);
+SH_API const char *sh_vocab_kind(const struct sh_vocab *vocab); /* "spm", "bpe" */
+SH_API const char *sh_vocab_pre(const struct sh_vocab *vocab);  /* the pre-tokenizer in use; "" for spm */
+SH_API const char *sh_vocab_chat_template(const struct sh_vocab *vocab); /* the model's own template text or NULL; lent */
+
+/* Streaming detokenisation with stop strings. What it returns is valid UTF-8 as long as the model's bytes are (a code point is
+ * held back until it is whole; bytes that can never become one leave as U+FFFD), and nothing of a stop string is ever emitted:
+ * text that may still grow into one is held back. */
+SH_API enum sh_code sh_text_stream_create(const struct sh_vocab *vocab, const char *const *stops, uint32_t n_stops, bool special,
+                                          struct sh_text_stream **out, struct sh_error *err);
+SH_API void sh_text_stream_destroy(struct sh_text_stream *stream);
+/* The text that may be shown after this token (lent until the next call; *length may be 0). True: a stop string is complete,
+ * *text is the last text, pushing further is an error of the caller. *stop_index says which. */
+SH_API bool sh_text_stream_push(struct sh_text_stream *stream, int32_t token, const char **text, size_t *length, uint32_t *stop_index);
+/* What was held back, at the end of a generation that did not stop by a stop string. */
+SH_API void sh_text_stream_finish(struct sh_text_stream *stream, const char **text, size_t *length);
+
+struct sh_chat_message {
+    const char *role; /* "system", "developer" (as system), "user", "assistant" */
+    const char *content;
+};
+/* Renders a chat with the family that the model's own template text is recognised as: chatml, llama2, llama3, gemma, zephyr;
+ * "plain" for a model without a template. Another template is SH_ERR_UNSUPPORTED. *text malloc'd. A BOS that the rendering
+ * itself begins with is not doubled by sh_chat_tokenize. *parts (malloc'd) marks what came from messages: sh_chat_tokenize
+ * does not parse control tokens there, so a message cannot smuggle one in. */
+struct sh_chat_part { /* text[begin, end); parts cover the text in order */
+    size_t begin, end;
+    bool literal;
+};
+SH_API enum sh_code sh_chat_render(const struct sh_vocab *vocab, const struct sh_chat_message *messages, uint32_t n_messages,
+                                   bool add_generation_prompt, char **text, struct sh_chat_part **parts, uint32_t *n_parts,
+                                   struct sh_error *err);
+/* Tokenises a rendering part by part: control tokens of the template are parsed, those in message contents are not. */
+SH_API enum sh_code sh_chat_tokenize(const struct sh_vocab *vocab, const char *text, const struct sh_chat_part *parts, uint32_t n_parts,
+                                     int32_t **ids, size_t *count, struct sh_error *err);
+SH_API const char *sh_chat_family(const struct sh_vocab *vocab); /* "chatml", ..., "plain", or NULL if not recognised */
+/* Strings that end an assistant's turn in that family besides the end tokens (e.g. "\nUser:" in a plain transcript). */
+SH_API const char *const *sh_chat_stops(const struct sh_vocab *vocab, uint32_t *count);
+
+/* ---- models ------------------------------------------------------------------------------------------- */
+
+enum sh_load_phase { SH_LOAD_HEADER, SH_LOAD_WEIGHTS, SH_LOAD_PREPARE, SH_LOAD_DONE };
+SH_API const char *sh_load_phase_name(enum sh_load_phase phase); /* "header", "weights", "prepare", "done" */
+/* fraction of the whole load, 0..1, never falling. Return false to cancel. Called from the loading thread. */
+typedef bool (*sh_progress_fn)(void *user, enum sh_load_phase phase, double fraction);
+
+struct sh_placement { /* layers [first_layer, first_layer + n_layers) run on devices[device]; embedding with the first, head with the last */
+    uint32_t first_layer, n_layers, device;
+};
+struct sh_model_params {
+    size_t size;
+    const char *path;        /* a GGUF file; of a sharded model any shard */
+    uint32_t context_length; /* tokens; 0 = min(native, 8192). More than the native length is allowed only with rope scaling */
+    const struct sh_placement *placement; /* NULL: everything on devices[0]; else covers all layers in ascending order */
+    uint32_t n_placement;
+    sh_progress_fn progress;
+    void *progress_user;
+    float rope_scale;        /* 0 = as the file says; a factor >= 1 extends the context linearly */
+};
+struct sh_model_info {
+    const char *architecture, *name; /* lent */
+    char type_name[32];
+    uint64_t n_parameters, file_bytes;
+    uint32_t n_layers, n_embd, n_heads, n_kv_heads, n_vocab;
+    uint32_t context_native, context_length;
+    uint64_t weights_bytes[8]; /* per device index given to sh_model_load: resident, after repacking */
+    uint32_t n_devices, n_segments;
+    uint64_t load_ns;
+    uint64_t kv_bytes_per_token_f16; /* of one token in all layers with an f16 cache */
+};
+SH_API enum sh_code sh_model_load(struct sh_device *const *devices, uint32_t n_devices, const struct sh_model_params *params,
+                                  struct sh_model **out, struct sh_error *err);
+SH_API void sh_model_unload(struct sh_model *model);
+SH_API void sh_model_get_info(const struct sh_model *model, struct sh_model_info *out);
+SH_API const struct sh_vocab *sh_model_vocab(const struct sh_model *model); /* lent by the model */
+
+/* ---- contexts: many sequences on one model ---------------------------------------------------------------- */
+
+enum sh_kv_type { SH_KV_F16 = 0, SH_KV_F32 = 1 };
+
+struct sh_context_params {
+    size_t size;
+    enum sh_kv_type kv_type;
+    uint32_t max_sequences;  /* 0 = 8 */
+    uint32_t max_batch_rows; /* rows of one submission, 0 = 512 */
+    uint64_t kv_tokens;      /* room of the cache in tokens over all sequences; 0 = context_length. Pools grow in slabs up to it. */
+};
+SH_API enum sh_code sh_context_create(struct sh_model *model, const struct sh_context_params *params, struct sh_context **out,
+                                      struct sh_error *err);
+SH_API void sh_context_destroy(struct sh_context *context);
+
+struct sh_context_stats {
+    uint32_t page_tokens;              /* tokens of a page */
+    uint64_t pages_used, pages_total;  /* over all groups; total = what the context may grow to */
+    uint64_t cache_bytes;              /* memory the pools hold now */
+    uint32_t sequences;
+};
+SH_API void sh_context_get_stats(const struct sh_context *context, struct sh_context_stats *out); /* any thread */
+
+struct sh_logit_bias { int32_t token; float bias; }; /* bias may be -INFINITY */
+
+/* The sampler of one sequence. Order: raw logits -> log-probs (reported, of the raw distribution) -> logit_bias -> penalties ->
+ * temperature 0: the largest, lowest id on ties; else top_k -> top_p -> min_p -> temperature -> draw. The draw is argmax over
+ * what is left of logit/T + Gumbel(u), u from Philox4x32-10 keyed by the seed, counter {choice, position, token / 4}: no state, so
+ * batching, chunking and rollback cannot disturb it. Note that struct defaults are "off", not the product's defaults. */
+struct sh_sampler_params {
+    size_t size;
+    float temperature;       /* 0 = greedy */
+    uint32_t top_k;          /* 0 = off */
+    float top_p;             /* 0 or >= 1 = off */
+    float min_p;             /* 0 = off */
+    float repeat_penalty;    /* 0 or 1 = off: logit > 0 ? logit / r : logit * r, for tokens among the last repeat_last_n */
+    uint32_t repeat_last_n;  /* 0 = 64; of prompt and generated tokens */
+    float frequency_penalty; /* logit -= count * f, over generated tokens */
+    float presence_penalty;  /* logit -= p, if generated before */
+    uint64_t seed;
+    uint32_t choice;         /* index among `n` choices of one request */
+    const struct sh_logit_bias *bias; /* copied */
+    uint32_t n_bias;
+};
+
+/* A sequence: its tokens in the cache, and its sampler. */
+SH_API enum sh_code sh_sequence_create(struct sh_context *context, uint32_t *sequence, struct sh_error *err); /* SH_ERR_LIMIT: none free */
+SH_API void sh_sequence_destroy(struct sh_context *context, uint32_t sequence); /* its pages return at once when nothing in flight uses it, else at that wait */
+SH_API enum sh_code sh_sequence_set_sampler(struct sh_context *context, uint32_t sequence, const struct sh_sampler_params *params,
+                                            struct sh_error *err);
+SH_API uint32_t sh_sequence_length(const struct sh_context *context, uint32_t sequence); /* tokens in the cache, submitted ones included */
+/* Forgets the tokens from `length` on. Not while a submission with this sequence is in flight (SH_ERR_BUSY). */
+SH_API enum sh_code sh_sequence_truncate(struct sh_context *context, uint32_t sequence, uint32_t length, struct sh_error *err);
+/* dst, which must be empty, becomes the first `length` tokens of src; whole pages are shared, the last part copied on write. */
+SH_API enum sh_code sh_sequence_copy(struct sh_context *context, uint32_t dst, uint32_t src, uint32_t length, struct sh_error *err);
+
+typedef uint64_t sh_ticket;
+
+enum sh_input { SH_INPUT_TOKEN, SH_INPUT_EMBEDDING, SH_INPUT_SAMPLED };
+enum sh_role { SH_ROLE_PROMPT, SH_ROLE_GENERATED }; /* of a token, for ever; the two may differ in arithmetic (design: numerics contract) */
+enum { SH_OUT_SAMPLE = 1, SH_OUT_LOGITS = 2, SH_OUT_HIDDEN = 4, SH_OUT_LOGPROBS = 8 /* with SAMPLE: its log-prob and the n_top best */ };
+
+/* One row: one token of one sequence. Rows of a sequence stand together, positions ascending without gaps from
+ * sh_sequence_length on. At most one submission in flight may hold a sequence's sampled row that a later one refers to. */
+struct sh_row {
+    uint32_t sequence;
+    enum sh_input input;
+    enum sh_role role;
+    int32_t token;          /* SH_INPUT_TOKEN */
+    const float *embedding; /* SH_INPUT_EMBEDDING: [n_embd], read during sh_submit */
+    sh_ticket ticket;       /* SH_INPUT_SAMPLED: the token that row `sampled_row` of that submission sampled (the latest one, or one waited for
+                               last); its id need not be known to the host yet */
+    uint32_t sampled_row;
+    uint32_t position;
+    uint32_t outputs;       /* SH_OUT_* or 0 for nothing */
+    uint32_t n_top;         /* with SH_OUT_LOGPROBS: how many of the best are wanted besides the sampled one, 0..64 */
+};
+struct sh_batch {
+    const struct sh_row *rows;
+    uint32_t n_rows;
+};
+/* Validates, takes pages, and starts the step; returns before it is finished where the device allows. At most two in flight. On an
+ * error nothing has changed. */
+SH_API enum sh_code sh_submit(struct sh_context *context, const struct sh_batch *batch, sh_ticket *ticket, struct sh_error *err);
+
+struct sh_top { int32_t token; float logprob; };
+struct sh_result { /* of one row that asked for something, in row order */
+    uint32_t row, sequence, position;
+    int32_t token;           /* sampled, or -1 */
+    float logprob;           /* of that token, raw distribution; 0 if not wanted */
+    const struct sh_top *top; /* n_top best, descending, ties by id */
+    uint32_t n_top;
+    const float *logits;     /* [n_vocab] if asked */
+    const float *hidden;     /* [n_embd], after the final norm, if asked */
+};
+struct sh_results {
+    const struct sh_result *items; /* lent until the next sh_submit or sh_wait on this context */
+    uint32_t count;
+    uint64_t step_ns; /* from submission to completion */
+};
+/* Waits for a ticket, in order of submission; timeout_ns < 0 waits for ever. SH_ERR_TIMEOUT leaves it in flight. After another
+ * error the step's sequences are as they were before it (their length is reset), unless the device is lost. */
+SH_API enum sh_code sh_wait(struct sh_context *context, sh_ticket ticket, int64_t timeout_ns, struct sh_results *results,
+                            struct sh_error *err);
+
+#endif

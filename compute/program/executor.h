@@ -1,0 +1,127 @@
+/*
+ * executor.h - what runs a segment: the table of functions that compute/cpu and compute/vulkan implement, and the step that the
+ * context hands them. Nothing above this file knows which executor it talks to.
+ *
+ * Life: model_create -> weight_rows for every weight that the segment's ops name, whole rows in ascending order -> model_finish ->
+ * context_create -> pool_reserve, then submit/wait alternating over two slots -> context_destroy -> model_destroy.
+ * Threads: a model is built by one thread, then immutable; a context belongs to one thread; different contexts run concurrently, the
+ * device locks inside.
+ */
+#ifndef SHIMMY_EXECUTOR_H
+#define SHIMMY_EXECUTOR_H
+
+#include "compute/program/program.h"
+
+#define SH_PAGE_TOKENS 32 /* tokens of a cache page, every group */
+#define SH_SLOTS 2        /* steps in flight */
+
+/*
+ * A page of group g holds, for each of its layers in order, K then V:
+ *   layer l: K [SH_PAGE_TOKENS][n_kv_heads][k_dim], V [SH_PAGE_TOKENS][n_kv_heads][v_dim], elements kv_type.
+ * How a page lies in the executor's memory is its own affair; page ids are 0..pool size - 1 per (context, group).
+ */
+
+struct sh_exec_context_params {
+    enum sh_kv_type kv_type;
+    uint32_t max_rows;      /* R of a step */
+    uint32_t max_outputs;   /* O of a step */
+    uint32_t max_sequences; /* sequences of a step */
+    uint32_t max_pages_per_sequence;
+};
+
+struct sh_step_row {
+    int32_t token;         /* already checked against the vocabulary; ignored if sampled_from or embedding is set */
+    uint32_t sampled_from; /* output index of the previous submission whose device-sampled token it is, or SH_NONE */
+    const float *embedding; /* [n_embd] or NULL */
+    uint32_t sequence;     /* index into step->sequences */
+    uint32_t position;
+    enum sh_role role;
+};
+struct sh_step_sequence {
+    uint32_t first_row, n_rows;             /* its rows stand together, positions ascending by one */
+    const uint32_t *const *pages;           /* pages[group][position / SH_PAGE_TOKENS] = page id, covering all its rows */
+    uint32_t n_pages;                       /* same for all groups */
+};
+struct sh_step_output {
+    uint32_t row;
+    bool want_logits, want_hidden;
+    bool sample;        /* on the device: greedy if temperature == 0, else argmax(logit / T + Gumbel), see compute/sample/sample.h */
+    float temperature;
+    uint64_t seed;
+    uint32_t choice, position; /* position of the token that is being sampled: the row's + 1 */
+};
+struct sh_step {
+    const struct sh_step_row *rows;
+    uint32_t n_rows;
+    const struct sh_step_sequence *sequences;
+    uint32_t n_sequences;
+    const struct sh_step_output *outputs; /* ascending by row; empty unless the segment holds the head */
+    uint32_t n_outputs;
+    const float *inputs[SH_BOUNDARY_MAX]; /* the segment's input activations, [n_rows][width] each; read during submit */
+    const uint32_t *capture; /* activations whose values are wanted after the step (tests, verify): only those in the plan */
+    uint32_t n_capture;
+};
+struct sh_step_result { /* lent until the next submit on this slot */
+    const int32_t *tokens;       /* [n_outputs], -1 where not sampled on the device */
+    const float *const *logits;  /* [n_outputs], NULL where not wanted */
+    const float *const *hidden;
+    const float *outputs[SH_BOUNDARY_MAX]; /* the segment's output activations [n_rows][width] */
+    const float *const *captured; /* [n_capture]; rows as the activation's; NULL if not materialised by this executor */
+    uint64_t busy_ns;             /* time the device spent, 0 unknown */
+};
+
+struct sh_exec_model;
+struct sh_exec_context;
+
+struct sh_executor {
+    const char *name; /* "cpu", "vulkan" */
+    bool device_sampling; /* step outputs with sample = true are honoured; else the context samples from logits on the host */
+
+    void (*device_close)(struct sh_device *device);
+    void (*device_memory)(const struct sh_device *device, struct sh_device_memory *out);
+    uint64_t (*validation_count)(const struct sh_device *device);
+
+    /* The segment (copied) and its program outlive the model. */
+    enum sh_code (*model_create)(struct sh_device *device, const struct sh_segment *segment, struct sh_exec_model **out,
+                                 struct sh_error *err);
+    /* File-layout rows [row0, row0 + n_rows) of a weight. */
+    enum sh_code (*weight_rows)(struct sh_exec_model *model, uint32_t weight, uint64_t row0, uint64_t n_rows, const void *src,
+                                struct sh_error *err);
+    enum sh_code (*model_finish)(struct sh_exec_model *model, struct sh_error *err); /* after the last row: pipelines, flush */
+    uint64_t (*model_bytes)(const struct sh_exec_model *model); /* resident weights after repacking */
+    void (*model_destroy)(struct sh_exec_model *model);
+
+    enum sh_code (*context_create)(struct sh_exec_model *model, const struct sh_exec_context_params *params,
+                                   struct sh_exec_context **out, struct sh_error *err);
+    void (*context_destroy)(struct sh_exec_context *context); /* waits for what is in flight */
+    /* Makes page ids 0..n_pages-1 of the group usable; never shrinks; may be called with a step in flight. */
+    enum sh_code (*pool_reserve)(struct sh_exec_context *context, uint32_t group, uint32_t n_pages, struct sh_error *err);
+    uint64_t (*pool_bytes)(const struct sh_exec_context *context);
+    /* Copies the first n_tokens of a page, in order with the submitted steps. */
+    enum sh_code (*page_copy)(struct sh_exec_context *context, uint32_t group, uint32_t src, uint32_t dst, uint32_t n_tokens,
+                              struct sh_error *err);
+
+    /* Starts a step in `slot` (0 or 1, alternating). Everything in *step may be reused by the caller on return. */
+    enum sh_code (*submit)(struct sh_exec_context *context, uint32_t slot, const struct sh_step *step, struct sh_error *err);
+    /* timeout_ns < 0: for ever. SH_ERR_TIMEOUT leaves it in flight. */
+    enum sh_code (*wait)(struct sh_exec_context *context, uint32_t slot, int64_t timeout_ns, struct sh_step_result *result,
+                         struct sh_error *err);
+};
+
+/* Every device begins with this; the executors embed it. */
+struct sh_device {
+    const struct sh_executor *executor;
+    struct sh_device_info info;
+};
+
+/* Which weights a segment's ops name: *weights malloc'd, ascending, no doubles. */
+enum sh_code sh_segment_weights(const struct sh_segment *segment, uint32_t **weights, uint32_t *count, struct sh_error *err);
+
+/* The executors' doors (compute/cpu, compute/vulkan); sh_device_open and sh_device_enumerate in compute/device.c dispatch to them. */
+void sh_cpu_describe(struct sh_device_info *out);
+enum sh_code sh_cpu_open(const struct sh_device_params *params, struct sh_device **out, struct sh_error *err);
+/* Appends Vulkan devices; no loader or no driver: SH_OK with none, and a log line. */
+enum sh_code sh_vulkan_enumerate(struct sh_device_info *infos, uint32_t max, uint32_t *count, struct sh_error *err);
+enum sh_code sh_vulkan_open(const struct sh_device_params *params, struct sh_device **out, struct sh_error *err);
+
+#endif

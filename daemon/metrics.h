@@ -1,0 +1,41 @@
+/*
+ * metrics.h - counters, gauges and histograms, and their Prometheus text (exposition format 0.0.4).
+ *
+ * Families are declared once, in metrics.c's table (name, type, HELP, label names, buckets). A series is made on first use; label values
+ * are copied; a family holds at most 1,000 series (beyond: the label value "other"). Thread-safety: all functions, any thread.
+ */
+#ifndef SHIMMYD_METRICS_H
+#define SHIMMYD_METRICS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum metric_id {
+    METRIC_REQUESTS,              /* shimmy_requests_total{route,code} counter */
+    METRIC_REQUESTS_RUNNING,      /* shimmy_requests_running gauge: generations now on a runner */
+    METRIC_REQUESTS_QUEUED,       /* shimmy_requests_queued gauge */
+    METRIC_REQUESTS_CANCELLED,    /* shimmy_requests_cancelled_total{reason} */
+    METRIC_TIME_TO_FIRST_TOKEN,   /* shimmy_time_to_first_token_seconds histogram */
+    METRIC_TIME_PER_OUTPUT_TOKEN, /* shimmy_time_per_output_token_seconds histogram */
+    METRIC_REQUEST_DURATION,      /* shimmy_request_duration_seconds{route} histogram */
+    METRIC_PROMPT_TOKENS,         /* shimmy_prompt_tokens_total{model} */
+    METRIC_GENERATED_TOKENS,      /* shimmy_generated_tokens_total{model} */
+    METRIC_KV_PAGES_USED,         /* shimmy_kv_pages_used{model} gauge */
+    METRIC_KV_PAGES_TOTAL,        /* shimmy_kv_pages_total{model} gauge */
+    METRIC_MODEL_STATE,           /* shimmy_model_state{model,state} gauge 0/1 */
+    METRIC_MODEL_LOAD_SECONDS,    /* shimmy_model_load_seconds{model} gauge */
+    METRIC_DEVICE_MEMORY,         /* shimmy_device_memory_bytes{device,kind} gauge */
+    METRIC_HTTP_CONNECTIONS,      /* shimmy_http_connections gauge */
+    METRIC_CONTROL_CONNECTIONS,   /* shimmy_control_connections gauge */
+    METRIC_BUILD_INFO,            /* shimmy_build_info{version} gauge 1 */
+    METRIC_COUNT
+};
+
+/* Label values in the family's order; NULL for a family without labels. */
+void metric_add(enum metric_id id, const char *const *labels, double value); /* counters and gauges */
+void metric_set(enum metric_id id, const char *const *labels, double value); /* gauges */
+void metric_observe(enum metric_id id, const char *const *labels, double value); /* histograms */
+void metric_remove(enum metric_id id, const char *const *labels); /* a gauge's series: the model is gone */
+char *metrics_text(size_t *length); /* malloc'd, NULL: no memory */
+
+#endif

@@ -1,0 +1,75 @@
+/*
+ * models.h - the registry: which models there are, which are loaded, and the way from a name to a ready model.
+ *
+ * States: discovered -> loading -> ready -> draining -> discovered; loading -> failed -> loading.
+ * One loader thread loads in order; one runner thread per ready model (scheduler.h) runs its generations.
+ * Thread-safety: all functions, any thread. Callbacks come from the loader's thread.
+ */
+#ifndef SHIMMYD_MODELS_H
+#define SHIMMYD_MODELS_H
+
+#include "compute/engine.h"
+#include "daemon/config.h"
+
+#include <jansson.h>
+
+struct model; /* reference counted */
+
+enum model_state { MODEL_DISCOVERED, MODEL_LOADING, MODEL_READY, MODEL_DRAINING, MODEL_FAILED };
+const char *model_state_name(enum model_state state);
+
+enum sh_code models_start(const struct config *config, struct sh_error *err); /* discovery and loader; returns at once */
+void models_discover(void);       /* scans the configured roots again */
+void models_stop_accepting(void); /* new generations and loads are refused: shutting down */
+/* Waits until running generations are finished or the limit passes, then cancels them; unloads everything, ends the threads. */
+void models_stop(uint64_t limit_ns);
+
+/* Exact and normalised names (design section 3): stems, then general.name; ambiguous and unknown names are errors that list. The result
+ * holds a reference (model_unref). A path (contains '/' or ends in .gguf) registers that file. */
+enum sh_code models_resolve(const char *name, struct model **out, struct sh_error *err);
+/* The only ready model, for requests that name none; else SH_ERR_INVALID. */
+enum sh_code models_only(struct model **out, struct sh_error *err);
+struct model *model_ref(struct model *model);
+void model_unref(struct model *model);
+
+struct model_view { /* a snapshot; strings copied, model_view_finish frees */
+    char *id, *path, *arch, *type, *error, *device;
+    enum model_state state;
+    uint64_t size_bytes, load_ns, created_s /* mtime */;
+    bool stale;
+    struct sh_model_info info;          /* valid when ready; its string pointers are NULL */
+    struct sh_context_stats context;    /* valid when ready */
+    uint32_t running, queued;
+    uint64_t prompt_tokens_total, generated_tokens_total;
+};
+void model_get_view(struct model *model, struct model_view *out);
+void model_view_finish(struct model_view *view);
+/* All models, sorted by id; calls fn under no lock with a reference held. */
+void models_each(void (*fn)(struct model *model, void *user), void *user);
+
+/* Loads unless ready: registers interest and returns at once; fn is called exactly once, from any thread (also before returning when it is ready
+ * already): code SH_OK and a model that is ready and held for the callee (model_unref when done), or the error. progress (may be NULL) is called
+ * while it loads. Cancelling: load_cancel drops this interest (fn gets SH_ERR_CANCELLED); a load nobody waits for any more is stopped. */
+struct load;
+typedef void (*load_done_fn)(void *user, enum sh_code code, struct model *model, const struct sh_error *err);
+typedef void (*load_progress_fn)(void *user, enum sh_load_phase phase, double fraction);
+struct load_params {
+    const char *device;       /* NULL: the configured one */
+    uint32_t context_length;  /* 0: configured */
+    const char *kv_type;      /* NULL: configured */
+    bool reload;              /* swap a loaded one after draining */
+};
+struct load *model_load(struct model *model, const struct load_params *params, load_done_fn done, load_progress_fn progress, void *user);
+void load_cancel(struct load *load);
+void load_release(struct load *load); /* the caller's handle; after done or cancel */
+/* Drains and unloads; done as above. SH_ERR_NOT_FOUND when it is not loaded. */
+enum sh_code model_unload(struct model *model, struct sh_error *err);
+
+/* The engine's view, while the caller holds a reference and the model is ready. */
+const struct sh_vocab *model_vocab(struct model *model); /* opened alone for a model that is not loaded; NULL on error */
+const struct sh_model *model_engine(struct model *model); /* NULL unless ready */
+
+/* Devices as probed by the child process (daemon/devices.c): waits for the probe if it still runs. JSON array, new reference. */
+json_t *devices_json(void);
+
+#endif
