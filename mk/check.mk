@@ -1,0 +1,33 @@
+# make check: every unit test program, then the targets that other rooms append to CHECK_TARGETS (end-to-end tests, replay of
+# fuzz inputs). A target in CHECK_TARGETS prints cmocka's or node's totals, or counts as one test by its exit status; one that cannot run
+# here prints "SKIP name: why" and succeeds. What they need built goes to CHECK_BUILD. TESTS='gguf cli' runs only the programs and
+# targets whose names hold one of these words.
+CHECK_TARGETS ?=
+CHECK_BUILD   ?=
+CHECK_TIMEOUT ?= 120
+TESTS         ?=
+
+# Targets come from .mk files that are read after this one: expand late.
+check_all   = $(UNIT) $(addprefix make:,$(CHECK_TARGETS))
+check_items = $(if $(TESTS),$(foreach i,$(check_all),$(if $(strip $(foreach w,$(TESTS),$(findstring $(w),$(i)))),$(i))),$(check_all))
+parallel    = $(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell nproc))
+
+.PHONY: check check-full check-build check-unit san
+check:
+	$(Q)$(MAKE) --no-print-directory $(parallel) all check-build
+	$(Q)MAKE='$(MAKE)' B='$(B)' scripts/run-tests -o $(B)/check -t $(CHECK_TIMEOUT) $(check_items)
+
+check-build: $(UNIT)
+	$(if $(strip $(CHECK_BUILD)),$(Q)$(MAKE) --no-print-directory $(CHECK_BUILD))
+
+# Unit tests under the address and undefined-behaviour sanitizers, in a build folder of their own.
+san:
+	$(Q)$(MAKE) --no-print-directory $(parallel) B=$(B)-san OPT='-O1 -g' SAN='-fsanitize=address,undefined -fno-sanitize-recover=all' check-unit
+
+check-unit: $(UNIT)
+	$(Q)ASAN_OPTIONS="$${ASAN_OPTIONS:-detect_leaks=1}" scripts/run-tests -o $(B)/check -t $(shell expr $(CHECK_TIMEOUT) \* 5) $(filter-out make:%,$(check_items))
+
+# Everything: long tests, every device, then the sanitizers.
+check-full:
+	$(Q)SHIMMY_TEST_FULL=1 $(MAKE) --no-print-directory check CHECK_TIMEOUT=1200
+	$(Q)$(MAKE) --no-print-directory san
