@@ -2,12 +2,18 @@
  * config.h - every option of shimmyd, from one table: file (INI), environment, flags, --help, sample file, man page check.
  *
  * One spelling in three forms: key `kv_type`, flag `--kv-type`, variable `SHIMMY_KV_TYPE`. Flags beat environment beats file.
- * A struct config is immutable once loaded; a reload makes a new one.
+ * Precedence of sources, weakest first: defaults; /etc/shimmy/shimmyd.conf and conf.d/ *.conf beside it in order of name;
+ * $XDG_CONFIG_HOME/shimmy/shimmyd.conf and its conf.d; (or, instead of all these, the file given with --config); environment; flags.
+ * Model directories add up over all sources, everything else is overridden.
+ *
+ * A struct config is immutable once loaded and reference counted; a reload makes a new one. Any thread may read it.
  */
 #ifndef SHIMMYD_CONFIG_H
 #define SHIMMYD_CONFIG_H
 
 #include "compute/engine.h"
+
+#include <stdio.h>
 
 enum { CONFIG_LISTEN_MAX = 8 };
 
@@ -33,6 +39,35 @@ struct config {
     int32_t keep_alive_s;      /* -1 for ever */
     float rope_scale;
     bool validation;           /* Vulkan validation layer */
+
+    uint32_t refs; /* config.c's */
 };
+
+/* What the command line asks for, besides options. */
+enum config_action { CONFIG_RUN, CONFIG_HELP, CONFIG_SHOW_VERSION, CONFIG_CHECK, CONFIG_PRINT, CONFIG_PROBE_DEVICES };
+struct config_setting { const char *name, *value; };
+struct config_command {
+    enum config_action action;
+    const char *file; /* --config FILE or NULL */
+    struct config_setting *settings; /* flags in order; strings are argv's */
+    uint32_t n_settings;
+};
+/* Told every complaint: level error or warning, one line that names file and line, variable or flag. */
+typedef void (*config_report_fn)(void *user, enum sh_log_level level, const char *line);
+
+bool config_parse_command(int argc, char **argv, struct config_command *out, config_report_fn report, void *user);
+void config_command_finish(struct config_command *command);
+/* Reads all sources. False: something is wrong (everything wrong was reported), nothing is made. */
+bool config_load(const struct config_command *command, struct config **out, config_report_fn report, void *user);
+struct config *config_ref(struct config *config);
+void config_unref(struct config *config);
+
+/* The names of options that differ, one by one; needs_restart: a reload cannot put that one into force. */
+void config_diff(const struct config *a, const struct config *b, void (*fn)(void *user, const char *name, bool needs_restart), void *user);
+
+void config_print_help(FILE *to);
+void config_print_sample(FILE *to); /* conf/shimmyd.conf */
+/* The option's name, or NULL past the end: for tests of manuals. */
+const char *config_option_name(uint32_t index);
 
 #endif
