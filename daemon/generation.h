@@ -8,7 +8,8 @@
  * finished). The event ring is bounded: a reader that lets it fill (GEN_RING_EVENTS) is cut off: the generation is cancelled and its last
  * event says so. *out of gen_submit is set before the first notify can come.
  *
- * Thread-safety: gen_submit, gen_cancel: any thread. gen_next, gen_release: the front end's, one at a time.
+ * Thread-safety: gen_submit, gen_cancel: any thread. gen_next, gen_release: the front end's, one at a time. gen_release waits for a notify that is
+ * being called just then; after it has returned notify is not called any more. notify takes no lock of this room and does not call back into it.
  */
 #ifndef SHIMMYD_GENERATION_H
 #define SHIMMYD_GENERATION_H
@@ -52,6 +53,8 @@ struct gen_logprob { /* of one token */
 enum gen_event_kind {
     GEN_EVENT_STARTED, /* left the queue */
     GEN_EVENT_PROMPT,  /* with echo_logprobs: token and logprob of one prompt token, in order (the first has none); not counted in the ring's limit */
+    GEN_EVENT_PROMPT,  /* with echo_logprobs, before the first TOKEN of choice 0: one for each prompt token in order; token and logprob, which is NULL
+                        * for the first token (nothing comes before it); text "" */
     GEN_EVENT_TOKEN,   /* a token of a choice; text may be empty while held back, and tokens may come with a final text */
     GEN_EVENT_CHOICE,  /* a choice is finished: finish, and the last held-back text */
     GEN_EVENT_END,     /* all choices are finished, or the whole failed: the last event */
@@ -62,7 +65,7 @@ struct gen_event {
     int32_t token;      /* TOKEN; an end token that stops is not reported as TOKEN */
     char *text;         /* malloc'd, NUL-terminated, valid UTF-8; "" if nothing may be shown; owned by the taker (gen_event_finish) */
     size_t text_length; /* bytes; a model may write NULs */
-    struct gen_logprob *logprob; /* TOKEN with logprobs; malloc'd */
+    struct gen_logprob *logprob; /* PROMPT, TOKEN with logprobs; malloc'd */
     enum gen_finish finish;      /* CHOICE, END */
     int32_t stop_index;          /* CHOICE that ended by stop string number n, else -1 */
     struct sh_error error;       /* END with GEN_FAILED; also CANCELLED's reason ("deadline", "shutdown", "client", "slow reader") */
