@@ -53,8 +53,6 @@ struct gen_logprob { /* of one token */
 enum gen_event_kind {
     GEN_EVENT_STARTED, /* left the queue */
     GEN_EVENT_PROMPT,  /* with echo_logprobs: token and logprob of one prompt token, in order (the first has none); not counted in the ring's limit */
-    GEN_EVENT_PROMPT,  /* with echo_logprobs, before the first TOKEN of choice 0: one for each prompt token in order; token and logprob, which is NULL
-                        * for the first token (nothing comes before it); text "" */
     GEN_EVENT_TOKEN,   /* a token of a choice; text may be empty while held back, and tokens may come with a final text */
     GEN_EVENT_CHOICE,  /* a choice is finished: finish, and the last held-back text */
     GEN_EVENT_END,     /* all choices are finished, or the whole failed: the last event */
