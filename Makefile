@@ -19,7 +19,7 @@ sbindir    := $(PREFIX)/sbin
 datadir    := $(PREFIX)/share
 sysconfdir := $(if $(filter /usr,$(PREFIX)),/etc,$(PREFIX)/etc)
 
-PKGS_ENGINE := vulkan libpcre2-8
+PKGS_ENGINE := libpcre2-8
 PKGS_DAEMON := jansson libmicrohttpd libsystemd inih
 PKGS_CLI    := jansson
 PKGS_TEST   := cmocka jansson

@@ -1,0 +1,322 @@
+/*
+ * device.c - which Vulkan devices there are, whether they can run the base tier, and opening one.
+ *
+ * Needed: Vulkan 1.2, bufferDeviceAddress, timelineSemaphore, 8- and 16-bit storage, a compute queue, 128 bytes of push constants,
+ * workgroups of 256. Anything missing makes the device unusable and is named in its reason.
+ */
+#include "compute/vulkan/vk.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+struct probe { /* what one physical device told */
+    struct sh_device_info info;
+    VkPhysicalDeviceProperties properties;
+    VkPhysicalDeviceMemoryProperties memory;
+    uint64_t max_allocation_bytes;
+    uint32_t subgroup_size;
+    uint32_t queue_family;
+    bool has_budget;
+};
+
+static bool device_extension(const struct sh_vk_instance *in, VkPhysicalDevice physical, const char *name)
+{
+    uint32_t n = 0;
+    if (in->EnumerateDeviceExtensionProperties(physical, NULL, &n, NULL) != VK_SUCCESS || !n) return false;
+    VkExtensionProperties *list = sh_calloc(n, sizeof *list);
+    bool found = false;
+    if (list && in->EnumerateDeviceExtensionProperties(physical, NULL, &n, list) >= 0)
+        for (uint32_t i = 0; i < n; i++) found |= strcmp(list[i].extensionName, name) == 0;
+    free(list);
+    return found;
+}
+
+static enum sh_device_kind kind_of(VkPhysicalDeviceType type)
+{
+    switch (type) {
+    case VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU: return SH_DEVICE_DISCRETE;
+    case VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU: return SH_DEVICE_INTEGRATED;
+    case VK_PHYSICAL_DEVICE_TYPE_CPU: return SH_DEVICE_SOFTWARE;
+    default: return SH_DEVICE_VIRTUAL;
+    }
+}
+
+/* A compute queue; one without graphics if there is, so that a desktop's work and ours do not wait for each other. */
+static bool find_queue(const struct sh_vk_instance *in, VkPhysicalDevice physical, uint32_t *family)
+{
+    VkQueueFamilyProperties families[32];
+    uint32_t n = SH_COUNT(families);
+    in->GetPhysicalDeviceQueueFamilyProperties(physical, &n, families);
+    bool found = false;
+    for (uint32_t i = 0; i < n; i++) {
+        if (!(families[i].queueFlags & VK_QUEUE_COMPUTE_BIT) || !families[i].queueCount) continue;
+        bool alone = !(families[i].queueFlags & VK_QUEUE_GRAPHICS_BIT);
+        if (found && !alone) continue;
+        found = true;
+        *family = i;
+        if (alone) break;
+    }
+    return found;
+}
+
+static void missing(struct probe *p, const char *what)
+{
+    size_t used = strlen(p->info.reason);
+    snprintf(p->info.reason + used, sizeof p->info.reason - used, "%s%s", used ? ", " : "missing: ", what);
+    p->info.usable = false;
+}
+
+static void probe_device(const struct sh_vk_instance *in, VkPhysicalDevice physical, struct probe *p)
+{
+    *p = (struct probe){0};
+    in->GetPhysicalDeviceProperties(physical, &p->properties);
+    p->info.usable = true;
+    p->info.kind = kind_of(p->properties.deviceType);
+    snprintf(p->info.name, sizeof p->info.name, "%s", p->properties.deviceName);
+    snprintf(p->info.tier, sizeof p->info.tier, "base");
+    bool current = p->properties.apiVersion >= VK_API_VERSION_1_2;
+    if (!current) {
+        char text[64];
+        snprintf(text, sizeof text, "Vulkan 1.2 (the driver has %u.%u)", VK_API_VERSION_MAJOR(p->properties.apiVersion),
+                 VK_API_VERSION_MINOR(p->properties.apiVersion));
+        missing(p, text);
+    }
+    if (p->properties.apiVersion < VK_API_VERSION_1_1) return; /* the queries below would be invalid */
+
+    VkPhysicalDeviceDriverProperties driver = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_DRIVER_PROPERTIES};
+    VkPhysicalDeviceSubgroupProperties subgroup = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_PROPERTIES,
+                                                   .pNext = current ? &driver : NULL};
+    VkPhysicalDeviceMaintenance3Properties maintenance = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MAINTENANCE_3_PROPERTIES,
+                                                          .pNext = &subgroup};
+    VkPhysicalDeviceIDProperties id = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_ID_PROPERTIES, .pNext = &maintenance};
+    VkPhysicalDeviceProperties2 properties = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2, .pNext = &id};
+    in->GetPhysicalDeviceProperties2(physical, &properties);
+    memcpy(p->info.uuid, id.deviceUUID, sizeof p->info.uuid);
+    p->subgroup_size = subgroup.subgroupSize;
+    p->max_allocation_bytes = maintenance.maxMemoryAllocationSize;
+    snprintf(p->info.driver, sizeof p->info.driver, "%.60s%s%.60s", driver.driverName, driver.driverInfo[0] ? " " : "", driver.driverInfo);
+
+    p->has_budget = device_extension(in, physical, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
+    VkPhysicalDeviceMemoryBudgetPropertiesEXT budget = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_BUDGET_PROPERTIES_EXT};
+    VkPhysicalDeviceMemoryProperties2 memory = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_PROPERTIES_2,
+                                                .pNext = p->has_budget ? &budget : NULL};
+    in->GetPhysicalDeviceMemoryProperties2(physical, &memory);
+    p->memory = memory.memoryProperties;
+    for (uint32_t i = 0; i < p->memory.memoryHeapCount; i++) {
+        if (!(p->memory.memoryHeaps[i].flags & VK_MEMORY_HEAP_DEVICE_LOCAL_BIT) ||
+            p->memory.memoryHeaps[i].size <= p->info.memory_bytes)
+            continue;
+        p->info.memory_bytes = p->memory.memoryHeaps[i].size;
+        if (p->has_budget)
+            p->info.free_bytes = budget.heapBudget[i] > budget.heapUsage[i] ? budget.heapBudget[i] - budget.heapUsage[i] : 0;
+    }
+    if (p->info.kind == SH_DEVICE_SOFTWARE) { /* its heap is a nominal size; what it really has is this machine's memory */
+        uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+        p->info.memory_bytes = (uint64_t)sysconf(_SC_PHYS_PAGES) * page;
+        p->info.free_bytes = (uint64_t)sysconf(_SC_AVPHYS_PAGES) * page;
+    }
+    if (!find_queue(in, physical, &p->queue_family)) missing(p, "a compute queue");
+    if (!current) return;
+
+    VkPhysicalDeviceVulkan12Features v12 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES};
+    VkPhysicalDeviceVulkan11Features v11 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_FEATURES, .pNext = &v12};
+    VkPhysicalDeviceFeatures2 features = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2, .pNext = &v11};
+    in->GetPhysicalDeviceFeatures2(physical, &features);
+    if (!v12.bufferDeviceAddress) missing(p, "bufferDeviceAddress");
+    if (!v12.timelineSemaphore) missing(p, "timelineSemaphore");
+    if (!v12.storageBuffer8BitAccess) missing(p, "storageBuffer8BitAccess");
+    if (!v11.storageBuffer16BitAccess) missing(p, "storageBuffer16BitAccess");
+    if (p->properties.limits.maxPushConstantsSize < 128) missing(p, "128 bytes of push constants");
+    if (p->properties.limits.maxComputeWorkGroupInvocations < 256) missing(p, "workgroups of 256 invocations");
+}
+
+enum sh_code sh_vulkan_enumerate(struct sh_device_info *infos, uint32_t max, uint32_t *count, struct sh_error *err)
+{
+    struct sh_vk_instance in;
+    struct sh_error why;
+    enum sh_code code = sh_vk_instance_init(&in, false, &why);
+    if (code != SH_OK) {
+        sh_log(SH_LOG_INFO, "no Vulkan devices: %s", why.message);
+        return SH_OK;
+    }
+    VkPhysicalDevice *devices;
+    uint32_t n;
+    code = sh_vk_physical_devices(&in, &devices, &n, err);
+    if (code == SH_OK && !n) sh_log(SH_LOG_INFO, "no Vulkan devices: the installed drivers found none");
+    for (uint32_t i = 0; code == SH_OK && i < n && *count < max; i++) {
+        struct probe p;
+        probe_device(&in, devices[i], &p);
+        infos[(*count)++] = p.info;
+    }
+    free(devices);
+    sh_vk_instance_finish(&in);
+    return code;
+}
+
+enum sh_code sh_vk_fail(struct sh_vulkan *vk, VkResult result, const char *what, struct sh_error *err)
+{
+    switch (result) {
+    case VK_ERROR_OUT_OF_HOST_MEMORY: return sh_fail(err, SH_ERR_NO_MEMORY, "%s: %s: no host memory", vk->base.info.name, what);
+    case VK_ERROR_OUT_OF_DEVICE_MEMORY:
+        return sh_fail(err, SH_ERR_NO_DEVICE_MEMORY, "%s: %s: no device memory", vk->base.info.name, what);
+    case VK_ERROR_DEVICE_LOST:
+        atomic_store(&vk->lost, true);
+        return sh_fail(err, SH_ERR_DEVICE_LOST, "%s: %s: the device is lost (reset, hang or unplugged)", vk->base.info.name, what);
+    default: return sh_fail(err, SH_ERR_DEVICE, "%s: %s: %s", vk->base.info.name, what, sh_vk_result_name(result));
+    }
+}
+
+enum sh_code sh_vk_alive(struct sh_vulkan *vk, struct sh_error *err)
+{
+    return atomic_load(&vk->lost) ? sh_vk_fail(vk, VK_ERROR_DEVICE_LOST, "submit", err) : SH_OK;
+}
+
+void sh_vk_name(struct sh_vulkan *vk, VkObjectType type, uint64_t handle, const char *fmt, ...)
+{
+    if (!vk->instance.SetDebugUtilsObjectNameEXT) return;
+    char name[96];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(name, sizeof name, fmt, args);
+    va_end(args);
+    VkDebugUtilsObjectNameInfoEXT info = {.sType = VK_STRUCTURE_TYPE_DEBUG_UTILS_OBJECT_NAME_INFO_EXT, .objectType = type,
+                                          .objectHandle = handle, .pObjectName = name};
+    vk->instance.SetDebugUtilsObjectNameEXT(vk->device, &info);
+}
+
+/* This build has one tier. Another one that is asked for by name is refused rather than replaced. */
+static enum sh_code check_tier(const struct sh_device_params *params, const char *device, struct sh_error *err)
+{
+    const char *tier = params->tier ? params->tier : getenv("SHIMMY_VULKAN");
+    if (!tier || !*tier || strcmp(tier, "base") == 0) return SH_OK;
+    static const char *const later[] = {"fp16", "intdot", "coopmat"};
+    for (size_t i = 0; i < SH_COUNT(later); i++)
+        if (strcmp(tier, later[i]) == 0)
+            return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: Vulkan tier %s: this build has only the tier base", device, tier);
+    return sh_fail(err, SH_ERR_INVALID, "%s: unknown Vulkan tier '%s', expected base", device, tier);
+}
+
+static enum sh_code find_physical(struct sh_vulkan *vk, const struct sh_device_info *want, struct probe *p, struct sh_error *err)
+{
+    VkPhysicalDevice *devices;
+    uint32_t n;
+    enum sh_code code = sh_vk_physical_devices(&vk->instance, &devices, &n, err);
+    if (code != SH_OK) return code;
+    bool found = false;
+    for (uint32_t i = 0; i < n && !found; i++) {
+        probe_device(&vk->instance, devices[i], p);
+        found = p->info.kind == want->kind && memcmp(p->info.uuid, want->uuid, sizeof want->uuid) == 0 &&
+                strcmp(p->info.name, want->name) == 0;
+        if (found) vk->physical = devices[i];
+    }
+    free(devices);
+    if (!found) return sh_fail(err, SH_ERR_NOT_FOUND, "%s: the Vulkan device is gone since it was listed", want->name);
+    if (!p->info.usable) return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: %s", want->name, p->info.reason);
+    return SH_OK;
+}
+
+static enum sh_code create_device(struct sh_vulkan *vk, const struct probe *p, struct sh_error *err)
+{
+    VkPhysicalDeviceVulkan12Features v12 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES,
+                                            .bufferDeviceAddress = VK_TRUE, .timelineSemaphore = VK_TRUE,
+                                            .storageBuffer8BitAccess = VK_TRUE};
+    VkPhysicalDeviceVulkan11Features v11 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_FEATURES, .pNext = &v12,
+                                            .storageBuffer16BitAccess = VK_TRUE};
+    VkPhysicalDeviceFeatures2 features = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2, .pNext = &v11};
+    float priority = 0.5f;
+    VkDeviceQueueCreateInfo queue = {.sType = VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO, .queueFamilyIndex = p->queue_family,
+                                     .queueCount = 1, .pQueuePriorities = &priority};
+    const char *const extensions[] = {VK_EXT_MEMORY_BUDGET_EXTENSION_NAME};
+    VkDeviceCreateInfo create = {.sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO, .pNext = &features, .queueCreateInfoCount = 1,
+                                 .pQueueCreateInfos = &queue, .enabledExtensionCount = p->has_budget ? 1 : 0,
+                                 .ppEnabledExtensionNames = extensions};
+    VkResult result = vk->instance.CreateDevice(vk->physical, &create, NULL, &vk->device);
+    if (result != VK_SUCCESS) {
+        vk->device = VK_NULL_HANDLE;
+        return sh_vk_fail(vk, result, "vkCreateDevice", err);
+    }
+#define X(fn) \
+    vk->fn = (PFN_vk##fn)vk->instance.GetDeviceProcAddr(vk->device, "vk" #fn); \
+    if (!vk->fn) return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: the driver has no vk" #fn, vk->base.info.name);
+    SH_VK_DEVICE_FUNCTIONS(X)
+#undef X
+    vk->GetDeviceQueue(vk->device, p->queue_family, 0, &vk->queue);
+    sh_vk_name(vk, VK_OBJECT_TYPE_QUEUE, (uint64_t)(uintptr_t)vk->queue, "shimmy queue");
+    return SH_OK;
+}
+
+static void device_close(struct sh_device *device)
+{
+    struct sh_vulkan *vk = sh_vulkan_of(device);
+    if (vk->device && vk->DestroyDevice) vk->DestroyDevice(vk->device, NULL);
+    sh_vk_instance_finish(&vk->instance);
+    pthread_mutex_destroy(&vk->queue_lock);
+    free(vk);
+}
+
+enum sh_code sh_vulkan_open(const struct sh_device_params *params, struct sh_device **out, struct sh_error *err)
+{
+    *out = NULL;
+    enum sh_code code = check_tier(params, params->info->name, err);
+    if (code != SH_OK) return code;
+    struct sh_vulkan *vk = calloc(1, sizeof *vk);
+    if (!vk) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a device");
+    pthread_mutex_init(&vk->queue_lock, NULL);
+    vk->base.executor = &sh_vulkan_executor;
+    vk->base.info = *params->info;
+    struct probe p;
+    code = sh_vk_instance_init(&vk->instance, params->validation, err);
+    if (code == SH_OK) code = find_physical(vk, params->info, &p, err);
+    if (code == SH_OK) {
+        vk->queue_family = p.queue_family;
+        vk->memory = p.memory;
+        vk->limits = p.properties.limits;
+        vk->max_allocation_bytes = p.max_allocation_bytes;
+        vk->subgroup_size = p.subgroup_size;
+        vk->has_budget = p.has_budget;
+        vk->unified = p.info.kind == SH_DEVICE_SOFTWARE || p.info.kind == SH_DEVICE_INTEGRATED;
+        vk->base.info = p.info;
+        vk->base.info.selected = params->info->selected;
+        memcpy(vk->base.info.reason, params->info->reason, sizeof vk->base.info.reason);
+        code = create_device(vk, &p, err);
+    }
+    if (code != SH_OK) {
+        device_close(&vk->base);
+        return code;
+    }
+    *out = &vk->base;
+    return SH_OK;
+}
+
+static void device_memory(const struct sh_device *device, struct sh_device_memory *out)
+{
+    struct sh_vulkan *vk = sh_vulkan_of((struct sh_device *)(uintptr_t)device);
+    *out = (struct sh_device_memory){
+        .weights_bytes = atomic_load(&vk->bytes[SH_USE_WEIGHTS]),
+        .cache_bytes = atomic_load(&vk->bytes[SH_USE_CACHE]),
+        .activation_bytes = atomic_load(&vk->bytes[SH_USE_ACTIVATION]),
+        .staging_bytes = atomic_load(&vk->bytes[SH_USE_STAGING]),
+    };
+}
+
+static uint64_t validation_count(const struct sh_device *device)
+{
+    return atomic_load(sh_vulkan_of((struct sh_device *)(uintptr_t)device)->instance.validation_count);
+}
+
+static enum sh_code model_create(struct sh_device *device, const struct sh_segment *segment, struct sh_exec_model **out,
+                                 struct sh_error *err)
+{
+    (void)segment;
+    *out = NULL;
+    return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: this build opens Vulkan devices but runs no models on them", device->info.name);
+}
+
+const struct sh_executor sh_vulkan_executor = {
+    .name = "vulkan",
+    .device_close = device_close,
+    .device_memory = device_memory,
+    .validation_count = validation_count,
+    .model_create = model_create,
+};
