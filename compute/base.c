@@ -51,19 +51,43 @@ const char *sh_code_name(enum sh_code code) {
     return (size_t)code < SH_COUNT(names) ? names[code] : "unknown";
 }
 
+size_t sh_utf8_length(const char *text, size_t n) {
+    const unsigned char *s = (const unsigned char *)text;
+    if (n == 0) return 0;
+    if (s[0] < 0x80) return 1;
+    const size_t length = s[0] >= 0xF0 ? 4 : s[0] >= 0xE0 ? 3 : 2;
+    if (s[0] < 0xC2 || s[0] > 0xF4 || length > n) return 0;
+    for (size_t i = 1; i < length; i++)
+        if ((s[i] & 0xC0) != 0x80) return 0;
+    /* overlong forms, surrogates, beyond U+10FFFF */
+    if ((s[0] == 0xE0 && s[1] < 0xA0) || (s[0] == 0xED && s[1] > 0x9F) || (s[0] == 0xF0 && s[1] < 0x90) || (s[0] == 0xF4 && s[1] > 0x8F)) return 0;
+    return length;
+}
+
 enum sh_code sh_fail(struct sh_error *err, enum sh_code code, const char *fmt, ...) {
     if (err == NULL) return code;
-    err->code = code;
+    char text[sizeof err->message]; /* an argument may be the old message */
     va_list args;
     va_start(args, fmt);
-    int n = vsnprintf(err->message, sizeof err->message, fmt, args);
+    const int wanted = vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
-    if (n >= (int)sizeof err->message) { /* do not leave half a code point at the cut */
-        size_t end = sizeof err->message - 1;
-        while (end > 0 && ((unsigned char)err->message[end - 1] & 0xC0) == 0x80) end--;
-        if (end > 0 && (unsigned char)err->message[end - 1] >= 0xC0) end--;
-        err->message[end] = '\0';
+    size_t length = strlen(text);
+    if (wanted >= (int)sizeof text) { /* do not leave half a code point at the cut */
+        size_t start = length;
+        while (start > 0 && length - start < 3 && ((unsigned char)text[start - 1] & 0xC0) == 0x80) start--;
+        if (start > 0 && (unsigned char)text[start - 1] >= 0xC0 && sh_utf8_length(text + start - 1, length - start + 1) == 0)
+            length = start - 1;
     }
+    for (size_t i = 0, n; i < length; i += n) {
+        n = sh_utf8_length(text + i, length - i);
+        if (n == 0 || (unsigned char)text[i] < 0x20 || text[i] == 0x7F) {
+            text[i] = '?';
+            n = 1;
+        }
+    }
+    text[length] = '\0';
+    err->code = code;
+    memcpy(err->message, text, length + 1);
     return code;
 }
 

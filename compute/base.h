@@ -15,8 +15,12 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "GGUF data is read in place: little-endian machines only");
 
-/* Fills *err (if not NULL), truncating the message at a UTF-8 boundary, and returns code. */
+/* Fills *err (if not NULL) and returns code. The message becomes one line of valid UTF-8 whatever is formatted into it (names from
+ * hostile files): other bytes and control characters turn into '?', what does not fit is cut at a code point. */
 enum sh_code sh_fail(struct sh_error *err, enum sh_code code, const char *fmt, ...) SH_PRINTF(3, 4);
+
+/* Bytes of the UTF-8 code point that text[0..n) begins with; 0 if it is invalid, cut short, or n is 0. */
+size_t sh_utf8_length(const char *text, size_t n);
 
 void sh_log(enum sh_log_level level, const char *fmt, ...) SH_PRINTF(2, 3);
 bool sh_log_enabled(enum sh_log_level level);

@@ -32,7 +32,7 @@ struct sh_tensor {
     uint64_t dims[4];  /* dims[0] contiguous; unused are 1 */
     uint32_t shard;
     uint64_t offset;   /* bytes, absolute in its shard's file; checked to lie inside */
-    uint64_t bytes;
+    uint64_t bytes;    /* 0 for a type that is not in the table: such a file opens, its tensor cannot be read */
 };
 
 struct sh_str { const char *ptr; size_t length; }; /* not NUL-terminated */
@@ -42,12 +42,14 @@ struct sh_kv {
     enum sh_value_type type, element_type; /* element_type = type unless an array */
     uint64_t count;                        /* of an array; else 1 */
     uint64_t offset;                       /* of the entry in the first shard */
-    const void *data;                      /* scalars and scalar arrays: little-endian elements, unaligned */
+    const void *data;                      /* scalars and scalar arrays: little-endian elements, unaligned; else the raw bytes */
     const struct sh_str *strings;          /* string values and arrays of strings: `count` of them */
 };
 
 struct sh_gguf;
-/* `path` may be any shard of a split model; all are opened. */
+/* `path` may be any shard of a split model; all are opened. Checked: every count and length against the file, names (UTF-8, unique),
+ * alignment (a power of two, 8 to 1 MiB), tensor shapes, places inside the file and no overlap, the split.* keys. Refused: headers over
+ * 256 MiB, more than 65,536 metadata entries, 2^20 tensors or 512 shards, arrays nested deeper than 4. */
 enum sh_code sh_gguf_open(const char *path, struct sh_gguf **out, struct sh_error *err);
 void sh_gguf_close(struct sh_gguf *g);
 
@@ -62,7 +64,7 @@ const struct sh_kv *sh_gguf_kv_at(const struct sh_gguf *g, uint64_t index);
 const struct sh_kv *sh_gguf_find(const struct sh_gguf *g, const char *key); /* NULL: absent */
 uint64_t sh_gguf_tensor_count(const struct sh_gguf *g);
 const struct sh_tensor *sh_gguf_tensor_at(const struct sh_gguf *g, uint64_t index);
-const struct sh_tensor *sh_gguf_tensor(const struct sh_gguf *g, const char *name); /* hashed; NULL: absent */
+const struct sh_tensor *sh_gguf_tensor(const struct sh_gguf *g, const char *name); /* by binary search; NULL: absent */
 
 /* Typed look-ups. An absent key leaves *out as it was and is SH_OK; a value of the wrong type or out of range is SH_ERR_FORMAT and
  * names key, offset, found and expected. Any integer type that holds the value is accepted for integers, f32/f64 for floats.
@@ -72,7 +74,8 @@ enum sh_code sh_gguf_u32_req(const struct sh_gguf *g, const char *key, uint32_t 
 enum sh_code sh_gguf_f32(const struct sh_gguf *g, const char *key, float *out, struct sh_error *err);
 enum sh_code sh_gguf_bool(const struct sh_gguf *g, const char *key, bool *out, struct sh_error *err);
 enum sh_code sh_gguf_str(const struct sh_gguf *g, const char *key, struct sh_str *out, struct sh_error *err);
-/* Element i of a numeric scalar or array as double / int64 (i < count). */
+/* Element i of a numeric or bool scalar or array as double / int64; 0 beyond count and for other types. A u64 wraps to int64,
+ * a float is cut towards zero. */
 double sh_kv_number(const struct sh_kv *kv, uint64_t i);
 int64_t sh_kv_integer(const struct sh_kv *kv, uint64_t i);
 
