@@ -1,0 +1,141 @@
+/* commands.c - the tables: every command and option of shimmyctl, once; and the help that is printed from them. */
+#include "cli/commands.h"
+
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#define INT_LIMIT 2147483647.0
+#define SEED_LIMIT 9223372036854774784.0 /* the largest double below 2^63 */
+
+const struct cli_option cli_global_options[] = {
+    {"socket", 's', CLI_TEXT, "PATH", "control socket of the daemon (default: see below)", "@file"},
+    {"json", 'j', CLI_FLAG, NULL, "print JSON, one line per reply"},
+    {"quiet", 'q', CLI_FLAG, NULL, "no progress line and no timings"},
+    {"verbose", 'v', CLI_FLAG, NULL, "say which socket is used"},
+    {"help", 'h', CLI_FLAG, NULL, "show this help, or that of a command"},
+    {"version", 0, CLI_FLAG, NULL, "show the version"},
+    {NULL},
+};
+
+static const struct cli_option list_options[] = {
+    {"rescan", 0, CLI_FLAG, NULL, "look through the model directories again first"},
+    {"names", 0, CLI_FLAG, NULL, "print the names alone, one on a line"},
+    {NULL},
+};
+
+#define PLACE_OPTIONS                                                                                                              \
+    {"device", 'd', CLI_TEXT, "NAME", "auto, cpu, or a part of a device's name (default: the daemon's setting)", "@device"},       \
+        {"context", 'c', CLI_INTEGER, "TOKENS", "context length (default: the daemon's setting)", NULL, 1, INT_LIMIT},             \
+        {"kv-type", 0, CLI_TEXT, "TYPE", "element type of the cache, f16 or f32 (default: the daemon's setting)", "f16 f32"}
+
+static const struct cli_option load_options[] = {
+    PLACE_OPTIONS,
+    {"reload", 'r', CLI_FLAG, NULL, "load again even if it is loaded: swap it after its requests are finished"},
+    {NULL},
+};
+
+static const struct cli_option generate_options[] = {
+    {"prompt", 'p', CLI_TEXT, "TEXT", "the prompt (default: the argument after MODEL, else standard input)"},
+    {"max-tokens", 'n', CLI_INTEGER, "N", "at most so many tokens (default: up to the context's end)", NULL, 1, INT_LIMIT},
+    {"temperature", 't', CLI_NUMBER, "T", "0 is greedy (default 0.8)", NULL, 0, 100},
+    {"top-k", 0, CLI_INTEGER, "K", "sample among the K likeliest tokens, 0 is off (default 40)", NULL, 0, INT_LIMIT},
+    {"top-p", 0, CLI_NUMBER, "P", "sample among the likeliest tokens that make up P, 1 is off (default 0.95)", NULL, 0, 1},
+    {"min-p", 0, CLI_NUMBER, "P", "drop tokens below P times the likeliest one, 0 is off (default 0.05)", NULL, 0, 1},
+    {"repeat-penalty", 0, CLI_NUMBER, "R", "penalty on tokens seen lately, 1 is off (default 1)", NULL, 0.01, 100},
+    {"repeat-last-n", 0, CLI_INTEGER, "N", "how far the repeat penalty looks back (default 64)", NULL, 1, INT_LIMIT},
+    {"frequency-penalty", 0, CLI_NUMBER, "F", "penalty for each time a token was generated (default 0)", NULL, -100, 100},
+    {"presence-penalty", 0, CLI_NUMBER, "F", "penalty on tokens that were generated (default 0)", NULL, -100, 100},
+    {"logit-bias", 0, CLI_TEXTS, "ID=BIAS", "add BIAS to the logit of token ID; may be repeated"},
+    {"seed", 0, CLI_INTEGER, "N", "seed of the random numbers (default: random, and reported)", NULL, 0, SEED_LIMIT},
+    {"stop", 0, CLI_TEXTS, "TEXT", "end before this text; may be repeated"},
+    {"ignore-eos", 0, CLI_FLAG, NULL, "go on after an end token"},
+    {"special", 0, CLI_FLAG, NULL, "write control tokens into the text"},
+    {"no-bos", 0, CLI_FLAG, NULL, "do not begin the prompt with the vocabulary's beginning token"},
+    {"no-parse", 0, CLI_FLAG, NULL, "take control tokens that are written in the prompt as plain text"},
+    {"logprobs", 0, CLI_INTEGER, "N", "with --json: log-probability of each token and of the N likeliest", NULL, 0, 20},
+    {"timeout", 0, CLI_NUMBER, "SECONDS", "give up after this time", NULL, 0.001, 1e9},
+    PLACE_OPTIONS,
+    {NULL},
+};
+
+static const struct cli_option tokenize_options[] = {
+    {"gguf", 0, CLI_TEXT, "FILE", "work on a model file's vocabulary, without the daemon", "@file"},
+    {"jsonl", 0, CLI_FLAG, NULL, "with --gguf: read lines of JSON from standard input, answer each with one"},
+    {"add-special", 0, CLI_FLAG, NULL, "add beginning and end tokens as the vocabulary says"},
+    {"no-parse", 0, CLI_FLAG, NULL, "take control tokens that are written in the text as plain text"},
+    {NULL},
+};
+
+static const struct cli_option detokenize_options[] = {
+    {"gguf", 0, CLI_TEXT, "FILE", "work on a model file's vocabulary, without the daemon", "@file"},
+    {"special", 0, CLI_FLAG, NULL, "write control tokens out"},
+    {NULL},
+};
+
+static const struct cli_option inspect_options[] = {
+    {"full", 'f', CLI_FLAG, NULL, "print arrays and long strings whole"},
+    {NULL},
+};
+
+const struct cli_command cli_commands[] = {
+    {"status", "", "the daemon, its models and devices at a glance", NULL, 0, 0, NULL, NULL, cmd_status},
+    {"list", "", "the models that the daemon knows", NULL, 0, 0, list_options, NULL, cmd_list},
+    {"devices", "", "the devices, and why one was chosen", NULL, 0, 0, NULL, NULL, cmd_devices},
+    {"load", "MODEL", "load a model",
+     "MODEL is a path if it has a slash or ends in .gguf, else a name as in `shimmyctl list`.", 1, 1, load_options, "@model", cmd_load},
+    {"unload", "MODEL", "finish a model's requests, and unload it", NULL, 1, 1, NULL, "@model", cmd_unload},
+    {"generate", "MODEL [PROMPT]", "continue a prompt; stdout gets the continuation and nothing else",
+     "The prompt is --prompt, else PROMPT, else standard input without its last line feed. The model is loaded first if need be. Timings\n"
+     "go to stderr. Ctrl-C cancels.",
+     1, 2, generate_options, "@model", cmd_generate},
+    {"cancel", "ID", "end a generation, whoever started it", "The id is in the first line of `shimmyctl generate --json`.", 1, 1, NULL, NULL,
+     cmd_cancel},
+    {"tokenize", "[MODEL] [TEXT]", "text to token ids",
+     "TEXT is read from standard input if it is missing. With --gguf there is no MODEL. With --jsonl each line of standard input is\n"
+     "{\"text\", \"add_special\", \"parse_special\"}, answered by {\"ids\"}, or {\"ids\", \"special\"}, answered by {\"text\"}; a line that\n"
+     "cannot be answered is answered by {\"error\"}.",
+     0, 2, tokenize_options, "@model", cmd_tokenize},
+    {"detokenize", "[MODEL] [ID...]", "token ids to text",
+     "Ids are parted by spaces or commas, and read from standard input if there are none. With --gguf there is no MODEL.", 0,
+     CLI_ARGUMENTS_MAX, detokenize_options, "@model", cmd_detokenize},
+    {"inspect", "FILE", "what is in a model file, and whether it would load; needs no daemon", NULL, 1, 1, inspect_options, "@file",
+     cmd_inspect},
+    {"help", "[COMMAND]", "show help", NULL, 0, 1, NULL, "@command", cmd_help},
+    {"completion", "SHELL", "print the completion script for a shell (bash)", NULL, 1, 1, NULL, "bash", cmd_completion},
+    {NULL},
+};
+
+static void print_options(const struct cli_option *options) {
+    for (const struct cli_option *o = options; o && o->name; o++) {
+        char left[64];
+        snprintf(left, sizeof left, "%s%c%s --%s%s%s", o->letter ? "-" : " ", o->letter ? o->letter : ' ', o->letter ? "," : " ", o->name,
+                 o->value ? " " : "", o->value ? o->value : "");
+        printf("  %-28s %s\n", left, o->help);
+    }
+}
+
+void cli_print_help(const struct cli_command *command) {
+    if (command) {
+        printf("usage: shimmyctl %s%s%s%s\n\n%s\n", command->name, command->options ? " [OPTION...]" : "", *command->arguments ? " " : "",
+               command->arguments, command->summary);
+        if (command->details) printf("\n%s\n", command->details);
+        if (command->options) printf("\noptions:\n");
+        print_options(command->options);
+        printf("\noptions of every command:\n");
+        print_options(cli_global_options);
+        return;
+    }
+    printf("usage: shimmyctl [OPTION...] COMMAND [ARGUMENT...]\n\n"
+           "The client of shimmyd, the inference daemon.\n\ncommands:\n");
+    for (const struct cli_command *c = cli_commands; c->name; c++) {
+        char left[64];
+        snprintf(left, sizeof left, "%s %s", c->name, c->arguments);
+        printf("  %-28s %s\n", left, c->summary);
+    }
+    printf("\noptions of every command:\n");
+    print_options(cli_global_options);
+    printf("\nThe socket is --socket, else $SHIMMY_SOCKET, else the user's ($XDG_RUNTIME_DIR/shimmy/control.sock), else the system's\n"
+           "(/run/shimmy/control.sock). Exit status: 0 done, 1 refused or failed, 2 usage, 130 interrupted.\n"
+           "`shimmyctl help COMMAND` shows a command's options; shimmyctl(1) says more.\n");
+}

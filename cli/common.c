@@ -1,0 +1,231 @@
+/* common.c - what every command needs: errors, the connection, calls, standard input, JSON on stdout. */
+#include "cli/commands.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static void say_error(const char *fmt, va_list args) {
+    char text[2048];
+    vsnprintf(text, sizeof text, fmt, args);
+    fflush(stdout);
+    term_puts(stderr, TERM_RED, "shimmyctl: ");
+    term_write(stderr, text, strlen(text));
+    fputc('\n', stderr);
+}
+
+int cli_usage_error(const struct cli *cli, const char *fmt, ...) {
+    va_list args;
+    va_start(args, fmt);
+    say_error(fmt, args);
+    va_end(args);
+    if (cli->line.command)
+        fprintf(stderr, "try: shimmyctl help %s\n", cli->line.command->name);
+    else
+        fprintf(stderr, "try: shimmyctl help\n");
+    return EXIT_USAGE;
+}
+
+int cli_fail(const char *fmt, ...) {
+    va_list args;
+    va_start(args, fmt);
+    say_error(fmt, args);
+    va_end(args);
+    return EXIT_FAILED;
+}
+
+bool cli_connect(struct cli *cli) {
+    if (cli->client) return true;
+    char why[1024];
+    cli->client = client_open(cli_text(&cli->line, "socket"), why, sizeof why);
+    if (cli->client) {
+        if (cli_flag(&cli->line, "verbose")) fprintf(stderr, "shimmyctl: using %s\n", client_path(cli->client));
+        return true;
+    }
+    cli_fail("no daemon answers: %s", why);
+    fprintf(stderr, "start one in a terminal:  shimmyd\n"
+                    "or as a service:          systemctl --user start shimmyd\n");
+    if (cli->json) {
+        json_t *line = json_pack("{s:s, s:{s:s}}", "error", "NoDaemon", "parameters", "message", why);
+        cli_print_json(line);
+        json_decref(line);
+    }
+    return false;
+}
+
+int cli_call_failed(struct cli *cli, enum client_result result, json_t *parameters) {
+    int status = EXIT_FAILED;
+    if (result == CLIENT_INTERRUPTED) {
+        fflush(stdout);
+        fprintf(stderr, "shimmyctl: interrupted\n");
+        status = EXIT_INTERRUPTED;
+    } else {
+        if (cli->json && result == CLIENT_ERROR) {
+            json_t *line = json_pack("{s:s, s:O}", "error", client_error_name(cli->client), "parameters", parameters);
+            cli_print_json(line);
+            json_decref(line);
+        }
+        cli_fail("%s", client_error(cli->client));
+        const json_t *candidate;
+        size_t index;
+        json_array_foreach(json_object_get(parameters, "candidates"), index, candidate) {
+            const char *text = json_string_value(candidate);
+            fputs("  ", stderr);
+            term_write(stderr, text ? text : "", text ? strlen(text) : 0);
+            fputc('\n', stderr);
+        }
+    }
+    json_decref(parameters);
+    return status;
+}
+
+int cli_call(struct cli *cli, const char *method, json_t *parameters, json_t **reply) {
+    *reply = NULL;
+    if (!cli_connect(cli)) {
+        json_decref(parameters);
+        return EXIT_FAILED;
+    }
+    if (!client_call(cli->client, method, parameters, false)) return cli_fail("%s", client_error(cli->client));
+    bool continues;
+    enum client_result result = client_next(cli->client, reply, &continues);
+    if (result != CLIENT_REPLY) {
+        json_t *failed = *reply;
+        *reply = NULL;
+        return cli_call_failed(cli, result, failed);
+    }
+    if (cli->json) cli_print_json(*reply);
+    return EXIT_DONE;
+}
+
+json_t *cli_model_parameters(const char *model) {
+    size_t length = strlen(model);
+    bool is_path = strchr(model, '/') || (length > 5 && !strcmp(model + length - 5, ".gguf"));
+    json_t *parameters = NULL;
+    char *directory = is_path && model[0] != '/' ? getcwd(NULL, 0) : NULL;
+    if (directory)
+        parameters = json_pack("{s:s++}", "model", directory, "/", model);
+    else
+        parameters = json_pack("{s:s}", "model", model);
+    free(directory);
+    return parameters; /* NULL: not UTF-8 */
+}
+
+int cli_load(struct cli *cli, const char *model, bool options, bool print) {
+    json_t *parameters = cli_model_parameters(model);
+    if (!parameters) return cli_fail("MODEL: found bytes that are not UTF-8");
+    if (options) {
+        const char *device = cli_text(&cli->line, "device"), *kv_type = cli_text(&cli->line, "kv-type");
+        const struct cli_value *context = cli_value(&cli->line, "context");
+        if (device) json_object_set_new(parameters, "device", cli_json_text(device, strlen(device)));
+        if (kv_type) json_object_set_new(parameters, "kv_type", cli_json_text(kv_type, strlen(kv_type)));
+        if (context->set) json_object_set_new(parameters, "context_length", json_integer(context->integer));
+        if (print && cli_flag(&cli->line, "reload")) json_object_set_new(parameters, "reload", json_true());
+    }
+    if (!cli_connect(cli)) {
+        json_decref(parameters);
+        return EXIT_FAILED;
+    }
+    if (!client_call(cli->client, "Load", parameters, true)) return cli_fail("%s", client_error(cli->client));
+
+    struct term_progress progress = {0};
+    for (bool continues = true; continues;) {
+        json_t *reply;
+        enum client_result result = client_next(cli->client, &reply, &continues);
+        if (result != CLIENT_REPLY) {
+            term_progress_clear(&progress);
+            return cli_call_failed(cli, result, reply);
+        }
+        const char *phase = json_string_value(json_object_get(reply, "phase"));
+        if (!cli->quiet && continues)
+            term_progress_show(&progress, model, phase ? phase : "", json_number_value(json_object_get(reply, "fraction")));
+        if (!continues) term_progress_clear(&progress);
+        if (print && cli->json) {
+            cli_print_json(reply);
+        } else if (print && !continues) {
+            const json_t *loaded = json_object_get(reply, "model");
+            const char *id = json_string_value(json_object_get(loaded, "id"));
+            const char *device = json_string_value(json_object_get(loaded, "device"));
+            const json_t *ms = json_object_get(loaded, "load_ms");
+            term_write(stdout, id ? id : model, strlen(id ? id : model));
+            printf(": ready");
+            if (device) {
+                printf(" on ");
+                term_write(stdout, device, strlen(device));
+            }
+            if (json_is_number(ms)) printf(", loaded in %.2f s", json_number_value(ms) / 1000);
+            putchar('\n');
+        }
+        json_decref(reply);
+    }
+    return EXIT_DONE;
+}
+
+void cli_print_json(const json_t *value) {
+    json_dumpf(value, stdout, JSON_COMPACT | JSON_REAL_PRECISION(12));
+    putchar('\n');
+    fflush(stdout);
+}
+
+/* Bytes of the UTF-8 sequence at text, 0 if there is none (overlong forms and surrogates are none). */
+static size_t utf8_length(const unsigned char *text, size_t left) {
+    unsigned char c = text[0];
+    size_t n = c < 0x80 ? 1 : c >= 0xc2 && c < 0xe0 ? 2 : c >= 0xe0 && c < 0xf0 ? 3 : c >= 0xf0 && c < 0xf5 ? 4 : 0;
+    if (n == 0 || n > left) return 0;
+    for (size_t i = 1; i < n; i++)
+        if ((text[i] & 0xc0) != 0x80) return 0;
+    if ((c == 0xe0 && text[1] < 0xa0) || (c == 0xed && text[1] > 0x9f) || (c == 0xf0 && text[1] < 0x90) || (c == 0xf4 && text[1] > 0x8f))
+        return 0;
+    return n;
+}
+
+json_t *cli_json_text(const char *bytes, size_t length) {
+    char *clean = malloc(length * 3 + 1);
+    if (!clean) return NULL;
+    size_t used = 0;
+    for (size_t i = 0; i < length;) {
+        size_t n = utf8_length((const unsigned char *)bytes + i, length - i);
+        memcpy(clean + used, n ? bytes + i : "\xef\xbf\xbd", n ? n : 3);
+        used += n ? n : 3;
+        i += n ? n : 1;
+    }
+    json_t *text = json_stringn(clean, used);
+    free(clean);
+    return text;
+}
+
+bool cli_read_all(FILE *stream, char **text, size_t *length) {
+    size_t used = 0, capacity = 65536;
+    char *buffer = malloc(capacity);
+    while (buffer) {
+        size_t n = fread(buffer + used, 1, capacity - used - 1, stream);
+        used += n;
+        if (used + 1 < capacity) break;
+        char *grown = realloc(buffer, capacity *= 2);
+        if (!grown) free(buffer);
+        buffer = grown;
+    }
+    if (!buffer) return cli_fail("standard input: out of memory"), false;
+    if (ferror(stream)) {
+        cli_fail("standard input: %s", strerror(errno));
+        free(buffer);
+        return false;
+    }
+    buffer[used] = 0;
+    *text = buffer;
+    *length = used;
+    return true;
+}
+
+bool cli_argument_or_stdin(const struct cli *cli, size_t index, const char *what, char **text, size_t *length) {
+    if (cli->line.n_arguments > index) {
+        *text = strdup(cli->line.arguments[index]);
+        *length = *text ? strlen(*text) : 0;
+        return *text || (cli_fail("out of memory"), false);
+    }
+    if (term_is_terminal(stdin)) fprintf(stderr, "type the %s, then Ctrl-D on a line of its own\n", what);
+    if (!cli_read_all(stdin, text, length)) return false;
+    if (*length && (*text)[*length - 1] == '\n') (*text)[--*length] = 0;
+    return true;
+}

@@ -1,0 +1,170 @@
+/* generate.c - generate: a prompt in, the continuation out as it comes; cancel. */
+#include "cli/commands.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* "ID=BIAS" into the request's list. */
+static bool add_bias(json_t *list, const char *text) {
+    char *end;
+    errno = 0;
+    long long token = strtoll(text, &end, 10);
+    if (end == text || *end != '=' || errno || token < 0 || token > INT32_MAX) return false;
+    const char *number = end + 1;
+    double bias = strtod(number, &end);
+    if (end == number || *end || !isfinite(bias)) return false;
+    return json_array_append_new(list, json_pack("{s:I, s:f}", "token", (json_int_t)token, "bias", bias)) == 0;
+}
+
+/* Options that go into the request as they are, under the option's name with underscores; the daemon knows the defaults. */
+static void add_numbers(const struct cli_line *line, json_t *request) {
+    static const struct { const char *option, *key; } integers[] = {
+        {"max-tokens", "max_tokens"}, {"top-k", "top_k"},       {"repeat-last-n", "repeat_last_n"},
+        {"seed", "seed"},             {"logprobs", "logprobs"},
+    };
+    static const struct { const char *option, *key; } numbers[] = {
+        {"temperature", "temperature"},
+        {"top-p", "top_p"},
+        {"min-p", "min_p"},
+        {"repeat-penalty", "repeat_penalty"},
+        {"frequency-penalty", "frequency_penalty"},
+        {"presence-penalty", "presence_penalty"},
+        {"timeout", "timeout_seconds"},
+    };
+    for (size_t i = 0; i < sizeof integers / sizeof *integers; i++) {
+        const struct cli_value *v = cli_value(line, integers[i].option);
+        if (v->set) json_object_set_new(request, integers[i].key, json_integer(v->integer));
+    }
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        const struct cli_value *v = cli_value(line, numbers[i].option);
+        if (v->set) json_object_set_new(request, numbers[i].key, json_real(v->number));
+    }
+    if (cli_flag(line, "ignore-eos")) json_object_set_new(request, "ignore_eos", json_true());
+    if (cli_flag(line, "special")) json_object_set_new(request, "special", json_true());
+    if (cli_flag(line, "no-bos")) json_object_set_new(request, "add_special", json_false());
+    if (cli_flag(line, "no-parse")) json_object_set_new(request, "parse_special", json_false());
+}
+
+/* The request without model and prompt; NULL: *status is the exit status. */
+static json_t *build_request(const struct cli *cli, int *status) {
+    json_t *request = json_object(), *bias = json_array(), *stop = json_array();
+    add_numbers(&cli->line, request);
+    const struct cli_value *biases = cli_value(&cli->line, "logit-bias"), *stops = cli_value(&cli->line, "stop");
+    *status = EXIT_DONE;
+    for (size_t i = 0; i < biases->n_texts && *status == EXIT_DONE; i++)
+        if (!add_bias(bias, biases->texts[i]))
+            *status = cli_usage_error(cli, "--logit-bias: found \"%s\", expected ID=BIAS, a token id and a number", biases->texts[i]);
+    for (size_t i = 0; i < stops->n_texts; i++) json_array_append_new(stop, cli_json_text(stops->texts[i], strlen(stops->texts[i])));
+    if (biases->n_texts) json_object_set(request, "logit_bias", bias);
+    if (stops->n_texts) json_object_set(request, "stop", stop);
+    json_decref(bias);
+    json_decref(stop);
+    if (*status == EXIT_DONE) return request;
+    json_decref(request);
+    return NULL;
+}
+
+static double number_at(const json_t *object, const char *key) { return json_number_value(json_object_get(object, key)); }
+
+static void print_timings(const json_t *last, json_int_t seed) {
+    const json_t *usage = json_object_get(last, "usage"), *timings = json_object_get(last, "timings");
+    const char *finish = json_string_value(json_object_get(json_array_get(json_object_get(last, "choices"), 0), "finish_reason"));
+    char text[512];
+    snprintf(text, sizeof text,
+             "%.0f prompt tokens (%.0f cached), %.1f tokens/s; first token after %.0f ms; %.0f generated, %.1f tokens/s; "
+             "finish: %s; seed %lld",
+             number_at(usage, "prompt_tokens"), number_at(usage, "cached_tokens"), number_at(timings, "prompt_per_second"),
+             number_at(timings, "first_token_ms"), number_at(usage, "completion_tokens"), number_at(timings, "generated_per_second"),
+             finish ? finish : "unknown", (long long)seed);
+    term_puts(stderr, TERM_DIM, text);
+    fputc('\n', stderr);
+}
+
+/* Shows replies until the last one. */
+static int stream_replies(struct cli *cli) {
+    bool to_terminal = term_is_terminal(stdout), at_line_start = true;
+    json_int_t seed = 0;
+    for (bool continues = true; continues;) {
+        json_t *reply;
+        enum client_result result = client_next(cli->client, &reply, &continues);
+        if (result != CLIENT_REPLY) {
+            if (to_terminal && !at_line_start && !cli->json) putchar('\n');
+            return cli_call_failed(cli, result, reply);
+        }
+        const json_t *text = json_object_get(reply, "text"), *seed_value = json_object_get(reply, "seed");
+        if (json_is_integer(seed_value)) seed = json_integer_value(seed_value);
+        if (cli->json) {
+            cli_print_json(reply);
+        } else if (json_string_length(text)) {
+            size_t length = json_string_length(text);
+            term_write(stdout, json_string_value(text), length);
+            at_line_start = json_string_value(text)[length - 1] == '\n';
+            if (fflush(stdout)) {
+                json_decref(reply);
+                return cli_fail("standard output: %s", strerror(errno)); /* closing the connection cancels */
+            }
+        }
+        if (!continues) {
+            if (to_terminal && !at_line_start && !cli->json) putchar('\n');
+            fflush(stdout);
+            if (!cli->quiet && !cli->json) print_timings(reply, seed);
+        }
+        json_decref(reply);
+    }
+    return EXIT_DONE;
+}
+
+int cmd_generate(struct cli *cli) {
+    const char *model = cli->line.arguments[0], *option = cli_text(&cli->line, "prompt");
+    if (option && cli->line.n_arguments > 1) return cli_usage_error(cli, "found both --prompt and a PROMPT argument, expected one of them");
+    if (cli_value(&cli->line, "logprobs")->set && !cli->json) return cli_usage_error(cli, "--logprobs needs --json: text alone cannot show them");
+    int status;
+    json_t *request = build_request(cli, &status);
+    if (!request) return status;
+
+    if (!cli_connect(cli)) { /* before a prompt is typed in vain */
+        json_decref(request);
+        return EXIT_FAILED;
+    }
+    char *prompt = NULL;
+    size_t length = 0;
+    if (option) {
+        prompt = strdup(option);
+        length = prompt ? strlen(prompt) : 0;
+    } else if (!cli_argument_or_stdin(cli, 1, "prompt", &prompt, &length)) {
+        json_decref(request);
+        return EXIT_FAILED;
+    }
+    json_t *text = prompt ? json_stringn(prompt, length) : NULL;
+    free(prompt);
+    if (!text) {
+        json_decref(request);
+        return cli_fail("the prompt is not UTF-8 text");
+    }
+    json_object_set_new(request, "prompt", text);
+
+    status = cli_load(cli, model, true, false); /* apart from Generate, since it shows how far it is */
+    json_t *named = status == EXIT_DONE ? cli_model_parameters(model) : NULL;
+    if (!named) {
+        json_decref(request);
+        return status;
+    }
+    json_object_update(request, named);
+    json_decref(named);
+    if (!client_call(cli->client, "Generate", request, true)) return cli_fail("%s", client_error(cli->client));
+    return stream_replies(cli);
+}
+
+int cmd_cancel(struct cli *cli) {
+    char *end;
+    errno = 0;
+    const char *text = cli->line.arguments[0];
+    long long id = strtoll(text, &end, 10);
+    if (end == text || *end || errno || id < 0) return cli_usage_error(cli, "ID: found \"%s\", expected a whole number", text);
+    json_t *reply;
+    int status = cli_call(cli, "Cancel", json_pack("{s:I}", "id", (json_int_t)id), &reply);
+    json_decref(reply);
+    return status;
+}

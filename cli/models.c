@@ -1,0 +1,150 @@
+/* models.c - status, list, devices, load, unload: what the daemon has, and changing it. */
+#include "cli/commands.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+static const char *text_at(const json_t *object, const char *key) {
+    const char *text = json_string_value(json_object_get(object, key));
+    return text ? text : "";
+}
+
+static enum term_style state_style(const char *state) {
+    if (!strcmp(state, "ready")) return TERM_GREEN;
+    if (!strcmp(state, "loading") || !strcmp(state, "draining")) return TERM_YELLOW;
+    if (!strcmp(state, "failed")) return TERM_RED;
+    return TERM_PLAIN;
+}
+
+static void add_bytes(struct term_table *table, const json_t *object, const char *key) {
+    char buf[32];
+    json_int_t bytes = json_integer_value(json_object_get(object, key));
+    term_table_add(table, TERM_PLAIN, bytes > 0 ? term_bytes((uint64_t)bytes, buf, sizeof buf) : NULL);
+}
+
+static void header(struct term_table *table, const char *const *titles, size_t count) {
+    for (size_t i = 0; i < count; i++) term_table_add(table, TERM_BOLD, titles[i]);
+}
+
+static void print_models(const json_t *models) {
+    static const char *const titles[] = {"MODEL", "STATE", "ARCH", "TYPE", "SIZE", "DEVICE", "PATH"};
+    struct term_table *table = term_table_create(7);
+    header(table, titles, 7);
+    size_t i;
+    const json_t *m;
+    json_array_foreach(models, i, m) {
+        char state[64];
+        snprintf(state, sizeof state, "%s%s", text_at(m, "state"), json_is_true(json_object_get(m, "stale")) ? ", stale" : "");
+        term_table_add(table, TERM_PLAIN, text_at(m, "id"));
+        term_table_add(table, state_style(text_at(m, "state")), state);
+        term_table_add(table, TERM_PLAIN, text_at(m, "arch"));
+        term_table_add(table, TERM_PLAIN, text_at(m, "type"));
+        add_bytes(table, m, "size_bytes");
+        term_table_add(table, TERM_PLAIN, text_at(m, "device"));
+        term_table_add(table, TERM_DIM, text_at(m, "path"));
+    }
+    term_table_print(table, stdout);
+    json_array_foreach(models, i, m) {
+        if (!*text_at(m, "error")) continue;
+        term_puts(stdout, TERM_RED, text_at(m, "id"));
+        fputs(": ", stdout);
+        term_puts(stdout, TERM_PLAIN, text_at(m, "error"));
+        putchar('\n');
+    }
+}
+
+static void print_devices(const json_t *devices, const char *error) {
+    static const char *const titles[] = {"", "DEVICE", "KIND", "TIER", "MEMORY", "IN USE", "WHY"};
+    struct term_table *table = term_table_create(7);
+    header(table, titles, 7);
+    size_t i;
+    const json_t *d;
+    json_array_foreach(devices, i, d) {
+        bool selected = json_is_true(json_object_get(d, "selected")), usable = json_is_true(json_object_get(d, "usable"));
+        json_int_t used = 0;
+        static const char *const uses[] = {"weights_bytes", "cache_bytes", "activation_bytes", "staging_bytes"};
+        for (size_t u = 0; u < 4; u++) used += json_integer_value(json_object_get(d, uses[u]));
+        char buf[32];
+        term_table_add(table, TERM_GREEN, selected ? "*" : " ");
+        term_table_add(table, usable ? TERM_PLAIN : TERM_DIM, text_at(d, "name"));
+        term_table_add(table, TERM_PLAIN, text_at(d, "kind"));
+        term_table_add(table, TERM_PLAIN, text_at(d, "tier"));
+        add_bytes(table, d, "memory_bytes");
+        term_table_add(table, TERM_PLAIN, used > 0 ? term_bytes((uint64_t)used, buf, sizeof buf) : NULL);
+        term_table_add(table, selected ? TERM_PLAIN : TERM_DIM, text_at(d, "reason"));
+    }
+    term_table_print(table, stdout);
+    if (*error) {
+        term_puts(stdout, TERM_RED, error);
+        putchar('\n');
+    }
+}
+
+int cmd_status(struct cli *cli) {
+    json_t *reply;
+    int status = cli_call(cli, "Status", NULL, &reply);
+    if (status != EXIT_DONE || cli->json) {
+        json_decref(reply);
+        return status;
+    }
+    printf("shimmyd %s, %s", text_at(reply, "version"), text_at(reply, "state"));
+    const json_t *uptime = json_object_get(reply, "uptime_seconds"), *pid = json_object_get(reply, "pid");
+    if (json_is_number(uptime)) {
+        long long seconds = (long long)json_number_value(uptime);
+        printf(", up %lld:%02lld:%02lld", seconds / 3600, seconds / 60 % 60, seconds % 60);
+    }
+    if (json_is_integer(pid)) printf(", pid %" JSON_INTEGER_FORMAT, json_integer_value(pid));
+    printf("\nsocket  %s\n", client_path(cli->client));
+    size_t i;
+    const json_t *address;
+    json_array_foreach(json_object_get(reply, "http"), i, address) printf("http    %s\n", json_string_value(address));
+    putchar('\n');
+    print_devices(json_object_get(reply, "devices"), text_at(reply, "device_error"));
+    putchar('\n');
+    print_models(json_object_get(reply, "models"));
+    json_decref(reply);
+    return EXIT_DONE;
+}
+
+int cmd_list(struct cli *cli) {
+    bool names = cli_flag(&cli->line, "names");
+    if (names && cli->json) return cli_usage_error(cli, "found both --names and --json, expected one of them");
+    json_t *reply, *parameters = json_object();
+    if (cli_flag(&cli->line, "rescan")) json_object_set_new(parameters, "rescan", json_true());
+    int status = cli_call(cli, "List", parameters, &reply);
+    if (status == EXIT_DONE && !cli->json) {
+        const json_t *models = json_object_get(reply, "models"), *m;
+        size_t i;
+        if (names) {
+            json_array_foreach(models, i, m) {
+                term_puts(stdout, TERM_PLAIN, text_at(m, "id"));
+                putchar('\n');
+            }
+        } else if (json_array_size(models)) {
+            print_models(models);
+        } else {
+            printf("no models: put GGUF files into a directory that shimmyd is told of (--model-dir, SHIMMY_MODEL_PATHS),\n"
+                   "or load one by its path: shimmyctl load ./FILE.gguf\n");
+        }
+    }
+    json_decref(reply);
+    return status;
+}
+
+int cmd_devices(struct cli *cli) {
+    json_t *reply;
+    int status = cli_call(cli, "Devices", NULL, &reply);
+    if (status == EXIT_DONE && !cli->json) print_devices(json_object_get(reply, "devices"), text_at(reply, "device_error"));
+    json_decref(reply);
+    return status;
+}
+
+int cmd_load(struct cli *cli) { return cli_load(cli, cli->line.arguments[0], true, true); }
+
+int cmd_unload(struct cli *cli) {
+    json_t *parameters = cli_model_parameters(cli->line.arguments[0]), *reply;
+    if (!parameters) return cli_fail("MODEL: found bytes that are not UTF-8");
+    int status = cli_call(cli, "Unload", parameters, &reply);
+    json_decref(reply);
+    return status;
+}
