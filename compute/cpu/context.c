@@ -1,0 +1,473 @@
+/*
+ * context.c - state and buffers of one context, and the runner thread that makes submit asynchronous: submit copies the step into its slot
+ * and returns, the runner takes slots in order of submission and runs them on the pool.
+ */
+#include "compute/cpu/cpu.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <time.h>
+
+static uint32_t element_bytes(enum sh_kv_type type) { return type == SH_KV_F16 ? 2 : 4; }
+
+/* Makes room for at least `bytes`; the content is lost. Grows to the next power of two, so that steps rarely allocate. */
+static enum sh_code reserve(struct sh_cpu_device *device, struct sh_cpu_block *block, uint64_t bytes, const char *what,
+                            struct sh_error *err) {
+    if (bytes <= block->bytes) return SH_OK;
+    if (bytes < UINT64_C(1) << 40) bytes = UINT64_C(1) << (64 - __builtin_clzll(bytes - 1));
+    struct sh_cpu_block grown;
+    const enum sh_code code = sh_cpu_block_alloc(device, SH_CPU_ACTIVATIONS, bytes, what, &grown, err);
+    if (code != SH_OK) return code;
+    sh_cpu_block_free(device, SH_CPU_ACTIVATIONS, block);
+    *block = grown;
+    return SH_OK;
+}
+
+/* ---- page pools ---- */
+
+static void init_pages(struct sh_cpu_pages *pages, const struct sh_state_group *group, enum sh_kv_type type) {
+    const uint64_t per_dim = (uint64_t)group->n_kv_heads * SH_PAGE_TOKENS * element_bytes(type);
+    pages->k_bytes = per_dim * group->k_dim;
+    pages->v_bytes = per_dim * group->v_dim;
+    pages->page_bytes = sh_align_up((pages->k_bytes + pages->v_bytes) * group->n_layers, 64);
+    pages->slab_pages = (uint32_t)sh_max_u64(1, SH_CPU_SLAB_BYTES / sh_max_u64(pages->page_bytes, 1));
+}
+
+static void *page_address(const struct sh_cpu_pages *pages, uint32_t page) {
+    return (uint8_t *)pages->slabs[page / pages->slab_pages].data + (page % pages->slab_pages) * pages->page_bytes;
+}
+
+enum sh_code sh_cpu_pool_reserve(struct sh_exec_context *context, uint32_t group, uint32_t n_pages, struct sh_error *err) {
+    if (group >= context->model->segment.program->n_groups) return sh_fail(err, SH_ERR_INVALID, "state group %u does not exist", group);
+    struct sh_cpu_pages *pages = &context->groups[group];
+    if (n_pages <= pages->n_pages) return SH_OK;
+    const uint32_t n_slabs = (uint32_t)(((uint64_t)n_pages + pages->slab_pages - 1) / pages->slab_pages);
+    const uint64_t slab_bytes = pages->slab_pages * pages->page_bytes;
+    enum sh_code code = sh_cpu_memory_check((n_slabs - pages->n_slabs) * slab_bytes, "key/value cache", err);
+    if (code != SH_OK) return code;
+    if (!sh_grow((void **)&pages->slabs, &pages->cap_slabs, n_slabs, sizeof *pages->slabs))
+        return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the list of %u cache slabs", n_slabs);
+    while (pages->n_slabs < n_slabs) {
+        struct sh_cpu_block *slab = &pages->slabs[pages->n_slabs];
+        code = sh_cpu_block_alloc(context->model->device, SH_CPU_CACHE, slab_bytes, "key/value cache", slab, err);
+        if (code != SH_OK) return code;
+        pages->n_slabs++;
+        pages->n_pages = pages->n_slabs * pages->slab_pages;
+        atomic_fetch_add(&context->cache_bytes, slab->bytes);
+    }
+    return SH_OK;
+}
+
+uint64_t sh_cpu_pool_bytes(const struct sh_exec_context *context) { return atomic_load(&context->cache_bytes); }
+
+enum sh_code sh_cpu_page_copy(struct sh_exec_context *context, uint32_t group, uint32_t src, uint32_t dst, uint32_t n_tokens,
+                              struct sh_error *err) {
+    if (group >= context->model->segment.program->n_groups) return sh_fail(err, SH_ERR_INVALID, "state group %u does not exist", group);
+    const struct sh_cpu_pages *pages = &context->groups[group];
+    if (src >= pages->n_pages || dst >= pages->n_pages || n_tokens > SH_PAGE_TOKENS)
+        return sh_fail(err, SH_ERR_INVALID, "page copy %u -> %u of %u tokens: the pool has %u pages of %u tokens", src, dst, n_tokens,
+                       pages->n_pages, SH_PAGE_TOKENS);
+    if (!sh_grow((void **)&context->copies, &context->cap_copies, context->n_copies + 1, sizeof *context->copies))
+        return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a page copy");
+    context->copies[context->n_copies++] =
+        (struct sh_cpu_copy){.group = group, .n_tokens = n_tokens, .src = page_address(pages, src), .dst = page_address(pages, dst)};
+    return SH_OK;
+}
+
+/* ---- submit ---- */
+
+static enum sh_code check_step(const struct sh_exec_context *context, const struct sh_step *step, struct sh_error *err) {
+    const struct sh_exec_context_params *p = &context->params;
+    const struct sh_program *program = context->model->segment.program;
+    if (step->n_rows > p->max_rows || step->n_outputs > p->max_outputs || step->n_sequences > p->max_sequences)
+        return sh_fail(err, SH_ERR_LIMIT, "step of %u rows, %u outputs, %u sequences; the limits are %u, %u, %u", step->n_rows, step->n_outputs,
+                       step->n_sequences, p->max_rows, p->max_outputs, p->max_sequences);
+    for (uint32_t s = 0; s < step->n_sequences; s++) {
+        const struct sh_step_sequence *q = &step->sequences[s];
+        if (q->n_pages > p->max_pages_per_sequence || q->first_row > step->n_rows || q->n_rows > step->n_rows - q->first_row)
+            return sh_fail(err, SH_ERR_INVALID, "sequence %u of the step: %u pages, rows %u + %u; the limits are %u and %u", s, q->n_pages,
+                           q->first_row, q->n_rows, p->max_pages_per_sequence, step->n_rows);
+        for (uint32_t g = 0; g < program->n_groups; g++)
+            for (uint32_t i = 0; i < q->n_pages; i++)
+                if (q->pages[g][i] >= context->groups[g].n_pages)
+                    return sh_fail(err, SH_ERR_INVALID, "sequence %u of the step: page %u of group %u, the pool has %u", s, q->pages[g][i], g,
+                                   context->groups[g].n_pages);
+    }
+    for (uint32_t r = 0; r < step->n_rows; r++) {
+        const struct sh_step_row *row = &step->rows[r];
+        if (row->sampled_from != SH_NONE)
+            return sh_fail(err, SH_ERR_INVALID, "row %u refers to a token sampled on the device; the CPU executor samples none", r);
+        if (row->sequence >= step->n_sequences || row->position / SH_PAGE_TOKENS >= step->sequences[row->sequence].n_pages)
+            return sh_fail(err, SH_ERR_INVALID, "row %u: sequence %u, position %u has no page", r, row->sequence, row->position);
+        if (row->embedding == NULL && (row->token < 0 || (uint32_t)row->token >= program->n_vocab))
+            return sh_fail(err, SH_ERR_INVALID, "row %u: token %d, the vocabulary has %u", r, row->token, program->n_vocab);
+    }
+    for (uint32_t o = 0; o < step->n_outputs; o++)
+        if (step->outputs[o].row >= step->n_rows)
+            return sh_fail(err, SH_ERR_INVALID, "output %u: row %u of %u", o, step->outputs[o].row, step->n_rows);
+    for (uint32_t c = 0; c < step->n_capture; c++)
+        if (step->capture[c] >= program->n_activations)
+            return sh_fail(err, SH_ERR_INVALID, "capture %u: activation %u of %u", c, step->capture[c], program->n_activations);
+    return SH_OK;
+}
+
+static uint32_t rows_of(const struct sh_cpu_slot *slot, enum sh_rows rows) { return rows == SH_ROWS_ALL ? slot->n_rows : slot->n_outputs; }
+
+static enum sh_code copy_rows(struct sh_exec_context *context, struct sh_cpu_slot *slot, const struct sh_step *step, struct sh_error *err) {
+    const uint32_t n_embd = context->model->segment.program->n_embd;
+    uint32_t n_embeddings = 0;
+    for (uint32_t r = 0; r < step->n_rows; r++) n_embeddings += step->rows[r].embedding != NULL;
+    const enum sh_code code = reserve(context->model->device, &slot->embeddings, (uint64_t)n_embeddings * n_embd * sizeof(float),
+                                      "input embeddings", err);
+    if (code != SH_OK) return code;
+    float *next = slot->embeddings.data;
+    for (uint32_t r = 0; r < step->n_rows; r++) {
+        slot->rows[r] = step->rows[r];
+        if (step->rows[r].embedding == NULL) continue;
+        memcpy(next, step->rows[r].embedding, n_embd * sizeof *next);
+        slot->rows[r].embedding = next;
+        next += n_embd;
+    }
+    slot->n_rows = step->n_rows;
+    for (uint32_t o = 0; o < step->n_outputs; o++) slot->output_rows[o] = step->outputs[o].row;
+    slot->n_outputs = step->n_outputs;
+    return SH_OK;
+}
+
+static enum sh_code resolve_pages(struct sh_exec_context *context, struct sh_cpu_slot *slot, const struct sh_step *step,
+                                  struct sh_error *err) {
+    const uint32_t n_groups = context->model->segment.program->n_groups;
+    uint64_t need = 0;
+    for (uint32_t s = 0; s < step->n_sequences; s++) need += (uint64_t)step->sequences[s].n_pages * n_groups;
+    if (need > UINT32_MAX || !sh_grow((void **)&slot->pages, &slot->cap_pages, (uint32_t)need, sizeof *slot->pages))
+        return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the addresses of %" PRIu64 " cache pages", need);
+    uint32_t next = 0;
+    for (uint32_t s = 0; s < step->n_sequences; s++) {
+        const struct sh_step_sequence *q = &step->sequences[s];
+        slot->first_page[s] = next;
+        slot->sequence_pages[s] = q->n_pages;
+        for (uint32_t g = 0; g < n_groups; g++)
+            for (uint32_t i = 0; i < q->n_pages; i++) slot->pages[next++] = page_address(&context->groups[g], q->pages[g][i]);
+    }
+    return SH_OK;
+}
+
+/* Room for everything that outlives the step, and the segment's inputs. */
+static enum sh_code fill_activations(struct sh_exec_context *context, struct sh_cpu_slot *slot, const struct sh_step *step,
+                                     struct sh_error *err) {
+    const struct sh_exec_model *m = context->model;
+    const struct sh_program *program = m->segment.program;
+    for (uint32_t i = 0; i < m->fused.n_slots; i++) {
+        if (context->shared[i].data != NULL) continue;
+        const uint64_t bytes = (uint64_t)rows_of(slot, m->fused.slots[i].rows) * m->fused.slots[i].width * sizeof(float);
+        const enum sh_code code = reserve(m->device, &slot->owned[i], bytes, "activations", err);
+        if (code != SH_OK) return code;
+        slot->activations[i] = slot->owned[i].data;
+    }
+    for (uint32_t i = 0; i < m->segment.n_inputs; i++) {
+        const struct sh_activation *a = &program->activations[m->segment.inputs[i]];
+        const uint32_t at = m->fused.slot[m->segment.inputs[i]];
+        if (step->inputs[i] == NULL) return sh_fail(err, SH_ERR_INVALID, "input %s of the segment is missing", a->name);
+        memcpy(slot->activations[at], step->inputs[i], (size_t)rows_of(slot, a->rows) * a->width * sizeof(float));
+    }
+    return SH_OK;
+}
+
+static enum sh_code prepare_captures(struct sh_exec_context *context, struct sh_cpu_slot *slot, const struct sh_step *step,
+                                     struct sh_error *err) {
+    const struct sh_program *program = context->model->segment.program;
+    slot->n_capture = 0;
+    if (step->n_capture > slot->cap_capture) {
+        uint32_t *capture = realloc(slot->capture, step->n_capture * sizeof *capture);
+        if (capture != NULL) slot->capture = capture;
+        const float **captures = realloc(slot->captures, step->n_capture * sizeof *captures);
+        if (captures != NULL) slot->captures = captures;
+        struct sh_cpu_block *captured = realloc(slot->captured, step->n_capture * sizeof *captured);
+        if (captured != NULL) slot->captured = captured;
+        if (capture == NULL || captures == NULL || captured == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for captures");
+        memset(captured + slot->cap_capture, 0, (step->n_capture - slot->cap_capture) * sizeof *captured);
+        slot->cap_capture = step->n_capture;
+    }
+    for (uint32_t c = 0; c < step->n_capture; c++) {
+        const struct sh_activation *a = &program->activations[step->capture[c]];
+        const enum sh_code code = reserve(context->model->device, &slot->captured[c],
+                                          (uint64_t)rows_of(slot, a->rows) * a->width * sizeof(float), "captures", err);
+        if (code != SH_OK) return code;
+        slot->capture[c] = step->capture[c];
+        slot->captures[c] = NULL;
+    }
+    slot->n_capture = step->n_capture;
+    return SH_OK;
+}
+
+/* Where the results will be: they are valid once the slot is done. */
+static void place_results(const struct sh_exec_context *context, struct sh_cpu_slot *slot, const struct sh_step *step) {
+    const struct sh_exec_model *m = context->model;
+    const struct sh_program *program = m->segment.program;
+    const uint32_t at_logits = sh_cpu_plan_slot(m, program->logits), at_hidden = sh_cpu_plan_slot(m, program->hidden);
+    for (uint32_t o = 0; o < step->n_outputs; o++) {
+        const bool logits = step->outputs[o].want_logits && at_logits != SH_NONE;
+        const bool hidden = step->outputs[o].want_hidden && at_hidden != SH_NONE;
+        slot->logits[o] = logits ? slot->activations[at_logits] + (size_t)o * program->n_vocab : NULL;
+        slot->hidden[o] = hidden ? slot->activations[at_hidden] + (size_t)o * program->n_embd : NULL;
+    }
+}
+
+static enum sh_code take_copies(struct sh_exec_context *context, struct sh_cpu_slot *slot, struct sh_error *err) {
+    slot->n_copies = 0;
+    if (!sh_grow((void **)&slot->copies, &slot->cap_copies, context->n_copies, sizeof *slot->copies))
+        return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for %u page copies", context->n_copies);
+    for (uint32_t i = 0; i < context->n_copies; i++) slot->copies[i] = context->copies[i];
+    slot->n_copies = context->n_copies;
+    context->n_copies = 0;
+    return SH_OK;
+}
+
+enum sh_code sh_cpu_submit(struct sh_exec_context *context, uint32_t index, const struct sh_step *step, struct sh_error *err) {
+    if (index >= SH_SLOTS) return sh_fail(err, SH_ERR_INVALID, "step slot %u of %u", index, SH_SLOTS);
+    struct sh_cpu_slot *slot = &context->slots[index];
+    pthread_mutex_lock(&context->lock);
+    const bool running = slot->state == SH_CPU_QUEUED;
+    if (!running) slot->state = SH_CPU_IDLE;
+    pthread_mutex_unlock(&context->lock);
+    if (running) return sh_fail(err, SH_ERR_BUSY, "step slot %u is still in flight", index);
+    enum sh_code code = check_step(context, step, err);
+    if (code == SH_OK) code = copy_rows(context, slot, step, err);
+    if (code == SH_OK) code = resolve_pages(context, slot, step, err);
+    if (code == SH_OK) code = fill_activations(context, slot, step, err);
+    if (code == SH_OK) code = prepare_captures(context, slot, step, err);
+    if (code == SH_OK) code = take_copies(context, slot, err);
+    if (code != SH_OK) return code;
+    place_results(context, slot, step);
+    pthread_mutex_lock(&context->lock);
+    slot->state = SH_CPU_QUEUED;
+    context->queue[context->n_queued++] = index;
+    pthread_cond_broadcast(&context->changed);
+    pthread_mutex_unlock(&context->lock);
+    return SH_OK;
+}
+
+/* Until `state` leaves SH_CPU_QUEUED or the time is over; the lock is held. */
+static bool await_slot(struct sh_exec_context *context, const struct sh_cpu_slot *slot, int64_t timeout_ns) {
+    if (timeout_ns < 0) {
+        while (slot->state == SH_CPU_QUEUED) pthread_cond_wait(&context->changed, &context->lock);
+        return true;
+    }
+    const uint64_t until = sh_now_ns() + (uint64_t)timeout_ns;
+    const struct timespec deadline = {.tv_sec = (time_t)(until / 1000000000u), .tv_nsec = (long)(until % 1000000000u)};
+    while (slot->state == SH_CPU_QUEUED)
+        if (pthread_cond_timedwait(&context->changed, &context->lock, &deadline) == ETIMEDOUT) return slot->state != SH_CPU_QUEUED;
+    return true;
+}
+
+enum sh_code sh_cpu_wait(struct sh_exec_context *context, uint32_t index, int64_t timeout_ns, struct sh_step_result *result,
+                         struct sh_error *err) {
+    if (index >= SH_SLOTS) return sh_fail(err, SH_ERR_INVALID, "step slot %u of %u", index, SH_SLOTS);
+    struct sh_cpu_slot *slot = &context->slots[index];
+    pthread_mutex_lock(&context->lock);
+    const bool idle = slot->state == SH_CPU_IDLE;
+    const bool done = !idle && await_slot(context, slot, timeout_ns);
+    pthread_mutex_unlock(&context->lock);
+    if (idle) return sh_fail(err, SH_ERR_INVALID, "nothing was submitted to step slot %u", index);
+    if (!done) return sh_fail(err, SH_ERR_TIMEOUT, "the step is still running");
+    *result = (struct sh_step_result){
+        .tokens = slot->tokens,
+        .logits = slot->logits,
+        .hidden = slot->hidden,
+        .captured = slot->captures,
+        .busy_ns = slot->busy_ns,
+    };
+    const struct sh_segment *segment = &context->model->segment;
+    for (uint32_t i = 0; i < segment->n_outputs; i++)
+        result->outputs[i] = slot->activations[context->model->fused.slot[segment->outputs[i]]];
+    return SH_OK;
+}
+
+/* ---- the runner ---- */
+
+static void run_copies(struct sh_exec_context *context, const struct sh_cpu_slot *slot) {
+    const struct sh_program *program = context->model->segment.program;
+    const uint32_t element = element_bytes(context->params.kv_type);
+    for (uint32_t i = 0; i < slot->n_copies; i++) {
+        const struct sh_cpu_copy *copy = &slot->copies[i];
+        const struct sh_state_group *g = &program->groups[copy->group];
+        const uint8_t *src = copy->src;
+        uint8_t *dst = copy->dst;
+        for (uint32_t plane = 0; plane < 2 * g->n_layers; plane++) { /* K, V, K, V, ... */
+            const uint64_t token = (uint64_t)(plane % 2 == 0 ? g->k_dim : g->v_dim) * element;
+            for (uint32_t h = 0; h < g->n_kv_heads; h++) {
+                memcpy(dst, src, token * copy->n_tokens);
+                dst += token * SH_PAGE_TOKENS;
+                src += token * SH_PAGE_TOKENS;
+            }
+        }
+    }
+}
+
+static void *runner_main(void *arg) {
+    struct sh_exec_context *context = arg;
+    struct sh_pool *pool = context->model->device->pool;
+    pthread_mutex_lock(&context->lock);
+    for (;;) {
+        while (context->n_queued == 0 && !context->stopping) pthread_cond_wait(&context->changed, &context->lock);
+        if (context->n_queued == 0) break;
+        struct sh_cpu_slot *slot = &context->slots[context->queue[0]];
+        pthread_mutex_unlock(&context->lock);
+        sh_pool_enter(pool, SH_POOL_STEP);
+        const uint64_t begin = sh_now_ns();
+        run_copies(context, slot);
+        sh_cpu_step_run(context, slot);
+        slot->busy_ns = sh_now_ns() - begin;
+        sh_pool_leave(pool);
+        pthread_mutex_lock(&context->lock);
+        slot->state = SH_CPU_DONE;
+        context->n_queued--;
+        for (uint32_t i = 0; i < context->n_queued; i++) context->queue[i] = context->queue[i + 1];
+        pthread_cond_broadcast(&context->changed);
+    }
+    pthread_mutex_unlock(&context->lock);
+    return NULL;
+}
+
+/* ---- create, destroy ---- */
+
+static bool outlives_step(const struct sh_exec_model *m, uint32_t plan_slot) {
+    const struct sh_program *program = m->segment.program;
+    bool found = sh_cpu_plan_slot(m, program->hidden) == plan_slot || sh_cpu_plan_slot(m, program->logits) == plan_slot;
+    for (uint32_t i = 0; i < m->segment.n_inputs; i++) found = found || m->fused.slot[m->segment.inputs[i]] == plan_slot;
+    for (uint32_t i = 0; i < m->segment.n_outputs; i++) found = found || m->fused.slot[m->segment.outputs[i]] == plan_slot;
+    return found;
+}
+
+static bool allocate_slot(const struct sh_exec_context *context, struct sh_cpu_slot *slot) {
+    const struct sh_exec_context_params *p = &context->params;
+    const uint32_t n_slots = context->model->fused.n_slots;
+    slot->rows = sh_calloc(p->max_rows, sizeof *slot->rows);
+    slot->output_rows = sh_calloc(p->max_outputs, sizeof *slot->output_rows);
+    slot->first_page = sh_calloc(p->max_sequences, sizeof *slot->first_page);
+    slot->sequence_pages = sh_calloc(p->max_sequences, sizeof *slot->sequence_pages);
+    slot->activations = sh_calloc(n_slots, sizeof *slot->activations);
+    slot->owned = sh_calloc(n_slots, sizeof *slot->owned);
+    slot->tokens = sh_calloc(p->max_outputs, sizeof *slot->tokens);
+    slot->logits = sh_calloc(p->max_outputs, sizeof *slot->logits);
+    slot->hidden = sh_calloc(p->max_outputs, sizeof *slot->hidden);
+    if (slot->rows == NULL || slot->output_rows == NULL || slot->first_page == NULL || slot->sequence_pages == NULL ||
+        slot->activations == NULL || slot->owned == NULL || slot->tokens == NULL || slot->logits == NULL || slot->hidden == NULL)
+        return false;
+    for (uint32_t o = 0; o < p->max_outputs; o++) slot->tokens[o] = -1;
+    for (uint32_t i = 0; i < n_slots; i++) slot->activations[i] = context->shared[i].data;
+    return true;
+}
+
+static enum sh_code allocate_buffers(struct sh_exec_context *context, struct sh_error *err) {
+    const struct sh_exec_model *m = context->model;
+    const struct sh_exec_context_params *p = &context->params;
+    context->scratch_stride = sh_cpu_step_scratch_bytes(m, (uint64_t)p->max_pages_per_sequence * SH_PAGE_TOKENS);
+    const uint64_t operands = sh_cpu_step_operand_bytes(m) * p->max_rows;
+    const uint64_t scratch = context->scratch_stride * m->device->threads;
+    uint64_t total = operands + scratch;
+    for (uint32_t i = 0; i < m->fused.n_slots; i++)
+        if (!outlives_step(m, i))
+            total += (uint64_t)(m->fused.slots[i].rows == SH_ROWS_ALL ? p->max_rows : p->max_outputs) * m->fused.slots[i].width * sizeof(float);
+    enum sh_code code = sh_cpu_memory_check(total, "activations of a context", err);
+    if (code == SH_OK) code = sh_cpu_block_alloc(m->device, SH_CPU_ACTIVATIONS, operands, "activations", &context->operands, err);
+    if (code == SH_OK) code = sh_cpu_block_alloc(m->device, SH_CPU_ACTIVATIONS, scratch, "scratch memory", &context->scratch, err);
+    for (uint32_t i = 0; code == SH_OK && i < m->fused.n_slots; i++) {
+        if (outlives_step(m, i)) continue;
+        const uint32_t rows = m->fused.slots[i].rows == SH_ROWS_ALL ? p->max_rows : p->max_outputs;
+        code = sh_cpu_block_alloc(m->device, SH_CPU_ACTIVATIONS, (uint64_t)rows * m->fused.slots[i].width * sizeof(float), "activations",
+                                  &context->shared[i], err);
+    }
+    for (uint32_t s = 0; code == SH_OK && s < SH_SLOTS; s++)
+        if (!allocate_slot(context, &context->slots[s])) code = sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the steps of a context");
+    return code;
+}
+
+static enum sh_code start_runner(struct sh_exec_context *context, struct sh_error *err) {
+    const int rc = pthread_create(&context->runner, NULL, runner_main, context);
+    if (rc != 0) return sh_fail(err, SH_ERR_NO_MEMORY, "thread of a context: %s; raise the limit of tasks", strerror(rc));
+    pthread_setname_np(context->runner, "shimmy-step");
+    context->has_runner = true;
+    return SH_OK;
+}
+
+enum sh_code sh_cpu_context_create(struct sh_exec_model *model, const struct sh_exec_context_params *params,
+                                   struct sh_exec_context **out, struct sh_error *err) {
+    *out = NULL;
+    const struct sh_program *program = model->segment.program;
+    struct sh_exec_context *context = sh_calloc(1, sizeof *context);
+    if (context == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a context");
+    context->model = model;
+    context->params = *params;
+    pthread_mutex_init(&context->lock, NULL);
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&context->changed, &attributes);
+    pthread_condattr_destroy(&attributes);
+    context->groups = sh_calloc(program->n_groups, sizeof *context->groups);
+    context->shared = sh_calloc(model->fused.n_slots, sizeof *context->shared);
+    enum sh_code code = SH_OK;
+    if (context->groups == NULL || context->shared == NULL) code = sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a context");
+    for (uint32_t g = 0; code == SH_OK && g < program->n_groups; g++)
+        init_pages(&context->groups[g], &program->groups[g], params->kv_type);
+    if (code == SH_OK) code = allocate_buffers(context, err);
+    if (code == SH_OK) code = start_runner(context, err);
+    if (code != SH_OK) {
+        sh_cpu_context_destroy(context);
+        return code;
+    }
+    *out = context;
+    return SH_OK;
+}
+
+static void free_slot(const struct sh_exec_context *context, struct sh_cpu_slot *slot) {
+    struct sh_cpu_device *device = context->model->device;
+    for (uint32_t i = 0; slot->owned != NULL && i < context->model->fused.n_slots; i++)
+        sh_cpu_block_free(device, SH_CPU_ACTIVATIONS, &slot->owned[i]);
+    for (uint32_t c = 0; c < slot->cap_capture; c++) sh_cpu_block_free(device, SH_CPU_ACTIVATIONS, &slot->captured[c]);
+    sh_cpu_block_free(device, SH_CPU_ACTIVATIONS, &slot->embeddings);
+    free(slot->rows);
+    free(slot->output_rows);
+    free(slot->pages);
+    free(slot->first_page);
+    free(slot->sequence_pages);
+    free(slot->copies);
+    free(slot->capture);
+    free(slot->captured);
+    free(slot->captures);
+    free(slot->activations);
+    free(slot->owned);
+    free(slot->tokens);
+    free(slot->logits);
+    free(slot->hidden);
+}
+
+void sh_cpu_context_destroy(struct sh_exec_context *context) {
+    if (context == NULL) return;
+    if (context->has_runner) { /* it runs what is queued before it ends */
+        pthread_mutex_lock(&context->lock);
+        context->stopping = true;
+        pthread_cond_broadcast(&context->changed);
+        pthread_mutex_unlock(&context->lock);
+        pthread_join(context->runner, NULL);
+    }
+    struct sh_cpu_device *device = context->model->device;
+    for (uint32_t s = 0; s < SH_SLOTS; s++) free_slot(context, &context->slots[s]);
+    for (uint32_t g = 0; context->groups != NULL && g < context->model->segment.program->n_groups; g++) {
+        struct sh_cpu_pages *pages = &context->groups[g];
+        for (uint32_t i = 0; i < pages->n_slabs; i++) sh_cpu_block_free(device, SH_CPU_CACHE, &pages->slabs[i]);
+        free(pages->slabs);
+    }
+    for (uint32_t i = 0; context->shared != NULL && i < context->model->fused.n_slots; i++)
+        sh_cpu_block_free(device, SH_CPU_ACTIVATIONS, &context->shared[i]);
+    sh_cpu_block_free(device, SH_CPU_ACTIVATIONS, &context->operands);
+    sh_cpu_block_free(device, SH_CPU_ACTIVATIONS, &context->scratch);
+    free(context->groups);
+    free(context->shared);
+    free(context->copies);
+    pthread_mutex_destroy(&context->lock);
+    pthread_cond_destroy(&context->changed);
+    free(context);
+}

@@ -1,0 +1,53 @@
+#include "compute/cpu/cpu.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <sys/mman.h>
+
+#define HUGE_FROM (4u << 20) /* below this huge pages waste more than they save */
+
+static uint64_t meminfo(const char *key, uint64_t unknown) {
+    FILE *f = fopen("/proc/meminfo", "re");
+    if (f == NULL) return unknown;
+    char line[128];
+    uint64_t kib = 0;
+    bool found = false;
+    const size_t length = strlen(key);
+    while (!found && fgets(line, sizeof line, f) != NULL)
+        found = strncmp(line, key, length) == 0 && sscanf(line + length, ": %" SCNu64, &kib) == 1;
+    fclose(f);
+    return found ? kib * 1024 : unknown;
+}
+
+uint64_t sh_cpu_memory_total(void) { return meminfo("MemTotal", 0); }
+uint64_t sh_cpu_memory_available(void) { return meminfo("MemAvailable", UINT64_MAX); }
+
+enum sh_code sh_cpu_memory_check(uint64_t bytes, const char *what, struct sh_error *err) {
+    const uint64_t available = sh_cpu_memory_available();
+    if (bytes <= available) return SH_OK;
+    return sh_fail(err, SH_ERR_NO_MEMORY, "%s: needs %" PRIu64 " MiB of memory, %" PRIu64 " MiB are available; unload another model, or take "
+                   "a smaller model, context or weight type", what, bytes >> 20, available >> 20);
+}
+
+enum sh_code sh_cpu_block_alloc(struct sh_cpu_device *device, enum sh_cpu_memory_kind kind, uint64_t bytes, const char *what,
+                                struct sh_cpu_block *out, struct sh_error *err) {
+    *out = (struct sh_cpu_block){0};
+    if (bytes == 0) bytes = 1;
+    if (bytes > SIZE_MAX / 2) return sh_fail(err, SH_ERR_NO_MEMORY, "%s: %" PRIu64 " bytes are more than an address space", what, bytes);
+    bytes = sh_align_up(bytes, 4096);
+    void *data = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (data == MAP_FAILED)
+        return sh_fail(err, SH_ERR_NO_MEMORY, "%s: needs %" PRIu64 " MiB of memory: %s", what, bytes >> 20, strerror(errno));
+    if (bytes >= HUGE_FROM) madvise(data, (size_t)bytes, MADV_HUGEPAGE); /* a hint: refusal changes nothing but speed */
+    atomic_fetch_add(&device->memory[kind], bytes);
+    *out = (struct sh_cpu_block){data, bytes};
+    return SH_OK;
+}
+
+void sh_cpu_block_free(struct sh_cpu_device *device, enum sh_cpu_memory_kind kind, struct sh_cpu_block *block) {
+    if (block->data == NULL) return;
+    munmap(block->data, (size_t)block->bytes);
+    atomic_fetch_sub(&device->memory[kind], block->bytes);
+    *block = (struct sh_cpu_block){0};
+}

@@ -1,0 +1,269 @@
+#include "compute/cpu/pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+/* How long a worker polls for the next parallel section of a step before it sleeps: sections of a step are apart by less than this
+ * unless the step is over or the host is busy elsewhere. */
+#define SPIN_ROUNDS 4000u
+
+struct share { /* one worker's part of a run; the others take from it when theirs is done */
+    _Alignas(64) atomic_uint_fast64_t next;
+    uint64_t end;
+};
+
+struct sh_pool {
+    /* A run: written by the holder, published by the increment of `generation`. */
+    sh_pool_fn fn;
+    void *arg;
+    uint64_t grain;
+    uint32_t run_workers;
+    struct share shares[SH_POOL_MAX_WORKERS];
+    _Alignas(64) atomic_uint_fast64_t generation;
+    _Alignas(64) atomic_uint pending; /* workers that have not finished the current run */
+    _Alignas(64) atomic_uint sleepers;
+    atomic_bool held;
+    atomic_bool stopping;
+    pthread_mutex_t sleep_lock;
+    pthread_cond_t wake;
+    /* Threads: changed only by acquire and release, under registry_lock, by a thread that has entered. */
+    uint32_t workers;
+    pthread_t threads[SH_POOL_MAX_WORKERS];
+    uint64_t seen_at_start[SH_POOL_MAX_WORKERS];
+    /* Who holds the pool. */
+    pthread_mutex_t owner_lock;
+    pthread_cond_t owner_changed;
+    uint64_t next_ticket, serving;
+    bool busy;
+    uint32_t references;
+};
+
+static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct sh_pool *the_pool;
+
+static inline void relax(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static void work(struct sh_pool *pool, uint32_t worker) {
+    const uint32_t n = pool->run_workers;
+    for (uint32_t i = 0; i < n; i++) {
+        struct share *share = &pool->shares[(worker + i) % n];
+        for (;;) {
+            if (atomic_load_explicit(&share->next, memory_order_relaxed) >= share->end) break;
+            const uint64_t begin = atomic_fetch_add_explicit(&share->next, pool->grain, memory_order_relaxed);
+            if (begin >= share->end) break;
+            pool->fn(pool->arg, worker, begin, sh_min_u64(begin + pool->grain, share->end));
+        }
+    }
+}
+
+struct start {
+    struct sh_pool *pool;
+    uint32_t worker;
+};
+
+static void *worker_main(void *arg) {
+    struct start *start = arg;
+    struct sh_pool *pool = start->pool;
+    const uint32_t worker = start->worker;
+    free(start);
+    uint64_t seen = pool->seen_at_start[worker];
+    for (;;) {
+        uint32_t rounds = 0;
+        uint64_t generation;
+        while ((generation = atomic_load_explicit(&pool->generation, memory_order_acquire)) == seen) {
+            if (atomic_load_explicit(&pool->held, memory_order_relaxed) && rounds < SPIN_ROUNDS) {
+                rounds++;
+                relax();
+                continue;
+            }
+            pthread_mutex_lock(&pool->sleep_lock);
+            atomic_fetch_add(&pool->sleepers, 1);
+            while ((generation = atomic_load(&pool->generation)) == seen) pthread_cond_wait(&pool->wake, &pool->sleep_lock);
+            atomic_fetch_sub(&pool->sleepers, 1);
+            pthread_mutex_unlock(&pool->sleep_lock);
+            break;
+        }
+        seen = generation;
+        if (atomic_load(&pool->stopping)) return NULL;
+        if (worker < pool->run_workers) work(pool, worker);
+        atomic_fetch_sub_explicit(&pool->pending, 1, memory_order_release);
+    }
+}
+
+/* Publishes the run (or the end) to all threads. Sequentially consistent on purpose: a worker announces itself as a sleeper before it
+ * looks at the generation for the last time, we change the generation before we look for sleepers, so one of the two sees the other. */
+static void publish(struct sh_pool *pool) {
+    atomic_store_explicit(&pool->pending, pool->workers - 1, memory_order_relaxed);
+    atomic_fetch_add(&pool->generation, 1);
+    if (atomic_load(&pool->sleepers) > 0) {
+        pthread_mutex_lock(&pool->sleep_lock);
+        pthread_cond_broadcast(&pool->wake);
+        pthread_mutex_unlock(&pool->sleep_lock);
+    }
+}
+
+void sh_pool_run(struct sh_pool *pool, uint32_t workers, uint64_t n_items, uint64_t grain, sh_pool_fn fn, void *arg) {
+    if (n_items == 0) return;
+    if (grain == 0) grain = 1;
+    const uint64_t pieces = (n_items + grain - 1) / grain;
+    if (workers > pool->workers) workers = pool->workers;
+    if (pieces < workers) workers = (uint32_t)pieces;
+    if (workers <= 1) {
+        for (uint64_t begin = 0; begin < n_items; begin += grain) fn(arg, 0, begin, sh_min_u64(begin + grain, n_items));
+        return;
+    }
+    pool->fn = fn;
+    pool->arg = arg;
+    pool->grain = grain;
+    pool->run_workers = workers;
+    for (uint32_t w = 0; w < workers; w++) { /* parts begin at multiples of the grain */
+        atomic_store_explicit(&pool->shares[w].next, pieces * w / workers * grain, memory_order_relaxed);
+        pool->shares[w].end = sh_min_u64(pieces * (w + 1) / workers * grain, n_items);
+    }
+    publish(pool);
+    work(pool, 0);
+    uint32_t rounds = 0;
+    while (atomic_load_explicit(&pool->pending, memory_order_acquire) > 0) {
+        if (++rounds > SPIN_ROUNDS) sched_yield(); /* a worker has been descheduled: let it run */
+        relax();
+    }
+}
+
+void sh_pool_enter(struct sh_pool *pool, enum sh_pool_use use) {
+    pthread_mutex_lock(&pool->owner_lock);
+    if (use == SH_POOL_STEP) {
+        const uint64_t ticket = pool->next_ticket++;
+        while (pool->busy || pool->serving != ticket) pthread_cond_wait(&pool->owner_changed, &pool->owner_lock);
+        pool->serving++;
+    } else {
+        while (pool->busy || pool->serving != pool->next_ticket) pthread_cond_wait(&pool->owner_changed, &pool->owner_lock);
+    }
+    pool->busy = true;
+    atomic_store(&pool->held, true);
+    pthread_mutex_unlock(&pool->owner_lock);
+}
+
+void sh_pool_leave(struct sh_pool *pool) {
+    pthread_mutex_lock(&pool->owner_lock);
+    pool->busy = false;
+    atomic_store(&pool->held, false);
+    pthread_cond_broadcast(&pool->owner_changed);
+    pthread_mutex_unlock(&pool->owner_lock);
+}
+
+static void destroy(struct sh_pool *pool) {
+    atomic_store(&pool->stopping, true);
+    publish(pool);
+    for (uint32_t w = 1; w < pool->workers; w++) pthread_join(pool->threads[w], NULL);
+    pthread_mutex_destroy(&pool->sleep_lock);
+    pthread_cond_destroy(&pool->wake);
+    pthread_mutex_destroy(&pool->owner_lock);
+    pthread_cond_destroy(&pool->owner_changed);
+    free(pool);
+}
+
+static struct sh_pool *create(void) {
+    struct sh_pool *pool = sh_alloc_aligned(sizeof *pool);
+    if (pool == NULL) return NULL;
+    memset(pool, 0, sizeof *pool);
+    pool->workers = 1;
+    pthread_mutex_init(&pool->sleep_lock, NULL);
+    pthread_cond_init(&pool->wake, NULL);
+    pthread_mutex_init(&pool->owner_lock, NULL);
+    pthread_cond_init(&pool->owner_changed, NULL);
+    return pool;
+}
+
+static enum sh_code grow(struct sh_pool *pool, uint32_t workers, struct sh_error *err) {
+    while (pool->workers < workers) {
+        const uint32_t w = pool->workers;
+        struct start *start = malloc(sizeof *start);
+        if (start == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for compute thread %u of %u", w, workers);
+        *start = (struct start){pool, w};
+        pool->seen_at_start[w] = atomic_load(&pool->generation);
+        const int rc = pthread_create(&pool->threads[w], NULL, worker_main, start);
+        if (rc != 0) {
+            free(start);
+            return sh_fail(err, SH_ERR_NO_MEMORY, "compute thread %u of %u: %s; lower the number of threads or raise the limit of tasks",
+                           w, workers, strerror(rc));
+        }
+        pthread_setname_np(pool->threads[w], "shimmy-cpu");
+        pool->workers++;
+    }
+    return SH_OK;
+}
+
+enum sh_code sh_pool_acquire(uint32_t workers, struct sh_pool **out, struct sh_error *err) {
+    *out = NULL;
+    if (workers == 0 || workers > SH_POOL_MAX_WORKERS)
+        return sh_fail(err, SH_ERR_INVALID, "threads: found %u, expected 1..%u", workers, SH_POOL_MAX_WORKERS);
+    pthread_mutex_lock(&registry_lock);
+    if (the_pool == NULL) the_pool = create();
+    enum sh_code code = SH_OK;
+    if (the_pool == NULL) {
+        code = sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the compute threads");
+    } else {
+        struct sh_pool *pool = the_pool;
+        sh_pool_enter(pool, SH_POOL_STEP); /* no run is in progress while the number of workers changes */
+        code = grow(pool, workers, err);
+        sh_pool_leave(pool);
+        if (code == SH_OK) {
+            pool->references++;
+            *out = pool;
+        } else if (pool->references == 0) {
+            destroy(pool);
+            the_pool = NULL;
+        }
+    }
+    pthread_mutex_unlock(&registry_lock);
+    return code;
+}
+
+void sh_pool_release(struct sh_pool *pool) {
+    if (pool == NULL) return;
+    pthread_mutex_lock(&registry_lock);
+    if (--pool->references == 0) {
+        the_pool = NULL;
+        destroy(pool);
+    }
+    pthread_mutex_unlock(&registry_lock);
+}
+
+/* The first CPU of a core's list of siblings that we may use stands for the core. */
+uint32_t sh_pool_physical_cores(void) {
+    cpu_set_t allowed;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return 1;
+    uint32_t cores = 0;
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (!CPU_ISSET(cpu, &allowed)) continue;
+        char path[96];
+        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", cpu);
+        FILE *f = fopen(path, "re");
+        bool first = true;
+        if (f != NULL) {
+            int from, to;
+            char separator = ',';
+            while (first && separator == ',' && fscanf(f, "%d", &from) == 1) { /* "0,8" or "0-1" */
+                to = from;
+                int c = fgetc(f);
+                if (c == '-' && fscanf(f, "%d", &to) == 1) c = fgetc(f);
+                separator = c == ',' ? ',' : '\n';
+                for (int sibling = from; sibling <= to && sibling < cpu; sibling++)
+                    if (sibling >= 0 && CPU_ISSET(sibling, &allowed)) first = false;
+            }
+            fclose(f);
+        }
+        if (first) cores++;
+    }
+    if (cores < 1) cores = 1;
+    return cores < SH_POOL_MAX_WORKERS ? cores : SH_POOL_MAX_WORKERS;
+}
