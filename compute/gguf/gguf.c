@@ -221,6 +221,13 @@ void sh_gguf_close(struct sh_gguf *g) {
     free(g);
 }
 
+void sh_gguf_close_files(struct sh_gguf *g) {
+    for (uint32_t i = 0; i < g->n_shards; i++) {
+        if (g->shards[i].fd >= 0) close(g->shards[i].fd);
+        g->shards[i].fd = -1;
+    }
+}
+
 const char *sh_gguf_path(const struct sh_gguf *g, uint32_t shard) { return shard < g->n_shards ? g->shards[shard].path : ""; }
 uint32_t sh_gguf_shards(const struct sh_gguf *g) { return g->n_shards; }
 uint32_t sh_gguf_version(const struct sh_gguf *g) { return g->shards[0].header.version; }

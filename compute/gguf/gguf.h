@@ -52,6 +52,8 @@ struct sh_gguf;
  * 256 MiB, more than 65,536 metadata entries, 2^20 tensors or 512 shards, arrays nested deeper than 4. */
 enum sh_code sh_gguf_open(const char *path, struct sh_gguf **out, struct sh_error *err);
 void sh_gguf_close(struct sh_gguf *g);
+/* Closes the descriptors and keeps the rest: from here on sh_gguf_read fails. Not while another thread reads. */
+void sh_gguf_close_files(struct sh_gguf *g);
 
 const char *sh_gguf_path(const struct sh_gguf *g, uint32_t shard);
 uint32_t sh_gguf_shards(const struct sh_gguf *g);

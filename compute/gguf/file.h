@@ -1,0 +1,12 @@
+/*
+ * file.h - inside view of sh_file (engine.h) for the rest of the engine: what it was read from.
+ */
+#ifndef SHIMMY_GGUF_FILE_H
+#define SHIMMY_GGUF_FILE_H
+
+#include "compute/gguf/gguf.h"
+
+/* Lent by the file. Its descriptors are closed: metadata and tensor directory are there, sh_gguf_read fails. */
+const struct sh_gguf *sh_file_gguf(const struct sh_file *file);
+
+#endif
