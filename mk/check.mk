@@ -31,3 +31,8 @@ check-unit: $(UNIT)
 check-full:
 	$(Q)SHIMMY_TEST_FULL=1 $(MAKE) --no-print-directory check CHECK_TIMEOUT=1200
 	$(Q)$(MAKE) --no-print-directory san
+
+# For a machine with nothing on it scripts/demo works, too; it installs what is missing first.
+.PHONY: demo
+demo:
+	$(Q)B=$(B) scripts/demo
