@@ -1,0 +1,132 @@
+/*
+ * vocab.h - inside view of a vocabulary, for the files of this folder.
+ *
+ * A *piece* is a string of bytes that a tokenizer can produce. Pieces 0..n_tokens-1 are the tokens; behind them stand strings that
+ * occur only as intermediate results of merges (byte-level BPE). For SPM a piece's key is the token's text (spaces written as
+ * U+2581); for byte-level BPE it is the bytes that the text stands for, so that tokenising never encodes anything.
+ *
+ * Immutable after creation: any thread. What a call needs besides (heaps, match data) it allocates itself.
+ */
+#ifndef SHIMMY_VOCAB_H
+#define SHIMMY_VOCAB_H
+
+#include "compute/text/chat.h"
+#include "compute/text/text.h"
+
+enum sh_token_type { /* numbered as in the file format */
+    SH_TOKEN_UNDEFINED = 0,
+    SH_TOKEN_NORMAL = 1,
+    SH_TOKEN_UNKNOWN = 2,
+    SH_TOKEN_CONTROL = 3,
+    SH_TOKEN_USER_DEFINED = 4,
+    SH_TOKEN_UNUSED = 5,
+    SH_TOKEN_BYTE = 6,
+};
+
+enum { /* flags of a token */
+    SH_TOKEN_END = 1,        /* ends a generation */
+    SH_TOKEN_STRIP_RIGHT = 2, /* swallows the white space that follows it in a text */
+    SH_TOKEN_STRUCTURAL = 4, /* marks the turns of a chat: never taken from a message's text, whatever its type */
+};
+
+enum sh_vocab_model { SH_VOCAB_SPM, SH_VOCAB_BPE };
+
+/* String -> number, open addressing; the strings belong to the vocabulary's pool. */
+struct sh_map_slot {
+    uint32_t hash;
+    int32_t value; /* -1: free */
+};
+struct sh_map {
+    struct sh_map_slot *slots;
+    uint32_t mask; /* number of slots - 1 */
+    uint32_t used;
+};
+
+struct sh_span { /* of a pool */
+    uint32_t at, length;
+};
+
+/* Special tokens of one length: a text is searched once for each group, longest first. */
+struct sh_special_group {
+    uint32_t length;
+    uint64_t first[4], last[4]; /* which first and last bytes occur: bit sets that spare most hash look-ups */
+};
+
+struct sh_merge { /* open addressing by the pair */
+    int32_t left, right; /* pieces; left -1: free */
+    int32_t result;      /* piece */
+    uint32_t rank;
+};
+
+struct sh_pretokenizer; /* pretokenizer.h */
+
+struct sh_vocab {
+    enum sh_vocab_model model;
+    uint32_t n_tokens, n_pieces;
+
+    char *pool; /* token texts, keys of pieces, rendered pieces */
+    uint64_t pool_used, pool_capacity;
+
+    struct sh_span *texts;    /* [n_tokens] as in the file */
+    struct sh_span *keys;     /* [n_pieces] */
+    struct sh_span *rendered; /* [n_tokens] the bytes that a token generates, special ones written out */
+    uint32_t pieces_capacity;
+    float *scores;            /* [n_tokens] */
+    uint8_t *types, *flags;   /* [n_tokens] */
+    uint32_t max_key, max_rendered; /* bytes */
+
+    struct sh_map by_key;     /* pieces; no control tokens, so that plain text can never become one */
+    struct sh_map by_special; /* control, unknown and user-defined tokens by text */
+    struct sh_special_group *groups[2]; /* [0] user-defined tokens, [1] control and unknown ones too; length descending */
+    uint32_t n_groups[2];
+
+    int32_t bos, eos, eot, eom, unk; /* -1: none */
+    bool add_bos, add_eos, add_space_prefix;
+
+    /* SPM */
+    int32_t byte_token[256]; /* BPE: piece of each byte */
+    bool word_cut;           /* no token continues over the beginning of a space run, so words are merged one by one */
+
+    /* BPE */
+    struct sh_merge *merges;
+    uint32_t merge_mask;
+    bool ignore_merges;
+    char pre[64];
+    struct sh_pretokenizer *pretokenizer;
+
+    char *chat_template; /* NUL-terminated or NULL */
+    struct sh_chat_form chat;
+};
+
+static inline const char *sh_span_ptr(const struct sh_vocab *v, struct sh_span s) { return v->pool + s.at; }
+
+/* -1: not there. */
+int32_t sh_vocab_find_key(const struct sh_vocab *v, const char *key, size_t length);
+int32_t sh_vocab_find_special(const struct sh_vocab *v, const char *text, size_t length);
+int32_t sh_vocab_find_text(const struct sh_vocab *v, const char *text); /* a token of any type by its text; slow, for set-up */
+
+/* The piece that a merge gives, or -1; *rank is the merge's place in the list. */
+int32_t sh_vocab_find_merge(const struct sh_vocab *v, int32_t left, int32_t right, uint32_t *rank);
+
+/* Growing list of token ids. */
+struct sh_ids {
+    int32_t *items;
+    uint32_t count, capacity;
+};
+bool sh_ids_push(struct sh_ids *ids, int32_t id); /* false: no memory */
+
+/* Tokenisers of plain text (no special tokens), appending to ids. `before` for SPM: a space is put before the text. */
+enum sh_code sh_spm_encode(const struct sh_vocab *v, const char *text, size_t length, bool before, struct sh_ids *ids,
+                           struct sh_error *err);
+
+/* BPE keeps its scratch over the fragments of one call. */
+struct sh_bpe_scratch;
+enum sh_code sh_bpe_encode(const struct sh_vocab *v, const char *text, size_t length, struct sh_bpe_scratch **scratch,
+                           struct sh_ids *ids, struct sh_error *err);
+void sh_bpe_scratch_free(struct sh_bpe_scratch *scratch);
+
+/* sh_tokenize with the parts of a text in which only user-defined tokens are parsed (n_parts 0: flags alone decide). */
+enum sh_code sh_tokenize_parts(const struct sh_vocab *v, const char *text, size_t length, uint32_t flags,
+                               const struct sh_chat_part *parts, uint32_t n_parts, struct sh_ids *ids, struct sh_error *err);
+
+#endif
