@@ -1,0 +1,124 @@
+/* The reference quantisers: error on Gaussian weights, against the reference implementation's own files, and odd blocks. */
+#include "compute/gguf/quant.h"
+#include "tests/unit/shared.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+static double rms_error(const float *a, const float *b, size_t n) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) sum += ((double)a[i] - (double)b[i]) * ((double)a[i] - (double)b[i]);
+    return sqrt(sum / (double)n);
+}
+
+static void test_gaussian(void **state) {
+    (void)state;
+    /* root mean square error on unit deviation; the bounds stand 3 % above what is reached */
+    static const struct {
+        uint32_t type;
+        double bound;
+    } cases[] = {{SH_TYPE_F32, 0},       {SH_TYPE_F16, 0.000214}, {SH_TYPE_BF16, 0.001724}, {SH_TYPE_Q8_0, 0.005503},
+                 {SH_TYPE_Q4_0, 0.0882}, {SH_TYPE_Q4_K, 0.0721},  {SH_TYPE_Q5_K, 0.0358},   {SH_TYPE_Q6_K, 0.0180}};
+    enum { N = 1 << 16 };
+    float *x = malloc(N * sizeof *x), *y = malloc(N * sizeof *y);
+    uint8_t *b = malloc(N * 4), *again = malloc(N * 4);
+    struct test_rng rng = {3};
+    for (int i = 0; i < N; i++) x[i] = test_normal(&rng);
+    for (size_t k = 0; k < SH_COUNT(cases); k++) {
+        const uint64_t bytes = sh_type_row_bytes(cases[k].type, N);
+        assert_true(sh_quantize(cases[k].type, x, b, N));
+        assert_true(sh_quantize(cases[k].type, x, again, N));
+        assert_memory_equal(b, again, bytes);
+        assert_true(sh_dequantize(cases[k].type, b, y, N));
+        const double e = rms_error(x, y, N);
+        if (!(e <= cases[k].bound)) fail_msg("%s: error %.6f, expected at most %.6f", sh_type_info(cases[k].type)->name, e, cases[k].bound);
+    }
+    free(x);
+    free(y);
+    free(b);
+    free(again);
+}
+
+/* Values that every type must hold: zeros exactly, constants and single outliers nearly, tiny blocks without NaN. */
+static void test_odd_blocks(void **state) {
+    (void)state;
+    static const uint32_t types[] = {SH_TYPE_Q4_0, SH_TYPE_Q8_0, SH_TYPE_Q4_K, SH_TYPE_Q5_K, SH_TYPE_Q6_K};
+    float x[256], y[256];
+    uint8_t b[1024];
+    for (size_t k = 0; k < SH_COUNT(types); k++) {
+        const char *name = sh_type_info(types[k])->name;
+        for (int kind = 0; kind < 6; kind++) {
+            for (int i = 0; i < 256; i++) {
+                const float cases[6] = {0, 0.75f, -0.75f, i == 77 ? -3.0f : 0.0f, 1e-30f * (float)(i - 128), i < 128 ? 0.0f : 1.0f};
+                x[i] = cases[kind];
+            }
+            assert_true(sh_quantize(types[k], x, b, 256));
+            assert_true(sh_dequantize(types[k], b, y, 256));
+            for (int i = 0; i < 256; i++) {
+                const double tolerance = kind == 0 || kind == 4 ? 1e-27 : kind == 3 ? 0.02 : 0.012;
+                if (!(fabs((double)y[i] - (double)x[i]) <= tolerance))
+                    fail_msg("%s kind %d element %d: %g, want %g", name, kind, i, (double)y[i], (double)x[i]);
+            }
+        }
+        for (int i = 0; i < 256; i++) x[i] = i % 3 == 0 ? NAN : i % 5 == 0 ? INFINITY : 1;
+        assert_true(sh_quantize(types[k], x, b, 256)); /* any values, but no crash */
+    }
+    assert_false(sh_quantize(3, x, b, 256));
+    assert_false(sh_quantize(99, x, b, 256));
+}
+
+static float *floats(const struct sh_gguf *g, const struct sh_tensor *t, uint64_t *n) {
+    struct sh_error err;
+    *n = t->dims[0] * t->dims[1] * t->dims[2] * t->dims[3];
+    void *raw = malloc(t->bytes);
+    float *values = malloc(*n * sizeof *values);
+    if (sh_gguf_read(g, t, 0, raw, t->bytes, &err) != SH_OK) fail_msg("%s", err.message);
+    assert_true(sh_dequantize(t->type, raw, values, *n));
+    free(raw);
+    return values;
+}
+
+/* The reference quantised the same embedding (its other matrices differ from file to file): our error must not be larger than its own by more than 1 %. */
+static void test_reference_files(void **state) {
+    (void)state;
+    static const char *const files[] = {"parity/llama-Q4_0.gguf", "parity/llama-Q8_0.gguf", "parity/llama-Q4_K_M.gguf", "parity/llama-Q5_K_M.gguf",
+                                        "parity/llama-Q6_K.gguf", "parity/llama-F16.gguf",  "parity/llama-BF16.gguf"};
+    static const char name[] = "token_embd.weight";
+    struct sh_gguf *exact, *g;
+    struct sh_error err;
+    if (sh_gguf_open(TEST_SHARED("parity/llama-F32.gguf"), &exact, &err) != SH_OK) fail_msg("%s", err.message);
+    for (size_t k = 0; k < SH_COUNT(files); k++) {
+        if (sh_gguf_open(TEST_SHARED(files[k]), &g, &err) != SH_OK) fail_msg("%s", err.message);
+        const struct sh_tensor *t = sh_gguf_tensor(g, name), *e = sh_gguf_tensor(exact, name);
+        assert_true(t != NULL && e != NULL && t->type != e->type);
+        uint64_t n;
+        float *reference = floats(g, t, &n), *x = floats(exact, e, &n), *y = malloc(n * sizeof *y);
+        uint8_t *b = malloc(t->bytes);
+        assert_true(sh_quantize(t->type, x, b, n));
+        assert_true(sh_dequantize(t->type, b, y, n));
+        const double theirs = rms_error(x, reference, n), ours = rms_error(x, y, n);
+        if (!(ours <= theirs * 1.01)) fail_msg("%s (%s): error %.8f, the reference's %.8f", files[k], sh_type_info(t->type)->name, ours, theirs);
+        /* the same weights, or the comparison says nothing */
+        assert_true(ours >= theirs * 0.9);
+        free(reference);
+        free(x);
+        free(y);
+        free(b);
+        sh_gguf_close(g);
+    }
+    sh_gguf_close(exact);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_gaussian),
+        cmocka_unit_test(test_odd_blocks),
+        cmocka_unit_test(test_reference_files),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
