@@ -163,7 +163,8 @@ int cli_load(struct cli *cli, const char *model, bool options, bool print) {
 }
 
 void cli_print_json(const json_t *value) {
-    json_dumpf(value, stdout, JSON_COMPACT | JSON_REAL_PRECISION(12));
+    /* ASCII: some readers take U+0085 and U+2028 for ends of lines. */
+    json_dumpf(value, stdout, JSON_COMPACT | JSON_ENSURE_ASCII | JSON_REAL_PRECISION(12));
     putchar('\n');
     fflush(stdout);
 }

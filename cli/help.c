@@ -51,7 +51,7 @@ void cli_print_completion(FILE *out) {
     fputs("'; }\n"
           "\n"
           "_shimmyctl() {\n"
-          "    local cur=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} command= socket= arguments=0 i word\n"
+          "    local cur=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} command='' socket='' arguments=0 i word\n"
           "    COMPREPLY=()\n"
           "    for ((i = 1; i < COMP_CWORD; i++)); do\n"
           "        word=${COMP_WORDS[i]}\n"

@@ -155,7 +155,7 @@ static void print_tensors(const struct sh_file *file) {
         term_table_add(table, t.type_supported ? TERM_PLAIN : TERM_RED, t.type_name);
         term_table_add(table, TERM_PLAIN, dims);
         term_table_add(table, TERM_PLAIN, term_bytes(t.bytes, bytes, sizeof bytes));
-        term_table_add(table, TERM_RED, t.type_supported ? " " : "this type is not supported");
+        term_table_add(table, TERM_RED, t.type_supported ? "" : "this type is not supported");
     }
     term_puts(stdout, TERM_BOLD, "tensors\n");
     term_table_print(table, stdout);

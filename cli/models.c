@@ -22,6 +22,11 @@ static void add_bytes(struct term_table *table, const json_t *object, const char
     term_table_add(table, TERM_PLAIN, bytes > 0 ? term_bytes((uint64_t)bytes, buf, sizeof buf) : NULL);
 }
 
+/* Empty cells show as "-". */
+static void add_text(struct term_table *table, enum term_style style, const char *text) {
+    term_table_add(table, style, *text ? text : NULL);
+}
+
 static void header(struct term_table *table, const char *const *titles, size_t count) {
     for (size_t i = 0; i < count; i++) term_table_add(table, TERM_BOLD, titles[i]);
 }
@@ -35,13 +40,13 @@ static void print_models(const json_t *models) {
     json_array_foreach(models, i, m) {
         char state[64];
         snprintf(state, sizeof state, "%s%s", text_at(m, "state"), json_is_true(json_object_get(m, "stale")) ? ", stale" : "");
-        term_table_add(table, TERM_PLAIN, text_at(m, "id"));
+        add_text(table, TERM_PLAIN, text_at(m, "id"));
         term_table_add(table, state_style(text_at(m, "state")), state);
-        term_table_add(table, TERM_PLAIN, text_at(m, "arch"));
-        term_table_add(table, TERM_PLAIN, text_at(m, "type"));
+        add_text(table, TERM_PLAIN, text_at(m, "arch"));
+        add_text(table, TERM_PLAIN, text_at(m, "type"));
         add_bytes(table, m, "size_bytes");
-        term_table_add(table, TERM_PLAIN, text_at(m, "device"));
-        term_table_add(table, TERM_DIM, text_at(m, "path"));
+        add_text(table, TERM_PLAIN, text_at(m, "device"));
+        add_text(table, TERM_DIM, text_at(m, "path"));
     }
     term_table_print(table, stdout);
     json_array_foreach(models, i, m) {
@@ -65,13 +70,13 @@ static void print_devices(const json_t *devices, const char *error) {
         static const char *const uses[] = {"weights_bytes", "cache_bytes", "activation_bytes", "staging_bytes"};
         for (size_t u = 0; u < 4; u++) used += json_integer_value(json_object_get(d, uses[u]));
         char buf[32];
-        term_table_add(table, TERM_GREEN, selected ? "*" : " ");
-        term_table_add(table, usable ? TERM_PLAIN : TERM_DIM, text_at(d, "name"));
-        term_table_add(table, TERM_PLAIN, text_at(d, "kind"));
-        term_table_add(table, TERM_PLAIN, text_at(d, "tier"));
+        term_table_add(table, TERM_GREEN, selected ? "*" : "");
+        add_text(table, usable ? TERM_PLAIN : TERM_DIM, text_at(d, "name"));
+        add_text(table, TERM_PLAIN, text_at(d, "kind"));
+        add_text(table, TERM_PLAIN, text_at(d, "tier"));
         add_bytes(table, d, "memory_bytes");
         term_table_add(table, TERM_PLAIN, used > 0 ? term_bytes((uint64_t)used, buf, sizeof buf) : NULL);
-        term_table_add(table, selected ? TERM_PLAIN : TERM_DIM, text_at(d, "reason"));
+        add_text(table, selected ? TERM_PLAIN : TERM_DIM, text_at(d, "reason"));
     }
     term_table_print(table, stdout);
     if (*error) {

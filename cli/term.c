@@ -115,7 +115,7 @@ void term_table_add(struct term_table *table, enum term_style style, const char 
         table->cells = cells;
         table->capacity = capacity;
     }
-    char *copy = strdup(text && *text ? text : "-");
+    char *copy = strdup(text ? text : "-");
     if (!copy) {
         table->failed = true;
         return;
@@ -130,10 +130,11 @@ bool term_table_print(struct term_table *table, FILE *stream) {
     bool complete = !table->failed;
     for (size_t i = 0; i < table->count; i++) {
         size_t column = i % table->columns, width = 0;
+        bool last = column + 1 == table->columns || i + 1 == table->count;
         for (size_t j = column; j < table->count; j += table->columns)
             if (table->cells[j].width > width) width = table->cells[j].width;
         term_puts(stream, table->cells[i].style, table->cells[i].text);
-        if (column + 1 == table->columns || i + 1 == table->count)
+        if (last)
             fputc('\n', stream);
         else
             fprintf(stream, "%*s", (int)(width - table->cells[i].width + 2), "");

@@ -36,3 +36,13 @@ check-full:
 .PHONY: demo
 demo:
 	$(Q)B=$(B) scripts/demo
+
+# The rules of the house that a machine can see; and the documentation against the programs.
+.PHONY: lint format check-docs
+lint:
+	$(Q)scripts/lint
+check-docs: all
+	$(Q)B=$(B) scripts/check-docs
+format:
+	clang-format -i $(wildcard compute/*.[ch] compute/*/*.[ch] daemon/*.[ch] daemon/*/*.[ch] cli/*.[ch] tests/unit/*.[ch] tests/tools/*.[ch])
+CHECK_TARGETS += lint check-docs
