@@ -289,6 +289,7 @@ struct sh_context_params {
     uint32_t max_sequences;  /* 0 = 8 */
     uint32_t max_batch_rows; /* rows of one submission, 0 = 512 */
     uint64_t kv_tokens;      /* room of the cache in tokens over all sequences; 0 = context_length. Pools grow in slabs up to it. */
+    uint32_t max_outputs;    /* rows of one submission that ask for something, 0 = the larger of 64 and max_sequences; at most max_batch_rows */
 };
 SH_API enum sh_code sh_context_create(struct sh_model *model, const struct sh_context_params *params, struct sh_context **out,
                                       struct sh_error *err);
@@ -367,7 +368,7 @@ SH_API enum sh_code sh_submit(struct sh_context *context, const struct sh_batch 
 struct sh_top { int32_t token; float logprob; };
 struct sh_result { /* of one row that asked for something, in row order */
     uint32_t row, sequence, position;
-    int32_t token;           /* sampled, or -1 */
+    int32_t token;           /* sampled; -1: not asked, or the logits are not numbers (that request failed, the others did not) */
     float logprob;           /* of that token, raw distribution; 0 if not wanted */
     const struct sh_top *top; /* n_top best, descending, ties by id */
     uint32_t n_top;

@@ -26,7 +26,7 @@ static const char *const file_types[] = {
 /* Elements of a tensor; the reader has checked that they are less than 2^63. */
 static uint64_t elements(const struct sh_tensor *t) { return t->dims[0] * t->dims[1] * t->dims[2] * t->dims[3]; }
 
-static void name_type(const struct sh_gguf *g, char *out, size_t cap) {
+void sh_gguf_name_type(const struct sh_gguf *g, char *out, size_t cap) {
     uint32_t file_type = UINT32_MAX;
     if (sh_gguf_u32(g, "general.file_type", &file_type, NULL) == SH_OK && file_type < SH_COUNT(file_types) && file_types[file_type] != NULL) {
         snprintf(out, cap, "%s", file_types[file_type]);
@@ -98,7 +98,7 @@ enum sh_code sh_file_open(const char *path, struct sh_file **out, struct sh_erro
         .architecture = f->architecture,
         .name = f->name,
     };
-    name_type(g, s->type_name, sizeof s->type_name);
+    sh_gguf_name_type(g, s->type_name, sizeof s->type_name);
     for (uint64_t i = 0; i < s->n_tensors; i++)
         if (!sh_add_u64(s->n_parameters, elements(sh_gguf_tensor_at(g, i)), &s->n_parameters)) s->n_parameters = UINT64_MAX;
     char key[128];

@@ -1,0 +1,337 @@
+/*
+ * Loading: header and checks first, so that a file that cannot run is refused before a weight is read; then the weights, in the order they
+ * lie in the file, in pieces of whole rows handed to the executors. The file is closed at the end and never needed again.
+ */
+#include "compute/gguf/file.h"
+#include "compute/gguf/quant.h"
+#include "compute/model/build_model.h"
+#include "compute/model/model.h"
+#include "compute/text/text.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#define PIECE_BYTES (8u << 20)
+#define MAX_DEVICES 8 /* struct sh_model_info reports as many */
+
+const char *sh_load_phase_name(enum sh_load_phase phase) {
+    static const char *const names[] = {
+        [SH_LOAD_HEADER] = "header", [SH_LOAD_WEIGHTS] = "weights", [SH_LOAD_PREPARE] = "prepare", [SH_LOAD_DONE] = "done"};
+    return (size_t)phase < SH_COUNT(names) ? names[phase] : "unknown";
+}
+
+/* ---- progress ---- */
+
+/* Shares of the whole: the header is quick, and so is what an executor does after the last row. */
+#define WEIGHTS_FROM 0.02
+#define WEIGHTS_TO 0.97
+
+static enum sh_code report(const struct sh_model_params *p, enum sh_load_phase phase, double fraction, struct sh_error *err) {
+    if (p->progress == NULL || p->progress(p->progress_user, phase, fraction)) return SH_OK;
+    return sh_fail(err, SH_ERR_CANCELLED, "%s: loading was cancelled in phase %s", p->path, sh_load_phase_name(phase));
+}
+
+/* ---- placement and segments ---- */
+
+static enum sh_code place_layers(const struct sh_model_params *p, uint32_t n_layers, uint32_t n_devices, uint32_t *device_of_layer,
+                                 struct sh_error *err) {
+    if (p->placement == NULL || p->n_placement == 0) return SH_OK; /* zeroed: everything on the first device */
+    uint32_t next = 0;
+    for (uint32_t i = 0; i < p->n_placement; i++) {
+        const struct sh_placement *at = &p->placement[i];
+        if (at->first_layer != next || at->n_layers == 0 || at->n_layers > n_layers - next)
+            return sh_fail(err, SH_ERR_INVALID, "placement %u: layers %u to %u, expected to begin at %u and end by %u", i, at->first_layer,
+                           at->first_layer + at->n_layers, next, n_layers);
+        if (at->device >= n_devices)
+            return sh_fail(err, SH_ERR_INVALID, "placement %u: device %u, there are %u", i, at->device, n_devices);
+        for (uint32_t l = 0; l < at->n_layers; l++) device_of_layer[next++] = at->device;
+    }
+    if (next != n_layers)
+        return sh_fail(err, SH_ERR_INVALID, "the placement covers %u layers, the model has %u", next, n_layers);
+    return SH_OK;
+}
+
+static enum sh_code cut(struct sh_model *m, const struct sh_model_params *p, struct sh_error *err) {
+    uint32_t *device_of_layer = sh_calloc(m->spec.n_layers, sizeof *device_of_layer);
+    if (device_of_layer == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the placement");
+    enum sh_code code = place_layers(p, m->spec.n_layers, m->n_devices, device_of_layer, err);
+    if (code == SH_OK) code = sh_program_cut(m->program, device_of_layer, &m->segments, &m->n_segments, err);
+    free(device_of_layer);
+    return code;
+}
+
+/* ---- memory ---- */
+
+enum sh_code sh_check_device_memory(const struct sh_device *device, uint64_t bytes, const char *what, struct sh_error *err) {
+    const struct sh_device_info *info = &device->info;
+    if (info->kind == SH_DEVICE_CPU || info->memory_bytes == 0) return SH_OK;
+    struct sh_device_memory held = {0};
+    device->executor->device_memory(device, &held);
+    const uint64_t used = held.weights_bytes + held.cache_bytes + held.activation_bytes + held.staging_bytes;
+    const uint64_t room = info->memory_bytes > used ? info->memory_bytes - used : 0;
+    if (bytes <= room) return SH_OK;
+    return sh_fail(err, SH_ERR_NO_DEVICE_MEMORY, "%s needs %llu MiB on %s, which has %llu MiB, %llu of them held by this process", what,
+                   (unsigned long long)(bytes >> 20), info->name, (unsigned long long)(info->memory_bytes >> 20),
+                   (unsigned long long)(used >> 20));
+}
+
+static uint64_t stored_bytes(const struct sh_weight *w) { return sh_type_row_bytes(w->type, w->cols) * w->rows; }
+
+/* ---- weights ---- */
+
+struct job { /* one weight and the segments that want it */
+    uint32_t weight;
+    uint32_t shard;
+    uint64_t offset;
+};
+
+static int by_place(const void *a, const void *b) {
+    const struct job *x = a, *y = b;
+    if (x->shard != y->shard) return x->shard < y->shard ? -1 : 1;
+    if (x->offset != y->offset) return x->offset < y->offset ? -1 : 1;
+    return 0;
+}
+
+struct loading {
+    struct sh_model *model;
+    const struct sh_gguf *gguf;
+    const struct sh_model_params *params;
+    bool *wanted; /* [n_segments][n_weights] */
+    struct job *jobs;
+    uint32_t n_jobs;
+    uint64_t total_bytes, done_bytes;
+    void *raw;       /* [PIECE_BYTES], or one row if that is longer */
+    uint64_t raw_bytes;
+};
+
+static enum sh_code plan(struct loading *l, struct sh_error *err) {
+    struct sh_model *m = l->model;
+    const struct sh_program *p = m->program;
+    l->wanted = sh_calloc((uint64_t)m->n_segments * p->n_weights, sizeof *l->wanted);
+    l->jobs = sh_calloc(p->n_weights, sizeof *l->jobs);
+    if (l->wanted == NULL || l->jobs == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the list of weights");
+    uint64_t need[MAX_DEVICES] = {0};
+    for (uint32_t s = 0; s < m->n_segments; s++) {
+        uint32_t *list = NULL, n = 0;
+        const enum sh_code code = sh_segment_weights(&m->segments[s], &list, &n, err);
+        if (code != SH_OK) return code;
+        for (uint32_t i = 0; i < n; i++) {
+            l->wanted[(uint64_t)s * p->n_weights + list[i]] = true;
+            need[m->segments[s].device] += stored_bytes(&p->weights[list[i]]);
+        }
+        free(list);
+    }
+    l->raw_bytes = PIECE_BYTES;
+    for (uint32_t w = 0; w < p->n_weights; w++) {
+        bool any = false;
+        for (uint32_t s = 0; s < m->n_segments; s++) any = any || l->wanted[(uint64_t)s * p->n_weights + w];
+        if (!any) continue;
+        const struct sh_tensor *t = p->weights[w].tensor;
+        l->jobs[l->n_jobs++] = (struct job){.weight = w, .shard = t != NULL ? t->shard : 0, .offset = t != NULL ? t->offset : 0};
+        l->total_bytes += stored_bytes(&p->weights[w]);
+        l->raw_bytes = sh_max_u64(l->raw_bytes, sh_type_row_bytes(p->weights[w].type, p->weights[w].cols));
+    }
+    qsort(l->jobs, l->n_jobs, sizeof *l->jobs, by_place);
+    for (uint32_t d = 0; d < m->n_devices; d++) {
+        const enum sh_code code = sh_check_device_memory(m->devices[d], need[d], "the model", err);
+        if (code != SH_OK) return code;
+    }
+    l->raw = sh_alloc_aligned(l->raw_bytes);
+    return l->raw != NULL ? SH_OK : sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a load buffer of %llu bytes",
+                                            (unsigned long long)l->raw_bytes);
+}
+
+static enum sh_code hand_out(struct loading *l, uint32_t weight, uint64_t row0, uint64_t n_rows, const void *src, struct sh_error *err) {
+    struct sh_model *m = l->model;
+    for (uint32_t s = 0; s < m->n_segments; s++) {
+        if (!l->wanted[(uint64_t)s * m->program->n_weights + weight]) continue;
+        const struct sh_executor *x = sh_model_device(m, s)->executor;
+        const enum sh_code code = x->weight_rows(m->exec[s], weight, row0, n_rows, src, err);
+        if (code != SH_OK) return code;
+    }
+    return SH_OK;
+}
+
+/* A vector stored in half precision becomes F32 on its way. It is short: MAX_FF elements at most. */
+static enum sh_code load_vector(struct loading *l, uint32_t weight, struct sh_error *err) {
+    const struct sh_weight *w = &l->model->program->weights[weight];
+    float *values = sh_calloc(w->cols, sizeof *values);
+    void *stored = sh_alloc_aligned(w->tensor->bytes);
+    enum sh_code code = SH_OK;
+    if (values == NULL || stored == NULL) code = sh_fail(err, SH_ERR_NO_MEMORY, "no memory for tensor '%s'", w->name);
+    if (code == SH_OK) code = sh_gguf_read(l->gguf, w->tensor, 0, stored, w->tensor->bytes, err);
+    if (code == SH_OK) {
+        SH_ASSERT(sh_dequantize(w->tensor->type, stored, values, w->cols));
+        code = hand_out(l, weight, 0, 1, values, err);
+    }
+    free(values);
+    free(stored);
+    return code;
+}
+
+static enum sh_code load_weight(struct loading *l, uint32_t weight, struct sh_error *err) {
+    const struct sh_weight *w = &l->model->program->weights[weight];
+    if (w->tensor != NULL && w->tensor->type != w->type) {
+        l->done_bytes += stored_bytes(w);
+        return load_vector(l, weight, err);
+    }
+    const uint64_t row_bytes = sh_type_row_bytes(w->type, w->cols), rows_per_piece = sh_max_u64(1, l->raw_bytes / row_bytes);
+    for (uint64_t row = 0; row < w->rows; row += rows_per_piece) {
+        const uint64_t n = sh_min_u64(rows_per_piece, w->rows - row);
+        const void *src = l->raw;
+        enum sh_code code = SH_OK;
+        if (w->constant != NULL) src = w->constant + row * w->cols;
+        else code = sh_gguf_read(l->gguf, w->tensor, row * row_bytes, l->raw, n * row_bytes, err);
+        if (code == SH_OK) code = hand_out(l, weight, row, n, src, err);
+        l->done_bytes += n * row_bytes;
+        const double fraction = (double)l->done_bytes / (double)l->total_bytes;
+        if (code == SH_OK) code = report(l->params, SH_LOAD_WEIGHTS, WEIGHTS_FROM + (WEIGHTS_TO - WEIGHTS_FROM) * fraction, err);
+        if (code != SH_OK) return code;
+    }
+    return SH_OK;
+}
+
+static enum sh_code load_weights(struct sh_model *m, const struct sh_gguf *g, const struct sh_model_params *p, struct sh_error *err) {
+    struct loading l = {.model = m, .gguf = g, .params = p};
+    enum sh_code code = plan(&l, err);
+    for (uint32_t s = 0; s < m->n_segments && code == SH_OK; s++) {
+        struct sh_device *device = sh_model_device(m, s);
+        code = device->executor->model_create(device, &m->segments[s], &m->exec[s], err);
+    }
+    for (uint32_t i = 0; i < l.n_jobs && code == SH_OK; i++) code = load_weight(&l, l.jobs[i].weight, err);
+    free(l.wanted);
+    free(l.jobs);
+    free(l.raw);
+    return code;
+}
+
+static enum sh_code finish(struct sh_model *m, const struct sh_model_params *p, struct sh_error *err) {
+    for (uint32_t s = 0; s < m->n_segments; s++) {
+        enum sh_code code = report(p, SH_LOAD_PREPARE, WEIGHTS_TO + (1 - WEIGHTS_TO) * s / m->n_segments, err);
+        if (code == SH_OK) code = sh_model_device(m, s)->executor->model_finish(m->exec[s], err);
+        if (code != SH_OK) return code;
+    }
+    for (uint32_t w = 0; w < m->program->n_weights; w++) { /* the executors have their own copies */
+        free(m->program->weights[w].constant);
+        m->program->weights[w].constant = NULL;
+        m->program->weights[w].tensor = NULL;
+    }
+    return SH_OK;
+}
+
+/* ---- info ---- */
+
+/* The metadata string `key` as a C string, "" if absent; NULL: no memory. */
+static char *copy_string(const struct sh_gguf *g, const char *key) {
+    struct sh_str s = {.ptr = "", .length = 0};
+    sh_gguf_str(g, key, &s, NULL); /* a value of another type counts as absent */
+    char *copy = sh_calloc(s.length + 1, 1);
+    if (copy != NULL) memcpy(copy, s.ptr, s.length);
+    return copy;
+}
+
+static void fill_info(struct sh_model *m, const struct sh_gguf *g, const char *architecture) {
+    struct sh_model_info *info = &m->info;
+    info->architecture = architecture;
+    info->name = m->name;
+    sh_gguf_name_type(g, info->type_name, sizeof info->type_name);
+    for (uint64_t i = 0; i < sh_gguf_tensor_count(g); i++) {
+        const struct sh_tensor *t = sh_gguf_tensor_at(g, i);
+        info->n_parameters += t->dims[0] * t->dims[1] * t->dims[2] * t->dims[3];
+    }
+    info->file_bytes = sh_gguf_file_bytes(g);
+    info->n_layers = m->spec.n_layers;
+    info->n_embd = m->spec.n_embd;
+    info->n_heads = m->spec.n_heads;
+    info->n_kv_heads = m->spec.n_kv_heads;
+    info->n_vocab = m->spec.n_vocab;
+    info->context_native = m->spec.context_native;
+    info->context_length = m->spec.context_length;
+    info->n_devices = m->n_devices;
+    info->n_segments = m->n_segments;
+    for (uint32_t i = 0; i < m->program->n_groups; i++) {
+        const struct sh_state_group *group = &m->program->groups[i];
+        info->kv_bytes_per_token_f16 += 2ull * group->n_layers * group->n_kv_heads * (group->k_dim + group->v_dim);
+    }
+}
+
+/* ---- the door ---- */
+
+static enum sh_code check_arguments(struct sh_device *const *devices, uint32_t n_devices, const struct sh_model_params *p,
+                                    struct sh_error *err) {
+    if (p->path == NULL) return sh_fail(err, SH_ERR_INVALID, "no path to a model was given");
+    if (n_devices == 0 || n_devices > MAX_DEVICES)
+        return sh_fail(err, SH_ERR_INVALID, "%s: %u devices were given, expected 1 to %d", p->path, n_devices, MAX_DEVICES);
+    for (uint32_t i = 0; i < n_devices; i++)
+        if (devices[i] == NULL) return sh_fail(err, SH_ERR_INVALID, "%s: device %u of %u is NULL", p->path, i, n_devices);
+    return SH_OK;
+}
+
+static enum sh_code load(struct sh_model *m, const struct sh_gguf *g, const struct sh_model_params *p, struct sh_error *err) {
+    enum sh_code code = sh_model_build(g, p, &m->spec, &m->program, err);
+    if (code == SH_OK) code = sh_vocab_create(g, &m->vocab, err);
+    if (code != SH_OK) return code;
+    code = cut(m, p, err);
+    if (code != SH_OK) return code;
+    m->exec = sh_calloc(m->n_segments, sizeof *m->exec);
+    m->name = copy_string(g, "general.name");
+    if (m->exec == NULL || m->name == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "%s: no memory for the model", p->path);
+    struct sh_str architecture = {0};
+    code = sh_gguf_str(g, "general.architecture", &architecture, err);
+    if (code == SH_OK) code = report(p, SH_LOAD_HEADER, WEIGHTS_FROM, err);
+    if (code == SH_OK) code = load_weights(m, g, p, err);
+    if (code == SH_OK) code = finish(m, p, err);
+    if (code != SH_OK) return code;
+    fill_info(m, g, sh_architecture_find(architecture.ptr, architecture.length)->name);
+    for (uint32_t s = 0; s < m->n_segments; s++)
+        m->info.weights_bytes[m->segments[s].device] += sh_model_device(m, s)->executor->model_bytes(m->exec[s]);
+    return SH_OK;
+}
+
+enum sh_code sh_model_load(struct sh_device *const *devices, uint32_t n_devices, const struct sh_model_params *params,
+                           struct sh_model **out, struct sh_error *err) {
+    *out = NULL;
+    const uint64_t begun = sh_now_ns();
+    struct sh_model_params p = {0};
+    memcpy(&p, params, sh_min_u64(params->size, sizeof p));
+    enum sh_code code = check_arguments(devices, n_devices, &p, err);
+    if (code != SH_OK) return code;
+
+    struct sh_gguf *g = NULL;
+    struct sh_model *m = sh_calloc(1, sizeof *m);
+    if (m == NULL || (m->devices = sh_calloc(n_devices, sizeof *m->devices)) == NULL)
+        code = sh_fail(err, SH_ERR_NO_MEMORY, "%s: no memory for the model", p.path);
+    if (code == SH_OK) {
+        memcpy(m->devices, devices, n_devices * sizeof *devices);
+        m->n_devices = n_devices;
+        code = report(&p, SH_LOAD_HEADER, 0, err);
+    }
+    if (code == SH_OK) code = sh_gguf_open(p.path, &g, err);
+    if (code == SH_OK) code = load(m, g, &p, err);
+    sh_gguf_close(g);
+    if (code == SH_OK) code = report(&p, SH_LOAD_DONE, 1, err);
+    if (code != SH_OK) {
+        sh_model_unload(m);
+        return code;
+    }
+    m->info.load_ns = sh_now_ns() - begun;
+    *out = m;
+    return SH_OK;
+}
+
+void sh_model_unload(struct sh_model *m) {
+    if (m == NULL) return;
+    for (uint32_t s = 0; m->exec != NULL && s < m->n_segments; s++)
+        if (m->exec[s] != NULL) sh_model_device(m, s)->executor->model_destroy(m->exec[s]);
+    free(m->exec);
+    free(m->segments);
+    sh_program_destroy(m->program);
+    if (m->vocab != NULL) sh_vocab_destroy(m->vocab);
+    free(m->devices);
+    free(m->name);
+    free(m);
+}
+
+void sh_model_get_info(const struct sh_model *model, struct sh_model_info *out) { *out = model->info; }
+
+const struct sh_vocab *sh_model_vocab(const struct sh_model *model) { return model->vocab; }

@@ -1,0 +1,210 @@
+/* A step's way to its end: segment after segment, then tokens, log-probs and results; or the undoing of what it had begun. */
+#include "compute/state/context.h"
+
+#include <stdlib.h>
+
+/* ---- segments ---- */
+
+enum sh_code sh_slot_start_segment(struct sh_context *c, struct sh_slot *slot, struct sh_error *err) {
+    const uint32_t s = slot->segment;
+    const struct sh_segment *segment = &c->model->segments[s];
+    struct sh_step step = slot->step;
+    if (s + 1 < c->model->n_segments) {
+        step.outputs = NULL;
+        step.n_outputs = 0;
+    }
+    for (uint32_t i = 0; i < segment->n_inputs; i++) step.inputs[i] = slot->made[segment->inputs[i]];
+    step.n_capture = 0;
+    for (uint32_t i = 0; i < c->n_capture; i++)
+        if (c->capture_segment[i] == s) c->segment_capture[step.n_capture++] = c->capture[i];
+    step.capture = c->segment_capture;
+    const enum sh_code code = sh_context_executor(c, s)->submit(c->exec[s], (uint32_t)(slot - c->slots), &step, err);
+    if (code == SH_OK && s == 0) { /* only the first segment embeds; what the caller lent is not looked at again */
+        for (uint32_t i = 0; i < slot->step.n_rows; i++) slot->rows[i].embedding = NULL;
+    }
+    return code;
+}
+
+static void keep_segment_results(struct sh_context *c, struct sh_slot *slot, const struct sh_step_result *result) {
+    const struct sh_segment *segment = &c->model->segments[slot->segment];
+    for (uint32_t i = 0; i < segment->n_outputs; i++) slot->made[segment->outputs[i]] = result->outputs[i];
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < c->n_capture; i++)
+        if (c->capture_segment[i] == slot->segment) slot->captured[i] = result->captured[n++];
+}
+
+static int64_t remaining(int64_t timeout_ns, uint64_t begun) {
+    if (timeout_ns < 0) return -1;
+    const uint64_t passed = sh_now_ns() - begun;
+    return passed >= (uint64_t)timeout_ns ? 0 : timeout_ns - (int64_t)passed;
+}
+
+/* Runs the rest of the segments. *result is the last one's. */
+static enum sh_code run_segments(struct sh_context *c, struct sh_slot *slot, int64_t timeout_ns, struct sh_step_result *result,
+                                 struct sh_error *err) {
+    const uint64_t begun = sh_now_ns();
+    for (;;) {
+        *result = (struct sh_step_result){0};
+        enum sh_code code = sh_context_executor(c, slot->segment)
+                                ->wait(c->exec[slot->segment], (uint32_t)(slot - c->slots), remaining(timeout_ns, begun), result, err);
+        if (code != SH_OK) return code;
+        if (slot->poisoned) {
+            if (err != NULL) *err = slot->error;
+            return slot->error.code;
+        }
+        keep_segment_results(c, slot, result);
+        if (slot->segment + 1 == c->model->n_segments) return SH_OK;
+        slot->segment++;
+        code = sh_slot_start_segment(c, slot, err);
+        if (code != SH_OK) return code;
+    }
+}
+
+/* ---- results ---- */
+
+/* Tokens that the next step took from this one on the device get known to its sequences' histories. */
+static void tell_next_step(struct sh_context *c, const struct sh_slot *slot) {
+    const struct sh_slot *next = &c->slots[(slot->ticket + 1) % SH_SLOTS];
+    if (next->state != SH_SLOT_RUNNING || next->ticket != slot->ticket + 1) return;
+    for (uint32_t i = 0; i < next->step.n_rows; i++) {
+        const struct sh_step_row *row = &next->rows[i];
+        if (row->sampled_from == SH_NONE) continue;
+        c->sequences[next->sequence_ids[row->sequence]].tokens[row->position] = slot->tokens[row->sampled_from];
+    }
+}
+
+static enum sh_code sample_on_host(struct sh_context *c, const struct sh_wanted *w, const float *logits, int32_t *token,
+                                   struct sh_error *err) {
+    const struct sh_sequence *s = &c->sequences[w->sequence];
+    const struct sh_token_history history = {.tokens = s->tokens, .roles = s->roles, .count = w->position + 1};
+    struct sh_error local;
+    const enum sh_code code = sh_sampler_pick(s->sampler, logits, &history, w->position + 1, token, &local);
+    if (code == SH_OK) return SH_OK;
+    *token = -1;
+    if (code == SH_ERR_DEVICE) { /* this row's logits are not numbers; the others' may be */
+        sh_log(SH_LOG_WARNING, "sequence %u: %s", w->sequence, local.message);
+        return SH_OK;
+    }
+    return sh_fail(err, code, "%s", local.message);
+}
+
+static enum sh_code make_results(struct sh_context *c, struct sh_slot *slot, const struct sh_step_result *result, struct sh_error *err) {
+    const uint32_t n_vocab = c->model->spec.n_vocab;
+    struct sh_top *top = slot->tops;
+    for (uint32_t i = 0; i < slot->step.n_outputs; i++) {
+        const struct sh_wanted *w = &slot->wanted[i];
+        struct sh_result *r = &slot->results[i];
+        *r = (struct sh_result){.row = slot->outputs[i].row, .sequence = w->sequence, .position = w->position, .token = -1};
+        if (slot->outputs[i].sample) r->token = result->tokens[i];
+        if (w->host_sample) {
+            const enum sh_code code = sample_on_host(c, w, result->logits[i], &r->token, err);
+            if (code != SH_OK) return code;
+        }
+        slot->tokens[i] = r->token;
+        if ((w->outputs & SH_OUT_LOGPROBS) != 0) {
+            sh_logprobs(result->logits[i], n_vocab, r->token, &r->logprob, top, w->n_top);
+            r->top = top;
+            r->n_top = w->n_top;
+            top += w->n_top;
+        }
+        if ((w->outputs & SH_OUT_LOGITS) != 0) r->logits = result->logits[i];
+        if ((w->outputs & SH_OUT_HIDDEN) != 0) r->hidden = result->hidden[i];
+    }
+    slot->n_results = slot->step.n_outputs;
+    return SH_OK;
+}
+
+/* ---- the end ---- */
+
+/* Does the step in `next` build on the one in `slot`? */
+static bool builds_on(const struct sh_context *c, const struct sh_slot *next, uint32_t slot) {
+    for (uint32_t i = 0; i < next->step.n_rows; i++)
+        if (next->rows[i].sampled_from != SH_NONE) return true;
+    for (uint32_t q = 0; q < next->step.n_sequences; q++)
+        if (c->sequences[next->sequence_ids[q]].fall_back[slot] != SH_NONE) return true;
+    return false;
+}
+
+static void undo(struct sh_context *c, struct sh_slot *slot) {
+    const uint32_t index = (uint32_t)(slot - c->slots), other = 1 - index;
+    struct sh_slot *next = &c->slots[other];
+    if (next->state == SH_SLOT_RUNNING && next->ticket == slot->ticket + 1 && !next->poisoned && builds_on(c, next, index)) {
+        next->poisoned = true;
+        next->error = slot->error;
+    }
+    for (uint32_t q = 0; q < slot->step.n_sequences; q++) {
+        struct sh_sequence *s = &c->sequences[slot->sequence_ids[q]];
+        if (s->fall_back[index] == SH_NONE) continue; /* an earlier step's failure took it further back */
+        sh_sequence_cut(c, s, s->fall_back[index]);
+        s->fall_back[other] = SH_NONE;
+    }
+    slot->step.n_outputs = 0;
+    slot->n_results = 0;
+    slot->n_captured = 0;
+}
+
+_Static_assert(SH_SLOTS == 2, "undo knows one other slot");
+
+/* The step no longer holds its sequences; those that were destroyed meanwhile go when nothing holds them. */
+static void let_go(struct sh_context *c, struct sh_slot *slot) {
+    const uint32_t index = (uint32_t)(slot - c->slots);
+    for (uint32_t q = 0; q < slot->step.n_sequences; q++) {
+        struct sh_sequence *s = &c->sequences[slot->sequence_ids[q]];
+        s->fall_back[index] = SH_NONE;
+        s->in_flight &= ~(1u << index);
+        if (s->closing && s->in_flight == 0) sh_sequence_free(c, s);
+    }
+    sh_context_update_stats(c);
+}
+
+enum sh_code sh_slot_finish(struct sh_context *c, struct sh_slot *slot, int64_t timeout_ns, struct sh_error *err) {
+    struct sh_step_result result;
+    struct sh_error failure = {0};
+    enum sh_code code = run_segments(c, slot, timeout_ns, &result, &failure);
+    if (code == SH_OK) code = make_results(c, slot, &result, &failure);
+    if (code == SH_ERR_TIMEOUT) return sh_fail(err, code, "ticket %llu is not finished yet", (unsigned long long)slot->ticket);
+    slot->code = code;
+    slot->state = SH_SLOT_FINISHED;
+    slot->step_ns = sh_now_ns() - slot->begun_ns;
+    if (code == SH_OK) {
+        tell_next_step(c, slot);
+    } else {
+        failure.code = code;
+        slot->error = failure;
+        c->lost = c->lost || code == SH_ERR_DEVICE_LOST;
+        undo(c, slot);
+        if (err != NULL) *err = failure;
+    }
+    let_go(c, slot);
+    return code;
+}
+
+enum sh_code sh_context_settle(struct sh_context *c, struct sh_sequence *s, struct sh_error *err) {
+    enum sh_code first = SH_OK;
+    for (sh_ticket t = c->oldest; t < c->next_ticket && s->in_flight != 0; t++) { /* in order: a later step may need the earlier one */
+        struct sh_slot *slot = &c->slots[t % SH_SLOTS];
+        if (slot->state != SH_SLOT_RUNNING) continue;
+        const enum sh_code code = sh_slot_finish(c, slot, -1, first == SH_OK ? err : NULL);
+        if (first == SH_OK) first = code;
+    }
+    return first;
+}
+
+enum sh_code sh_wait(struct sh_context *c, sh_ticket ticket, int64_t timeout_ns, struct sh_results *results, struct sh_error *err) {
+    *results = (struct sh_results){0};
+    if (ticket < c->oldest || ticket >= c->next_ticket)
+        return sh_fail(err, SH_ERR_INVALID, "ticket %llu is not in flight", (unsigned long long)ticket);
+    if (ticket > c->oldest)
+        return sh_fail(err, SH_ERR_INVALID, "ticket %llu is waited for before ticket %llu", (unsigned long long)ticket,
+                       (unsigned long long)c->oldest);
+    struct sh_slot *slot = &c->slots[ticket % SH_SLOTS];
+    if (slot->state == SH_SLOT_RUNNING && sh_slot_finish(c, slot, timeout_ns, err) == SH_ERR_TIMEOUT) return SH_ERR_TIMEOUT;
+    slot->state = SH_SLOT_IDLE;
+    c->oldest++;
+    if (slot->code != SH_OK) {
+        if (err != NULL) *err = slot->error;
+        return slot->code;
+    }
+    *results = (struct sh_results){.items = slot->results, .count = slot->n_results, .step_ns = slot->step_ns};
+    return SH_OK;
+}

@@ -1,0 +1,48 @@
+#include "compute/state/pages.h"
+
+#include <stdlib.h>
+
+bool sh_page_pool_init(struct sh_page_pool *pool, uint32_t n_max) {
+    *pool = (struct sh_page_pool){.n_max = n_max};
+    pool->refs = sh_calloc(n_max, sizeof *pool->refs);
+    pool->free = sh_calloc(n_max, sizeof *pool->free);
+    return pool->refs != NULL && pool->free != NULL;
+}
+
+void sh_page_pool_finish(struct sh_page_pool *pool) {
+    free(pool->refs);
+    free(pool->free);
+    *pool = (struct sh_page_pool){0};
+}
+
+void sh_page_pool_grow(struct sh_page_pool *pool, uint32_t n_pages) {
+    SH_ASSERT(n_pages >= pool->n_reserved && n_pages <= pool->n_max);
+    /* the lowest number on top of the stack: a short run stays in the first slab */
+    const uint32_t more = n_pages - pool->n_reserved;
+    memmove(pool->free + more, pool->free, pool->n_free * sizeof *pool->free);
+    for (uint32_t i = 0; i < more; i++) pool->free[i] = n_pages - 1 - i;
+    pool->n_free += more;
+    pool->n_reserved = n_pages;
+}
+
+uint32_t sh_page_take(struct sh_page_pool *pool) {
+    SH_ASSERT(pool->n_free > 0);
+    const uint32_t page = pool->free[--pool->n_free];
+    SH_ASSERT(pool->refs[page] == 0);
+    pool->refs[page] = 1;
+    return page;
+}
+
+void sh_page_share(struct sh_page_pool *pool, uint32_t page) {
+    SH_ASSERT(page < pool->n_reserved && pool->refs[page] > 0 && pool->refs[page] < UINT32_MAX);
+    pool->refs[page]++;
+}
+
+void sh_page_release(struct sh_page_pool *pool, uint32_t page) {
+    SH_ASSERT(page < pool->n_reserved && pool->refs[page] > 0);
+    if (--pool->refs[page] == 0) pool->free[pool->n_free++] = page;
+}
+
+void sh_page_table_shrink(struct sh_page_table *table, struct sh_page_pool *pool, uint32_t keep) {
+    while (table->n > keep) sh_page_release(pool, table->pages[--table->n]);
+}

@@ -1,0 +1,34 @@
+/*
+ * pages.h - which pages of a group's pool are in use, by how many sequences, and the page table of one sequence.
+ * Only bookkeeping: the memory is the executors'. One thread.
+ */
+#ifndef SHIMMY_PAGES_H
+#define SHIMMY_PAGES_H
+
+#include "compute/base.h"
+
+struct sh_page_pool {
+    uint32_t *refs;  /* [n_max] 0 = free */
+    uint32_t *free;  /* [n_max] stack of free pages among the reserved */
+    uint32_t n_free, n_reserved, n_max;
+};
+bool sh_page_pool_init(struct sh_page_pool *pool, uint32_t n_max); /* false: no memory */
+void sh_page_pool_finish(struct sh_page_pool *pool);
+/* Pages n_reserved .. n_pages - 1 become usable. */
+void sh_page_pool_grow(struct sh_page_pool *pool, uint32_t n_pages);
+static inline uint32_t sh_page_pool_used(const struct sh_page_pool *pool) { return pool->n_reserved - pool->n_free; }
+/* Pages that could still be taken if the pool grew to its end. */
+static inline uint32_t sh_page_pool_room(const struct sh_page_pool *pool) { return pool->n_max - sh_page_pool_used(pool); }
+
+uint32_t sh_page_take(struct sh_page_pool *pool); /* with one reference; there must be a free one */
+void sh_page_share(struct sh_page_pool *pool, uint32_t page);
+void sh_page_release(struct sh_page_pool *pool, uint32_t page);
+
+struct sh_page_table {
+    uint32_t *pages;
+    uint32_t n, capacity;
+};
+/* Lets go of the pages from index `keep` on. */
+void sh_page_table_shrink(struct sh_page_table *table, struct sh_page_pool *pool, uint32_t keep);
+
+#endif

@@ -1,0 +1,351 @@
+/* sh_submit: the whole batch is checked first, then tokens and pages are taken, then the step is started; any failure undoes it all. */
+#include "compute/state/context.h"
+
+#include <stdlib.h>
+
+/* ---- checking ---- */
+
+/* The index of the output of `row` in that slot's step, or SH_NONE. Outputs ascend by row. */
+static uint32_t find_output(const struct sh_slot *slot, uint32_t row) {
+    uint32_t low = 0, high = slot->step.n_outputs;
+    while (low < high) {
+        const uint32_t middle = low + (high - low) / 2;
+        if (slot->outputs[middle].row < row) low = middle + 1;
+        else high = middle;
+    }
+    return low < slot->step.n_outputs && slot->outputs[low].row == row ? low : SH_NONE;
+}
+
+static enum sh_code check_sampled(const struct sh_context *c, uint32_t i, const struct sh_row *row, struct sh_error *err) {
+    const struct sh_slot *slot = &c->slots[row->ticket % SH_SLOTS];
+    if (row->ticket == 0 || slot->ticket != row->ticket || (slot->state != SH_SLOT_RUNNING && slot->code != SH_OK))
+        return sh_fail(err, SH_ERR_INVALID, "row %u: ticket %llu holds no tokens; refer to the latest submission or the one waited for last", i,
+                       (unsigned long long)row->ticket);
+    const uint32_t output = find_output(slot, row->sampled_row);
+    if (output == SH_NONE || (slot->wanted[output].outputs & SH_OUT_SAMPLE) == 0)
+        return sh_fail(err, SH_ERR_INVALID, "row %u: row %u of ticket %llu was not sampled", i, row->sampled_row,
+                       (unsigned long long)row->ticket);
+    return SH_OK;
+}
+
+static enum sh_code check_row(const struct sh_context *c, uint32_t i, const struct sh_row *row, struct sh_error *err) {
+    const uint32_t n_vocab = c->model->spec.n_vocab;
+    if (row->role != SH_ROLE_PROMPT && row->role != SH_ROLE_GENERATED)
+        return sh_fail(err, SH_ERR_INVALID, "row %u: role %d, expected prompt (0) or generated (1)", i, (int)row->role);
+    const uint32_t known = SH_OUT_SAMPLE | SH_OUT_LOGITS | SH_OUT_HIDDEN | SH_OUT_LOGPROBS;
+    if ((row->outputs & ~known) != 0 || ((row->outputs & SH_OUT_LOGPROBS) != 0 && (row->outputs & SH_OUT_SAMPLE) == 0))
+        return sh_fail(err, SH_ERR_INVALID, "row %u: outputs 0x%x, expected SH_OUT_ bits, log-probs only with a sample", i, row->outputs);
+    if ((row->outputs & SH_OUT_LOGPROBS) != 0 && (row->n_top > 64 || row->n_top > n_vocab))
+        return sh_fail(err, SH_ERR_INVALID, "row %u: n_top is %u, expected at most %u", i, row->n_top, n_vocab < 64 ? n_vocab : 64);
+    if (row->position >= c->model->spec.context_length)
+        return sh_fail(err, SH_ERR_LIMIT, "row %u: position %u is beyond the context of %u tokens", i, row->position,
+                       c->model->spec.context_length);
+    switch (row->input) {
+    case SH_INPUT_TOKEN:
+        if (row->token >= 0 && (uint32_t)row->token < n_vocab) return SH_OK;
+        return sh_fail(err, SH_ERR_INVALID, "row %u: token %d, the vocabulary has 0 to %u", i, row->token, n_vocab - 1);
+    case SH_INPUT_EMBEDDING:
+        return row->embedding != NULL ? SH_OK : sh_fail(err, SH_ERR_INVALID, "row %u: the embedding is NULL", i);
+    case SH_INPUT_SAMPLED: return check_sampled(c, i, row, err);
+    }
+    return sh_fail(err, SH_ERR_INVALID, "row %u: input %d is not known", i, (int)row->input);
+}
+
+static enum sh_code check_batch(struct sh_context *c, const struct sh_batch *batch, struct sh_error *err) {
+    if (batch->n_rows == 0) return sh_fail(err, SH_ERR_INVALID, "the batch has no rows");
+    if (batch->n_rows > c->params.max_batch_rows)
+        return sh_fail(err, SH_ERR_LIMIT, "the batch has %u rows, this context takes %u", batch->n_rows, c->params.max_batch_rows);
+    const uint64_t attempt = ++c->attempts;
+    uint32_t n_outputs = 0, expected = 0;
+    for (uint32_t i = 0; i < batch->n_rows; i++) {
+        const struct sh_row *row = &batch->rows[i];
+        struct sh_sequence *s = sh_context_sequence(c, row->sequence, err);
+        if (s == NULL) return SH_ERR_INVALID;
+        if (i == 0 || batch->rows[i - 1].sequence != row->sequence) {
+            if (s->seen == attempt)
+                return sh_fail(err, SH_ERR_INVALID, "row %u: sequence %u again; its rows must stand together", i, row->sequence);
+            s->seen = attempt;
+            expected = s->length;
+        }
+        if (row->position != expected)
+            return sh_fail(err, SH_ERR_INVALID, "row %u: position %u of sequence %u, expected %u", i, row->position, row->sequence, expected);
+        expected++;
+        const enum sh_code code = check_row(c, i, row, err);
+        if (code != SH_OK) return code;
+        n_outputs += row->outputs != 0;
+    }
+    if (n_outputs > c->params.max_outputs)
+        return sh_fail(err, SH_ERR_LIMIT, "%u rows of the batch ask for an output, this context gives %u", n_outputs, c->params.max_outputs);
+    return SH_OK;
+}
+
+/* ---- rows ---- */
+
+/* Can the device hand the token of that output to its own next step? Then the host need not know it. */
+static bool device_hands_on(const struct sh_context *c, const struct sh_slot *slot, uint32_t output) {
+    return slot->state == SH_SLOT_RUNNING && c->model->n_segments == 1 && !slot->wanted[output].host_sample;
+}
+
+static enum sh_code fill_row(struct sh_context *c, struct sh_step_row *to, uint32_t i, const struct sh_row *row, struct sh_error *err) {
+    *to = (struct sh_step_row){.sampled_from = SH_NONE, .position = row->position, .role = row->role};
+    if (row->input == SH_INPUT_TOKEN) {
+        to->token = row->token;
+    } else if (row->input == SH_INPUT_EMBEDDING) {
+        to->token = -1;
+        to->embedding = row->embedding;
+    } else {
+        struct sh_slot *slot = &c->slots[row->ticket % SH_SLOTS];
+        const uint32_t output = find_output(slot, row->sampled_row);
+        if (device_hands_on(c, slot, output)) {
+            to->token = -1;
+            to->sampled_from = output;
+            return SH_OK;
+        }
+        if (slot->state == SH_SLOT_RUNNING) {
+            const enum sh_code code = sh_slot_finish(c, slot, -1, err);
+            if (code != SH_OK) return code;
+        }
+        to->token = slot->tokens[output];
+        if (to->token < 0)
+            return sh_fail(err, SH_ERR_INVALID, "row %u: row %u of ticket %llu has no token: its logits are not numbers", i,
+                           row->sampled_row, (unsigned long long)row->ticket);
+    }
+    return SH_OK;
+}
+
+/* Rows, and the sequences they belong to. */
+static enum sh_code fill_rows(struct sh_context *c, struct sh_slot *slot, const struct sh_batch *batch, struct sh_error *err) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < batch->n_rows; i++) {
+        if (i == 0 || batch->rows[i - 1].sequence != batch->rows[i].sequence) {
+            slot->sequence_ids[n] = batch->rows[i].sequence;
+            slot->sequences[n++] = (struct sh_step_sequence){.first_row = i};
+        }
+        const enum sh_code code = fill_row(c, &slot->rows[i], i, &batch->rows[i], err);
+        if (code != SH_OK) return code;
+        slot->rows[i].sequence = n - 1;
+        slot->sequences[n - 1].n_rows++;
+    }
+    slot->step.n_sequences = n;
+    return SH_OK;
+}
+
+/* Tokens beyond a sequence's length count for nothing until the length is raised. */
+static enum sh_code write_history(struct sh_context *c, struct sh_slot *slot, struct sh_error *err) {
+    for (uint32_t q = 0; q < slot->step.n_sequences; q++) {
+        struct sh_sequence *s = &c->sequences[slot->sequence_ids[q]];
+        const struct sh_step_sequence *rows = &slot->sequences[q];
+        const uint32_t end = s->length + rows->n_rows;
+        if (!sh_grow((void **)&s->tokens, &s->cap_tokens, end, sizeof *s->tokens) ||
+            !sh_grow((void **)&s->roles, &s->cap_roles, end, sizeof *s->roles))
+            return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the history of a sequence of %u tokens", end);
+        for (uint32_t r = 0; r < rows->n_rows; r++) {
+            s->tokens[s->length + r] = slot->rows[rows->first_row + r].token;
+            s->roles[s->length + r] = (uint8_t)slot->rows[rows->first_row + r].role;
+        }
+    }
+    return SH_OK;
+}
+
+/* ---- pages ---- */
+
+static enum sh_code grow_pool(struct sh_context *c, uint32_t group, struct sh_error *err) {
+    struct sh_page_pool *pool = &c->pools[group];
+    if (pool->n_reserved == pool->n_max)
+        return sh_fail(err, SH_ERR_NO_PAGES, "all %u cache pages of %d tokens are in use; end a sequence, or configure a larger cache",
+                       pool->n_max, SH_PAGE_TOKENS);
+    const uint32_t n = (uint32_t)sh_min_u64(pool->n_max, (uint64_t)pool->n_reserved + c->slab_pages[group]);
+    for (uint32_t s = 0; s < c->model->n_segments; s++) {
+        if (!c->holds_group[s * c->n_groups + group]) continue;
+        const enum sh_code code = sh_context_executor(c, s)->pool_reserve(c->exec[s], group, n, err);
+        if (code != SH_OK) return code;
+    }
+    sh_page_pool_grow(pool, n);
+    return SH_OK;
+}
+
+/* Puts a fresh page at `index` of the table: appended, or instead of one that is shared. */
+static enum sh_code place_page(struct sh_context *c, uint32_t sequence, uint32_t group, uint32_t index, struct sh_error *err) {
+    struct sh_page_table *table = &c->sequences[sequence].tables[group];
+    struct sh_page_pool *pool = &c->pools[group];
+    if (!sh_grow((void **)&c->changes, &c->cap_changes, c->n_changes + 1, sizeof *c->changes) ||
+        !sh_grow((void **)&table->pages, &table->capacity, index + 1, sizeof *table->pages))
+        return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a page table of %u pages", index + 1);
+    if (pool->n_free == 0) {
+        const enum sh_code code = grow_pool(c, group, err);
+        if (code != SH_OK) return code;
+    }
+    struct sh_page_change *change = &c->changes[c->n_changes++];
+    *change = (struct sh_page_change){.sequence = sequence, .group = group, .index = index, .old_page = SH_NONE};
+    if (index < table->n) {
+        change->old_page = table->pages[index];
+        sh_page_release(pool, change->old_page); /* others hold it still: that is why it is replaced */
+    } else {
+        table->n = index + 1;
+    }
+    table->pages[index] = sh_page_take(pool);
+    return SH_OK;
+}
+
+static void undo_pages(struct sh_context *c) {
+    while (c->n_changes > 0) {
+        const struct sh_page_change *change = &c->changes[--c->n_changes];
+        struct sh_page_table *table = &c->sequences[change->sequence].tables[change->group];
+        struct sh_page_pool *pool = &c->pools[change->group];
+        sh_page_release(pool, table->pages[change->index]);
+        if (change->old_page != SH_NONE) {
+            sh_page_share(pool, change->old_page);
+            table->pages[change->index] = change->old_page;
+        } else {
+            table->n = change->index;
+        }
+    }
+}
+
+static enum sh_code take_pages(struct sh_context *c, const struct sh_slot *slot, struct sh_error *err) {
+    c->n_changes = 0;
+    for (uint32_t q = 0; q < slot->step.n_sequences; q++) {
+        const uint32_t id = slot->sequence_ids[q];
+        const struct sh_sequence *s = &c->sequences[id];
+        const uint32_t first = s->length / SH_PAGE_TOKENS, end = sh_pages_of(s->length + slot->sequences[q].n_rows);
+        for (uint32_t g = 0; g < c->n_groups; g++) {
+            for (uint32_t i = first; i < end; i++) {
+                if (i < s->tables[g].n && c->pools[g].refs[s->tables[g].pages[i]] == 1) continue; /* its own, half full */
+                const enum sh_code code = place_page(c, id, g, i, err);
+                if (code != SH_OK) return code;
+            }
+        }
+    }
+    return SH_OK;
+}
+
+/* Copy on write: what stands in a replaced page before the sequence's end. */
+static enum sh_code copy_replaced(struct sh_context *c, struct sh_error *err) {
+    for (uint32_t i = 0; i < c->n_changes; i++) {
+        const struct sh_page_change *change = &c->changes[i];
+        if (change->old_page == SH_NONE) continue;
+        const struct sh_sequence *sequence = &c->sequences[change->sequence];
+        const uint32_t page = sequence->tables[change->group].pages[change->index], n_tokens = sequence->length % SH_PAGE_TOKENS;
+        for (uint32_t s = 0; s < c->model->n_segments; s++) {
+            if (!c->holds_group[s * c->n_groups + change->group]) continue;
+            const enum sh_code code =
+                sh_context_executor(c, s)->page_copy(c->exec[s], change->group, change->old_page, page, n_tokens, err);
+            if (code != SH_OK) return code;
+        }
+    }
+    return SH_OK;
+}
+
+/* The step's own copy of the page tables: a later segment may start when the sequences have already grown. */
+static enum sh_code fill_page_lists(struct sh_context *c, struct sh_slot *slot, struct sh_error *err) {
+    uint64_t total = 0;
+    for (uint32_t q = 0; q < slot->step.n_sequences; q++) {
+        struct sh_step_sequence *to = &slot->sequences[q];
+        to->n_pages = sh_pages_of(c->sequences[slot->sequence_ids[q]].length + to->n_rows);
+        total += (uint64_t)to->n_pages * c->n_groups;
+    }
+    if (total > UINT32_MAX || !sh_grow((void **)&slot->page_ids, &slot->cap_page_ids, (uint32_t)total, sizeof *slot->page_ids))
+        return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for page tables of %llu pages", (unsigned long long)total);
+    uint32_t *at = slot->page_ids;
+    for (uint32_t q = 0; q < slot->step.n_sequences; q++) {
+        struct sh_step_sequence *to = &slot->sequences[q];
+        to->pages = slot->page_lists + (size_t)q * c->n_groups;
+        for (uint32_t g = 0; g < c->n_groups; g++) {
+            memcpy(at, c->sequences[slot->sequence_ids[q]].tables[g].pages, to->n_pages * sizeof *at);
+            slot->page_lists[(size_t)q * c->n_groups + g] = at;
+            at += to->n_pages;
+        }
+    }
+    return SH_OK;
+}
+
+/* ---- outputs ---- */
+
+static enum sh_code fill_outputs(struct sh_context *c, struct sh_slot *slot, const struct sh_batch *batch, struct sh_error *err) {
+    const struct sh_executor *last = sh_context_executor(c, c->model->n_segments - 1);
+    uint32_t n = 0, n_tops = 0;
+    slot->ticket = 0;
+    slot->n_results = 0;
+    for (uint32_t i = 0; i < batch->n_rows; i++) {
+        const struct sh_row *row = &batch->rows[i];
+        if (row->outputs == 0) continue;
+        const struct sh_sampler *sampler = c->sequences[row->sequence].sampler;
+        const struct sh_sampler_params *p = sh_sampler_params(sampler);
+        const bool sample = (row->outputs & SH_OUT_SAMPLE) != 0, logprobs = (row->outputs & SH_OUT_LOGPROBS) != 0;
+        const bool on_device = sample && last->device_sampling && !logprobs && sh_sampler_is_plain(sampler);
+        slot->wanted[n] = (struct sh_wanted){
+            .sequence = row->sequence, .position = row->position, .outputs = row->outputs, .n_top = logprobs ? row->n_top : 0,
+            .host_sample = sample && !on_device,
+        };
+        slot->outputs[n] = (struct sh_step_output){
+            .row = i,
+            .want_logits = (row->outputs & SH_OUT_LOGITS) != 0 || (sample && !on_device),
+            .want_hidden = (row->outputs & SH_OUT_HIDDEN) != 0,
+            .sample = on_device,
+            .temperature = p->temperature,
+            .seed = p->seed,
+            .choice = p->choice,
+            .position = row->position + 1,
+        };
+        n_tops += slot->wanted[n].n_top;
+        n++;
+    }
+    slot->step.n_outputs = n;
+    if (!sh_grow((void **)&slot->tops, &slot->cap_tops, n_tops, sizeof *slot->tops))
+        return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for %u log-probs", n_tops);
+    return SH_OK;
+}
+
+/* ---- the door ---- */
+
+static void commit(struct sh_context *c, struct sh_slot *slot, sh_ticket *ticket) {
+    const uint32_t index = (uint32_t)(slot - c->slots);
+    c->n_changes = 0;
+    for (uint32_t q = 0; q < slot->step.n_sequences; q++) {
+        struct sh_sequence *s = &c->sequences[slot->sequence_ids[q]];
+        s->fall_back[index] = s->length;
+        s->in_flight |= 1u << index;
+        s->length += slot->sequences[q].n_rows;
+    }
+    slot->state = SH_SLOT_RUNNING;
+    slot->ticket = c->next_ticket++;
+    *ticket = slot->ticket;
+    sh_context_update_stats(c);
+}
+
+enum sh_code sh_submit(struct sh_context *c, const struct sh_batch *batch, sh_ticket *ticket, struct sh_error *err) {
+    struct sh_slot *slot = &c->slots[c->next_ticket % SH_SLOTS];
+    if (c->lost) return sh_fail(err, SH_ERR_DEVICE_LOST, "the device of this context was lost; load the model again");
+    if (slot->state != SH_SLOT_IDLE)
+        return sh_fail(err, SH_ERR_BUSY, "%d submissions are in flight; wait for ticket %llu first", SH_SLOTS, (unsigned long long)c->oldest);
+    /* Rows may refer to what the slot's last step sampled, so its outputs are overwritten as late as can be: a batch that is refused for
+     * want of pages can be submitted again as it is. */
+    enum sh_code code = check_batch(c, batch, err);
+    if (code == SH_OK) code = fill_rows(c, slot, batch, err);
+    if (code == SH_OK) code = write_history(c, slot, err);
+    if (code != SH_OK) return code;
+    code = take_pages(c, slot, err);
+    if (code == SH_OK) code = fill_page_lists(c, slot, err);
+    if (code == SH_OK) code = copy_replaced(c, err);
+    if (code == SH_OK) code = fill_outputs(c, slot, batch, err);
+    if (code == SH_OK) {
+        slot->code = SH_OK;
+        slot->poisoned = false;
+        slot->segment = 0;
+        slot->n_captured = c->n_capture;
+        slot->begun_ns = sh_now_ns();
+        slot->step.rows = slot->rows;
+        slot->step.n_rows = batch->n_rows;
+        slot->step.sequences = slot->sequences;
+        slot->step.outputs = slot->outputs;
+        code = sh_slot_start_segment(c, slot, err);
+    }
+    if (code != SH_OK) {
+        undo_pages(c);
+        c->lost = c->lost || code == SH_ERR_DEVICE_LOST;
+        sh_context_update_stats(c);
+        return code;
+    }
+    commit(c, slot, ticket);
+    return SH_OK;
+}
