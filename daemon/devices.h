@@ -18,8 +18,9 @@
 /* The child: prints what it finds as JSON on stdout and returns the exit status. */
 int devices_probe_main(void);
 
-/* Starts the probe and returns at once. program: the path to run, NULL for this executable (tests give another). */
-void devices_start(struct config *config, const char *program);
+/* Starts the probe and returns at once. program: the path to run, NULL for this executable (tests give another). probed (may be NULL) is called
+ * when it is finished, from its thread. */
+void devices_start(struct config *config, const char *program, void (*probed)(void *user), void *user);
 void devices_configure(struct config *config); /* takes a reference */
 bool devices_probed(void);                      /* the probe is finished */
 /* The device that `want` names (NULL: the configured one), opened; it stays open until devices_stop and is shared. The error says why

@@ -75,9 +75,10 @@ void load_release(struct load *load); /* the caller's handle; after done or canc
 typedef void (*unload_done_fn)(void *user);
 enum sh_code model_unload(struct model *model, unload_done_fn done, void *user, struct sh_error *err);
 
-/* The engine's view, while the caller holds a reference and the model is ready. */
-const struct sh_vocab *model_vocab(struct model *model); /* opened alone for a model that is not loaded; NULL on error */
-const struct sh_model *model_engine(struct model *model); /* NULL unless ready */
+/* The model's vocabulary, lent for as long as a reference on the model is held, whether it is loaded or not. Read from the file at the first call,
+ * which takes time in proportion to its size. */
+enum sh_code model_get_vocab(struct model *model, const struct sh_vocab **out, struct sh_error *err);
+const struct sh_vocab *model_vocab(struct model *model); /* the same; NULL on error */
 
 /* Sets the gauges that are read off rather than counted (KV pages, model states, device memory): call before metrics_text. */
 void models_refresh_metrics(void);

@@ -1,0 +1,263 @@
+/* generation.c - see generation.h: a generation as its front end has it, and the ring of events between it and the runner. */
+#include "daemon/generation_private.h"
+
+#include "compute/base.h"
+#include "daemon/metrics.h"
+#include "daemon/models.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+static pthread_mutex_t live_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct generation *live; /* all that exist, for gen_cancel_id */
+static uint64_t last_id;
+
+const char *gen_finish_name(enum gen_finish finish) {
+    switch (finish) {
+    case GEN_RUNNING: return "running";
+    case GEN_STOP: return "stop";
+    case GEN_LENGTH: return "length";
+    case GEN_CANCELLED: return "cancelled";
+    case GEN_FAILED: return "error";
+    }
+    return "error";
+}
+
+void gen_event_finish(struct gen_event *event) {
+    free(event->text);
+    free(event->logprob);
+    event->text = NULL;
+    event->logprob = NULL;
+}
+
+/* ---- life -------------------------------------------------------------------------------------------- */
+
+static void gen_free(struct generation *g) {
+    pthread_mutex_lock(&live_lock);
+    if (g->previous_live) *g->previous_live = g->next_live;
+    if (g->next_live) g->next_live->previous_live = g->previous_live;
+    pthread_mutex_unlock(&live_lock);
+    for (uint32_t i = 0; i < g->count; i++) gen_event_finish(&g->events[(g->first + i) % g->capacity]);
+    for (uint32_t i = 0; g->stops && i < g->params.n_stops; i++) free(g->stops[i]);
+    free(g->events);
+    free(g->stops);
+    free((void *)g->params.prompt);
+    free((void *)g->params.sampler.bias);
+    pthread_mutex_destroy(&g->lock);
+    pthread_mutex_destroy(&g->notify_lock);
+    if (g->model) model_unref(g->model);
+    free(g);
+}
+
+void gen_unref(struct generation *g) {
+    if (atomic_fetch_sub_explicit(&g->refs, 1, memory_order_acq_rel) == 1) gen_free(g);
+}
+
+static void *copy_of(const void *data, uint64_t count, size_t element_bytes, bool *ok) {
+    void *copy = sh_calloc(count ? count : 1, element_bytes);
+    if (!copy) *ok = false;
+    else if (count) memcpy(copy, data, count * element_bytes);
+    return copy;
+}
+
+enum sh_code gen_create(const struct gen_params *params, struct generation **out, struct sh_error *err) {
+    if (params->n_prompt == 0) return sh_fail(err, SH_ERR_INVALID, "the prompt has no tokens: at least one is needed");
+    if (params->n_choices == 0) return sh_fail(err, SH_ERR_INVALID, "n is 0: at least one choice is needed");
+    if (params->n_top > SH_COUNT(((struct gen_logprob *)0)->top))
+        return sh_fail(err, SH_ERR_INVALID, "%u log-probs are wanted: at most %zu are given", params->n_top,
+                       SH_COUNT(((struct gen_logprob *)0)->top));
+
+    struct generation *g = sh_calloc(1, sizeof *g);
+    if (!g) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a request");
+    pthread_mutex_init(&g->lock, NULL);
+    pthread_mutex_init(&g->notify_lock, NULL);
+    atomic_init(&g->refs, 1);
+    bool ok = true;
+    g->params = *params;
+    g->params.prompt = copy_of(params->prompt, params->n_prompt, sizeof *params->prompt, &ok);
+    g->params.sampler.bias = copy_of(params->sampler.bias, params->sampler.n_bias, sizeof *params->sampler.bias, &ok);
+    g->stops = sh_calloc(params->n_stops + 1ull, sizeof *g->stops);
+    for (uint32_t i = 0; g->stops && i < params->n_stops; i++)
+        if (!(g->stops[i] = strdup(params->stops[i]))) ok = false;
+    g->params.stops = (const char *const *)g->stops;
+    g->notify = params->notify;
+    g->submitted_ns = sh_now_ns();
+    g->usage.prompt_tokens = params->n_prompt;
+    g->usage.load_ns = params->load_ns;
+
+    pthread_mutex_lock(&live_lock);
+    g->id = ++last_id;
+    g->next_live = live;
+    g->previous_live = &live;
+    if (live) live->previous_live = &g->next_live;
+    live = g;
+    pthread_mutex_unlock(&live_lock);
+
+    if (!ok || !g->stops) {
+        gen_unref(g);
+        return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a request");
+    }
+    *out = g;
+    return SH_OK;
+}
+
+enum sh_code gen_submit(struct model *model, const struct gen_params *params, struct generation **out, struct sh_error *err) {
+    struct generation *g;
+    enum sh_code code = gen_create(params, &g, err);
+    if (code) return code;
+    g->model = model_ref(model);
+    *out = g;
+    code = model_enqueue(model, g, err);
+    if (code) {
+        *out = NULL;
+        gen_unref(g);
+    }
+    return code;
+}
+
+void gen_release(struct generation *g) {
+    if (!g) return;
+    pthread_mutex_lock(&g->notify_lock);
+    g->notify = NULL;
+    pthread_mutex_unlock(&g->notify_lock);
+
+    /* Nobody is to be told any more, so a queued one can be ended here and now. */
+    gen_mark_cancelled(g, "client");
+    pthread_mutex_lock(&g->lock);
+    bool mine = g->runner && runner_dequeue(g->runner, g, false);
+    pthread_mutex_unlock(&g->lock);
+    if (mine) {
+        gen_end(g, GEN_CANCELLED, NULL);
+        gen_unref(g);
+    }
+    gen_unref(g);
+}
+
+uint64_t gen_id(const struct generation *g) { return g->id; }
+
+void gen_get_usage(const struct generation *g, struct gen_usage *out) {
+    pthread_mutex_lock((pthread_mutex_t *)&g->lock);
+    *out = g->usage;
+    pthread_mutex_unlock((pthread_mutex_t *)&g->lock);
+}
+
+/* ---- cancelling -------------------------------------------------------------------------------------- */
+
+static void mark_cancelled_locked(struct generation *g, const char *reason) {
+    if (atomic_load(&g->cancelled)) return;
+    snprintf(g->reason, sizeof g->reason, "%s", reason);
+    atomic_store(&g->cancelled, true);
+}
+
+void gen_mark_cancelled(struct generation *g, const char *reason) {
+    pthread_mutex_lock(&g->lock);
+    mark_cancelled_locked(g, reason);
+    pthread_mutex_unlock(&g->lock);
+}
+
+void gen_cancel(struct generation *g, const char *reason) {
+    pthread_mutex_lock(&g->lock);
+    mark_cancelled_locked(g, reason);
+    if (g->runner) runner_dequeue(g->runner, g, true);
+    pthread_mutex_unlock(&g->lock);
+}
+
+bool gen_cancel_id(uint64_t id, const char *reason) {
+    struct generation *g;
+    pthread_mutex_lock(&live_lock);
+    for (g = live; g && g->id != id; g = g->next_live) {}
+    /* One that is being freed has no references left and is not revived. */
+    unsigned refs = g ? atomic_load(&g->refs) : 0;
+    while (refs && !atomic_compare_exchange_weak(&g->refs, &refs, refs + 1)) {}
+    pthread_mutex_unlock(&live_lock);
+    if (!refs) return false;
+
+    pthread_mutex_lock(&g->lock);
+    bool ended = g->ended;
+    if (!ended) mark_cancelled_locked(g, reason);
+    bool mine = g->runner && runner_dequeue(g->runner, g, false);
+    pthread_mutex_unlock(&g->lock);
+    if (mine) {
+        gen_end(g, GEN_CANCELLED, NULL);
+        gen_unref(g);
+    }
+    gen_unref(g);
+    return !ended;
+}
+
+/* ---- the ring ---------------------------------------------------------------------------------------- */
+
+static bool ring_grow(struct generation *g) {
+    uint32_t capacity = g->capacity ? g->capacity * 2 : 16;
+    struct gen_event *events = sh_calloc(capacity, sizeof *events);
+    if (!events) return false;
+    for (uint32_t i = 0; i < g->count; i++) events[i] = g->events[(g->first + i) % g->capacity];
+    free(g->events);
+    g->events = events;
+    g->capacity = capacity;
+    g->first = 0;
+    return true;
+}
+
+/* True if the ring was empty: notify. */
+static bool push_locked(struct generation *g, struct gen_event *event) {
+    bool counts = event->kind == GEN_EVENT_TOKEN;
+    if (g->ended || (counts && g->counted >= GEN_RING_EVENTS)) {
+        if (!g->ended) mark_cancelled_locked(g, "slow reader");
+        gen_event_finish(event);
+        return false;
+    }
+    /* The last event has a place kept for it, so that a reader is told the end even without memory. */
+    bool last = event->kind == GEN_EVENT_END;
+    if (g->count + (last ? 0 : 1) >= g->capacity && !ring_grow(g) && !(last && g->count < g->capacity)) {
+        mark_cancelled_locked(g, "no memory");
+        gen_event_finish(event);
+        return false;
+    }
+    g->events[(g->first + g->count++) % g->capacity] = *event;
+    g->counted += counts;
+    if (last) {
+        g->ended = true;
+        g->runner = NULL;
+    }
+    return g->count == 1;
+}
+
+static void notify(struct generation *g) {
+    pthread_mutex_lock(&g->notify_lock);
+    if (g->notify) g->notify(g->params.user);
+    pthread_mutex_unlock(&g->notify_lock);
+}
+
+void gen_push(struct generation *g, struct gen_event *event) {
+    pthread_mutex_lock(&g->lock);
+    bool first = push_locked(g, event);
+    pthread_mutex_unlock(&g->lock);
+    if (first) notify(g);
+}
+
+void gen_end(struct generation *g, enum gen_finish finish, const struct sh_error *err) {
+    struct gen_event event = {.kind = GEN_EVENT_END, .token = -1, .finish = finish, .stop_index = -1, .text = strdup("")};
+    pthread_mutex_lock(&g->lock);
+    bool news = !g->ended;
+    if (err) event.error = *err;
+    else if (finish == GEN_CANCELLED) sh_fail(&event.error, SH_ERR_CANCELLED, "%s", g->reason);
+    bool first = push_locked(g, &event);
+    const char *const reason[] = {g->reason};
+    if (news && finish == GEN_CANCELLED) metric_add(METRIC_REQUESTS_CANCELLED, reason, 1);
+    pthread_mutex_unlock(&g->lock);
+    if (first) notify(g);
+}
+
+bool gen_next(struct generation *g, struct gen_event *event) {
+    pthread_mutex_lock(&g->lock);
+    bool any = g->count > 0;
+    if (any) {
+        *event = g->events[g->first];
+        g->first = (g->first + 1) % g->capacity;
+        g->count--;
+        g->counted -= event->kind == GEN_EVENT_TOKEN;
+    }
+    pthread_mutex_unlock(&g->lock);
+    return any;
+}

@@ -1,0 +1,439 @@
+/*
+ * loader.c - the one thread that scans, reads headers, loads and unloads: everything about models that takes time.
+ *
+ * Its work in order of urgency: unload what is drained, load what is waited for, scan, read headers, let idle models go. It holds
+ * registry.lock only to look and to write results down.
+ */
+#include "daemon/models_private.h"
+
+#include "compute/base.h"
+#include "daemon/devices.h"
+#include "daemon/log.h"
+#include "daemon/metrics.h"
+
+#include <errno.h>
+#include <malloc.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+/* A model that keep_alive 0 would unload before it was ever used stays this long for its first request. */
+#define FIRST_USE_NS 60000000000ull
+
+/* ---- scanning ---------------------------------------------------------------------------------------- */
+
+static void note_missing(const char *what, enum sh_code code, const struct sh_error *err, bool optional) {
+    if (!(optional && code == SH_ERR_NOT_FOUND)) log_warning("%s: %s", what, err->message);
+}
+
+/* What the configuration points to, without the lock. */
+static void scan_roots(const struct config *config, struct found_list *list) {
+    struct sh_error err;
+    if (*config->base_gguf && !discover_add_file(config->base_gguf, list, &err)) note_missing("base_gguf", err.code, &err, false);
+    for (char **root = config->model_dirs; root && *root; root++) {
+        enum sh_code code = discover_directory(*root, list, &err);
+        if (code) note_missing("model_dir", code, &err, false);
+    }
+    enum sh_code code = discover_directory("models", list, &err);
+    if (code) note_missing("./models", code, &err, true);
+}
+
+/* Brings the registry into agreement with what was found. The lock is held. */
+static void merge_found(const struct found_list *list) {
+    for (struct model *m = registry.models; m; m = m->next) m->listed = m->by_path || m->state != MODEL_DISCOVERED || m->loads;
+    for (uint32_t i = 0; i < list->count; i++) {
+        const struct found_model *found = &list->items[i];
+        struct model *m = registry.models;
+        while (m && strcmp(m->path, found->path) != 0) m = m->next;
+        if (!m) {
+            m = model_create(found);
+            if (m) model_insert(m);
+            continue;
+        }
+        m->listed = true;
+        if (identity_equal(&m->identity, &found->identity)) continue;
+        m->identity = found->identity;
+        m->size_bytes = found->size_bytes;
+        m->header_read = false;
+    }
+    for (struct model **at = &registry.models; *at;) {
+        struct model *m = *at;
+        struct file_identity identity;
+        bool gone = (m->state == MODEL_DISCOVERED || m->state == MODEL_FAILED) && !m->loads && !identity_of(m->path, &identity);
+        if (m->listed && !gone) {
+            at = &m->next;
+            continue;
+        }
+        *at = m->next;
+        m->listed = false;
+        model_unref(m);
+    }
+}
+
+static void scan(void) {
+    struct config *config = config_ref(registry.config);
+    registry.scan_wanted = false;
+    pthread_mutex_unlock(&registry.lock);
+    struct found_list list = {0};
+    uint64_t start = sh_now_ns();
+    scan_roots(config, &list);
+    log_info("%u model files found in %.1f ms", list.count, (double)(sh_now_ns() - start) / 1e6);
+    config_unref(config);
+    pthread_mutex_lock(&registry.lock);
+    merge_found(&list);
+    found_list_finish(&list);
+}
+
+/* Architecture, type and name, and whether it could be loaded at all. */
+static void read_header(struct model *m) {
+    model_ref(m);
+    pthread_mutex_unlock(&registry.lock);
+    struct sh_file *file = NULL;
+    struct sh_error err;
+    struct sh_file_summary summary = {0};
+    enum sh_code code = sh_file_open(m->path, &file, &err);
+    if (code == SH_OK) {
+        sh_file_get_summary(file, &summary);
+        code = sh_file_check(file, &err);
+    }
+    pthread_mutex_lock(&registry.lock);
+    m->header_read = true;
+    if (summary.architecture) {
+        set_text(&m->arch, summary.architecture);
+        set_text(&m->type, summary.type_name);
+        set_text(&m->name, summary.name);
+        m->size_bytes = summary.file_bytes;
+    }
+    if ((m->state == MODEL_DISCOVERED || m->state == MODEL_FAILED) && !m->loads) {
+        set_text(&m->error, code ? err.message : "");
+        model_set_state(m, code ? MODEL_FAILED : MODEL_DISCOVERED);
+        if (code) log_write(SH_LOG_NOTICE, m->id, "cannot be loaded: %s", err.message);
+    }
+    sh_file_close(file);
+    model_unref(m);
+}
+
+/* ---- loading ----------------------------------------------------------------------------------------- */
+
+/* One load, as its thread sees it. Strings of `wants` are copies. */
+struct job {
+    struct model *model;
+    struct config *config;
+    struct model_wants wants;
+    uint64_t order; /* the model's load_order: another one means that those who wait now want something else */
+    struct sh_device *device;
+    struct sh_model *engine;
+    struct runner *runner;
+};
+
+/* Everybody who waits is told; nobody left: stop. */
+static bool on_progress(void *user, enum sh_load_phase phase, double fraction) {
+    struct job *job = user;
+    struct load *waiting[64];
+    uint32_t count = 0;
+    pthread_mutex_lock(&registry.lock);
+    bool wanted = job->model->loads && job->model->load_order == job->order && !registry.refusing;
+    for (struct load *load = job->model->loads; load && count < SH_COUNT(waiting); load = load->next) {
+        if (!load->progress) continue;
+        atomic_fetch_add(&load->refs, 1);
+        waiting[count++] = load;
+    }
+    pthread_mutex_unlock(&registry.lock);
+    for (uint32_t i = 0; i < count; i++) {
+        pthread_mutex_lock(&waiting[i]->lock);
+        if (!waiting[i]->finished) waiting[i]->progress(waiting[i]->user, phase, fraction);
+        pthread_mutex_unlock(&waiting[i]->lock);
+        load_unref(waiting[i]);
+    }
+    return wanted;
+}
+
+static void runner_is_idle(void *user) {
+    (void)user;
+    pthread_mutex_lock(&registry.lock);
+    pthread_cond_signal(&registry.wake);
+    pthread_mutex_unlock(&registry.lock);
+}
+
+static void runner_lost_device(void *user, const struct sh_error *err) {
+    struct model *model = user;
+    log_write(SH_LOG_ERROR, model->id, "the device is lost: %s", err->message);
+    pthread_mutex_lock(&registry.lock);
+    set_text(&model->lost, err->message);
+    if (model->state == MODEL_READY) model_start_drain(model, 0);
+    pthread_mutex_unlock(&registry.lock);
+}
+
+static enum sh_code load_engine(struct job *job, struct sh_error *err) {
+    const struct config *config = job->config;
+    struct sh_model_params params = {
+        .size = sizeof params,
+        .path = job->model->path,
+        .context_length = job->wants.context_length ? job->wants.context_length : config->context_length,
+        .rope_scale = config->rope_scale,
+        .progress = on_progress,
+        .progress_user = job,
+    };
+    enum sh_code code = sh_model_load(&job->device, 1, &params, &job->engine, err);
+    if (code) return code;
+
+    struct sh_model_info info;
+    sh_model_get_info(job->engine, &info);
+    const char *kv_type = job->wants.kv_type ? job->wants.kv_type : config->kv_type;
+    struct runner_params runner = {
+        .context = {.size = sizeof runner.context,
+                    .kv_type = strcmp(kv_type, "f32") == 0 ? SH_KV_F32 : SH_KV_F16,
+                    .max_sequences = config->max_sequences,
+                    .max_batch_rows = config->max_batch_rows,
+                    .kv_tokens = config->kv_tokens ? config->kv_tokens : (uint64_t)info.context_length * config->max_sequences},
+        .prefill_chunk = config->prefill_chunk,
+        .max_queue = config->max_queue,
+        .overlap = sh_device_get_info(job->device)->kind != SH_DEVICE_CPU,
+        .id = job->model->id,
+        .idle = runner_is_idle,
+        .lost = runner_lost_device,
+        .user = job->model,
+    };
+    code = runner_create(job->engine, &runner, &job->runner, err);
+    if (code) {
+        sh_model_unload(job->engine);
+        job->engine = NULL;
+    }
+    return code;
+}
+
+static bool memory_is_short(enum sh_code code) { return code == SH_ERR_NO_MEMORY || code == SH_ERR_NO_DEVICE_MEMORY; }
+
+/* The idle model that was used longest ago and that nobody is about to use, or NULL. The lock is held. */
+static struct model *evictable(void) {
+    struct model *best = NULL;
+    uint64_t oldest = UINT64_MAX;
+    for (struct model *m = registry.models; m; m = m->next) {
+        if (m->state != MODEL_READY || atomic_load(&m->refs) > 1) continue;
+        struct runner_stats stats;
+        runner_get_stats(m->runner, &stats);
+        if (stats.idle_since_ns == 0 || stats.idle_since_ns >= oldest) continue;
+        best = m;
+        oldest = stats.idle_since_ns;
+    }
+    return best;
+}
+
+/* Ends runner and engine of a model that has nothing left to do. The lock is held, and given up meanwhile. */
+static void unload(struct model *m) {
+    struct runner *runner = m->runner;
+    struct sh_model *engine = m->engine;
+    struct runner_stats stats;
+    runner_get_stats(runner, &stats);
+    pthread_mutex_unlock(&registry.lock);
+    log_write(SH_LOG_INFO, m->id, "unloading");
+    runner_destroy(runner);
+    sh_model_unload(engine);
+    malloc_trim(0);
+    pthread_mutex_lock(&registry.lock);
+    m->prompt_tokens += stats.prompt_tokens;
+    m->generated_tokens += stats.generated_tokens;
+    m->runner = NULL;
+    m->engine = NULL;
+    m->device = NULL;
+    const char *const labels[] = {m->id};
+    metric_remove(METRIC_MODEL_LOAD_SECONDS, labels);
+    set_text(&m->error, m->lost);
+    model_set_state(m, m->lost ? MODEL_FAILED : MODEL_DISCOVERED);
+    free(m->lost);
+    m->lost = NULL;
+
+    struct unload_wait *waits = m->unloads, *next;
+    m->unloads = NULL;
+    pthread_mutex_unlock(&registry.lock);
+    for (; waits; waits = next) {
+        next = waits->next;
+        waits->done(waits->user);
+        free(waits);
+    }
+    pthread_mutex_lock(&registry.lock);
+}
+
+/* Makes room by letting the least recently used model go. The lock is not held. */
+static bool evict_one(const struct model *for_model) {
+    pthread_mutex_lock(&registry.lock);
+    struct model *victim = evictable();
+    if (victim) {
+        log_write(SH_LOG_NOTICE, victim->id, "unloaded to make room for %s", for_model->id);
+        model_start_drain(victim, 0);
+        unload(victim);
+    }
+    pthread_mutex_unlock(&registry.lock);
+    return victim != NULL;
+}
+
+static void load(struct model *m) {
+    struct job job = {.model = model_ref(m), .config = config_ref(registry.config)};
+    job.wants = (struct model_wants){m->wants.device ? strdup(m->wants.device) : NULL, m->wants.context_length,
+                                     m->wants.kv_type ? strdup(m->wants.kv_type) : NULL};
+    job.order = m->load_order;
+    model_set_state(m, MODEL_LOADING);
+    set_text(&m->error, "");
+    pthread_mutex_unlock(&registry.lock);
+
+    struct sh_error err = {0};
+    struct file_identity identity = {0};
+    uint64_t start = sh_now_ns();
+    log_write(SH_LOG_INFO, m->id, "loading %s", m->path);
+    on_progress(&job, SH_LOAD_HEADER, 0);
+    identity_of(m->path, &identity);
+    enum sh_code code = devices_acquire(job.wants.device, &job.device, &err);
+    if (code == SH_OK) {
+        code = load_engine(&job, &err);
+        while (memory_is_short(code) && evict_one(m)) code = load_engine(&job, &err);
+    }
+    uint64_t took = sh_now_ns() - start;
+
+    pthread_mutex_lock(&registry.lock);
+    if (code == SH_OK && (registry.refusing || !m->loads || m->load_order != job.order)) {
+        code = sh_fail(&err, SH_ERR_CANCELLED, "nobody waits for it any more");
+        pthread_mutex_unlock(&registry.lock);
+        runner_destroy(job.runner);
+        sh_model_unload(job.engine);
+        pthread_mutex_lock(&registry.lock);
+    }
+    if (code == SH_OK) {
+        m->device = job.device;
+        m->engine = job.engine;
+        m->runner = job.runner;
+        m->loaded = m->identity = identity;
+        sh_model_get_info(m->engine, &m->info);
+        m->info.load_ns = took;
+        m->ready_since_ns = sh_now_ns();
+        wants_finish(&m->wants);
+        m->wants = (struct model_wants){strdup(job.wants.device ? job.wants.device : job.config->device), m->info.context_length,
+                                        strdup(job.wants.kv_type ? job.wants.kv_type : job.config->kv_type)};
+        const char *const labels[] = {m->id};
+        metric_set(METRIC_MODEL_LOAD_SECONDS, labels, (double)took / 1e9);
+        log_write(SH_LOG_NOTICE, m->id, "loaded on %s in %.2f s: context %u, %.1f MiB of weights", sh_device_get_info(m->device)->name,
+                  (double)took / 1e9, m->info.context_length, (double)m->info.weights_bytes[0] / (1 << 20));
+        model_set_state(m, MODEL_READY);
+    } else if (code == SH_ERR_CANCELLED) {
+        log_write(SH_LOG_INFO, m->id, "load stopped: nobody waits for it any more");
+        model_set_state(m, MODEL_DISCOVERED);
+    } else {
+        log_write(SH_LOG_ERROR, m->id, "load failed: %s", err.message);
+        set_text(&m->error, err.message);
+        model_set_state(m, MODEL_FAILED);
+    }
+    /* One that came while a stopped load was ending starts it anew. */
+    struct load *loads = code == SH_ERR_CANCELLED && !registry.refusing ? NULL : m->loads, *next;
+    if (loads) m->loads = NULL;
+    pthread_mutex_unlock(&registry.lock);
+    for (; loads; loads = next) {
+        next = loads->next;
+        load_finish(loads, code, code ? &err : NULL);
+        load_unref(loads);
+    }
+    wants_finish(&job.wants);
+    config_unref(job.config);
+    model_unref(m);
+    pthread_mutex_lock(&registry.lock);
+}
+
+/* ---- the thread -------------------------------------------------------------------------------------- */
+
+/* A drained model, or NULL; cuts off those whose time is over. The lock is held. */
+static struct model *drained(uint64_t now, uint64_t *deadline) {
+    for (struct model *m = registry.models; m; m = m->next) {
+        if (m->state != MODEL_DRAINING) continue;
+        struct runner_stats stats;
+        runner_get_stats(m->runner, &stats);
+        if (stats.idle_since_ns) return m;
+        if (now >= m->drain_deadline_ns && !m->drain_cut) {
+            m->drain_cut = true;
+            runner_cancel_all(m->runner, registry.stopping ? "shutdown" : "unloaded");
+        } else if (!m->drain_cut && m->drain_deadline_ns < *deadline) {
+            *deadline = m->drain_deadline_ns;
+        }
+    }
+    return NULL;
+}
+
+static struct model *waited_for(void) {
+    struct model *best = NULL;
+    for (struct model *m = registry.models; m; m = m->next)
+        if (m->loads && (m->state == MODEL_DISCOVERED || m->state == MODEL_FAILED) && (!best || m->load_order < best->load_order)) best = m;
+    return best;
+}
+
+static struct model *without_header(void) {
+    for (struct model *m = registry.models; m; m = m->next)
+        if (!m->header_read) return m;
+    return NULL;
+}
+
+/* Starts to drain the models that have been idle for keep_alive. */
+static void let_idle_go(uint64_t now, uint64_t *deadline) {
+    if (registry.config->keep_alive_s < 0) return;
+    for (struct model *m = registry.models; m; m = m->next) {
+        if (m->state != MODEL_READY) continue;
+        struct runner_stats stats;
+        runner_get_stats(m->runner, &stats);
+        if (stats.idle_since_ns == 0) continue; /* its runner wakes us */
+        uint64_t keep = (uint64_t)registry.config->keep_alive_s * 1000000000ull;
+        bool unused = stats.prompt_tokens == 0;
+        if (unused && keep < FIRST_USE_NS) keep = FIRST_USE_NS;
+        uint64_t since = stats.idle_since_ns > m->ready_since_ns ? stats.idle_since_ns : m->ready_since_ns;
+        uint64_t until = since + keep;
+        /* Whoever holds a reference may be about to use it: look again soon. */
+        if (until <= now && atomic_load(&m->refs) > 1) until = now + 100000000;
+        if (until > now) {
+            if (until < *deadline) *deadline = until;
+            continue;
+        }
+        log_write(SH_LOG_INFO, m->id, "idle for keep_alive");
+        model_start_drain(m, 0);
+        *deadline = now;
+    }
+}
+
+static void wait_until(uint64_t deadline) {
+    if (deadline == UINT64_MAX) {
+        pthread_cond_wait(&registry.wake, &registry.lock);
+        return;
+    }
+    uint64_t now = sh_now_ns();
+    if (deadline <= now) return;
+    struct timespec at;
+    clock_gettime(CLOCK_REALTIME, &at);
+    uint64_t ns = (uint64_t)at.tv_nsec + (deadline - now);
+    at.tv_sec += (time_t)(ns / 1000000000);
+    at.tv_nsec = (long)(ns % 1000000000);
+    pthread_cond_timedwait(&registry.wake, &registry.lock, &at);
+}
+
+void *loader_main(void *unused) {
+    (void)unused;
+    pthread_mutex_lock(&registry.lock);
+    for (;;) {
+        uint64_t now = sh_now_ns(), deadline = UINT64_MAX;
+        struct model *m = drained(now, &deadline);
+        bool loaded = false;
+        for (struct model *other = registry.models; other; other = other->next) loaded |= other->runner != NULL;
+        if (m) {
+            unload(m);
+        } else if (registry.stopping) {
+            if (!loaded) break;
+            wait_until(deadline);
+        } else if ((m = waited_for())) {
+            load(m);
+        } else if (registry.scan_wanted) {
+            scan();
+        } else if ((m = without_header())) {
+            read_header(m);
+        } else {
+            if (!registry.scanned) malloc_trim(0); /* what headers took */
+            registry.scanned = true;
+            pthread_cond_broadcast(&registry.changed);
+            let_idle_go(now, &deadline);
+            wait_until(deadline);
+        }
+    }
+    pthread_mutex_unlock(&registry.lock);
+    return NULL;
+}

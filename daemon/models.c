@@ -1,0 +1,664 @@
+/* models.c - see models.h: the registry as its callers see it; loader.c does what takes time. */
+#include "daemon/models_private.h"
+
+#include "compute/base.h"
+#include "daemon/devices.h"
+#include "daemon/generation_private.h"
+#include "daemon/log.h"
+#include "daemon/metrics.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+struct registry registry = {.lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+
+const char *model_state_name(enum model_state state) {
+    static const char *const names[] = {"discovered", "loading", "ready", "draining", "failed"};
+    return names[state];
+}
+
+/* ---- small things ------------------------------------------------------------------------------------ */
+
+void set_text(char **slot, const char *value) {
+    char *copy = strdup(value ? value : "");
+    if (!copy) return; /* the old text stays */
+    free(*slot);
+    *slot = copy;
+}
+
+void wants_finish(struct model_wants *wants) {
+    free(wants->device);
+    free(wants->kv_type);
+    *wants = (struct model_wants){0};
+}
+
+void model_set_state(struct model *model, enum model_state state) {
+    if (model->state != state) log_write(SH_LOG_DEBUG, model->id, "%s", model_state_name(state));
+    model->state = state;
+    pthread_cond_broadcast(&registry.changed);
+}
+
+struct model *model_ref(struct model *model) {
+    atomic_fetch_add_explicit(&model->refs, 1, memory_order_relaxed);
+    return model;
+}
+
+void model_unref(struct model *model) {
+    if (!model || atomic_fetch_sub_explicit(&model->refs, 1, memory_order_acq_rel) != 1) return;
+    for (struct held_vocab *held = model->vocabs, *next; held; held = next) {
+        next = held->next;
+        sh_vocab_close(held->vocab);
+        free(held);
+    }
+    pthread_mutex_destroy(&model->vocab_lock);
+    wants_finish(&model->wants);
+    free(model->id);
+    free(model->path);
+    free(model->arch);
+    free(model->type);
+    free(model->name);
+    free(model->error);
+    free(model->lost);
+    free(model);
+}
+
+/* Adds seconds to the monotonic clock for a timed wait on registry.changed. */
+static bool wait_changed_until(uint64_t deadline_ns) {
+    uint64_t now = sh_now_ns();
+    if (now >= deadline_ns) return false;
+    struct timespec at;
+    clock_gettime(CLOCK_REALTIME, &at);
+    uint64_t ns = (uint64_t)at.tv_nsec + (deadline_ns - now);
+    at.tv_sec += (time_t)(ns / 1000000000);
+    at.tv_nsec = (long)(ns % 1000000000);
+    pthread_cond_timedwait(&registry.changed, &registry.lock, &at);
+    return true;
+}
+
+/* ---- start and stop ---------------------------------------------------------------------------------- */
+
+enum sh_code models_start(struct config *config, struct sh_error *err) {
+    pthread_mutex_lock(&registry.lock);
+    registry.config = config_ref(config);
+    registry.scan_wanted = true;
+    registry.scanned = registry.refusing = registry.stopping = false;
+    if (pthread_create(&registry.loader, NULL, loader_main, NULL) != 0) {
+        config_unref(registry.config);
+        registry.config = NULL;
+        pthread_mutex_unlock(&registry.lock);
+        return sh_fail(err, SH_ERR_NO_MEMORY, "the loader's thread cannot be made");
+    }
+    registry.started = true;
+    /* Most directories are read faster than this; then the first Status is complete. */
+    uint64_t deadline = sh_now_ns() + 50000000;
+    while (!registry.scanned && wait_changed_until(deadline)) {}
+    pthread_mutex_unlock(&registry.lock);
+    return SH_OK;
+}
+
+void models_configure(struct config *config) {
+    pthread_mutex_lock(&registry.lock);
+    struct config *old = registry.config;
+    registry.config = config_ref(config);
+    registry.scan_wanted = true;
+    pthread_cond_signal(&registry.wake);
+    pthread_mutex_unlock(&registry.lock);
+    config_unref(old);
+}
+
+void models_discover(void) {
+    pthread_mutex_lock(&registry.lock);
+    registry.scan_wanted = true;
+    pthread_cond_signal(&registry.wake);
+    pthread_mutex_unlock(&registry.lock);
+}
+
+/* Takes all waiting loads off their models. */
+static struct load *take_all_loads(void) {
+    struct load *all = NULL, **end = &all;
+    for (struct model *m = registry.models; m; m = m->next) {
+        *end = m->loads;
+        while (*end) end = &(*end)->next;
+        m->loads = NULL;
+    }
+    return all;
+}
+
+void models_stop_accepting(void) {
+    pthread_mutex_lock(&registry.lock);
+    registry.refusing = true;
+    struct load *loads = take_all_loads(), *next;
+    pthread_mutex_unlock(&registry.lock);
+    struct sh_error err;
+    sh_fail(&err, SH_ERR_CANCELLED, "shutting down");
+    for (; loads; loads = next) {
+        next = loads->next;
+        load_finish(loads, SH_ERR_CANCELLED, &err);
+        load_unref(loads);
+    }
+}
+
+void models_stop(uint64_t limit_ns) {
+    models_stop_accepting();
+    pthread_mutex_lock(&registry.lock);
+    if (!registry.started) {
+        pthread_mutex_unlock(&registry.lock);
+        return;
+    }
+    for (struct model *m = registry.models; m; m = m->next)
+        if (m->state == MODEL_READY) model_start_drain(m, limit_ns);
+    registry.stopping = true;
+    pthread_cond_signal(&registry.wake);
+    pthread_mutex_unlock(&registry.lock);
+    pthread_join(registry.loader, NULL);
+
+    pthread_mutex_lock(&registry.lock);
+    struct model *models = registry.models, *next;
+    registry.models = NULL;
+    registry.started = false;
+    config_unref(registry.config);
+    registry.config = NULL;
+    pthread_mutex_unlock(&registry.lock);
+    for (; models; models = next) {
+        next = models->next;
+        model_unref(models);
+    }
+}
+
+/* ---- names ------------------------------------------------------------------------------------------- */
+
+/* How names are compared: lower case, `_` and space as `-`. */
+static void normalise(const char *name, char *out, size_t cap) {
+    size_t i = 0;
+    for (; name[i] && i + 1 < cap; i++) {
+        unsigned char c = (unsigned char)name[i];
+        out[i] = c == '_' || c == ' ' ? '-' : (char)tolower(c);
+    }
+    out[i] = 0;
+}
+
+enum { NAME_MAX_LENGTH = 256, CANDIDATES_MAX = 8 };
+
+static bool same_name(const char *a, const char *b) {
+    char x[NAME_MAX_LENGTH], y[NAME_MAX_LENGTH];
+    normalise(a, x, sizeof x);
+    normalise(b, y, sizeof y);
+    return strcmp(x, y) == 0;
+}
+
+static uint32_t name_distance(const char *a, const char *b) {
+    uint32_t row[NAME_MAX_LENGTH];
+    uint32_t n = (uint32_t)strlen(b);
+    for (uint32_t j = 0; j <= n; j++) row[j] = j;
+    for (uint32_t i = 1; a[i - 1]; i++) {
+        uint32_t diagonal = row[0];
+        row[0] = i;
+        for (uint32_t j = 1; j <= n; j++) {
+            uint32_t best = diagonal + (a[i - 1] != b[j - 1]);
+            diagonal = row[j];
+            if (row[j] + 1 < best) best = row[j] + 1;
+            if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
+            row[j] = best;
+        }
+    }
+    return row[n];
+}
+
+static bool is_path(const char *name) {
+    size_t length = strlen(name);
+    return strchr(name, '/') || (length > 5 && strcasecmp(name + length - 5, ".gguf") == 0);
+}
+
+struct match {
+    struct model *models[CANDIDATES_MAX];
+    uint32_t count; /* may be more than fit */
+};
+
+static void add_match(struct match *match, struct model *model) {
+    if (match->count < CANDIDATES_MAX) match->models[match->count] = model;
+    match->count++;
+}
+
+/* All models that a name fits, by the first rule that any fits. The lock is held. */
+static struct match match_locked(const char *name) {
+    struct match match = {0};
+    struct file_identity identity;
+    if (is_path(name) && identity_of(name, &identity)) {
+        for (struct model *m = registry.models; m && !match.count; m = m->next)
+            if (m->identity.device == identity.device && m->identity.inode == identity.inode) add_match(&match, m);
+        if (match.count) return match;
+    }
+    char stem[NAME_MAX_LENGTH];
+    size_t length = strlen(name);
+    snprintf(stem, sizeof stem, "%s", name);
+    if (!strchr(name, '/') && is_path(name) && length < sizeof stem) stem[length - 5] = 0;
+    for (struct model *m = registry.models; m; m = m->next)
+        if (m->listed && same_name(m->id, stem)) add_match(&match, m);
+    for (struct model *m = registry.models; m && !match.count; m = m->next)
+        if (m->listed && strcmp(m->path, name) == 0) add_match(&match, m);
+    if (match.count) return match;
+    for (struct model *m = registry.models; m; m = m->next)
+        if (m->listed && *m->name && same_name(m->name, name)) add_match(&match, m);
+    return match;
+}
+
+/* The models whose names come nearest to an unknown one, best first. The lock is held. */
+static struct match nearest_locked(const char *name) {
+    struct match match = {0};
+    uint32_t distances[CANDIDATES_MAX];
+    char wanted[NAME_MAX_LENGTH], other[NAME_MAX_LENGTH];
+    normalise(name, wanted, sizeof wanted);
+    for (struct model *m = registry.models; m; m = m->next) {
+        if (!m->listed) continue;
+        normalise(m->id, other, sizeof other);
+        /* A part of the name is near, however long the rest is. */
+        bool part = *wanted && (strstr(other, wanted) || strstr(wanted, other));
+        uint32_t distance = part ? 1 : name_distance(wanted, other);
+        if (distance > 2 + (uint32_t)strlen(wanted) / 3) continue;
+        uint32_t at = match.count < 4 ? match.count++ : 4;
+        while (at > 0 && distances[at - 1] > distance) at--;
+        if (at >= 4) continue;
+        for (uint32_t j = match.count - 1; j > at; j--) {
+            distances[j] = distances[j - 1];
+            match.models[j] = match.models[j - 1];
+        }
+        distances[at] = distance;
+        match.models[at] = m;
+    }
+    return match;
+}
+
+static void SH_PRINTF(3, 4) append(char *text, size_t cap, const char *fmt, ...) {
+    size_t have = strlen(text);
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text + have, cap - have, fmt, args);
+    va_end(args);
+}
+
+static enum sh_code resolve_locked(const char *name, struct model **out, struct sh_error *err) {
+    struct match match = match_locked(name);
+    /* In the first moments the scan may be what is missing. */
+    uint64_t deadline = sh_now_ns() + 2000000000;
+    while (!match.count && registry.started && !registry.scanned && wait_changed_until(deadline)) match = match_locked(name);
+    if (match.count == 1) {
+        *out = model_ref(match.models[0]);
+        return SH_OK;
+    }
+    char list[400] = "";
+    if (match.count > 1) {
+        for (uint32_t i = 0; i < match.count && i < CANDIDATES_MAX; i++) append(list, sizeof list, "%s%s", i ? ", " : "", match.models[i]->path);
+        return sh_fail(err, SH_ERR_INVALID, "'%.80s' fits %u models: give the path of one of %s", name, match.count, list);
+    }
+    match = nearest_locked(name);
+    for (uint32_t i = 0; i < match.count; i++) append(list, sizeof list, "%s%s", i ? ", " : "", match.models[i]->id);
+    if (match.count) return sh_fail(err, SH_ERR_NOT_FOUND, "no model is called '%.80s': the nearest are %s", name, list);
+    return sh_fail(err, SH_ERR_NOT_FOUND, "no model is called '%.80s': %s", name,
+                   registry.models ? "`shimmyctl list` shows those there are" : "no models are known (option model_dir says where they are)");
+}
+
+enum sh_code models_resolve(const char *name, struct model **out, struct sh_error *err) {
+    pthread_mutex_lock(&registry.lock);
+    enum sh_code code = resolve_locked(name, out, err);
+    pthread_mutex_unlock(&registry.lock);
+    return code;
+}
+
+struct model *model_create(const struct found_model *found) {
+    struct model *m = sh_calloc(1, sizeof *m);
+    if (!m) return NULL;
+    atomic_init(&m->refs, 1);
+    pthread_mutex_init(&m->vocab_lock, NULL);
+    set_text(&m->id, found->id);
+    set_text(&m->path, found->path);
+    set_text(&m->arch, "");
+    set_text(&m->type, "");
+    set_text(&m->name, "");
+    set_text(&m->error, "");
+    if (!m->id || !m->path || !m->arch || !m->type || !m->name || !m->error) {
+        model_unref(m);
+        return NULL;
+    }
+    m->identity = found->identity;
+    m->size_bytes = found->size_bytes;
+    m->listed = true;
+    return m;
+}
+
+void model_insert(struct model *model) {
+    struct model **at = &registry.models;
+    while (*at && (strcmp((*at)->id, model->id) < 0 || (strcmp((*at)->id, model->id) == 0 && strcmp((*at)->path, model->path) < 0)))
+        at = &(*at)->next;
+    model->next = *at;
+    *at = model;
+}
+
+enum sh_code models_resolve_path(const char *name, struct model **out, struct sh_error *err) {
+    if (!is_path(name)) return models_resolve(name, out, err);
+    pthread_mutex_lock(&registry.lock);
+    struct match match = match_locked(name);
+    pthread_mutex_unlock(&registry.lock);
+    if (match.count) return models_resolve(name, out, err);
+
+    struct found_model found;
+    enum sh_code code = discover_file(name, &found, err);
+    if (code) return code;
+    pthread_mutex_lock(&registry.lock);
+    match = match_locked(found.path); /* any shard leads to the first */
+    if (match.count == 1) {
+        *out = model_ref(match.models[0]);
+    } else {
+        struct model *model = model_create(&found);
+        if (model) {
+            model->by_path = true;
+            model_insert(model);
+            *out = model_ref(model);
+            pthread_cond_signal(&registry.wake); /* its header is to be read */
+        } else {
+            code = sh_fail(err, SH_ERR_NO_MEMORY, "%s: no memory", name);
+        }
+    }
+    pthread_mutex_unlock(&registry.lock);
+    found_model_finish(&found);
+    return code;
+}
+
+json_t *models_candidates(const char *name) {
+    json_t *list = json_array();
+    pthread_mutex_lock(&registry.lock);
+    struct match match = match_locked(name);
+    bool fits = match.count > 0;
+    if (!fits) match = nearest_locked(name);
+    for (uint32_t i = 0; i < match.count && i < CANDIDATES_MAX; i++)
+        json_array_append_new(list, json_string(fits ? match.models[i]->path : match.models[i]->id));
+    pthread_mutex_unlock(&registry.lock);
+    return list;
+}
+
+enum sh_code models_only(struct model **out, struct sh_error *err) {
+    uint32_t count = 0;
+    pthread_mutex_lock(&registry.lock);
+    for (struct model *m = registry.models; m; m = m->next) {
+        if (m->state != MODEL_READY) continue;
+        if (count++ == 0) *out = m;
+    }
+    if (count == 1) model_ref(*out);
+    else *out = NULL;
+    pthread_mutex_unlock(&registry.lock);
+    if (count == 1) return SH_OK;
+    return sh_fail(err, SH_ERR_INVALID, count ? "%u models are loaded: name one" : "no model is loaded (%u): name one", count);
+}
+
+/* ---- views ------------------------------------------------------------------------------------------- */
+
+void model_get_view(struct model *m, struct model_view *out) {
+    *out = (struct model_view){0};
+    struct runner_stats stats = {0};
+    pthread_mutex_lock(&registry.lock);
+    set_text(&out->id, m->id);
+    set_text(&out->path, m->path);
+    set_text(&out->arch, m->arch);
+    set_text(&out->type, m->type);
+    set_text(&out->name, m->name);
+    set_text(&out->error, m->error);
+    set_text(&out->device, m->device ? sh_device_get_info(m->device)->name : "");
+    out->state = m->state;
+    out->size_bytes = m->size_bytes;
+    out->created_s = (uint64_t)(m->identity.mtime_ns / 1000000000);
+    bool loaded = m->runner != NULL;
+    if (loaded) {
+        runner_get_stats(m->runner, &stats);
+        out->info = m->info;
+        out->info.architecture = out->info.name = NULL;
+        out->load_ns = m->info.load_ns;
+    }
+    struct file_identity was = m->loaded, now;
+    out->context = stats.context;
+    out->running = stats.running;
+    out->queued = stats.queued;
+    out->prompt_tokens_total = m->prompt_tokens + stats.prompt_tokens;
+    out->generated_tokens_total = m->generated_tokens + stats.generated_tokens;
+    pthread_mutex_unlock(&registry.lock);
+    out->stale = loaded && !(identity_of(m->path, &now) && identity_equal(&was, &now));
+}
+
+void model_view_finish(struct model_view *view) {
+    free(view->id);
+    free(view->path);
+    free(view->arch);
+    free(view->type);
+    free(view->name);
+    free(view->error);
+    free(view->device);
+    *view = (struct model_view){0};
+}
+
+void models_each(void (*fn)(struct model *model, void *user), void *user) {
+    pthread_mutex_lock(&registry.lock);
+    uint32_t count = 0, n = 0;
+    for (struct model *m = registry.models; m; m = m->next) count += m->listed;
+    struct model **all = sh_calloc(count + 1ull, sizeof(struct model *));
+    for (struct model *m = registry.models; m && all; m = m->next)
+        if (m->listed) all[n++] = model_ref(m);
+    pthread_mutex_unlock(&registry.lock);
+    for (uint32_t i = 0; i < n; i++) {
+        fn(all[i], user);
+        model_unref(all[i]);
+    }
+    free(all);
+}
+
+static void refresh_one(struct model *model, void *unused) {
+    (void)unused;
+    struct model_view view;
+    model_get_view(model, &view);
+    for (int state = MODEL_DISCOVERED; state <= MODEL_FAILED; state++) {
+        const char *const labels[] = {view.id, model_state_name((enum model_state)state)};
+        metric_set(METRIC_MODEL_STATE, labels, (int)view.state == state);
+    }
+    const char *const labels[] = {view.id};
+    if (view.state == MODEL_READY || view.state == MODEL_DRAINING) {
+        metric_set(METRIC_KV_PAGES_USED, labels, (double)view.context.pages_used);
+        metric_set(METRIC_KV_PAGES_TOTAL, labels, (double)view.context.pages_total);
+    } else {
+        metric_remove(METRIC_KV_PAGES_USED, labels);
+        metric_remove(METRIC_KV_PAGES_TOTAL, labels);
+    }
+    model_view_finish(&view);
+}
+
+void models_refresh_metrics(void) {
+    models_each(refresh_one, NULL);
+    devices_refresh_metrics();
+}
+
+uint64_t models_longest_silence_ns(void) {
+    uint64_t longest = 0;
+    pthread_mutex_lock(&registry.lock);
+    for (struct model *m = registry.models; m; m = m->next) {
+        struct runner_stats stats = {0};
+        if (m->runner) runner_get_stats(m->runner, &stats);
+        if (stats.silence_ns > longest) longest = stats.silence_ns;
+    }
+    pthread_mutex_unlock(&registry.lock);
+    return longest;
+}
+
+/* ---- loads ------------------------------------------------------------------------------------------- */
+
+void load_unref(struct load *load) {
+    if (!load || atomic_fetch_sub_explicit(&load->refs, 1, memory_order_acq_rel) != 1) return;
+    pthread_mutex_destroy(&load->lock);
+    model_unref(load->model);
+    free(load);
+}
+
+void load_finish(struct load *load, enum sh_code code, const struct sh_error *err) {
+    pthread_mutex_lock(&load->lock);
+    bool first = !load->finished;
+    load->finished = true;
+    pthread_mutex_unlock(&load->lock);
+    if (first) load->done(load->user, code, code == SH_OK ? model_ref(load->model) : NULL, err);
+}
+
+/* Does what a request asks for agree with how the model is loaded, or being loaded? The lock is held. */
+static bool wants_agree(const struct model *model, const struct load_params *want) {
+    const struct model_wants *have = &model->wants;
+    if (!want) return true;
+    if (want->device && !(have->device && strcasecmp(have->device, want->device) == 0)) {
+        const struct sh_device_info *info = model->device ? sh_device_get_info(model->device) : NULL;
+        bool is_cpu = strcasecmp(want->device, "cpu") == 0;
+        if (!info || (is_cpu ? info->kind != SH_DEVICE_CPU : info->kind == SH_DEVICE_CPU || !strcasestr(info->name, want->device))) return false;
+    }
+    if (want->context_length && have->context_length != want->context_length) return false;
+    return !want->kv_type || (have->kv_type && strcmp(have->kv_type, want->kv_type) == 0);
+}
+
+static void wants_set(struct model_wants *wants, const struct load_params *params) {
+    wants_finish(wants);
+    if (!params) return;
+    wants->device = params->device ? strdup(params->device) : NULL;
+    wants->kv_type = params->kv_type ? strdup(params->kv_type) : NULL;
+    wants->context_length = params->context_length;
+}
+
+void model_start_drain(struct model *model, uint64_t limit_ns) {
+    model_set_state(model, MODEL_DRAINING);
+    model->drain_deadline_ns = sh_now_ns() + limit_ns;
+    model->drain_cut = false;
+    if (model->runner) runner_drain(model->runner);
+    pthread_cond_signal(&registry.wake);
+}
+
+struct load *model_load(struct model *model, const struct load_params *params, load_done_fn done, load_progress_fn progress, void *user) {
+    struct load *load = sh_calloc(1, sizeof *load);
+    if (!load) return NULL;
+    atomic_init(&load->refs, 1);
+    pthread_mutex_init(&load->lock, NULL);
+    load->model = model_ref(model);
+    load->done = done;
+    load->progress = progress;
+    load->user = user;
+
+    struct sh_error err;
+    enum sh_code code = SH_OK;
+    bool now = true;
+    pthread_mutex_lock(&registry.lock);
+    bool reload = params && params->reload && model->state == MODEL_READY;
+    if (registry.refusing) {
+        code = sh_fail(&err, SH_ERR_CANCELLED, "shutting down");
+    } else if (params && params->kv_type && strcmp(params->kv_type, "f16") != 0 && strcmp(params->kv_type, "f32") != 0) {
+        code = sh_fail(&err, SH_ERR_INVALID, "kv_type is '%s': expected f16 or f32", params->kv_type);
+    } else if ((model->state == MODEL_READY && !reload) || model->loads) {
+        if (!wants_agree(model, params))
+            code = sh_fail(&err, SH_ERR_INVALID, "%s is %s with other settings (device %s, context %u): reload swaps it", model->id,
+                           model->state == MODEL_READY ? "loaded" : "being loaded",
+                           model->device ? sh_device_get_info(model->device)->name : "not chosen yet",
+                           model->state == MODEL_READY ? model->info.context_length : model->wants.context_length);
+        now = code != SH_OK || model->state == MODEL_READY;
+    } else {
+        if (reload) model_start_drain(model, registry.config->drain_timeout_s * 1000000000ull);
+        wants_set(&model->wants, params);
+        model->load_order = ++registry.last_order;
+        now = false;
+    }
+    if (!now) {
+        struct load **end = &model->loads;
+        while (*end) end = &(*end)->next;
+        atomic_fetch_add(&load->refs, 1);
+        *end = load;
+        pthread_cond_signal(&registry.wake);
+    }
+    pthread_mutex_unlock(&registry.lock);
+    if (now) load_finish(load, code, code ? &err : NULL);
+    return load;
+}
+
+void load_cancel(struct load *load) {
+    bool listed = false;
+    pthread_mutex_lock(&registry.lock);
+    for (struct load **at = &load->model->loads; *at; at = &(*at)->next) {
+        if (*at != load) continue;
+        *at = load->next;
+        listed = true;
+        break;
+    }
+    pthread_mutex_unlock(&registry.lock);
+    struct sh_error err;
+    sh_fail(&err, SH_ERR_CANCELLED, "cancelled");
+    load_finish(load, SH_ERR_CANCELLED, &err);
+    if (listed) load_unref(load);
+}
+
+void load_release(struct load *load) { load_unref(load); }
+
+enum sh_code model_unload(struct model *model, unload_done_fn done, void *user, struct sh_error *err) {
+    struct unload_wait *wait = done ? sh_calloc(1, sizeof *wait) : NULL;
+    if (done && !wait) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory");
+    pthread_mutex_lock(&registry.lock);
+    bool loaded = model->state == MODEL_READY || model->state == MODEL_DRAINING;
+    if (loaded) {
+        if (wait) {
+            *wait = (struct unload_wait){done, user, model->unloads};
+            model->unloads = wait;
+        }
+        if (model->state == MODEL_READY) model_start_drain(model, registry.config->drain_timeout_s * 1000000000ull);
+    }
+    pthread_mutex_unlock(&registry.lock);
+    if (loaded) return SH_OK;
+    free(wait);
+    return sh_fail(err, SH_ERR_NOT_FOUND, "%s is not loaded", model->id);
+}
+
+enum sh_code model_enqueue(struct model *model, struct generation *g, struct sh_error *err) {
+    enum sh_code code;
+    pthread_mutex_lock(&registry.lock);
+    if (registry.refusing) code = sh_fail(err, SH_ERR_CANCELLED, "shutting down");
+    else if (model->state != MODEL_READY) code = sh_fail(err, SH_ERR_NOT_FOUND, "%s is not loaded", model->id);
+    else code = runner_enqueue(model->runner, g, err);
+    pthread_mutex_unlock(&registry.lock);
+    return code;
+}
+
+/* ---- the vocabulary ---------------------------------------------------------------------------------- */
+
+enum sh_code model_get_vocab(struct model *model, const struct sh_vocab **out, struct sh_error *err) {
+    struct file_identity now = {0}, loaded;
+    bool visible = identity_of(model->path, &now);
+    pthread_mutex_lock(&registry.lock);
+    bool is_loaded = model->runner != NULL;
+    loaded = model->loaded;
+    pthread_mutex_unlock(&registry.lock);
+
+    enum sh_code code = SH_OK;
+    pthread_mutex_lock(&model->vocab_lock);
+    struct held_vocab *held = model->vocabs;
+    if (held && is_loaded && identity_equal(&held->identity, &loaded)) {
+        *out = held->vocab; /* also when the file has been replaced since */
+    } else if (is_loaded && !(visible && identity_equal(&now, &loaded))) {
+        code = sh_fail(err, SH_ERR_IO, "%s was replaced after it was loaded, and its vocabulary was not read before that: reload the model",
+                       model->path);
+    } else if (held && !is_loaded && visible && identity_equal(&held->identity, &now)) {
+        *out = held->vocab;
+    } else {
+        held = sh_calloc(1, sizeof *held);
+        code = held ? sh_vocab_open(model->path, &held->vocab, err) : sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a vocabulary");
+        if (code == SH_OK) {
+            held->identity = now;
+            held->next = model->vocabs; /* the old one may be lent */
+            model->vocabs = held;
+            *out = held->vocab;
+        } else {
+            free(held);
+        }
+    }
+    pthread_mutex_unlock(&model->vocab_lock);
+    return code;
+}
+
+const struct sh_vocab *model_vocab(struct model *model) {
+    const struct sh_vocab *vocab;
+    return model_get_vocab(model, &vocab, NULL) == SH_OK ? vocab : NULL;
+}

@@ -1,0 +1,104 @@
+/*
+ * models_private.h - the registry's insides, for models.c (the callers' side) and loader.c (the thread that scans, loads and unloads).
+ *
+ * Lock order: registry.lock, then a generation's, then a runner's. Callbacks are called under none of them.
+ */
+#ifndef SHIMMYD_MODELS_PRIVATE_H
+#define SHIMMYD_MODELS_PRIVATE_H
+
+#include "daemon/discover.h"
+#include "daemon/models.h"
+#include "daemon/scheduler.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+struct load { /* somebody waits for a model */
+    atomic_uint refs;      /* the caller's handle, the model's list */
+    struct model *model;   /* a reference */
+    load_done_fn done;
+    load_progress_fn progress;
+    void *user;
+    pthread_mutex_t lock;  /* held while progress runs */
+    bool finished;         /* lock; done is called or being called */
+    struct load *next;     /* registry.lock */
+};
+
+struct unload_wait {
+    unload_done_fn done;
+    void *user;
+    struct unload_wait *next;
+};
+
+struct model_wants { /* how it is to be loaded, or is */
+    char *device;            /* NULL: the configured one */
+    uint32_t context_length; /* 0: configured */
+    char *kv_type;           /* NULL: configured */
+};
+
+/* A vocabulary opened alone: it outlives the engine's, so that it may be lent. One of a replaced file stays, for it may be in use. */
+struct held_vocab {
+    struct sh_vocab *vocab;
+    struct file_identity identity;
+    struct held_vocab *next;
+};
+
+struct model {
+    atomic_uint refs; /* the registry's is one */
+    char *id, *path;  /* constant */
+
+    /* registry.lock: */
+    struct file_identity identity; /* of the file as last seen, */
+    struct file_identity loaded;   /* and when it was loaded */
+    uint64_t size_bytes;
+    bool header_read;
+    char *arch, *type, *name, *error; /* "" where there is none */
+    enum model_state state;
+    struct load *loads;       /* those who wait, oldest first */
+    uint64_t load_order;      /* of the first of them */
+    struct model_wants wants; /* of the load that is wanted, under way or done */
+    struct unload_wait *unloads;
+    uint64_t drain_deadline_ns;
+    bool drain_cut;           /* what was running has been cancelled */
+    char *lost;               /* the device is lost: why; it becomes failed when drained */
+    struct sh_device *device; /* while loaded */
+    struct sh_model *engine;
+    struct runner *runner;
+    struct sh_model_info info;
+    uint64_t ready_since_ns;
+    uint64_t prompt_tokens, generated_tokens; /* of runners that are gone */
+    bool listed;              /* found by the last scan, or registered by its path */
+    bool by_path;             /* stays although no scan finds it */
+    struct model *next;
+
+    pthread_mutex_t vocab_lock;
+    struct held_vocab *vocabs; /* vocab_lock; newest first */
+};
+
+struct registry {
+    pthread_mutex_t lock;
+    pthread_cond_t wake;    /* for the loader */
+    pthread_cond_t changed; /* a scan ended, a model was unloaded */
+    struct config *config;
+    struct model *models;
+    uint64_t last_order;
+    bool started, scan_wanted, scanned, refusing, stopping;
+    pthread_t loader;
+};
+extern struct registry registry;
+
+/* The next three want registry.lock. */
+void model_set_state(struct model *model, enum model_state state);
+void model_start_drain(struct model *model, uint64_t limit_ns);
+void model_insert(struct model *model);
+
+struct model *model_create(const struct found_model *found); /* one reference, the registry's */
+void set_text(char **slot, const char *value); /* a copy; on no memory the old text stays */
+
+void load_finish(struct load *load, enum sh_code code, const struct sh_error *err); /* calls done unless it was called */
+void load_unref(struct load *load);
+void wants_finish(struct model_wants *wants);
+
+void *loader_main(void *unused);
+
+#endif
