@@ -1,0 +1,96 @@
+/*
+ * openai.h - what /v1/completions and /v1/chat/completions share: from a parsed request over the model's load to generations and back
+ * as one JSON answer or as a stream of events. The two families differ in how a prompt becomes tokens and in the shape of a choice.
+ *
+ * A job belongs to its connection's thread; only load_done (openai.c) comes from another one.
+ */
+#ifndef SHIMMYD_HTTP_OPENAI_H
+#define SHIMMYD_HTTP_OPENAI_H
+
+#include "daemon/generation.h"
+#include "daemon/http/internal.h"
+#include "daemon/models.h"
+
+struct api_choice {
+    uint32_t index; /* in the response */
+    bool begun, finished;
+    char *text; /* whole answers only, like the next two */
+    size_t length, capacity;
+    json_t *token_ids, *logprobs;
+    uint64_t chars; /* code points of the answer's text so far, by its tokens: where the next token begins */
+    enum gen_finish finish;
+};
+
+struct api_part { /* one prompt: one generation of n choices */
+    int32_t *ids;
+    size_t n_ids;
+    char *text; /* echo: the prompt as text */
+    size_t text_length;
+    json_t *echo_logprobs; /* echo with logprobs: of the prompt's tokens */
+    struct generation *generation;
+    bool ended;
+    struct api_choice *choices; /* n */
+};
+
+struct api_piece { /* what one event adds to a choice */
+    const char *text;
+    size_t length;
+    json_t *token_ids, *logprobs; /* NULL: none; lent */
+    const char *finish;           /* NULL: goes on */
+    bool first;
+};
+
+struct api_job;
+struct api_family {
+    enum api_kind kind;
+    const char *id_prefix, *object, *chunk_object;
+    bool begins_at_start; /* a choice's first chunk goes out before its first token */
+    /* Fills ids (and text) of all parts. */
+    bool (*prepare)(struct api_job *job, struct api_error *err);
+    /* Adds one token to a log-prob object, making it if *object is NULL. logprob NULL: none (the first token of a prompt). */
+    void (*add_logprob)(const struct api_job *job, json_t **object, int32_t token, const struct gen_logprob *logprob, uint64_t offset);
+    /* A choice of a chunk and of a whole answer. New references. */
+    json_t *(*chunk)(const struct api_job *job, const struct api_part *part, const struct api_choice *choice, const struct api_piece *piece);
+    json_t *(*whole)(const struct api_job *job, const struct api_part *part, const struct api_choice *choice);
+};
+
+struct api_job {
+    struct http_request *request;
+    const struct api_family *family;
+    struct api_request q;
+    struct model *model; /* a reference, as resolved */
+    struct model *ready; /* a reference that load_done got */
+    const struct sh_vocab *vocab;
+    char *model_id, id[64], fingerprint[32];
+    json_int_t created;
+    const char *const *stops; /* the request's and the template's; the array alone is owned */
+    uint32_t n_stops;
+    struct api_part *parts;
+    uint32_t n_parts, n_submitted, n_ended;
+    struct gen_usage usage;
+    struct api_error error; /* status != 0 */
+    bool dry;        /* max_tokens is 0: nothing is generated */
+    bool drop_tokens; /* the same, but one token is computed for the sake of the prompt's log-probs */
+    enum { JOB_NEW, JOB_LOADING, JOB_RUNNING } phase;
+    bool started, overrun; /* a generation has left the queue; the reader was too slow */
+    uint64_t load_began_ns;
+
+    char *out; /* events not read yet */
+    size_t out_length, out_capacity, out_taken;
+    bool out_ended;
+
+    struct load *load;
+    /* under the request's lock */
+    bool load_done, closed;
+    enum sh_code load_code;
+    struct sh_error load_error;
+};
+
+enum http_step api_run(struct http_request *request, const struct api_family *family);
+
+/* The bytes of a token as its name in log-probs; what is no UTF-8 as escapes behind `escape` ("bytes:" or ""). New reference. */
+json_t *api_token_name(const struct api_job *job, int32_t token, const char *escape);
+double api_logprob(float logprob); /* JSON has no infinity: not below -9999 */
+json_t *api_ids_json(const int32_t *ids, size_t count);
+
+#endif

@@ -1,0 +1,80 @@
+/*
+ * params.h - from a request's JSON to plain structs: pure functions that know neither libmicrohttpd nor a model.
+ *
+ * Each parser fills its struct or an api_error whose message names the field, what was found and what is expected. Fields that it does
+ * not know are ignored, except those that are known to change an answer and that this server does not do: they are an error unless set to what
+ * has no effect. A struct is valid (and must be finished) after either result. Thread-safety: no shared state, any thread.
+ */
+#ifndef SHIMMYD_HTTP_PARAMS_H
+#define SHIMMYD_HTTP_PARAMS_H
+
+#include "compute/engine.h"
+
+#include <jansson.h>
+
+enum { API_STOPS_MAX = 16, API_CHOICES_MAX = 128, API_PROMPTS_MAX = 256, API_TOP_MAX = 20, API_MESSAGES_MAX = 16384 };
+
+struct api_error {          /* OpenAI's error object and the status that goes with it */
+    unsigned status;
+    const char *type, *code; /* constants; code NULL: null */
+    char param[96];          /* "" = null */
+    char message[640];
+};
+/* Fills *err and returns false, so that `return api_fail(...)` reads well. param NULL: none. */
+bool api_fail(struct api_error *err, unsigned status, const char *code, const char *param, const char *fmt, ...) SH_PRINTF(5, 6);
+/* The engine's and the daemon's codes as HTTP sees them. */
+bool api_fail_code(struct api_error *err, enum sh_code code, const char *param, const char *message);
+
+/* Parses a body; NULL: *err says at which line and column. The root must be an object. New reference. */
+json_t *api_parse_body(const char *body, size_t length, struct api_error *err);
+
+struct api_prompt { /* text, or token ids if text is NULL */
+    char *text;     /* NUL-terminated, may hold NULs; length does not count the last */
+    size_t length;
+    int32_t *ids;
+    uint32_t n_ids;
+};
+
+enum api_kind { API_COMPLETIONS, API_CHAT };
+
+struct api_request {
+    enum api_kind kind;
+    char *model; /* NULL: none named */
+    struct api_prompt *prompts; /* completions: at least one */
+    uint32_t n_prompts;
+    struct sh_chat_message *messages; /* chat: at least one; strings owned */
+    uint32_t n_messages;
+    char **stops;
+    uint32_t n_stops;
+    struct sh_sampler_params sampler; /* defaults of the product where nothing was given; bias owned */
+    struct sh_logit_bias *bias;
+    uint32_t n;          /* choices of each prompt */
+    uint32_t max_tokens; /* of each choice */
+    bool has_max_tokens; /* false: up to the context's end */
+    bool has_seed;       /* false: sampler.seed is to be drawn */
+    bool stream, include_usage, echo, ignore_eos, logprobs, return_token_ids, tokens_as_ids, special;
+    bool add_special;           /* completions: BOS as the model wants it; default true */
+    bool add_generation_prompt; /* chat; default true */
+    uint32_t n_top;             /* with logprobs */
+};
+bool api_request_parse(const json_t *body, enum api_kind kind, struct api_request *out, struct api_error *err);
+void api_request_finish(struct api_request *request);
+
+struct api_tokenize {
+    char *model;
+    char *content; /* NUL-terminated, may hold NULs */
+    size_t length;
+    bool add_special, parse_special;
+};
+bool api_tokenize_parse(const json_t *body, struct api_tokenize *out, struct api_error *err);
+void api_tokenize_finish(struct api_tokenize *request);
+
+struct api_detokenize {
+    char *model;
+    int32_t *tokens;
+    uint32_t n_tokens;
+};
+bool api_detokenize_parse(const json_t *body, struct api_detokenize *out, struct api_error *err);
+void api_detokenize_finish(struct api_detokenize *request);
+
+#endif
