@@ -88,10 +88,10 @@ $(B)/tests/unit/test_%: $(B)/tests/unit/test_%.o $(UNIT_LIB) $(filter-out $(B)/d
 
 $(B)/tests/tools/%: $(B)/tests/tools/%.o $(B)/libshimmy.a
 	$(call say,LD,$@)
-	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_ENGINE)
+	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LIBS_ENGINE)
 
 clean:
 	rm -rf $(B)
 
--include $(patsubst %.o,%.d,$(ENGINE_OBJ) $(ENGINE_EXTRA_OBJ) $(DAEMON_OBJ) $(CLI_OBJ) $(UNIT:=.d) $(UNIT_LIB))
+-include $(patsubst %.o,%.d,$(ENGINE_OBJ) $(ENGINE_EXTRA_OBJ) $(DAEMON_OBJ) $(CLI_OBJ) $(UNIT:=.d) $(TOOLS:=.d) $(UNIT_LIB))
 .SECONDARY:

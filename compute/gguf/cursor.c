@@ -52,11 +52,13 @@ uint64_t sh_cursor_left(const struct sh_cursor *c) { return c->file_bytes - c->a
 static bool need(struct sh_cursor *c, uint64_t n) {
     if (c->failed) return false;
     if (n > c->file_bytes - c->at) {
-        sh_cursor_fail(c, SH_ERR_FORMAT, c->at, "the file ends: found %" PRIu64 " bytes, expected %" PRIu64, c->file_bytes - c->at, n);
+        sh_cursor_fail(c, SH_ERR_FORMAT, c->at, "the file ends: found %" PRIu64 " bytes, expected %" PRIu64,
+                       c->file_bytes - c->at, n);
         return false;
     }
     if (n > SH_HEADER_MAX_BYTES - c->at) { /* at never exceeds the limit */
-        sh_cursor_fail(c, SH_ERR_FORMAT, c->at, "the header goes on for another %" PRIu64 " bytes, expected at most %u bytes in all", n,
+        sh_cursor_fail(c, SH_ERR_FORMAT, c->at,
+                       "the header goes on for another %" PRIu64 " bytes, expected at most %u bytes in all", n,
                        SH_HEADER_MAX_BYTES);
         return false;
     }
@@ -80,7 +82,8 @@ static bool need(struct sh_cursor *c, uint64_t n) {
             c->loaded += (uint64_t)got;
         } else if (got == 0) {
             if (c->loaded >= end) break;
-            sh_cursor_fail(c, SH_ERR_IO, c->loaded, "the file became shorter while it was read: expected %" PRIu64 " bytes", c->file_bytes);
+            sh_cursor_fail(c, SH_ERR_IO, c->loaded, "the file became shorter while it was read: expected %" PRIu64 " bytes",
+                           c->file_bytes);
             return false;
         } else if (errno != EINTR) {
             sh_cursor_fail(c, SH_ERR_IO, c->loaded, "cannot read: %s", strerror(errno));
@@ -121,9 +124,11 @@ struct sh_span sh_cursor_bytes(struct sh_cursor *c, uint64_t length) {
 struct sh_span sh_cursor_string(struct sh_cursor *c, uint64_t max_length) {
     const uint64_t at = c->at, length = sh_cursor_u64(c);
     if (!c->failed && length > max_length)
-        sh_cursor_fail(c, SH_ERR_FORMAT, at, "found a string of %" PRIu64 " bytes, expected at most %" PRIu64, length, max_length);
+        sh_cursor_fail(c, SH_ERR_FORMAT, at, "found a string of %" PRIu64 " bytes, expected at most %" PRIu64, length,
+                       max_length);
     if (!c->failed && length > sh_cursor_left(c))
-        sh_cursor_fail(c, SH_ERR_FORMAT, at, "found a string of %" PRIu64 " bytes, expected at most the %" PRIu64 " that are left of the file",
-                       length, sh_cursor_left(c));
+        sh_cursor_fail(c, SH_ERR_FORMAT, at,
+                       "found a string of %" PRIu64 " bytes, expected at most the %" PRIu64 " that are left of the file", length,
+                       sh_cursor_left(c));
     return sh_cursor_bytes(c, c->failed ? 0 : length);
 }

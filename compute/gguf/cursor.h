@@ -1,8 +1,8 @@
 /*
  * cursor.h - reads the header region of one file, front to back, with a sticky error.
  *
- * The region is copied with pread into a buffer that grows as the cursor advances; positions are byte offsets from the start of the
- * file, and because the buffer moves while it grows, pointers into it are taken only after the last read (sh_cursor_at).
+ * The region is copied with pread into a buffer that grows as the cursor advances; positions are byte offsets from the start of
+ * the file, and because the buffer moves while it grows, pointers into it are taken only after the last read (sh_cursor_at).
  * After the first failure every read returns 0 and consumes nothing, so a parser may check once per entry. One thread.
  */
 #ifndef SHIMMY_GGUF_CURSOR_H
@@ -18,20 +18,20 @@ struct sh_span { /* bytes of the file */
 };
 
 struct sh_cursor {
-    int fd;               /* lent */
-    const char *file;     /* lent: how messages name the file */
+    int fd;           /* lent */
+    const char *file; /* lent: how messages name the file */
     uint64_t file_bytes;
-    uint64_t at;          /* next byte */
-    uint8_t *data;        /* owned: bytes [0, loaded) */
+    uint64_t at;   /* next byte */
+    uint8_t *data; /* owned: bytes [0, loaded) */
     uint64_t loaded, capacity;
-    char context[160];    /* "key 'general.name' ": what is being read, for messages; may be empty */
+    char context[160]; /* "key 'general.name' ": what is being read, for messages; may be empty */
     bool failed;
     struct sh_error error; /* the first one */
 };
 
 void sh_cursor_init(struct sh_cursor *c, int fd, const char *file, uint64_t file_bytes);
-void sh_cursor_finish(struct sh_cursor *c); /* frees the copy unless it was taken */
-void sh_cursor_trim(struct sh_cursor *c); /* gives back what was read ahead beyond the next byte */
+void sh_cursor_finish(struct sh_cursor *c);   /* frees the copy unless it was taken */
+void sh_cursor_trim(struct sh_cursor *c);     /* gives back what was read ahead beyond the next byte */
 uint8_t *sh_cursor_take(struct sh_cursor *c); /* the copy becomes the caller's */
 
 /* Names what is read next; what does not fit is cut. */

@@ -12,7 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define MAX_SHARDS 512u      /* each keeps a descriptor open */
+#define MAX_SHARDS 512u       /* each keeps a descriptor open */
 #define SHARD_SUFFIX_BYTES 20 /* "-00001-of-00003.gguf" */
 
 struct shard {
@@ -52,8 +52,9 @@ static enum sh_code open_shard(struct shard *s, const char *path, struct sh_erro
     }
     struct stat st;
     if (fstat(s->fd, &st) != 0) return sh_fail(err, SH_ERR_IO, "%s: cannot stat: %s", s->shown, strerror(errno));
-    if (!S_ISREG(st.st_mode)) return sh_fail(err, SH_ERR_INVALID, "%s: found a %s, expected a regular file", s->shown,
-                                             S_ISDIR(st.st_mode) ? "folder" : "special file");
+    if (!S_ISREG(st.st_mode))
+        return sh_fail(err, SH_ERR_INVALID, "%s: found a %s, expected a regular file", s->shown,
+                       S_ISDIR(st.st_mode) ? "folder" : "special file");
     s->file_bytes = (uint64_t)st.st_size;
     return sh_header_read(s->fd, s->shown, s->file_bytes, &s->header, err);
 }
@@ -88,8 +89,8 @@ static enum sh_code split_value(const struct shard *s, const char *key, int64_t 
     const struct sh_kv *kv = sh_header_find(&s->header, key);
     if (kv == NULL) return SH_OK;
     if (kv->type == SH_VALUE_ARRAY || !sh_kv_to_i64(kv, 0, out))
-        return sh_fail(err, SH_ERR_FORMAT, "%s: key '%s' at byte %" PRIu64 ": found type %s, expected an integer", s->shown, key, kv->offset,
-                       sh_value_type_name(kv->type));
+        return sh_fail(err, SH_ERR_FORMAT, "%s: key '%s' at byte %" PRIu64 ": found type %s, expected an integer", s->shown, key,
+                       kv->offset, sh_value_type_name(kv->type));
     return SH_OK;
 }
 
@@ -104,12 +105,15 @@ static enum sh_code open_others(struct sh_gguf *g, struct sh_error *err) {
     const bool numbered = parse_shard_name(given->path, &name_no, &name_count);
     if (count == 0 || (count == 1 && no == 0 && name_count == 1)) return SH_OK; /* not split */
     if (count < 1 || count > MAX_SHARDS)
-        return sh_fail(err, SH_ERR_FORMAT, "%s: key 'split.count': found %" PRId64 ", expected 1 to %u", given->shown, count, MAX_SHARDS);
+        return sh_fail(err, SH_ERR_FORMAT, "%s: key 'split.count': found %" PRId64 ", expected 1 to %u", given->shown, count,
+                       MAX_SHARDS);
     if (!numbered || name_count != (uint64_t)count)
         return sh_fail(err, SH_ERR_FORMAT, "%s: key 'split.count': found %" PRId64 ", expected %s", given->shown, count,
-                       numbered ? "the count in the file's name" : "a file name that ends in -00001-of-0000N.gguf: it was renamed, name it as it was");
+                       numbered ? "the count in the file's name"
+                                : "a file name that ends in -00001-of-0000N.gguf: it was renamed, name it as it was");
     if (no != name_no)
-        return sh_fail(err, SH_ERR_FORMAT, "%s: key 'split.no': found %" PRId64 ", expected %u as in the file's name", given->shown, no, name_no);
+        return sh_fail(err, SH_ERR_FORMAT, "%s: key 'split.no': found %" PRId64 ", expected %u as in the file's name",
+                       given->shown, no, name_no);
 
     struct shard *shards = sh_calloc((uint64_t)count, sizeof *shards);
     const size_t length = strlen(given->path);
@@ -138,11 +142,13 @@ static enum sh_code open_others(struct sh_gguf *g, struct sh_error *err) {
         if ((code = split_value(s, "split.count", &its_count, err)) != SH_OK) break;
         if ((code = split_value(s, "split.no", &its_no, err)) != SH_OK) break;
         if (its_count != count)
-            code = sh_fail(err, SH_ERR_FORMAT, "%s: key 'split.count': found %" PRId64 " (-1: none), expected %" PRId64 " as in %s", s->shown,
-                           its_count, count, g->shards[name_no].shown);
+            code =
+                sh_fail(err, SH_ERR_FORMAT, "%s: key 'split.count': found %" PRId64 " (-1: none), expected %" PRId64 " as in %s",
+                        s->shown, its_count, count, g->shards[name_no].shown);
         else if (its_no != i)
-            code = sh_fail(err, SH_ERR_FORMAT, "%s: key 'split.no': found %" PRId64 " (-1: none), expected %u as in the file's name", s->shown,
-                           its_no, i);
+            code =
+                sh_fail(err, SH_ERR_FORMAT, "%s: key 'split.no': found %" PRId64 " (-1: none), expected %u as in the file's name",
+                        s->shown, its_no, i);
     }
     free(path);
     return code;
@@ -167,7 +173,8 @@ static enum sh_code merge(struct sh_gguf *g, struct sh_error *err) {
         if (code != SH_OK) return code;
     }
     if (expected != (int64_t)total)
-        return sh_fail(err, SH_ERR_FORMAT, "%s: key 'split.tensors.count': found %" PRId64 ", expected %" PRIu64 ", the tensors of its %u shards",
+        return sh_fail(err, SH_ERR_FORMAT,
+                       "%s: key 'split.tensors.count': found %" PRId64 ", expected %" PRIu64 ", the tensors of its %u shards",
                        first->shown, expected, total, g->n_shards);
     g->tensors = sh_calloc(total, sizeof *g->tensors);
     g->by_name = sh_calloc(total, sizeof *g->by_name);
@@ -256,18 +263,17 @@ const struct sh_tensor *sh_gguf_tensor(const struct sh_gguf *g, const char *name
         const struct sh_tensor *t = &g->tensors[g->by_name[middle]];
         const int order = strcmp(name, t->name);
         if (order == 0) return t;
-        if (order < 0)
-            high = middle;
-        else
-            low = middle + 1;
+        if (order < 0) high = middle;
+        else low = middle + 1;
     }
     return NULL;
 }
 
 static enum sh_code wrong_type(const struct sh_gguf *g, const struct sh_kv *kv, const char *expected, struct sh_error *err) {
     const bool array = kv->type == SH_VALUE_ARRAY;
-    return sh_fail(err, SH_ERR_FORMAT, "%s: key '%.100s' at byte %" PRIu64 ": found type %s%s%s, expected %s", g->shards[0].shown, kv->key,
-                   kv->offset, sh_value_type_name(kv->type), array ? " of " : "", array ? sh_value_type_name(kv->element_type) : "", expected);
+    return sh_fail(err, SH_ERR_FORMAT, "%s: key '%.100s' at byte %" PRIu64 ": found type %s%s%s, expected %s", g->shards[0].shown,
+                   kv->key, kv->offset, sh_value_type_name(kv->type), array ? " of " : "",
+                   array ? sh_value_type_name(kv->element_type) : "", expected);
 }
 
 enum sh_code sh_gguf_u32(const struct sh_gguf *g, const char *key, uint32_t *out, struct sh_error *err) {
@@ -280,8 +286,8 @@ enum sh_code sh_gguf_u32(const struct sh_gguf *g, const char *key, uint32_t *out
     if (!sh_kv_to_i64(kv, 0, &v) || v < 0 || v > UINT32_MAX) {
         char found[24];
         snprintf(found, sizeof found, kv->type == SH_VALUE_U64 ? "%" PRIu64 : "%" PRId64, sh_kv_integer(kv, 0));
-        return sh_fail(err, SH_ERR_FORMAT, "%s: key '%.100s' at byte %" PRIu64 ": found %s, expected 0 to 4294967295", g->shards[0].shown, key,
-                       kv->offset, found);
+        return sh_fail(err, SH_ERR_FORMAT, "%s: key '%.100s' at byte %" PRIu64 ": found %s, expected 0 to 4294967295",
+                       g->shards[0].shown, key, kv->offset, found);
     }
     *out = (uint32_t)v;
     return SH_OK;
@@ -289,7 +295,8 @@ enum sh_code sh_gguf_u32(const struct sh_gguf *g, const char *key, uint32_t *out
 
 enum sh_code sh_gguf_u32_req(const struct sh_gguf *g, const char *key, uint32_t *out, struct sh_error *err) {
     if (sh_gguf_find(g, key) == NULL)
-        return sh_fail(err, SH_ERR_FORMAT, "%s: key '%s': found none, expected a u32: the metadata is incomplete", g->shards[0].shown, key);
+        return sh_fail(err, SH_ERR_FORMAT, "%s: key '%s': found none, expected a u32: the metadata is incomplete",
+                       g->shards[0].shown, key);
     return sh_gguf_u32(g, key, out, err);
 }
 
@@ -299,8 +306,8 @@ enum sh_code sh_gguf_f32(const struct sh_gguf *g, const char *key, float *out, s
     if (kv->type != SH_VALUE_F32 && kv->type != SH_VALUE_F64) return wrong_type(g, kv, "f32", err);
     const double v = sh_kv_number(kv, 0);
     if (isfinite(v) && fabs(v) > (double)__FLT_MAX__)
-        return sh_fail(err, SH_ERR_FORMAT, "%s: key '%.100s' at byte %" PRIu64 ": found %g, expected the range of f32", g->shards[0].shown, key,
-                       kv->offset, v);
+        return sh_fail(err, SH_ERR_FORMAT, "%s: key '%.100s' at byte %" PRIu64 ": found %g, expected the range of f32",
+                       g->shards[0].shown, key, kv->offset, v);
     *out = (float)v;
     return SH_OK;
 }
@@ -350,22 +357,26 @@ int64_t sh_kv_integer(const struct sh_kv *kv, uint64_t i) {
     }
 }
 
-enum sh_code sh_gguf_read(const struct sh_gguf *g, const struct sh_tensor *t, uint64_t at, void *dst, uint64_t bytes, struct sh_error *err) {
+enum sh_code sh_gguf_read(const struct sh_gguf *g, const struct sh_tensor *t, uint64_t at, void *dst, uint64_t bytes,
+                          struct sh_error *err) {
     const struct shard *s = &g->shards[t->shard];
     uint64_t end;
     if (!sh_add_u64(at, bytes, &end) || end > t->bytes)
-        return sh_fail(err, SH_ERR_INVALID, "%s: tensor '%.100s': asked for %" PRIu64 " bytes at %" PRIu64 ", expected them inside its %" PRIu64,
+        return sh_fail(err, SH_ERR_INVALID,
+                       "%s: tensor '%.100s': asked for %" PRIu64 " bytes at %" PRIu64 ", expected them inside its %" PRIu64,
                        s->shown, t->name, bytes, at, t->bytes);
     for (uint64_t done = 0; done < bytes;) {
         const uint64_t place = t->offset + at + done, piece = sh_min_u64(bytes - done, 1u << 30);
         const ssize_t got = pread(s->fd, (uint8_t *)dst + done, (size_t)piece, (off_t)place);
-        if (got > 0)
-            done += (uint64_t)got;
+        if (got > 0) done += (uint64_t)got;
         else if (got == 0)
-            return sh_fail(err, SH_ERR_IO, "%s: tensor '%.100s' at byte %" PRIu64 ": the file ends, expected %" PRIu64 " more bytes: it was truncated",
+            return sh_fail(err, SH_ERR_IO,
+                           "%s: tensor '%.100s' at byte %" PRIu64 ": the file ends, expected %" PRIu64
+                           " more bytes: it was truncated",
                            s->shown, t->name, place, bytes - done);
         else if (errno != EINTR)
-            return sh_fail(err, SH_ERR_IO, "%s: tensor '%.100s' at byte %" PRIu64 ": cannot read: %s", s->shown, t->name, place, strerror(errno));
+            return sh_fail(err, SH_ERR_IO, "%s: tensor '%.100s' at byte %" PRIu64 ": cannot read: %s", s->shown, t->name, place,
+                           strerror(errno));
     }
     return SH_OK;
 }

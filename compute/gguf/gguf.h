@@ -47,9 +47,9 @@ struct sh_kv {
 };
 
 struct sh_gguf;
-/* `path` may be any shard of a split model; all are opened. Checked: every count and length against the file, names (UTF-8, unique),
- * alignment (a power of two, 8 to 1 MiB), tensor shapes, places inside the file and no overlap, the split.* keys. Refused: headers over
- * 256 MiB, more than 65,536 metadata entries, 2^20 tensors or 512 shards, arrays nested deeper than 4. */
+/* `path` may be any shard of a split model; all are opened. Checked: every count and length against the file, names (UTF-8,
+ * unique), alignment (a power of two, 8 to 1 MiB), tensor shapes, places inside the file and no overlap, the split.* keys.
+ * Refused: headers over 256 MiB, more than 65,536 metadata entries, 2^20 tensors or 512 shards, arrays nested deeper than 4. */
 enum sh_code sh_gguf_open(const char *path, struct sh_gguf **out, struct sh_error *err);
 void sh_gguf_close(struct sh_gguf *g);
 /* Closes the descriptors and keeps the rest: from here on sh_gguf_read fails. Not while another thread reads. */
@@ -68,8 +68,8 @@ uint64_t sh_gguf_tensor_count(const struct sh_gguf *g);
 const struct sh_tensor *sh_gguf_tensor_at(const struct sh_gguf *g, uint64_t index);
 const struct sh_tensor *sh_gguf_tensor(const struct sh_gguf *g, const char *name); /* by binary search; NULL: absent */
 
-/* Typed look-ups. An absent key leaves *out as it was and is SH_OK; a value of the wrong type or out of range is SH_ERR_FORMAT and
- * names key, offset, found and expected. Any integer type that holds the value is accepted for integers, f32/f64 for floats.
+/* Typed look-ups. An absent key leaves *out as it was and is SH_OK; a value of the wrong type or out of range is SH_ERR_FORMAT
+ * and names key, offset, found and expected. Any integer type that holds the value is accepted for integers, f32/f64 for floats.
  * The _req forms fail on an absent key. */
 enum sh_code sh_gguf_u32(const struct sh_gguf *g, const char *key, uint32_t *out, struct sh_error *err);
 enum sh_code sh_gguf_u32_req(const struct sh_gguf *g, const char *key, uint32_t *out, struct sh_error *err);

@@ -74,8 +74,8 @@ static struct sh_span read_name(struct parse *p, uint64_t max_bytes) {
     for (size_t i = 0, n; i < name.length; i += n) {
         n = sh_utf8_length(text + i, (size_t)name.length - i);
         if (n == 0 || (unsigned char)text[i] < 0x20 || text[i] == 0x7F) {
-            sh_cursor_fail(&p->c, SH_ERR_FORMAT, name.offset + i, "found byte 0x%02X in a name, expected UTF-8 without control characters",
-                           (unsigned char)text[i]);
+            sh_cursor_fail(&p->c, SH_ERR_FORMAT, name.offset + i,
+                           "found byte 0x%02X in a name, expected UTF-8 without control characters", (unsigned char)text[i]);
             return name;
         }
     }
@@ -116,8 +116,9 @@ static bool read_array_head(struct parse *p, uint32_t *element, uint64_t *count)
     }
     if (*count > sh_cursor_left(&p->c) / least) {
         sh_cursor_fail(&p->c, SH_ERR_FORMAT, at + 4,
-                       "found an array of %" PRIu64 " elements, expected at most the %" PRIu64 " that the rest of the file can hold", *count,
-                       sh_cursor_left(&p->c) / least);
+                       "found an array of %" PRIu64 " elements, expected at most the %" PRIu64
+                       " that the rest of the file can hold",
+                       *count, sh_cursor_left(&p->c) / least);
         return false;
     }
     return true;
@@ -136,10 +137,8 @@ static void skip_elements(struct parse *p, uint32_t element, uint64_t count, uin
     for (uint64_t i = 0; i < count && !p->c.failed; i++) {
         uint32_t inner;
         uint64_t n;
-        if (element == SH_VALUE_STRING)
-            sh_cursor_string(&p->c, UINT64_MAX);
-        else if (read_array_head(p, &inner, &n))
-            skip_elements(p, inner, n, depth + 1);
+        if (element == SH_VALUE_STRING) sh_cursor_string(&p->c, UINT64_MAX);
+        else if (read_array_head(p, &inner, &n)) skip_elements(p, inner, n, depth + 1);
     }
 }
 
@@ -189,12 +188,14 @@ static bool read_tensor(struct parse *p) {
 
     uint64_t at = c->at;
     t.rank = sh_cursor_u32(c);
-    if (!c->failed && (t.rank < 1 || t.rank > 4)) sh_cursor_fail(c, SH_ERR_FORMAT, at, "found %u dimensions, expected 1 to 4", t.rank);
+    if (!c->failed && (t.rank < 1 || t.rank > 4))
+        sh_cursor_fail(c, SH_ERR_FORMAT, at, "found %u dimensions, expected 1 to 4", t.rank);
     for (uint32_t i = 0; i < t.rank && !c->failed; i++) {
         at = c->at;
         t.dims[i] = sh_cursor_u64(c);
         if (!c->failed && (t.dims[i] == 0 || t.dims[i] > INT64_MAX))
-            sh_cursor_fail(c, SH_ERR_FORMAT, at, "found %" PRIu64 " elements in dimension %u, expected at least 1 and less than 2^63", t.dims[i], i);
+            sh_cursor_fail(c, SH_ERR_FORMAT, at,
+                           "found %" PRIu64 " elements in dimension %u, expected at least 1 and less than 2^63", t.dims[i], i);
     }
     t.type = sh_cursor_u32(c);
     t.data_offset = sh_cursor_u64(c);
@@ -211,18 +212,20 @@ static bool read_head(struct parse *p, uint32_t *version, uint64_t *n_tensors, u
     if (c->failed) return false;
     const uint8_t *m = sh_cursor_at(c, magic.offset);
     if (memcmp(m, "GGUF", 4) != 0) {
-        sh_cursor_fail(c, SH_ERR_FORMAT, 0, "found bytes %02X %02X %02X %02X, expected 47 47 55 46 (\"GGUF\"): not a GGUF file", m[0], m[1], m[2],
-                       m[3]);
+        sh_cursor_fail(c, SH_ERR_FORMAT, 0, "found bytes %02X %02X %02X %02X, expected 47 47 55 46 (\"GGUF\"): not a GGUF file",
+                       m[0], m[1], m[2], m[3]);
         return false;
     }
     *version = sh_cursor_u32(c);
     if (c->failed) return false;
     if (*version != 0 && (*version & 0xFFFF) == 0) {
-        sh_cursor_fail(c, SH_ERR_UNSUPPORTED, 4, "found a big-endian file (version %u), expected little-endian", __builtin_bswap32(*version));
+        sh_cursor_fail(c, SH_ERR_UNSUPPORTED, 4, "found a big-endian file (version %u), expected little-endian",
+                       __builtin_bswap32(*version));
         return false;
     }
     if (*version != 2 && *version != 3) {
-        sh_cursor_fail(c, SH_ERR_UNSUPPORTED, 4, "found GGUF version %u, expected 2 or 3: convert the file again with a current tool", *version);
+        sh_cursor_fail(c, SH_ERR_UNSUPPORTED, 4,
+                       "found GGUF version %u, expected 2 or 3: convert the file again with a current tool", *version);
         return false;
     }
     *n_tensors = sh_cursor_u64(c);
@@ -231,12 +234,14 @@ static bool read_head(struct parse *p, uint32_t *version, uint64_t *n_tensors, u
     const uint64_t most_tensors = sh_min_u64(MAX_TENSORS, sh_cursor_left(c) / MIN_TENSOR_BYTES);
     const uint64_t most_kvs = sh_min_u64(MAX_KVS, sh_cursor_left(c) / MIN_KV_BYTES);
     if (*n_tensors > most_tensors)
-        sh_cursor_fail(c, SH_ERR_FORMAT, 8, "found a count of %" PRIu64 " tensors, expected at most %" PRIu64 " in a file of %" PRIu64 " bytes",
+        sh_cursor_fail(c, SH_ERR_FORMAT, 8,
+                       "found a count of %" PRIu64 " tensors, expected at most %" PRIu64 " in a file of %" PRIu64 " bytes",
                        *n_tensors, most_tensors, c->file_bytes);
     if (*n_kvs > most_kvs)
         sh_cursor_fail(c, SH_ERR_FORMAT, 16,
-                       "found a count of %" PRIu64 " metadata entries, expected at most %" PRIu64 " in a file of %" PRIu64 " bytes", *n_kvs,
-                       most_kvs, c->file_bytes);
+                       "found a count of %" PRIu64 " metadata entries, expected at most %" PRIu64 " in a file of %" PRIu64
+                       " bytes",
+                       *n_kvs, most_kvs, c->file_bytes);
     return !c->failed;
 }
 
@@ -320,8 +325,8 @@ static bool order_names(struct parse *p, struct sh_header *h) {
         if (strcmp(h->tensors[a].name, h->tensors[b].name) != 0) continue;
         const uint64_t at = p->tensors[a].entry_offset, other = p->tensors[b].entry_offset;
         sh_cursor_context(&p->c, "tensor '%.100s' ", h->tensors[a].name);
-        sh_cursor_fail(&p->c, SH_ERR_FORMAT, sh_max_u64(at, other), "found the tensor again, expected it once (it stands at byte %" PRIu64 ")",
-                       sh_min_u64(at, other));
+        sh_cursor_fail(&p->c, SH_ERR_FORMAT, sh_max_u64(at, other),
+                       "found the tensor again, expected it once (it stands at byte %" PRIu64 ")", sh_min_u64(at, other));
         return false;
     }
     return true;
@@ -338,8 +343,8 @@ static bool read_alignment(struct parse *p, struct sh_header *h) {
         return false;
     }
     if (v < MIN_ALIGNMENT || v > MAX_ALIGNMENT || (v & (v - 1)) != 0) {
-        sh_cursor_fail(&p->c, SH_ERR_FORMAT, kv->offset, "found %" PRId64 ", expected a power of two from %u to %u", v, MIN_ALIGNMENT,
-                       MAX_ALIGNMENT);
+        sh_cursor_fail(&p->c, SH_ERR_FORMAT, kv->offset, "found %" PRId64 ", expected a power of two from %u to %u", v,
+                       MIN_ALIGNMENT, MAX_ALIGNMENT);
         return false;
     }
     h->alignment = (uint64_t)v;
@@ -357,31 +362,34 @@ static bool place_tensor(struct parse *p, struct sh_header *h, uint32_t i, uint6
     uint64_t elements = 1, bytes = 0, end;
     for (uint32_t d = 0; d < 4; d++)
         if (!sh_mul_u64(elements, t->dims[d], &elements) || elements > INT64_MAX) {
-            sh_cursor_fail(c, SH_ERR_FORMAT, at, "found %" PRIu64 " x %" PRIu64 " x %" PRIu64 " x %" PRIu64 " elements, expected less than 2^63",
+            sh_cursor_fail(c, SH_ERR_FORMAT, at,
+                           "found %" PRIu64 " x %" PRIu64 " x %" PRIu64 " x %" PRIu64 " elements, expected less than 2^63",
                            t->dims[0], t->dims[1], t->dims[2], t->dims[3]);
             return false;
         }
     if (info != NULL) {
         if (t->dims[0] % info->block_elements != 0) {
-            sh_cursor_fail(c, SH_ERR_FORMAT, at, "found rows of %" PRIu64 " elements, expected a multiple of %u, the block of type %s",
-                           t->dims[0], info->block_elements, info->name);
+            sh_cursor_fail(c, SH_ERR_FORMAT, at,
+                           "found rows of %" PRIu64 " elements, expected a multiple of %u, the block of type %s", t->dims[0],
+                           info->block_elements, info->name);
             return false;
         }
         if (!sh_mul_u64(elements / info->block_elements, info->block_bytes, &bytes)) {
-            sh_cursor_fail(c, SH_ERR_FORMAT, at, "found %" PRIu64 " elements of type %s, expected less than 2^64 bytes", elements, info->name);
+            sh_cursor_fail(c, SH_ERR_FORMAT, at, "found %" PRIu64 " elements of type %s, expected less than 2^64 bytes", elements,
+                           info->name);
             return false;
         }
     }
     if (r->data_offset % h->alignment != 0) {
-        sh_cursor_fail(c, SH_ERR_FORMAT, at, "found data offset %" PRIu64 ", expected a multiple of the alignment %" PRIu64, r->data_offset,
-                       h->alignment);
+        sh_cursor_fail(c, SH_ERR_FORMAT, at, "found data offset %" PRIu64 ", expected a multiple of the alignment %" PRIu64,
+                       r->data_offset, h->alignment);
         return false;
     }
     if (!sh_add_u64(data_start, r->data_offset, &t->offset) || !sh_add_u64(t->offset, bytes, &end) || end > c->file_bytes ||
         t->offset >= c->file_bytes) {
         sh_cursor_fail(c, SH_ERR_FORMAT, at,
-                       "found data of %" PRIu64 " bytes at offset %" PRIu64 " after byte %" PRIu64 ", expected it inside the file of %" PRIu64
-                       " bytes: the file is truncated or damaged",
+                       "found data of %" PRIu64 " bytes at offset %" PRIu64 " after byte %" PRIu64
+                       ", expected it inside the file of %" PRIu64 " bytes: the file is truncated or damaged",
                        bytes, r->data_offset, data_start, c->file_bytes);
         return false;
     }
@@ -399,7 +407,8 @@ static bool check_overlap(struct parse *p, struct sh_header *h) {
         if (t->offset < end) {
             sh_cursor_context(&p->c, "tensor '%.100s' ", t->name);
             sh_cursor_fail(&p->c, SH_ERR_FORMAT, p->tensors[order[i]].entry_offset,
-                           "found data at byte %" PRIu64 ", expected it after '%.100s', which ends at byte %" PRIu64, t->offset, last->name, end);
+                           "found data at byte %" PRIu64 ", expected it after '%.100s', which ends at byte %" PRIu64, t->offset,
+                           last->name, end);
         }
         if (t->offset + t->bytes >= end) {
             end = t->offset + t->bytes;
@@ -455,10 +464,8 @@ const struct sh_kv *sh_header_find(const struct sh_header *h, const char *key) {
         const uint32_t middle = low + (high - low) / 2;
         const int order = strcmp(key, h->kvs[h->kv_order[middle]].key);
         if (order == 0) return &h->kvs[h->kv_order[middle]];
-        if (order < 0)
-            high = middle;
-        else
-            low = middle + 1;
+        if (order < 0) high = middle;
+        else low = middle + 1;
     }
     return NULL;
 }

@@ -59,8 +59,9 @@ static void block_q5_k(const uint8_t *b, float *y) {
 }
 
 /* 128 bytes of low halves, 64 bytes of upper bit pairs, 16 signed scales (of 16 elements each), d:f16.
- * Each half of the block (128 elements) is four runs of 32: run r takes its low bits from byte e (r even) or e + 32 (r odd) of the
- * half's 64, the low half of it for r < 2, and its upper bits from pair r of byte e of the half's 32. value = (d * scale) * (q - 32) */
+ * Each half of the block (128 elements) is four runs of 32: run r takes its low bits from byte e (r even) or e + 32 (r odd) of
+ * the half's 64, the low half of it for r < 2, and its upper bits from pair r of byte e of the half's 32.
+ * value = (d * scale) * (q - 32) */
 static void block_q6_k(const uint8_t *b, float *y) {
     const float d = half_at(b + 208);
     for (int half = 0; half < 2; half++) {
@@ -81,9 +82,7 @@ bool sh_dequantize(uint32_t type, const void *src, float *dst, uint64_t count) {
     const uint8_t *b = src;
     uint16_t half;
     switch (type) {
-    case SH_TYPE_F32:
-        memcpy(dst, src, (size_t)count * 4);
-        return true;
+    case SH_TYPE_F32: memcpy(dst, src, (size_t)count * 4); return true;
     case SH_TYPE_F16:
         for (uint64_t i = 0; i < count; i++) {
             memcpy(&half, b + 2 * i, 2);

@@ -61,8 +61,8 @@ struct fit { /* what does not depend on the quants, computed once */
     float sum_w, sum_wx;
 };
 
-/* Rounds the values to a grid, then fits the grid to the quants; false if they determine none. *error is that of the new grid with
- * these quants. */
+/* Rounds the values to a grid, then fits the grid to the quants; false if they determine none. *error is that of the new grid
+ * with these quants. */
 static bool refit(const struct fit *f, struct grid *g, float *error) {
     float sum_wq = 0, sum_wqq = 0, sum_wxq = 0;
     float q[32];
@@ -90,8 +90,8 @@ static bool refit(const struct fit *f, struct grid *g, float *error) {
     return g->scale > 0;
 }
 
-/* 32 values on a grid of 0..levels with a minimum of at most zero. Candidates shrink and widen the grid that spans the values; each
- * is rounded and fitted in turn until that gains nothing. */
+/* 32 values on a grid of 0..levels with a minimum of at most zero. Candidates shrink and widen the grid that spans the values;
+ * each is rounded and fitted in turn until that gains nothing. */
 static struct grid fit_min_grid(const float *x, const float *weight, int levels, float first, float step, int candidates) {
     struct fit f = {x, weight, levels, 0, 0};
     float low = x[0], high = x[0];
@@ -119,7 +119,8 @@ static struct grid fit_min_grid(const float *x, const float *weight, int levels,
 }
 
 /* Rounding scale and min moved the grid: takes the best of the rounded pair and its neighbours, and rounds the values to it. */
-static void settle(const float *x, const float *weight, int levels, float d, float dmin, uint8_t *scale, uint8_t *min, uint8_t q[32]) {
+static void settle(const float *x, const float *weight, int levels, float d, float dmin, uint8_t *scale, uint8_t *min,
+                   uint8_t q[32]) {
     const int scale0 = *scale, min0 = *min;
     float best_error = INFINITY;
     memset(q, 0, 32);
@@ -247,9 +248,7 @@ bool sh_quantize(uint32_t type, const float *src, void *dst, uint64_t count) {
     uint8_t *b = dst;
     uint16_t half;
     switch (type) {
-    case SH_TYPE_F32:
-        memcpy(dst, src, (size_t)count * 4);
-        return true;
+    case SH_TYPE_F32: memcpy(dst, src, (size_t)count * 4); return true;
     case SH_TYPE_F16:
     case SH_TYPE_BF16:
         for (uint64_t i = 0; i < count; i++) {

@@ -1,39 +1,19 @@
 #include "compute/gguf/gguf.h"
 
-/* Every element type of the file format, with its block. Numbers 4, 5, 31 to 33 and 36 to 38 belonged to types that were removed. */
+/* Every element type of the file format, with its block. Numbers 4, 5, 31 to 33 and 36 to 38 belonged to types that were
+ * removed. */
 static const struct sh_type_info types[] = {
-    [0] = {"F32", 1, 4, true},
-    [1] = {"F16", 1, 2, true},
-    [2] = {"Q4_0", 32, 18, true},
-    [3] = {"Q4_1", 32, 20, false},
-    [6] = {"Q5_0", 32, 22, false},
-    [7] = {"Q5_1", 32, 24, false},
-    [8] = {"Q8_0", 32, 34, true},
-    [9] = {"Q8_1", 32, 36, false},
-    [10] = {"Q2_K", 256, 84, false},
-    [11] = {"Q3_K", 256, 110, false},
-    [12] = {"Q4_K", 256, 144, true},
-    [13] = {"Q5_K", 256, 176, true},
-    [14] = {"Q6_K", 256, 210, true},
-    [15] = {"Q8_K", 256, 292, false},
-    [16] = {"IQ2_XXS", 256, 66, false},
-    [17] = {"IQ2_XS", 256, 74, false},
-    [18] = {"IQ3_XXS", 256, 98, false},
-    [19] = {"IQ1_S", 256, 50, false},
-    [20] = {"IQ4_NL", 32, 18, false},
-    [21] = {"IQ3_S", 256, 110, false},
-    [22] = {"IQ2_S", 256, 82, false},
-    [23] = {"IQ4_XS", 256, 136, false},
-    [24] = {"I8", 1, 1, false},
-    [25] = {"I16", 1, 2, false},
-    [26] = {"I32", 1, 4, false},
-    [27] = {"I64", 1, 8, false},
-    [28] = {"F64", 1, 8, false},
-    [29] = {"IQ1_M", 256, 56, false},
-    [30] = {"BF16", 1, 2, true},
-    [34] = {"TQ1_0", 256, 54, false},
-    [35] = {"TQ2_0", 256, 66, false},
-    [39] = {"MXFP4", 32, 17, false},
+    [0] = {"F32", 1, 4, true},          [1] = {"F16", 1, 2, true},          [2] = {"Q4_0", 32, 18, true},
+    [3] = {"Q4_1", 32, 20, false},      [6] = {"Q5_0", 32, 22, false},      [7] = {"Q5_1", 32, 24, false},
+    [8] = {"Q8_0", 32, 34, true},       [9] = {"Q8_1", 32, 36, false},      [10] = {"Q2_K", 256, 84, false},
+    [11] = {"Q3_K", 256, 110, false},   [12] = {"Q4_K", 256, 144, true},    [13] = {"Q5_K", 256, 176, true},
+    [14] = {"Q6_K", 256, 210, true},    [15] = {"Q8_K", 256, 292, false},   [16] = {"IQ2_XXS", 256, 66, false},
+    [17] = {"IQ2_XS", 256, 74, false},  [18] = {"IQ3_XXS", 256, 98, false}, [19] = {"IQ1_S", 256, 50, false},
+    [20] = {"IQ4_NL", 32, 18, false},   [21] = {"IQ3_S", 256, 110, false},  [22] = {"IQ2_S", 256, 82, false},
+    [23] = {"IQ4_XS", 256, 136, false}, [24] = {"I8", 1, 1, false},         [25] = {"I16", 1, 2, false},
+    [26] = {"I32", 1, 4, false},        [27] = {"I64", 1, 8, false},        [28] = {"F64", 1, 8, false},
+    [29] = {"IQ1_M", 256, 56, false},   [30] = {"BF16", 1, 2, true},        [34] = {"TQ1_0", 256, 54, false},
+    [35] = {"TQ2_0", 256, 66, false},   [39] = {"MXFP4", 32, 17, false},
 };
 
 const struct sh_type_info *sh_type_info(uint32_t type) {
@@ -49,9 +29,10 @@ uint64_t sh_type_row_bytes(uint32_t type, uint64_t cols) {
 
 const char *sh_value_type_name(enum sh_value_type type) {
     static const char *const names[] = {
-        [SH_VALUE_U8] = "u8",     [SH_VALUE_I8] = "i8",   [SH_VALUE_U16] = "u16",    [SH_VALUE_I16] = "i16",  [SH_VALUE_U32] = "u32",
-        [SH_VALUE_I32] = "i32",   [SH_VALUE_F32] = "f32", [SH_VALUE_BOOL] = "bool",  [SH_VALUE_STRING] = "str",
-        [SH_VALUE_ARRAY] = "arr", [SH_VALUE_U64] = "u64", [SH_VALUE_I64] = "i64",    [SH_VALUE_F64] = "f64",
+        [SH_VALUE_U8] = "u8",      [SH_VALUE_I8] = "i8",     [SH_VALUE_U16] = "u16", [SH_VALUE_I16] = "i16",
+        [SH_VALUE_U32] = "u32",    [SH_VALUE_I32] = "i32",   [SH_VALUE_F32] = "f32", [SH_VALUE_BOOL] = "bool",
+        [SH_VALUE_STRING] = "str", [SH_VALUE_ARRAY] = "arr", [SH_VALUE_U64] = "u64", [SH_VALUE_I64] = "i64",
+        [SH_VALUE_F64] = "f64",
     };
     return (size_t)type < SH_COUNT(names) ? names[type] : "unknown";
 }

@@ -60,9 +60,11 @@ static void put_str(struct sh_gguf_writer *w, struct bytes *b, const char *s, ui
     put(w, b, s, length);
 }
 
-enum sh_code sh_gguf_writer_create(const char *path, uint32_t version, uint32_t alignment, struct sh_gguf_writer **out, struct sh_error *err) {
+enum sh_code sh_gguf_writer_create(const char *path, uint32_t version, uint32_t alignment, struct sh_gguf_writer **out,
+                                   struct sh_error *err) {
     *out = NULL;
-    if (version != 2 && version != 3) return sh_fail(err, SH_ERR_INVALID, "%s: found GGUF version %u, expected 2 or 3", path, version);
+    if (version != 2 && version != 3)
+        return sh_fail(err, SH_ERR_INVALID, "%s: found GGUF version %u, expected 2 or 3", path, version);
     if (alignment == 0) alignment = 32;
     if (alignment < 8 || (alignment & (alignment - 1)) != 0)
         return sh_fail(err, SH_ERR_INVALID, "%s: found alignment %u, expected a power of two, at least 8", path, alignment);
@@ -105,7 +107,8 @@ static bool open_for(struct sh_gguf_writer *w, const char *what) {
 
 static bool add_key(struct sh_gguf_writer *w, const char *key, uint32_t type) {
     if (!open_for(w, "metadata was added after the header had been written")) return false;
-    if (!sh_grow((void **)&w->keys, &w->key_capacity, w->n_keys + 1, sizeof *w->keys) || (w->keys[w->n_keys] = strdup(key)) == NULL) {
+    if (!sh_grow((void **)&w->keys, &w->key_capacity, w->n_keys + 1, sizeof *w->keys) ||
+        (w->keys[w->n_keys] = strdup(key)) == NULL) {
         fail(w, SH_ERR_NO_MEMORY, "no memory for the header");
         return false;
     }
@@ -116,16 +119,15 @@ static bool add_key(struct sh_gguf_writer *w, const char *key, uint32_t type) {
 }
 
 static uint32_t scalar_bytes(enum sh_value_type type) {
-    static const uint8_t sizes[] = {[SH_VALUE_U8] = 1,  [SH_VALUE_I8] = 1,   [SH_VALUE_U16] = 2,  [SH_VALUE_I16] = 2, [SH_VALUE_U32] = 4, [SH_VALUE_I32] = 4,
-                                    [SH_VALUE_F32] = 4, [SH_VALUE_BOOL] = 1, [SH_VALUE_U64] = 8, [SH_VALUE_I64] = 8, [SH_VALUE_F64] = 8};
+    static const uint8_t sizes[] = {
+        [SH_VALUE_U8] = 1,  [SH_VALUE_I8] = 1,   [SH_VALUE_U16] = 2, [SH_VALUE_I16] = 2, [SH_VALUE_U32] = 4, [SH_VALUE_I32] = 4,
+        [SH_VALUE_F32] = 4, [SH_VALUE_BOOL] = 1, [SH_VALUE_U64] = 8, [SH_VALUE_I64] = 8, [SH_VALUE_F64] = 8};
     return (size_t)type < SH_COUNT(sizes) ? sizes[type] : 0;
 }
 
 void sh_gguf_add_scalar(struct sh_gguf_writer *w, const char *key, enum sh_value_type type, const void *bytes) {
-    if (scalar_bytes(type) == 0)
-        fail(w, SH_ERR_INVALID, "a scalar was added with a type that is none");
-    else if (add_key(w, key, type))
-        put(w, &w->kvs, bytes, scalar_bytes(type));
+    if (scalar_bytes(type) == 0) fail(w, SH_ERR_INVALID, "a scalar was added with a type that is none");
+    else if (add_key(w, key, type)) put(w, &w->kvs, bytes, scalar_bytes(type));
 }
 
 void sh_gguf_add_u32(struct sh_gguf_writer *w, const char *key, uint32_t v) { sh_gguf_add_scalar(w, key, SH_VALUE_U32, &v); }
@@ -203,7 +205,8 @@ static int by_text(const void *a, const void *b) { return strcmp(*(const char *c
 static void refuse_duplicates(struct sh_gguf_writer *w, const char **names, uint32_t n, const char *what) {
     qsort(names, n, sizeof *names, by_text);
     for (uint32_t i = 1; i < n && w->error.code == SH_OK; i++)
-        if (strcmp(names[i - 1], names[i]) == 0) sh_fail(&w->error, SH_ERR_INVALID, "%s: %s '%s' was added twice", w->path, what, names[i]);
+        if (strcmp(names[i - 1], names[i]) == 0)
+            sh_fail(&w->error, SH_ERR_INVALID, "%s: %s '%s' was added twice", w->path, what, names[i]);
 }
 
 static enum sh_code report(const struct sh_gguf_writer *w, struct sh_error *err) {
@@ -240,8 +243,8 @@ enum sh_code sh_gguf_writer_data(struct sh_gguf_writer *w, const void *data, uin
     if (w->error.code != SH_OK || bytes == 0) return report(w, err);
     const struct pending *t = w->current < w->n_tensors ? &w->tensors[w->current] : NULL;
     if (t == NULL || bytes > t->bytes - w->done) {
-        sh_fail(&w->error, SH_ERR_INVALID, "%s: tensor '%s': found %" PRIu64 " bytes of data, expected %" PRIu64, w->path, t != NULL ? t->name : "",
-                bytes, t != NULL ? t->bytes - w->done : 0);
+        sh_fail(&w->error, SH_ERR_INVALID, "%s: tensor '%s': found %" PRIu64 " bytes of data, expected %" PRIu64, w->path,
+                t != NULL ? t->name : "", bytes, t != NULL ? t->bytes - w->done : 0);
         return report(w, err);
     }
     emit(w, data, bytes);

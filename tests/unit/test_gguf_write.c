@@ -11,9 +11,9 @@
 #include <cmocka.h>
 
 static struct sh_error err;
-#define OK(call) \
-    do { \
-        if ((call) != SH_OK) fail_msg("%s: %s", #call, err.message); \
+#define OK(call)                                                                                                                 \
+    do {                                                                                                                         \
+        if ((call) != SH_OK) fail_msg("%s: %s", #call, err.message);                                                             \
     } while (0)
 
 static const uint8_t u8 = 200;
@@ -127,9 +127,22 @@ static void check_file(const char *path, uint32_t version, uint64_t alignment) {
     static const struct {
         const char *key, *text;
     } want[] = {
-        {"general.name", "a\nname \xC3\xA4\xFF"}, {"t.u8", "200"}, {"t.i8", "-5"}, {"t.u16", "60000"}, {"t.i16", "-30000"}, {"t.u32", "4000000000"},
-        {"t.i32", "-2000000000"}, {"t.f32", "0.1"}, {"t.true", "true"}, {"t.false", "false"}, {"t.u64", "18446744073709551614"},
-        {"t.i64", "-9223372036854775808"}, {"t.f64", "0.1"}, {"a.i16", "-1"}, {"a.str", "one"}, {"a.empty", ""},
+        {"general.name", "a\nname \xC3\xA4\xFF"},
+        {"t.u8", "200"},
+        {"t.i8", "-5"},
+        {"t.u16", "60000"},
+        {"t.i16", "-30000"},
+        {"t.u32", "4000000000"},
+        {"t.i32", "-2000000000"},
+        {"t.f32", "0.1"},
+        {"t.true", "true"},
+        {"t.false", "false"},
+        {"t.u64", "18446744073709551614"},
+        {"t.i64", "-9223372036854775808"},
+        {"t.f64", "0.1"},
+        {"a.i16", "-1"},
+        {"a.str", "one"},
+        {"a.empty", ""},
     };
     uint32_t found = 0;
     struct sh_file_value v;

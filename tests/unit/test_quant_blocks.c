@@ -77,11 +77,26 @@ static void check_type(uint32_t type) {
     }
 }
 
-static void test_q4_0(void **state) { (void)state; check_type(SH_TYPE_Q4_0); }
-static void test_q8_0(void **state) { (void)state; check_type(SH_TYPE_Q8_0); }
-static void test_q4_k(void **state) { (void)state; check_type(SH_TYPE_Q4_K); }
-static void test_q5_k(void **state) { (void)state; check_type(SH_TYPE_Q5_K); }
-static void test_q6_k(void **state) { (void)state; check_type(SH_TYPE_Q6_K); }
+static void test_q4_0(void **state) {
+    (void)state;
+    check_type(SH_TYPE_Q4_0);
+}
+static void test_q8_0(void **state) {
+    (void)state;
+    check_type(SH_TYPE_Q8_0);
+}
+static void test_q4_k(void **state) {
+    (void)state;
+    check_type(SH_TYPE_Q4_K);
+}
+static void test_q5_k(void **state) {
+    (void)state;
+    check_type(SH_TYPE_Q5_K);
+}
+static void test_q6_k(void **state) {
+    (void)state;
+    check_type(SH_TYPE_Q6_K);
+}
 
 static void test_known_values(void **state) {
     (void)state;
@@ -142,9 +157,9 @@ static void test_table(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_table),        cmocka_unit_test(test_known_values), cmocka_unit_test(test_q4_0),
-        cmocka_unit_test(test_q8_0),         cmocka_unit_test(test_q4_k),         cmocka_unit_test(test_q5_k),
-        cmocka_unit_test(test_q6_k),         cmocka_unit_test(test_not_computable),
+        cmocka_unit_test(test_table), cmocka_unit_test(test_known_values),   cmocka_unit_test(test_q4_0),
+        cmocka_unit_test(test_q8_0),  cmocka_unit_test(test_q4_k),           cmocka_unit_test(test_q5_k),
+        cmocka_unit_test(test_q6_k),  cmocka_unit_test(test_not_computable),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

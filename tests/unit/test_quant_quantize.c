@@ -36,7 +36,8 @@ static void test_gaussian(void **state) {
         assert_memory_equal(b, again, bytes);
         assert_true(sh_dequantize(cases[k].type, b, y, N));
         const double e = rms_error(x, y, N);
-        if (!(e <= cases[k].bound)) fail_msg("%s: error %.6f, expected at most %.6f", sh_type_info(cases[k].type)->name, e, cases[k].bound);
+        if (!(e <= cases[k].bound))
+            fail_msg("%s: error %.6f, expected at most %.6f", sh_type_info(cases[k].type)->name, e, cases[k].bound);
     }
     free(x);
     free(y);
@@ -54,7 +55,8 @@ static void test_odd_blocks(void **state) {
         const char *name = sh_type_info(types[k])->name;
         for (int kind = 0; kind < 6; kind++) {
             for (int i = 0; i < 256; i++) {
-                const float cases[6] = {0, 0.75f, -0.75f, i == 77 ? -3.0f : 0.0f, 1e-30f * (float)(i - 128), i < 128 ? 0.0f : 1.0f};
+                const float cases[6] = {
+                    0, 0.75f, -0.75f, i == 77 ? -3.0f : 0.0f, 1e-30f * (float)(i - 128), i < 128 ? 0.0f : 1.0f};
                 x[i] = cases[kind];
             }
             assert_true(sh_quantize(types[k], x, b, 256));
@@ -83,11 +85,13 @@ static float *floats(const struct sh_gguf *g, const struct sh_tensor *t, uint64_
     return values;
 }
 
-/* The reference quantised the same embedding (its other matrices differ from file to file): our error must not be larger than its own by more than 1 %. */
+/* The reference quantised the same embedding (its other matrices differ from file to file): our error must not be larger than
+ * its own by more than 1 %. */
 static void test_reference_files(void **state) {
     (void)state;
-    static const char *const files[] = {"parity/llama-Q4_0.gguf", "parity/llama-Q8_0.gguf", "parity/llama-Q4_K_M.gguf", "parity/llama-Q5_K_M.gguf",
-                                        "parity/llama-Q6_K.gguf", "parity/llama-F16.gguf",  "parity/llama-BF16.gguf"};
+    static const char *const files[] = {"parity/llama-Q4_0.gguf",   "parity/llama-Q8_0.gguf", "parity/llama-Q4_K_M.gguf",
+                                        "parity/llama-Q5_K_M.gguf", "parity/llama-Q6_K.gguf", "parity/llama-F16.gguf",
+                                        "parity/llama-BF16.gguf"};
     static const char name[] = "token_embd.weight";
     struct sh_gguf *exact, *g;
     struct sh_error err;
@@ -102,7 +106,8 @@ static void test_reference_files(void **state) {
         assert_true(sh_quantize(t->type, x, b, n));
         assert_true(sh_dequantize(t->type, b, y, n));
         const double theirs = rms_error(x, reference, n), ours = rms_error(x, y, n);
-        if (!(ours <= theirs * 1.01)) fail_msg("%s (%s): error %.8f, the reference's %.8f", files[k], sh_type_info(t->type)->name, ours, theirs);
+        if (!(ours <= theirs * 1.01))
+            fail_msg("%s (%s): error %.8f, the reference's %.8f", files[k], sh_type_info(t->type)->name, ours, theirs);
         /* the same weights, or the comparison says nothing */
         assert_true(ours >= theirs * 0.9);
         free(reference);
