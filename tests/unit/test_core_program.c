@@ -1,0 +1,287 @@
+/* Fusion, memory plan and segments, on hand-made and on random programs. */
+#include "compute/program/build.h"
+#include "compute/program/executor.h"
+#include "tests/unit/shared.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+static struct sh_error error;
+
+static struct sh_builder begin(void) {
+    struct sh_builder b = {.program = sh_program_create(), .layer = SH_NONE, .err = &error};
+    assert_non_null(b.program);
+    return b;
+}
+
+static uint32_t below(struct test_rng *rng, uint32_t n) { return (uint32_t)(test_random(rng) % n); }
+
+/* ---- a reference for the plan: which value stands in each slot after each op ---- */
+
+static void each_read(const struct sh_op *op, uint32_t reads[4]) {
+    reads[0] = op->x;
+    reads[1] = op->y;
+    reads[2] = op->z;
+    reads[3] = op->residual;
+}
+
+/* Plays the fused ops against slots that remember whose value they hold: everything read must still be there, and what is kept must be
+ * there at the end. Overwriting an input is right only where the op may work in place. */
+static void play(const struct sh_segment *segment, const struct sh_fused *f) {
+    const struct sh_program *p = segment->program;
+    uint32_t *holds = calloc(f->n_slots + 1, sizeof *holds);
+    assert_non_null(holds);
+    for (uint32_t s = 0; s < f->n_slots; s++) holds[s] = SH_NONE;
+    for (uint32_t i = 0; i < segment->n_inputs; i++) holds[f->slot[segment->inputs[i]]] = segment->inputs[i];
+    for (uint32_t i = 0; i < f->n_ops; i++) {
+        const struct sh_op *op = &f->ops[i];
+        uint32_t reads[4];
+        each_read(op, reads);
+        const uint32_t to = f->slot[op->out];
+        assert_in_range(to, 0, f->n_slots - 1);
+        for (int r = 0; r < 4; r++) {
+            if (reads[r] == SH_NONE) continue;
+            const uint32_t from = f->slot[reads[r]];
+            assert_in_range(from, 0, f->n_slots - 1);
+            assert_int_equal(holds[from], reads[r]);
+            const bool in_place = (r == 3 && op->kind == SH_OP_MATMUL) || (r == 0 && op->kind == SH_OP_ROPE_CACHE);
+            if (!in_place) assert_int_not_equal(from, to);
+        }
+        assert_true(f->slots[to].width >= p->activations[op->out].width);
+        assert_true(f->slots[to].rows == p->activations[op->out].rows);
+        holds[to] = op->out;
+    }
+    for (uint32_t i = 0; i < segment->n_inputs; i++) assert_int_equal(holds[f->slot[segment->inputs[i]]], segment->inputs[i]);
+    for (uint32_t i = 0; i < segment->n_outputs; i++) assert_int_equal(holds[f->slot[segment->outputs[i]]], segment->outputs[i]);
+    const uint32_t ends[] = {p->hidden, p->logits};
+    for (int i = 0; i < 2; i++) {
+        bool made = false;
+        for (uint32_t o = 0; o < f->n_ops; o++) made = made || f->ops[o].out == ends[i];
+        if (made) assert_int_equal(holds[f->slot[ends[i]]], ends[i]);
+    }
+    free(holds);
+}
+
+/* The fused list stands for every op of the segment, in order, and says so in last_source. */
+static void sources_are_complete(const struct sh_segment *segment, const struct sh_fused *f) {
+    uint32_t next = segment->first_op;
+    for (uint32_t i = 0; i < f->n_ops; i++) {
+        const uint32_t last = f->last_source[i], members = last - next + 1;
+        assert_in_range(members, 1, 2);
+        assert_int_equal(f->ops[i].out, segment->program->ops[last].out);
+        assert_int_equal(members == 2, f->ops[i].kind == SH_OP_MATMUL && f->ops[i].residual != SH_NONE);
+        next = last + 1;
+    }
+    assert_int_equal(next, segment->first_op + segment->n_ops);
+}
+
+/* ---- random programs ---- */
+
+enum { WIDTHS = 3 };
+static const uint32_t widths[WIDTHS] = {8, 24, 40};
+
+/* Any earlier activation of that width, or SH_NONE; the latest ones more often. */
+static uint32_t pick(const struct sh_program *p, struct test_rng *rng, uint32_t width, enum sh_rows rows) {
+    for (int attempt = 0; attempt < 16; attempt++) {
+        const uint32_t window = below(rng, 3) == 0 || p->n_activations < 6 ? p->n_activations : 6;
+        const uint32_t a = p->n_activations - 1 - below(rng, window);
+        if (p->activations[a].width == width && p->activations[a].rows == rows) return a;
+    }
+    return SH_NONE;
+}
+
+static void add_random_op(struct sh_builder *b, struct test_rng *rng, uint32_t matrices[WIDTHS][WIDTHS], uint32_t norms[WIDTHS],
+                          uint32_t table, enum sh_rows rows) {
+    const uint32_t from = below(rng, WIDTHS), to = below(rng, WIDTHS);
+    const uint32_t x = pick(b->program, rng, widths[from], rows), y = pick(b->program, rng, widths[from], rows);
+    if (x == SH_NONE || y == SH_NONE) return;
+    switch (below(rng, rows == SH_ROWS_ALL ? 6 : 5)) {
+    case 0: sh_build_rms_norm(b, x, norms[from], 1e-5f, "norm"); return;
+    case 1: sh_build_glu(b, SH_GLU_SILU, x, y, "glu"); return;
+    case 2: sh_build_add(b, x, y, "add"); return;
+    case 3: sh_build_matmul(b, x, matrices[from][to], SH_NONE, "matmul"); return;
+    case 4: { /* the pair that fuses, with any residual */
+        const uint32_t residual = pick(b->program, rng, widths[to], rows);
+        const uint32_t product = sh_build_matmul(b, x, matrices[from][to], SH_NONE, "matmul");
+        if (residual == SH_NONE) return;
+        if (below(rng, 2) == 0) sh_build_add(b, product, residual, "sum");
+        else sh_build_add(b, residual, product, "sum");
+        return;
+    }
+    default: {
+        const uint32_t q = x, k = pick(b->program, rng, 8, rows), v = pick(b->program, rng, 8, rows);
+        if (k == SH_NONE || v == SH_NONE) return;
+        const struct sh_build_attention a = {.n_heads = widths[from] / 8, .n_kv_heads = 1, .k_dim = 8, .v_dim = 8, .n_rot = 8,
+                                             .rope_table = table, .scale = 1, .pairing = SH_ROPE_ADJACENT};
+        sh_build_attend(b, &a, q, k, v, "rope", "attention");
+    }
+    }
+}
+
+static struct sh_program *random_program(struct test_rng *rng, uint32_t n_layers) {
+    struct sh_builder b = begin();
+    uint32_t matrices[WIDTHS][WIDTHS], norms[WIDTHS];
+    for (uint32_t i = 0; i < WIDTHS; i++) {
+        norms[i] = sh_build_vector(&b, widths[i], "norm%u", i);
+        for (uint32_t j = 0; j < WIDTHS; j++) matrices[i][j] = sh_build_matrix(&b, widths[i], widths[j], "m%u.%u", i, j);
+    }
+    const uint32_t table = sh_build_constant(&b, 8, 4, sh_calloc(32, sizeof(float)), "table");
+    uint32_t x = sh_build_embed(&b, matrices[0][2], "embedding");
+    for (uint32_t i = 1; i < WIDTHS; i++) sh_build_matmul(&b, x, matrices[0][i], SH_NONE, "start");
+    for (uint32_t l = 0; l < n_layers; l++) {
+        b.layer = l;
+        for (uint32_t n = 2 + below(rng, 12); n > 0; n--) add_random_op(&b, rng, matrices, norms, table, SH_ROWS_ALL);
+    }
+    b.layer = n_layers - 1;
+    x = pick(b.program, rng, 8, SH_ROWS_ALL);
+    if (x == SH_NONE) x = 0;
+    b.layer = SH_NONE;
+    sh_build_gather_out(&b, x, "gather");
+    for (uint32_t n = below(rng, 6); n > 0; n--) add_random_op(&b, rng, matrices, norms, table, SH_ROWS_OUT);
+    x = b.program->n_activations - 1;
+    while (b.program->activations[x].rows != SH_ROWS_OUT) x--;
+    b.program->hidden = x;
+    uint32_t from = 0;
+    while (widths[from] != b.program->activations[x].width) from++;
+    b.program->logits = sh_build_matmul(&b, x, matrices[from][2], SH_NONE, "logits");
+    b.program->n_layers = n_layers;
+    assert_int_equal(b.code, SH_OK);
+    return b.program;
+}
+
+static void plans_never_overlap(void **state) {
+    (void)state;
+    struct test_rng rng = {1};
+    uint32_t fused_pairs = 0, cut_programs = 0, refused = 0;
+    for (int round = 0; round < 2000; round++) {
+        const uint32_t n_layers = 1 + below(&rng, 4);
+        struct sh_program *p = random_program(&rng, n_layers);
+        uint32_t devices[4];
+        for (uint32_t l = 0; l < n_layers; l++) devices[l] = below(&rng, 2);
+        struct sh_segment *segments = NULL;
+        uint32_t n = 0;
+        const enum sh_code code = sh_program_cut(p, devices, &segments, &n, &error);
+        if (code != SH_OK) { /* random layers share more than a model's do */
+            assert_int_equal(code, SH_ERR_UNSUPPORTED);
+            refused++;
+            sh_program_destroy(p);
+            continue;
+        }
+        cut_programs += n > 1;
+        uint32_t ops = 0;
+        for (uint32_t s = 0; s < n; s++) {
+            assert_int_equal(segments[s].first_op, ops);
+            ops += segments[s].n_ops;
+            for (uint32_t flags = 0; flags <= SH_FUSE_RESIDUAL; flags++) {
+                struct sh_fused f;
+                assert_int_equal(sh_fuse(&segments[s], flags, &f, &error), SH_OK);
+                play(&segments[s], &f);
+                sources_are_complete(&segments[s], &f);
+                fused_pairs += segments[s].n_ops - f.n_ops;
+                if (flags == 0) assert_int_equal(f.n_ops, segments[s].n_ops);
+                sh_fused_finish(&f);
+            }
+        }
+        assert_int_equal(ops, p->n_ops);
+        free(segments);
+        sh_program_destroy(p);
+    }
+    assert_true(fused_pairs > 500 && cut_programs > 200 && refused < 1500); /* the generator reaches what it is for */
+}
+
+/* ---- by hand ---- */
+
+/* A llama-like layer needs few slots, the residual stream is updated in place, and logits do not take a slot of all rows. */
+static void a_layer_is_planned_tightly(void **state) {
+    (void)state;
+    struct sh_builder b = begin();
+    const uint32_t embedding = sh_build_matrix(&b, 64, 1000, "token_embd.weight");
+    const uint32_t square = sh_build_matrix(&b, 64, 64, "square"), up = sh_build_matrix(&b, 64, 172, "up");
+    const uint32_t down = sh_build_matrix(&b, 172, 64, "down"), norm = sh_build_vector(&b, 64, "norm");
+    uint32_t x = sh_build_embed(&b, embedding, "token_embd");
+    for (uint32_t l = 0; l < 3; l++) {
+        b.layer = l;
+        uint32_t h = sh_build_rms_norm(&b, x, norm, 1e-5f, "attn_norm");
+        x = sh_build_add(&b, sh_build_matmul(&b, h, square, SH_NONE, "attn_output"), x, "attn_residual");
+        h = sh_build_rms_norm(&b, x, norm, 1e-5f, "ffn_norm");
+        const uint32_t g = sh_build_matmul(&b, h, up, SH_NONE, "ffn_gate"), u = sh_build_matmul(&b, h, up, SH_NONE, "ffn_up");
+        x = sh_build_add(&b, x, sh_build_matmul(&b, sh_build_glu(&b, SH_GLU_SILU, g, u, "ffn_glu"), down, SH_NONE, "ffn_down"),
+                         "ffn_residual");
+    }
+    b.layer = SH_NONE;
+    b.program->hidden = sh_build_rms_norm(&b, sh_build_gather_out(&b, x, "output_rows"), norm, 1e-5f, "output_norm");
+    b.program->logits = sh_build_matmul(&b, b.program->hidden, embedding, SH_NONE, "output");
+    b.program->n_layers = 3;
+    assert_int_equal(b.code, SH_OK);
+    assert_string_equal(b.program->activations[x].name, "blk.2.ffn_residual");
+
+    const struct sh_segment all = {.program = b.program, .n_ops = b.program->n_ops};
+    struct sh_fused f;
+    assert_int_equal(sh_fuse(&all, SH_FUSE_RESIDUAL, &f, &error), SH_OK);
+    assert_int_equal(b.program->n_ops - f.n_ops, 6);
+    const uint32_t stream = f.slot[f.ops[0].out];
+    uint32_t wide = 0, gathered = 0;
+    for (uint32_t i = 0; i < f.n_ops; i++)
+        if (f.ops[i].residual != SH_NONE) assert_int_equal(f.slot[f.ops[i].out], stream);
+    for (uint32_t s = 0; s < f.n_slots; s++) {
+        wide += f.slots[s].rows == SH_ROWS_ALL;
+        gathered += f.slots[s].rows == SH_ROWS_OUT;
+        if (f.slots[s].width >= 1000) assert_int_equal(f.slots[s].rows, SH_ROWS_OUT);
+    }
+    assert_in_range(wide, 1, 5); /* stream, norm, gate, up, glu */
+    assert_int_equal(gathered, 2); /* hidden, and logits where the gathered rows were */
+    play(&all, &f);
+    sh_fused_finish(&f);
+
+    const uint32_t devices[] = {0, 1, 1};
+    struct sh_segment *segments = NULL;
+    uint32_t n = 0;
+    assert_int_equal(sh_program_cut(b.program, devices, &segments, &n, &error), SH_OK);
+    assert_int_equal(n, 2);
+    assert_int_equal(segments[0].n_inputs, 0);
+    assert_int_equal(segments[0].n_outputs, 1);
+    assert_int_equal(segments[1].n_inputs, 1);
+    assert_int_equal(segments[1].inputs[0], segments[0].outputs[0]);
+    assert_string_equal(b.program->activations[segments[0].outputs[0]].name, "blk.0.ffn_residual");
+    uint32_t *weights = NULL, count = 0;
+    assert_int_equal(sh_segment_weights(&segments[1], &weights, &count, &error), SH_OK);
+    assert_int_equal(count, 5); /* the tied head needs the embedding on the second device too */
+    for (uint32_t i = 1; i < count; i++) assert_true(weights[i - 1] < weights[i]);
+    free(weights);
+    free(segments);
+    sh_program_destroy(b.program);
+}
+
+/* What somebody else still needs is not fused away. */
+static void a_result_used_twice_is_not_fused(void **state) {
+    (void)state;
+    struct sh_builder b = begin();
+    const uint32_t w = sh_build_matrix(&b, 8, 8, "w");
+    const uint32_t x = sh_build_embed(&b, w, "x");
+    const uint32_t product = sh_build_matmul(&b, x, w, SH_NONE, "product");
+    const uint32_t sum = sh_build_add(&b, product, x, "sum");
+    const uint32_t doubled = sh_build_add(&b, sh_build_matmul(&b, sum, w, SH_NONE, "other"), sum, "doubled");
+    const uint32_t self = sh_build_matmul(&b, doubled, w, SH_NONE, "self");
+    const uint32_t twice = sh_build_add(&b, self, self, "twice");
+    sh_build_glu(&b, SH_GLU_SILU, product, twice, "late");
+    const struct sh_segment all = {.program = b.program, .n_ops = b.program->n_ops};
+    struct sh_fused f;
+    assert_int_equal(sh_fuse(&all, SH_FUSE_RESIDUAL, &f, &error), SH_OK);
+    assert_int_equal(b.program->n_ops - f.n_ops, 1); /* "other" + "doubled" alone */
+    play(&all, &f);
+    assert_int_equal(f.slot[4 - 1] == SH_NONE, true); /* "other" is never materialised */
+    sh_fused_finish(&f);
+    sh_program_destroy(b.program);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(plans_never_overlap),
+        cmocka_unit_test(a_layer_is_planned_tightly),
+        cmocka_unit_test(a_result_used_twice_is_not_fused),
+    };
+    return cmocka_run_group_tests_name("core_program", tests, NULL, NULL);
+}
