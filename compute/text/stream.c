@@ -186,7 +186,13 @@ void sh_text_stream_finish(struct sh_text_stream *s, const char **text, size_t *
     *text = "";
     *length = 0;
     if (s->stopped) return;
-    if (s->n_part > 0) append_replacement(s);
+    if (s->n_part > 0) { /* a beginning without its end is one more replacement, which a stop may contain */
+        const size_t from = s->length;
+        size_t end;
+        uint32_t stop_index;
+        append_replacement(s);
+        if (run_stops(s, from, &end, &stop_index)) s->length = end;
+    }
     s->n_part = 0;
     *text = s->text + s->shown;
     *length = s->length - s->shown;
