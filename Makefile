@@ -15,7 +15,6 @@ Q := $(if $(filter 1,$(V)),,@)
 say = @printf '  %-7s %s\n' $(1) '$(2)'
 
 bindir     := $(PREFIX)/bin
-sbindir    := $(PREFIX)/sbin
 datadir    := $(PREFIX)/share
 sysconfdir := $(if $(filter /usr,$(PREFIX)),/etc,$(PREFIX)/etc)
 

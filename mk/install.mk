@@ -1,6 +1,7 @@
 # install, uninstall: DESTDIR and PREFIX as usual; PREFIX=/usr puts the configuration into /etc. Files named *.in have @bindir@,
-# @sysconfdir@, @datadir@ and @libexecdir@ replaced. What is installed is listed once, as "mode source destination", and uninstalled from
-# the same list. An existing configuration file is kept by install and left by uninstall.
+# @sysconfdir@, @datadir@ and @libexecdir@ replaced. What is installed is listed once, as "mode:source:destination", and uninstalled from
+# the same list. An existing configuration file is kept by install, and left by
+# uninstall if it was changed.
 systemddir  := $(PREFIX)/lib/systemd
 sysusersdir := $(PREFIX)/lib/sysusers.d
 mandir      := $(datadir)/man
@@ -12,7 +13,7 @@ INSTALL_IN  := $(wildcard systemd/*.in systemd/*/*.in conf/*.in man/*.in)
 INSTALL_GEN := $(INSTALL_IN:%.in=$(B)/installed/%)
 
 # $(call install_entry,mode,files,folder): one entry per file.
-install_entry = $(foreach f,$(2),$(1)|$(f)|$(3)/$(notdir $(f)))
+install_entry = $(foreach f,$(2),$(1):$(f):$(3)/$(notdir $(f)))
 unit_files    = $(filter %.service %.socket %.target,$(wildcard systemd/$(1)/*) $(filter $(B)/installed/systemd/$(1)/%,$(INSTALL_GEN)))
 man_files     = $(filter %.$(1),$(wildcard man/*) $(filter $(B)/installed/man/%,$(INSTALL_GEN)))
 
@@ -36,7 +37,7 @@ $(B)/installed/%: %.in FORCE
 .PHONY: install uninstall
 install: all $(INSTALL_GEN)
 	$(Q)set -e; for entry in $(INSTALL_LIST); do \
-	  mode=$${entry%%|*}; rest=$${entry#*|}; from=$${rest%%|*}; to='$(DESTDIR)'$${rest#*|}; \
+	  mode=$${entry%%:*}; rest=$${entry#*:}; from=$${rest%%:*}; to='$(DESTDIR)'$${rest#*:}; \
 	  echo "  INSTALL $$to"; install -D -m $$mode "$$from" "$$to"; \
 	done
 	$(Q)$(STRIP) '$(DESTDIR)$(bindir)/shimmyd' '$(DESTDIR)$(bindir)/shimmyctl'
@@ -45,5 +46,13 @@ install: all $(INSTALL_GEN)
 
 uninstall: $(INSTALL_GEN)
 	$(Q)for entry in $(INSTALL_LIST); do \
-	  to='$(DESTDIR)'$${entry##*|}; [ ! -e "$$to" ] || { echo "  REMOVE  $$to"; rm -f "$$to"; }; \
-	done; rmdir '$(DESTDIR)$(datadir)/doc/shimmy' 2>/dev/null || :
+	  to='$(DESTDIR)'$${entry##*:}; [ ! -e "$$to" ] || { echo "  REMOVE  $$to"; rm -f "$$to"; }; \
+	done
+	$(if $(INSTALL_CONF),$(Q)to='$(DESTDIR)$(sysconfdir)/shimmy/shimmyd.conf'; if cmp -s $(INSTALL_CONF) "$$to"; then echo "  REMOVE  $$to"; \
+	  rm -f "$$to"; elif [ -e "$$to" ]; then echo "  KEEP    $$to (changed)"; fi)
+	$(Q)rmdir '$(DESTDIR)$(datadir)/doc/shimmy' '$(DESTDIR)$(sysconfdir)/shimmy' 2>/dev/null || :
+
+.PHONY: check-install
+check-install: all
+	$(Q)B=$(B) MAKE='$(MAKE)' scripts/check-install
+CHECK_TARGETS += check-install
