@@ -4,7 +4,7 @@
  * Needed: Vulkan 1.2, bufferDeviceAddress, timelineSemaphore, 8- and 16-bit storage, a compute queue, 128 bytes of push constants,
  * workgroups of 256. Anything missing makes the device unusable and is named in its reason.
  */
-#include "compute/vulkan/vk.h"
+#include "compute/vulkan/exec.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -249,6 +249,10 @@ static enum sh_code create_device(struct sh_vulkan *vk, const struct probe *p, s
 static void device_close(struct sh_device *device)
 {
     struct sh_vulkan *vk = sh_vulkan_of(device);
+    if (vk->pipelines) {
+        sh_vk_pipelines_save(vk);
+        sh_vk_pipelines_destroy(vk);
+    }
     if (vk->device && vk->DestroyDevice) vk->DestroyDevice(vk->device, NULL);
     sh_vk_instance_finish(&vk->instance);
     pthread_mutex_destroy(&vk->queue_lock);
@@ -281,6 +285,7 @@ enum sh_code sh_vulkan_open(const struct sh_device_params *params, struct sh_dev
         memcpy(vk->base.info.reason, params->info->reason, sizeof vk->base.info.reason);
         code = create_device(vk, &p, err);
     }
+    if (code == SH_OK) code = sh_vk_pipelines_create(vk, params->cache_dir, &vk->pipelines, err);
     if (code != SH_OK) {
         device_close(&vk->base);
         return code;
@@ -305,18 +310,22 @@ static uint64_t validation_count(const struct sh_device *device)
     return atomic_load(sh_vulkan_of((struct sh_device *)(uintptr_t)device)->instance.validation_count);
 }
 
-static enum sh_code model_create(struct sh_device *device, const struct sh_segment *segment, struct sh_exec_model **out,
-                                 struct sh_error *err)
-{
-    (void)segment;
-    *out = NULL;
-    return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: this build opens Vulkan devices but runs no models on them", device->info.name);
-}
-
 const struct sh_executor sh_vulkan_executor = {
     .name = "vulkan",
+    .device_sampling = true,
     .device_close = device_close,
     .device_memory = device_memory,
     .validation_count = validation_count,
-    .model_create = model_create,
+    .model_create = sh_vk_model_create,
+    .weight_rows = sh_vk_weight_rows,
+    .model_finish = sh_vk_model_finish,
+    .model_bytes = sh_vk_model_bytes,
+    .model_destroy = sh_vk_model_destroy,
+    .context_create = sh_vk_context_create,
+    .context_destroy = sh_vk_context_destroy,
+    .pool_reserve = sh_vk_pool_reserve,
+    .pool_bytes = sh_vk_pool_bytes,
+    .page_copy = sh_vk_page_copy,
+    .submit = sh_vk_submit,
+    .wait = sh_vk_wait,
 };

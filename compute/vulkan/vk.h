@@ -79,6 +79,9 @@ struct sh_vulkan {
     _Atomic bool lost;  /* VK_ERROR_DEVICE_LOST was seen; everything fails from then on */
     _Atomic uint64_t bytes[SH_USE_COUNT];
     struct sh_vk_pipelines *pipelines;
+    bool stage_always;             /* tests: weights go through the staging ring even where memory is unified */
+    bool poison;                   /* tests: fresh memory is filled with NaN, guards between allocations are checked when they are freed */
+    _Atomic uint64_t guard_errors; /* with poison: allocations beyond whose end somebody wrote */
 #define X(name) PFN_vk##name name;
     SH_VK_DEVICE_FUNCTIONS(X)
 #undef X
@@ -93,6 +96,65 @@ enum sh_code sh_vk_alive(struct sh_vulkan *vk, struct sh_error *err);
 
 /* Names an object for debuggers and validation messages; does nothing without VK_EXT_debug_utils. */
 void sh_vk_name(struct sh_vulkan *vk, VkObjectType type, uint64_t handle, const char *fmt, ...) SH_PRINTF(4, 5);
+
+/* ---- memory (memory.c) ---- */
+
+enum sh_vk_place {
+    SH_PLACE_DEVICE,   /* device-local; also mapped where memory is unified */
+    SH_PLACE_UPLOAD,   /* written by the host once per step, read by the device; device-local where the driver offers it */
+    SH_PLACE_READBACK, /* written by the device, read by the host; cached where the driver offers it */
+};
+struct sh_vk_buffer { /* one VkBuffer with memory of its own; zeroed is empty */
+    VkBuffer handle;
+    VkDeviceMemory memory;
+    VkDeviceAddress address;
+    uint8_t *mapped; /* NULL: not visible to the host. Always coherent */
+    uint64_t bytes;
+    enum sh_vk_use use;
+};
+enum sh_code sh_vk_buffer_create(struct sh_vulkan *vk, enum sh_vk_place place, enum sh_vk_use use, uint64_t bytes, const char *name,
+                                 struct sh_vk_buffer *out, struct sh_error *err);
+void sh_vk_buffer_destroy(struct sh_vulkan *vk, struct sh_vk_buffer *buffer);
+
+struct sh_vk_span { /* a piece of a buffer, 256-byte aligned */
+    VkBuffer buffer;
+    uint64_t offset, bytes;
+    VkDeviceAddress address;
+    uint8_t *mapped;
+};
+/* Takes pieces from large buffers and gives everything back at once. One thread. */
+struct sh_vk_arena {
+    struct sh_vulkan *vk;
+    enum sh_vk_place place;
+    enum sh_vk_use use;
+    uint64_t chunk_bytes; /* size of a new buffer unless a piece is larger */
+    const char *name;
+    struct sh_vk_buffer *buffers;
+    uint32_t n_buffers, cap_buffers;
+    uint64_t used; /* of the last buffer */
+    struct sh_vk_span *spans;
+    uint32_t n_spans, cap_spans;
+};
+void sh_vk_arena_init(struct sh_vk_arena *arena, struct sh_vulkan *vk, enum sh_vk_place place, enum sh_vk_use use, uint64_t chunk_bytes,
+                      const char *name);
+enum sh_code sh_vk_arena_take(struct sh_vk_arena *arena, uint64_t bytes, struct sh_vk_span *out, struct sh_error *err);
+uint64_t sh_vk_arena_bytes(const struct sh_vk_arena *arena);
+void sh_vk_arena_finish(struct sh_vk_arena *arena);
+
+/* What the driver says is free of the device's memory now; UINT64_MAX where it does not tell. */
+uint64_t sh_vk_free_bytes(struct sh_vulkan *vk);
+
+/* ---- pipelines (pipeline.c) ---- */
+
+struct sh_vk_pipelines;
+/* cache_dir may be NULL. A cache that cannot be read or written is logged, not an error. */
+enum sh_code sh_vk_pipelines_create(struct sh_vulkan *vk, const char *cache_dir, struct sh_vk_pipelines **out, struct sh_error *err);
+void sh_vk_pipelines_save(struct sh_vulkan *vk);
+void sh_vk_pipelines_destroy(struct sh_vulkan *vk);
+/* The pipeline of a kernel with its two specialisation constants, made at the first call. Any thread. */
+enum sh_code sh_vk_pipeline(struct sh_vulkan *vk, uint32_t kernel, uint32_t constant0, uint32_t constant1, VkPipeline *out,
+                            struct sh_error *err);
+VkPipelineLayout sh_vk_pipeline_layout(const struct sh_vulkan *vk); /* 128 bytes of push constants, no descriptors */
 
 extern const struct sh_executor sh_vulkan_executor;
 

@@ -1,0 +1,147 @@
+/*
+ * params.h - push constants, the step's parameter block and the constants of the layouts: written once, read by C and by GLSL.
+ *
+ * Addresses come first in every struct, so that std430 and C agree on all offsets. Strides are in float32 elements. `step` points to
+ * struct sh_p_step, `rows` to an array of struct sh_p_row, `outputs` to one of struct sh_p_output. Limits that come from the file or
+ * the step (n_rows, n_vocab, n_pages, ...) clamp every index that is used as an address: addresses have no bounds of their own.
+ */
+#ifndef SHIMMY_PARAMS_H
+#define SHIMMY_PARAMS_H
+
+#ifdef VULKAN
+#define SH_ADDRESS uvec2
+#define SH_UINT uint
+#define SH_FLOAT float
+#define SH_MEMBER(name) name
+#else
+#include <stddef.h>
+#include <stdint.h>
+#define SH_ADDRESS uint64_t
+#define SH_UINT uint32_t
+#define SH_FLOAT float
+#define SH_MEMBER(name) struct name
+#endif
+
+#define SH_LANES 32          /* partial sums of a dot product: lane l adds the units l, l + 32, l + 64, ... */
+#define SH_UNIT 32           /* elements of a unit */
+#define SH_P_PAGE_TOKENS 32  /* tokens of a cache page */
+#define SH_SPLIT_TOKENS 256  /* cache positions of one attention split: a function of the position alone */
+#define SH_SAMPLE_CHUNK 4096 /* logits that one workgroup of the sampler looks at */
+#define SH_MAX_HEAD_DIM 256
+#define SH_P_NONE 0xffffffffu
+
+/* Weight layouts: see weights.glsl. */
+#define SH_LAYOUT_F32 0
+#define SH_LAYOUT_F16 1
+#define SH_LAYOUT_BF16 2
+#define SH_LAYOUT_Q4_0 3
+#define SH_LAYOUT_Q8_0 4
+#define SH_LAYOUT_Q4_K 5
+#define SH_LAYOUT_Q5_K 6
+#define SH_LAYOUT_Q6_K 7
+#define SH_LAYOUTS 8
+
+#define SH_OUTPUT_LOGITS 1
+#define SH_OUTPUT_HIDDEN 2
+#define SH_OUTPUT_SAMPLE 4
+
+struct sh_p_step {
+    SH_UINT n_rows, n_outputs, n_vocab, reserved;
+};
+struct sh_p_row {
+    SH_UINT token;      /* ignored if sampled or embedding is set */
+    SH_UINT sampled;    /* output of the previous step whose token it is, or NONE */
+    SH_UINT embedding;  /* 1: the row's own embedding input */
+    SH_UINT position;
+    SH_UINT first_page; /* of its sequence in the page tables (the same for every group) */
+    SH_UINT n_pages;    /* of its sequence, at least 1 */
+    SH_UINT first_item; /* split attention: its first item; it has position / SH_SPLIT_TOKENS + 1 of them */
+    SH_UINT reserved;
+};
+struct sh_p_output {
+    SH_UINT row, flags;
+    SH_FLOAT temperature;
+    SH_UINT seed_low, seed_high, choice, position, reserved;
+};
+struct sh_p_item { /* split attention: one row and one split of its positions */
+    SH_UINT row, split;
+};
+
+/* A weight's planes in one row part (at most 1 GiB): rows [first, first + n). */
+struct sh_p_weight {
+    SH_ADDRESS quants, scales, extra, deltas;
+};
+
+struct sh_pc_embed {
+    SH_ADDRESS step, rows, tokens, embeddings, dst;
+    SH_MEMBER(sh_p_weight) w;
+    SH_UINT width, stride, units, first_row, part_rows, n_vocab;
+};
+struct sh_pc_norm {
+    SH_ADDRESS step, x, w, dst;
+    SH_UINT width, stride, by_output;
+    SH_FLOAT eps;
+};
+struct sh_pc_matmul {
+    SH_ADDRESS step, x, dst, bias, residual;
+    SH_MEMBER(sh_p_weight) w;
+    SH_UINT cols, units, n, first_n; /* inputs, units of a row, outputs of this part, its first output */
+    SH_UINT x_stride, dst_stride, residual_stride;
+    SH_UINT flags; /* SH_MATMUL_* */
+};
+#define SH_MATMUL_BIAS 1
+#define SH_MATMUL_RESIDUAL 2
+#define SH_MATMUL_BY_OUTPUT 4
+
+struct sh_pc_pair { /* add: dst = x + y; glu: dst = silu(x) * y */
+    SH_ADDRESS step, x, y, dst;
+    SH_UINT width, stride, by_output;
+};
+struct sh_pc_rope {
+    SH_ADDRESS step, rows, q, k, v, dst, table, pages;
+    SH_UINT q_stride, k_stride, v_stride, dst_stride;
+    SH_UINT heads;          /* n_heads | n_kv_heads << 16 */
+    SH_UINT dims;           /* k_dim | v_dim << 16 */
+    SH_UINT rope;           /* n_rot | pairing << 16; pairing 0: (2i, 2i + 1), 1: (i, i + n_rot / 2) */
+    SH_UINT n_context;      /* rows of the table */
+    SH_UINT k_offset, v_offset; /* of this layer in a page, bytes */
+};
+struct sh_pc_attention {
+    SH_ADDRESS step, rows, items, pages, q, dst, scratch;
+    SH_UINT q_stride, dst_stride;
+    SH_UINT heads, dims;    /* as in sh_pc_rope */
+    SH_UINT k_offset, v_offset;
+    SH_FLOAT scale;
+};
+struct sh_pc_gather {
+    SH_ADDRESS step, outputs, x, dst;
+    SH_UINT width, stride;
+};
+struct sh_pc_sample {
+    SH_ADDRESS step, outputs, logits, scratch, tokens;
+    SH_UINT n_vocab, stride, chunks;
+};
+struct sh_pc_copy { /* rows between device and host buffers */
+    SH_ADDRESS step, outputs, src, dst;
+    SH_UINT width, src_stride, dst_stride;
+    SH_UINT mask; /* 0: all R rows; SH_P_NONE: all O rows; else outputs with one of these flags */
+};
+
+#ifndef VULKAN
+#define SH_P_CHECK(name, field, offset) \
+    _Static_assert(sizeof(struct name) <= 128 && offsetof(struct name, field) == (offset), #name " and its GLSL twin disagree")
+SH_P_CHECK(sh_p_row, reserved, 28);
+SH_P_CHECK(sh_p_output, reserved, 28);
+SH_P_CHECK(sh_pc_embed, n_vocab, 92);
+SH_P_CHECK(sh_pc_norm, eps, 44);
+SH_P_CHECK(sh_pc_matmul, flags, 100);
+SH_P_CHECK(sh_pc_pair, by_output, 40);
+SH_P_CHECK(sh_pc_rope, v_offset, 100);
+SH_P_CHECK(sh_pc_attention, scale, 80);
+SH_P_CHECK(sh_pc_gather, stride, 36);
+SH_P_CHECK(sh_pc_sample, chunks, 48);
+SH_P_CHECK(sh_pc_copy, mask, 44);
+#undef SH_P_CHECK
+#endif
+
+#endif

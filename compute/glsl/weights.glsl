@@ -1,0 +1,139 @@
+// weights.glsl - the eight weight layouts (-DLAYOUT=SH_LAYOUT_*), as compute/vulkan/layouts.c writes them.
+//
+// A row has `units` = ceil(K / 32) units of 32 elements; a part holds whole rows, plane by plane, every plane 16-byte aligned:
+//   quants  16-byte chunks, C per unit (F32 8, F16/BF16 4, Q8_0 2, the others 1). Chunks of 32 neighbouring units are interleaved so that
+//           neighbouring lanes read neighbouring chunks: chunk c of unit u of row n is at
+//           n * units * C + (u & ~31) * C + c * min(32, units - (u & ~31)) + (u & 31)
+//           4-bit quants: element e of the unit is nibble e, ascending from bit 0 of the first word.
+//   scales  Q4_0, Q8_0: one f16 per unit. Q4_K, Q5_K: 16 bytes per 8 units: d | dmin << 16, then for unit s the low four bits of scale and
+//           min as byte s of two words (scale below), then their upper two bits as nibble s of one word. Q6_K: 16 signed bytes per 8 units,
+//           two for each unit.
+//   extra   Q5_K: the fifth bits, one word per unit. Q6_K: the upper two bits, two words per unit.
+//   deltas  Q6_K: d, one f16 per 8 units.
+// Rows whose K is no multiple of 32 (F32, F16, BF16) are padded with zeros.
+
+#if LAYOUT == SH_LAYOUT_F32
+#define CHUNKS 8
+#elif LAYOUT == SH_LAYOUT_F16 || LAYOUT == SH_LAYOUT_BF16
+#define CHUNKS 4
+#elif LAYOUT == SH_LAYOUT_Q8_0
+#define CHUNKS 2
+#else
+#define CHUNKS 1
+#endif
+
+float half_of(U32 plane, uint index) {
+    uint word = plane.v[index >> 1];
+    return unpackHalf2x16((index & 1u) != 0u ? word >> 16 : word).x;
+}
+
+// One unit of one row: loaded whole where it is small, by the octet where it is not.
+struct Unit {
+#if CHUNKS == 1
+    uvec4 q;
+    float a; // the scale; Q6_K: of the first 16
+#if LAYOUT != SH_LAYOUT_Q4_0
+    float b; // K formats: the minimum; Q6_K: the scale of the last 16
+#endif
+#if LAYOUT == SH_LAYOUT_Q5_K
+    uint high;
+#elif LAYOUT == SH_LAYOUT_Q6_K
+    uvec2 high;
+#endif
+#else
+    uint index, step; // of chunk 0, and to the next chunk
+#if LAYOUT == SH_LAYOUT_Q8_0
+    float a;
+#endif
+#endif
+};
+
+Unit load_unit(sh_p_weight w, uint row, uint u, uint units) {
+    Unit t;
+#if CHUNKS == 1
+    t.q = U128(w.quants).v[row * units + u];
+#else
+    uint group = u & ~31u;
+    t.step = min(32u, units - group);
+    t.index = (row * units + group) * CHUNKS + (u & 31u);
+#endif
+#if LAYOUT == SH_LAYOUT_Q4_0
+    t.a = half_of(U32(w.scales), row * units + u);
+#elif LAYOUT == SH_LAYOUT_Q8_0
+    t.a = half_of(U32(w.scales), row * units + u);
+#elif LAYOUT == SH_LAYOUT_Q4_K || LAYOUT == SH_LAYOUT_Q5_K
+    uvec4 head = U128(w.scales).v[(row * units + u) >> 3];
+    uint s = u & 7u;
+    uint low = (s < 4u ? head.y : head.z) >> (8u * (s & 3u));
+    uint up = head.w >> (4u * s);
+    vec2 d = unpackHalf2x16(head.x);
+    t.a = d.x * float((low & 15u) | ((up & 3u) << 4));
+    t.b = d.y * float(((low >> 4) & 15u) | ((up & 12u) << 2));
+#if LAYOUT == SH_LAYOUT_Q5_K
+    t.high = U32(w.extra).v[row * units + u];
+#endif
+#elif LAYOUT == SH_LAYOUT_Q6_K
+    uint i = row * units + u;
+    float d = half_of(U32(w.deltas), i >> 3);
+    uint pair = U32(w.scales).v[i >> 1] >> (16u * (i & 1u));
+    t.a = d * float(bitfieldExtract(int(pair), 0, 8));
+    t.b = d * float(bitfieldExtract(int(pair), 8, 8));
+    t.high = uvec2(U32(w.extra).v[2u * i], U32(w.extra).v[2u * i + 1u]);
+#endif
+    return t;
+}
+
+// Elements 8j .. 8j + 7 of the unit (j < 4).
+void octet(sh_p_weight w, Unit t, uint j, out float e[8]) {
+#if LAYOUT == SH_LAYOUT_F32
+    uvec4 p = U128(w.quants).v[t.index + 2u * j * t.step];
+    uvec4 q = U128(w.quants).v[t.index + (2u * j + 1u) * t.step];
+    [[unroll]] for (uint i = 0u; i < 4u; i++) {
+        e[i] = uintBitsToFloat(p[i]);
+        e[4u + i] = uintBitsToFloat(q[i]);
+    }
+#elif LAYOUT == SH_LAYOUT_F16
+    uvec4 q = U128(w.quants).v[t.index + j * t.step];
+    [[unroll]] for (uint i = 0u; i < 4u; i++) {
+        vec2 two = unpackHalf2x16(q[i]);
+        e[2u * i] = two.x;
+        e[2u * i + 1u] = two.y;
+    }
+#elif LAYOUT == SH_LAYOUT_BF16
+    uvec4 q = U128(w.quants).v[t.index + j * t.step];
+    [[unroll]] for (uint i = 0u; i < 4u; i++) {
+        e[2u * i] = uintBitsToFloat(q[i] << 16);
+        e[2u * i + 1u] = uintBitsToFloat(q[i] & 0xffff0000u);
+    }
+#elif LAYOUT == SH_LAYOUT_Q8_0
+    uvec4 four = U128(w.quants).v[t.index + (j >> 1) * t.step];
+    uint p = (j & 1u) != 0u ? four.z : four.x, q = (j & 1u) != 0u ? four.w : four.y;
+    [[unroll]] for (uint i = 0u; i < 4u; i++) {
+        e[i] = t.a * float(bitfieldExtract(int(p), int(8u * i), 8));
+        e[4u + i] = t.a * float(bitfieldExtract(int(q), int(8u * i), 8));
+    }
+#else
+    uint q = t.q[j];
+#if LAYOUT == SH_LAYOUT_Q5_K
+    uint high = t.high >> (8u * j);
+#elif LAYOUT == SH_LAYOUT_Q6_K
+    uint high = t.high[j >> 1] >> (16u * (j & 1u));
+    float a = j < 2u ? t.a : t.b;
+#endif
+    [[unroll]] for (uint i = 0u; i < 8u; i++) {
+        uint v = (q >> (4u * i)) & 15u;
+#if LAYOUT == SH_LAYOUT_Q5_K
+        v |= ((high >> i) & 1u) << 4;
+#endif
+#if LAYOUT == SH_LAYOUT_Q6_K
+        v |= ((high >> (2u * i)) & 3u) << 4;
+        e[i] = a * (float(v) - 32.0);
+#elif LAYOUT == SH_LAYOUT_Q4_0
+        e[i] = t.a * (float(v) - 8.0);
+#else
+        precise float product = t.a * float(v);
+        e[i] = product - t.b;
+#endif
+    }
+#endif
+}

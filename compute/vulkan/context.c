@@ -1,0 +1,298 @@
+/*
+ * context.c - a context's memory: activations, parameter blocks, results, cache pages; and page copies. Steps are in step.c.
+ */
+#include "compute/vulkan/exec.h"
+
+#include <stdlib.h>
+
+#define SLAB_BYTES (1ull << 30)
+
+uint64_t sh_vk_recordings_for_test(const struct sh_exec_context *c) { return c->n_recordings; }
+
+static bool segment_has(const struct sh_exec_model *m, enum sh_op_kind kind) {
+    for (uint32_t i = 0; i < m->fused.n_ops; i++)
+        if (m->fused.ops[i].kind == kind) return true;
+    return false;
+}
+
+/* ---- pools ---- */
+
+static void plan_pools(struct sh_exec_context *c) {
+    const struct sh_program *program = c->model->segment.program;
+    const uint64_t element = c->params.kv_type == SH_KV_F16 ? 2 : 4;
+    for (uint32_t g = 0; g < program->n_groups; g++) {
+        struct sh_vk_pool *pool = &c->pools[g];
+        uint32_t first = UINT32_MAX, last = 0;
+        for (uint32_t i = 0; i < c->model->fused.n_ops; i++) {
+            const struct sh_op *op = &c->model->fused.ops[i];
+            if ((op->kind != SH_OP_ROPE_CACHE && op->kind != SH_OP_ATTENTION) || op->attn.group != g) continue;
+            if (op->attn.layer_in_group < first) first = op->attn.layer_in_group;
+            if (op->attn.layer_in_group > last) last = op->attn.layer_in_group;
+        }
+        if (first == UINT32_MAX) continue;
+        pool->first_layer = first;
+        pool->n_layers = last - first + 1;
+        pool->k_pad = (program->groups[g].k_dim + 7) & ~7u;
+        pool->v_pad = (program->groups[g].v_dim + 7) & ~7u;
+        pool->layer_bytes = (uint64_t)SH_PAGE_TOKENS * program->groups[g].n_kv_heads * (pool->k_pad + pool->v_pad) * element;
+        pool->page_bytes = pool->layer_bytes * pool->n_layers;
+    }
+}
+
+enum sh_code sh_vk_pool_reserve(struct sh_exec_context *c, uint32_t group, uint32_t n_pages, struct sh_error *err) {
+    SH_ASSERT(group < c->model->segment.program->n_groups);
+    struct sh_vk_pool *pool = &c->pools[group];
+    while (pool->n_pages < n_pages) {
+        uint32_t n = n_pages - pool->n_pages;
+        if (pool->page_bytes > 0) {
+            n = (uint32_t)sh_min_u64(n, sh_max_u64(1, sh_min_u64(SLAB_BYTES, c->vk->max_allocation_bytes) / pool->page_bytes));
+            if (!sh_grow((void **)&pool->slabs, &pool->cap_slabs, pool->n_slabs + 1, sizeof *pool->slabs))
+                return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the list of cache slabs");
+            struct sh_vk_slab *slab = &pool->slabs[pool->n_slabs];
+            *slab = (struct sh_vk_slab){.first_page = pool->n_pages, .n_pages = n};
+            const enum sh_code code =
+                sh_vk_buffer_create(c->vk, SH_PLACE_DEVICE, SH_USE_CACHE, n * pool->page_bytes, "cache pages", &slab->buffer, err);
+            if (code != SH_OK) return code;
+            pool->n_slabs++;
+        }
+        pool->n_pages += n;
+    }
+    return SH_OK;
+}
+
+uint64_t sh_vk_pool_bytes(const struct sh_exec_context *c) {
+    uint64_t sum = 0;
+    for (uint32_t g = 0; g < c->model->segment.program->n_groups; g++)
+        for (uint32_t s = 0; s < c->pools[g].n_slabs; s++) sum += c->pools[g].slabs[s].buffer.bytes;
+    return sum;
+}
+
+static const struct sh_vk_slab *slab_of(const struct sh_vk_pool *pool, uint32_t page) {
+    for (uint32_t s = 0; s < pool->n_slabs; s++)
+        if (page - pool->slabs[s].first_page < pool->slabs[s].n_pages) return &pool->slabs[s];
+    return NULL;
+}
+
+uint64_t sh_vk_page_address(const struct sh_vk_pool *pool, uint32_t page) {
+    const struct sh_vk_slab *slab = slab_of(pool, page);
+    return slab ? slab->buffer.address + (page - slab->first_page) * pool->page_bytes : 0;
+}
+
+/* A command buffer whose last use is over, begun for one submission. */
+static enum sh_code copy_commands(struct sh_exec_context *c, uint32_t *index, struct sh_error *err) {
+    struct sh_vulkan *vk = c->vk;
+    uint64_t done = 0;
+    VkResult result = vk->GetSemaphoreCounterValue(vk->device, c->semaphore, &done);
+    uint32_t oldest = 0;
+    for (uint32_t i = 1; i < SH_COUNT(c->copies); i++)
+        if (c->copies[i].value < c->copies[oldest].value) oldest = i;
+    *index = oldest;
+    if (result == VK_SUCCESS && c->copies[oldest].value > done) {
+        const VkSemaphoreWaitInfo wait = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO, .semaphoreCount = 1,
+                                          .pSemaphores = &c->semaphore, .pValues = &c->copies[oldest].value};
+        result = vk->WaitSemaphores(vk->device, &wait, UINT64_MAX);
+    }
+    if (result == VK_SUCCESS && !c->copies[oldest].commands) {
+        const VkCommandBufferAllocateInfo allocate = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO, .commandPool = c->commands,
+                                                      .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY, .commandBufferCount = 1};
+        result = vk->AllocateCommandBuffers(vk->device, &allocate, &c->copies[oldest].commands);
+    }
+    const VkCommandBufferBeginInfo begin = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO,
+                                            .flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT};
+    if (result == VK_SUCCESS) result = vk->BeginCommandBuffer(c->copies[oldest].commands, &begin);
+    return result == VK_SUCCESS ? SH_OK : sh_vk_fail(vk, result, "preparing a page copy", err);
+}
+
+enum sh_code sh_vk_page_copy(struct sh_exec_context *c, uint32_t group, uint32_t src, uint32_t dst, uint32_t n_tokens,
+                             struct sh_error *err) {
+    SH_ASSERT(group < c->model->segment.program->n_groups && n_tokens <= SH_PAGE_TOKENS);
+    const struct sh_vk_pool *pool = &c->pools[group];
+    if (src >= pool->n_pages || dst >= pool->n_pages || src == dst)
+        return sh_fail(err, SH_ERR_INVALID, "page copy %u -> %u in a pool of %u pages", src, dst, pool->n_pages);
+    if (pool->page_bytes == 0 || n_tokens == 0) return SH_OK;
+    enum sh_code code = sh_vk_alive(c->vk, err);
+    uint32_t index = 0;
+    if (code == SH_OK) code = copy_commands(c, &index, err);
+    if (code != SH_OK) return code;
+    struct sh_vulkan *vk = c->vk;
+    const VkCommandBuffer commands = c->copies[index].commands;
+    const VkMemoryBarrier before = {.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER, .srcAccessMask = VK_ACCESS_MEMORY_WRITE_BIT,
+                                    .dstAccessMask = VK_ACCESS_TRANSFER_READ_BIT | VK_ACCESS_TRANSFER_WRITE_BIT};
+    vk->CmdPipelineBarrier(commands, VK_PIPELINE_STAGE_ALL_COMMANDS_BIT, VK_PIPELINE_STAGE_TRANSFER_BIT, 0, 1, &before, 0, NULL, 0, NULL);
+    const struct sh_vk_slab *from = slab_of(pool, src), *to = slab_of(pool, dst);
+    const uint64_t heads = c->model->segment.program->groups[group].n_kv_heads, element = c->params.kv_type == SH_KV_F16 ? 2 : 4;
+    const uint64_t k_token = heads * pool->k_pad * element, v_token = heads * pool->v_pad * element;
+    for (uint32_t layer = 0; layer < pool->n_layers; layer++) {
+        const uint64_t at = layer * pool->layer_bytes, values = at + SH_PAGE_TOKENS * k_token;
+        const uint64_t source = (src - from->first_page) * pool->page_bytes, target = (dst - to->first_page) * pool->page_bytes;
+        const VkBufferCopy regions[] = {{.srcOffset = source + at, .dstOffset = target + at, .size = n_tokens * k_token},
+                                        {.srcOffset = source + values, .dstOffset = target + values, .size = n_tokens * v_token}};
+        vk->CmdCopyBuffer(commands, from->buffer.handle, to->buffer.handle, 2, regions);
+    }
+    VkResult result = vk->EndCommandBuffer(commands);
+    if (result != VK_SUCCESS) return sh_vk_fail(vk, result, "vkEndCommandBuffer", err);
+    code = sh_vk_queue_submit(c, &commands, 1, err);
+    if (code == SH_OK) c->copies[index].value = c->value;
+    return code;
+}
+
+/* ---- creation ---- */
+
+static enum sh_code create_objects(struct sh_exec_context *c, struct sh_error *err) {
+    struct sh_vulkan *vk = c->vk;
+    const VkCommandPoolCreateInfo pool = {.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO,
+                                          .flags = VK_COMMAND_POOL_CREATE_RESET_COMMAND_BUFFER_BIT, .queueFamilyIndex = vk->queue_family};
+    VkResult result = vk->CreateCommandPool(vk->device, &pool, NULL, &c->commands);
+    if (result != VK_SUCCESS) {
+        c->commands = VK_NULL_HANDLE;
+        return sh_vk_fail(vk, result, "vkCreateCommandPool", err);
+    }
+    const VkSemaphoreTypeCreateInfo type = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_TYPE_CREATE_INFO,
+                                            .semaphoreType = VK_SEMAPHORE_TYPE_TIMELINE};
+    const VkSemaphoreCreateInfo semaphore = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_CREATE_INFO, .pNext = &type};
+    result = vk->CreateSemaphore(vk->device, &semaphore, NULL, &c->semaphore);
+    if (result != VK_SUCCESS) {
+        c->semaphore = VK_NULL_HANDLE;
+        return sh_vk_fail(vk, result, "vkCreateSemaphore", err);
+    }
+    sh_vk_name(vk, VK_OBJECT_TYPE_SEMAPHORE, (uint64_t)(uintptr_t)c->semaphore, "steps");
+    if (vk->limits.timestampComputeAndGraphics && vk->limits.timestampPeriod > 0) {
+        const VkQueryPoolCreateInfo queries = {.sType = VK_STRUCTURE_TYPE_QUERY_POOL_CREATE_INFO, .queryType = VK_QUERY_TYPE_TIMESTAMP,
+                                               .queryCount = 2 * SH_SLOTS};
+        result = vk->CreateQueryPool(vk->device, &queries, NULL, &c->queries);
+        if (result != VK_SUCCESS) {
+            c->queries = VK_NULL_HANDLE;
+            return sh_vk_fail(vk, result, "vkCreateQueryPool", err);
+        }
+    }
+    return SH_OK;
+}
+
+static enum sh_code create_activations(struct sh_exec_context *c, struct sh_error *err) {
+    const struct sh_exec_model *m = c->model;
+    const struct sh_program *program = m->segment.program;
+    c->spans = sh_calloc(m->fused.n_slots, sizeof *c->spans);
+    if (!c->spans && m->fused.n_slots) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the list of activations");
+    enum sh_code code = SH_OK;
+    uint64_t attention = 0, total = 0;
+    for (uint32_t i = 0; i < m->fused.n_ops; i++) {
+        const struct sh_op *op = &m->fused.ops[i];
+        if (op->kind == SH_OP_ATTENTION)
+            attention = sh_max_u64(attention, (uint64_t)op->attn.n_heads * (((op->attn.v_dim + 7) & ~7u) + 2) * 4);
+    }
+    for (uint32_t s = 0; s < m->fused.n_slots; s++)
+        total += (uint64_t)sh_vk_stride(m->fused.slots[s].width) * 4 *
+                 (m->fused.slots[s].rows == SH_ROWS_OUT ? c->params.max_outputs : c->params.max_rows);
+    sh_vk_arena_init(&c->device, c->vk, SH_PLACE_DEVICE, SH_USE_ACTIVATION, sh_min_u64(total + attention * c->max_items + 65536, 64u << 20),
+                     "activations");
+    for (uint32_t s = 0; s < m->fused.n_slots && code == SH_OK; s++) {
+        const uint64_t rows = m->fused.slots[s].rows == SH_ROWS_OUT ? c->params.max_outputs : c->params.max_rows;
+        code = sh_vk_arena_take(&c->device, rows * sh_vk_stride(m->fused.slots[s].width) * 4, &c->spans[s], err);
+    }
+    if (code == SH_OK) code = sh_vk_arena_take(&c->device, attention * c->max_items, &c->scratch, err);
+    const uint64_t chunks = ((uint64_t)program->n_vocab + SH_SAMPLE_CHUNK - 1) / SH_SAMPLE_CHUNK;
+    if (code == SH_OK) code = sh_vk_arena_take(&c->device, chunks * c->params.max_outputs * 8, &c->sample_scratch, err);
+    return code;
+}
+
+static enum sh_code create_slot(struct sh_exec_context *c, struct sh_vk_slot *slot, struct sh_error *err) {
+    const struct sh_exec_model *m = c->model;
+    const struct sh_program *program = m->segment.program;
+    const struct sh_exec_context_params *p = &c->params;
+    slot->pages = sh_calloc(program->n_groups, sizeof *slot->pages);
+    slot->sampled = sh_calloc(p->max_outputs, sizeof *slot->sampled);
+    slot->logits_rows_out = sh_calloc(p->max_outputs, sizeof *slot->logits_rows_out);
+    slot->hidden_rows_out = sh_calloc(p->max_outputs, sizeof *slot->hidden_rows_out);
+    if ((program->n_groups && !slot->pages) || (p->max_outputs && (!slot->sampled || !slot->logits_rows_out || !slot->hidden_rows_out)))
+        return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a step");
+    const struct { struct sh_vk_span *span; uint64_t bytes; } uploads[] = {
+        {&slot->step, sizeof(struct sh_p_step)},
+        {&slot->rows, p->max_rows * sizeof(struct sh_p_row)},
+        {&slot->outputs, p->max_outputs * sizeof(struct sh_p_output)},
+        {&slot->items, c->max_items * sizeof(struct sh_p_item)},
+        {&slot->grids, c->max_grids * sizeof(VkDispatchIndirectCommand)},
+    };
+    enum sh_code code = SH_OK;
+    for (size_t i = 0; i < SH_COUNT(uploads) && code == SH_OK; i++)
+        code = sh_vk_arena_take(&c->upload, uploads[i].bytes, uploads[i].span, err);
+    for (uint32_t g = 0; g < program->n_groups && code == SH_OK; g++)
+        code = sh_vk_arena_take(&c->upload, (uint64_t)p->max_sequences * p->max_pages_per_sequence * 8, &slot->pages[g], err);
+    for (uint32_t i = 0; i < m->segment.n_inputs && code == SH_OK; i++)
+        code = sh_vk_arena_take(&c->upload, (uint64_t)p->max_rows * program->activations[m->segment.inputs[i]].width * 4, &slot->inputs[i],
+                                err);
+    if (code == SH_OK) code = sh_vk_arena_take(&c->readback, p->max_outputs * 4, &slot->tokens, err);
+    if (code == SH_OK) memset(slot->tokens.mapped, 0xff, slot->tokens.bytes); /* -1: nothing was sampled */
+    for (uint32_t i = 0; i < m->segment.n_outputs && code == SH_OK; i++)
+        code = sh_vk_arena_take(&c->readback, (uint64_t)p->max_rows * program->activations[m->segment.outputs[i]].width * 4,
+                                &slot->results[i], err);
+    return code;
+}
+
+enum sh_code sh_vk_context_create(struct sh_exec_model *m, const struct sh_exec_context_params *params, struct sh_exec_context **out,
+                                  struct sh_error *err) {
+    *out = NULL;
+    const struct sh_program *program = m->segment.program;
+    const uint64_t splits = ((uint64_t)params->max_pages_per_sequence * SH_PAGE_TOKENS + SH_SPLIT_TOKENS - 1) / SH_SPLIT_TOKENS;
+    if (params->max_rows == 0 || params->max_rows > UINT16_MAX || params->max_outputs > UINT16_MAX || splits * SH_VK_SPLIT_ROWS > UINT16_MAX)
+        return sh_fail(err, SH_ERR_LIMIT, "%s: a step of %u rows and %u outputs over %u pages each; the limits are %d, %d and %d",
+                       m->vk->base.info.name, params->max_rows, params->max_outputs, params->max_pages_per_sequence, UINT16_MAX, UINT16_MAX,
+                       UINT16_MAX / SH_VK_SPLIT_ROWS * SH_SPLIT_TOKENS / SH_PAGE_TOKENS);
+    struct sh_exec_context *c = calloc(1, sizeof *c);
+    if (!c) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a context");
+    c->model = m;
+    c->vk = m->vk;
+    c->params = *params;
+    c->max_items = segment_has(m, SH_OP_ATTENTION) ? (uint32_t)splits * SH_VK_SPLIT_ROWS : 0;
+    c->max_grids = sh_vk_count_dispatches(m) + program->n_activations;
+    sh_vk_arena_init(&c->upload, c->vk, SH_PLACE_UPLOAD, SH_USE_STAGING, 1u << 20, "step parameters");
+    sh_vk_arena_init(&c->readback, c->vk, SH_PLACE_READBACK, SH_USE_STAGING, 64u << 10, "step results");
+    c->pools = sh_calloc(program->n_groups, sizeof *c->pools);
+    enum sh_code code = c->pools || !program->n_groups ? sh_vk_alive(c->vk, err) : sh_fail(err, SH_ERR_NO_MEMORY, "no memory for pools");
+    if (code == SH_OK) plan_pools(c);
+    if (code == SH_OK) code = create_objects(c, err);
+    if (code == SH_OK) code = create_activations(c, err);
+    for (uint32_t s = 0; s < SH_SLOTS && code == SH_OK; s++) code = create_slot(c, &c->slots[s], err);
+    if (code != SH_OK) {
+        sh_vk_context_destroy(c);
+        return code;
+    }
+    *out = c;
+    return SH_OK;
+}
+
+void sh_vk_context_destroy(struct sh_exec_context *c) {
+    if (!c) return;
+    struct sh_vulkan *vk = c->vk;
+    if (c->semaphore && !atomic_load(&vk->lost)) {
+        const VkSemaphoreWaitInfo wait = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO, .semaphoreCount = 1, .pSemaphores = &c->semaphore,
+                                          .pValues = &c->value};
+        vk->WaitSemaphores(vk->device, &wait, UINT64_MAX);
+    }
+    for (uint32_t s = 0; s < SH_SLOTS; s++) {
+        struct sh_vk_slot *slot = &c->slots[s];
+        sh_vk_drop_recordings(c, slot);
+        sh_vk_arena_finish(&slot->capture_arena);
+        sh_vk_buffer_destroy(vk, &slot->embeddings);
+        sh_vk_buffer_destroy(vk, &slot->logits);
+        sh_vk_buffer_destroy(vk, &slot->hidden);
+        free(slot->pages);
+        free(slot->captures);
+        free(slot->sampled);
+        free(slot->logits_rows_out);
+        free(slot->hidden_rows_out);
+        free(slot->captured_out);
+    }
+    if (c->queries) vk->DestroyQueryPool(vk->device, c->queries, NULL);
+    if (c->semaphore) vk->DestroySemaphore(vk->device, c->semaphore, NULL);
+    if (c->commands) vk->DestroyCommandPool(vk->device, c->commands, NULL); /* frees the page copies' command buffers too */
+    for (uint32_t g = 0; c->pools && g < c->model->segment.program->n_groups; g++) {
+        for (uint32_t s = 0; s < c->pools[g].n_slabs; s++) sh_vk_buffer_destroy(vk, &c->pools[g].slabs[s].buffer);
+        free(c->pools[g].slabs);
+    }
+    free(c->pools);
+    free(c->spans);
+    sh_vk_arena_finish(&c->device);
+    sh_vk_arena_finish(&c->upload);
+    sh_vk_arena_finish(&c->readback);
+    free(c);
+}

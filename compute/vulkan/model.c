@@ -1,0 +1,330 @@
+/*
+ * model.c - a segment's weights on the device: planned at creation, repacked as their rows arrive, written in place where memory is
+ * unified and through a staging ring elsewhere.
+ */
+#include "compute/vulkan/exec.h"
+
+#include <stdlib.h>
+
+#define STAGING_BYTES (16u << 20) /* of each half of the ring */
+#define CHUNK_BYTES (512ull << 20)
+#define PLANE_ALIGN 256u
+
+static _Atomic uint64_t part_bytes_for_test;
+void sh_vk_part_bytes_for_test(uint64_t bytes) { atomic_store(&part_bytes_for_test, bytes); }
+
+/* ---- the staging ring: two halves, one is filled while the device copies the other ---- */
+
+struct sh_vk_staging {
+    struct sh_vk_buffer buffer;
+    VkCommandPool pool;
+    VkCommandBuffer commands[2];
+    VkSemaphore semaphore;
+    uint64_t value[2], last; /* timeline values that free each half */
+    uint32_t half;
+};
+
+static void staging_destroy(struct sh_vulkan *vk, struct sh_vk_staging *s) {
+    if (!s) return;
+    if (s->semaphore) {
+        const VkSemaphoreWaitInfo wait = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO, .semaphoreCount = 1, .pSemaphores = &s->semaphore,
+                                          .pValues = &s->last};
+        if (!atomic_load(&vk->lost)) vk->WaitSemaphores(vk->device, &wait, UINT64_MAX);
+        vk->DestroySemaphore(vk->device, s->semaphore, NULL);
+    }
+    if (s->pool) vk->DestroyCommandPool(vk->device, s->pool, NULL);
+    sh_vk_buffer_destroy(vk, &s->buffer);
+    free(s);
+}
+
+static enum sh_code staging_create(struct sh_vulkan *vk, struct sh_vk_staging **out, struct sh_error *err) {
+    struct sh_vk_staging *s = *out = calloc(1, sizeof *s);
+    if (!s) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the staging ring");
+    enum sh_code code = sh_vk_buffer_create(vk, SH_PLACE_UPLOAD, SH_USE_STAGING, 2 * STAGING_BYTES, "staging", &s->buffer, err);
+    if (code != SH_OK) return code;
+    const VkCommandPoolCreateInfo pool = {.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO,
+                                          .flags = VK_COMMAND_POOL_CREATE_RESET_COMMAND_BUFFER_BIT | VK_COMMAND_POOL_CREATE_TRANSIENT_BIT,
+                                          .queueFamilyIndex = vk->queue_family};
+    VkResult result = vk->CreateCommandPool(vk->device, &pool, NULL, &s->pool);
+    if (result != VK_SUCCESS) {
+        s->pool = VK_NULL_HANDLE;
+        return sh_vk_fail(vk, result, "vkCreateCommandPool", err);
+    }
+    const VkCommandBufferAllocateInfo commands = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO, .commandPool = s->pool,
+                                                  .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY, .commandBufferCount = 2};
+    result = vk->AllocateCommandBuffers(vk->device, &commands, s->commands);
+    if (result != VK_SUCCESS) return sh_vk_fail(vk, result, "vkAllocateCommandBuffers", err);
+    const VkSemaphoreTypeCreateInfo type = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_TYPE_CREATE_INFO,
+                                            .semaphoreType = VK_SEMAPHORE_TYPE_TIMELINE};
+    const VkSemaphoreCreateInfo semaphore = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_CREATE_INFO, .pNext = &type};
+    result = vk->CreateSemaphore(vk->device, &semaphore, NULL, &s->semaphore);
+    if (result != VK_SUCCESS) {
+        s->semaphore = VK_NULL_HANDLE;
+        return sh_vk_fail(vk, result, "vkCreateSemaphore", err);
+    }
+    return SH_OK;
+}
+
+/* Waits until the device has read the current half. */
+static enum sh_code staging_wait(struct sh_vulkan *vk, struct sh_vk_staging *s, struct sh_error *err) {
+    const VkSemaphoreWaitInfo wait = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO, .semaphoreCount = 1, .pSemaphores = &s->semaphore,
+                                      .pValues = &s->value[s->half]};
+    const VkResult result = vk->WaitSemaphores(vk->device, &wait, UINT64_MAX);
+    return result == VK_SUCCESS ? SH_OK : sh_vk_fail(vk, result, "vkWaitSemaphores", err);
+}
+
+/* Copies regions of the current half into a buffer and turns to the other half. */
+static enum sh_code staging_send(struct sh_vulkan *vk, struct sh_vk_staging *s, VkBuffer to, const VkBufferCopy *regions, uint32_t n,
+                                 struct sh_error *err) {
+    const VkCommandBuffer commands = s->commands[s->half];
+    const VkCommandBufferBeginInfo begin = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO,
+                                            .flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT};
+    VkResult result = vk->BeginCommandBuffer(commands, &begin);
+    if (result != VK_SUCCESS) return sh_vk_fail(vk, result, "vkBeginCommandBuffer", err);
+    vk->CmdCopyBuffer(commands, s->buffer.handle, to, n, regions);
+    result = vk->EndCommandBuffer(commands);
+    if (result != VK_SUCCESS) return sh_vk_fail(vk, result, "vkEndCommandBuffer", err);
+    const uint64_t value = s->last + 1;
+    const VkTimelineSemaphoreSubmitInfo timeline = {.sType = VK_STRUCTURE_TYPE_TIMELINE_SEMAPHORE_SUBMIT_INFO,
+                                                    .signalSemaphoreValueCount = 1, .pSignalSemaphoreValues = &value};
+    const VkSubmitInfo submit = {.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO, .pNext = &timeline, .commandBufferCount = 1,
+                                 .pCommandBuffers = &commands, .signalSemaphoreCount = 1, .pSignalSemaphores = &s->semaphore};
+    pthread_mutex_lock(&vk->queue_lock);
+    result = vk->QueueSubmit(vk->queue, 1, &submit, VK_NULL_HANDLE);
+    pthread_mutex_unlock(&vk->queue_lock);
+    if (result != VK_SUCCESS) return sh_vk_fail(vk, result, "vkQueueSubmit", err);
+    s->last = s->value[s->half] = value;
+    s->half ^= 1;
+    return SH_OK;
+}
+
+/* ---- planning ---- */
+
+static enum sh_code mark_uses(struct sh_exec_model *m, struct sh_error *err) {
+    const struct sh_program *program = m->segment.program;
+    for (uint32_t i = 0; i < m->fused.n_ops; i++) {
+        const struct sh_op *op = &m->fused.ops[i];
+        const bool matrix = op->kind == SH_OP_EMBED || op->kind == SH_OP_MATMUL;
+        if (op->w != SH_NONE) *(matrix ? &m->weights[op->w].matrix : &m->weights[op->w].vector) = true;
+        if (op->bias != SH_NONE) m->weights[op->bias].vector = true;
+        const bool attention = op->kind == SH_OP_ROPE_CACHE || op->kind == SH_OP_ATTENTION;
+        if (attention && (op->attn.k_dim > SH_MAX_HEAD_DIM || op->attn.v_dim > SH_MAX_HEAD_DIM || op->attn.n_heads > 0xffff ||
+                          op->rope.n_rot > op->attn.k_dim))
+            return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: heads of %u and %u dimensions, the kernels take up to %d", m->vk->base.info.name,
+                           op->attn.k_dim, op->attn.v_dim, SH_MAX_HEAD_DIM);
+    }
+    for (uint32_t w = 0; w < program->n_weights; w++) {
+        const struct sh_weight *weight = &program->weights[w];
+        if (m->weights[w].matrix && (!sh_layout_describe(weight->type, weight->cols, &m->weights[w].layout) || weight->rows > UINT32_MAX ||
+                                     weight->cols > UINT32_MAX / 64))
+            return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: tensor '%s' has type %s, for which there is no Vulkan kernel",
+                           m->vk->base.info.name, weight->name,
+                           sh_type_info(weight->type) ? sh_type_info(weight->type)->name : "unknown");
+    }
+    return SH_OK;
+}
+
+static uint64_t part_span_bytes(const struct sh_layout *l, uint64_t rows, uint64_t plane[4]) {
+    uint64_t at = 0;
+    for (int p = 0; p < 4; p++) {
+        plane[p] = at;
+        at += sh_align_up(l->row_bytes[p] * rows, PLANE_ALIGN);
+    }
+    return at;
+}
+
+static uint64_t rows_per_part(const struct sh_exec_model *m, const struct sh_layout *l) {
+    return sh_max_u64(1, (m->part_bytes - 4 * PLANE_ALIGN) / l->row_bytes_all);
+}
+
+/* Bytes of everything that will be taken from the arena. */
+static uint64_t plan_bytes(const struct sh_exec_model *m) {
+    const struct sh_program *program = m->segment.program;
+    uint64_t sum = 0;
+    for (uint32_t w = 0; w < program->n_weights; w++) {
+        const struct sh_vk_weight *weight = &m->weights[w];
+        if (weight->matrix) sum += weight->layout.row_bytes_all * program->weights[w].rows + 4 * PLANE_ALIGN;
+        if (weight->vector) sum += sh_align_up(program->weights[w].rows * program->weights[w].cols * 4, PLANE_ALIGN);
+    }
+    return sum;
+}
+
+/* A piece of the arena; `left` is what the plan still holds, so that the last buffer is no larger than needed. */
+static enum sh_code take(struct sh_exec_model *m, uint64_t bytes, uint64_t *left, struct sh_vk_span *out, struct sh_error *err) {
+    m->arena.chunk_bytes = sh_min_u64(*left + 4096, CHUNK_BYTES);
+    *left -= sh_min_u64(*left, bytes);
+    return sh_vk_arena_take(&m->arena, bytes, out, err);
+}
+
+static enum sh_code take_matrix(struct sh_exec_model *m, struct sh_vk_weight *weight, uint64_t rows, uint64_t *left,
+                                struct sh_error *err) {
+    const uint64_t per_part = rows_per_part(m, &weight->layout);
+    weight->n_parts = (uint32_t)((rows + per_part - 1) / per_part);
+    weight->parts = sh_calloc(weight->n_parts, sizeof *weight->parts);
+    if (!weight->parts) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a weight's parts");
+    for (uint32_t i = 0; i < weight->n_parts; i++) {
+        struct sh_vk_part *part = &weight->parts[i];
+        part->first_row = i * per_part;
+        part->n_rows = sh_min_u64(per_part, rows - part->first_row);
+        const enum sh_code code = take(m, part_span_bytes(&weight->layout, part->n_rows, part->plane), left, &part->span, err);
+        if (code != SH_OK) return code;
+    }
+    return SH_OK;
+}
+
+enum sh_code sh_vk_model_create(struct sh_device *device, const struct sh_segment *segment, struct sh_exec_model **out, struct sh_error *err) {
+    struct sh_vulkan *vk = sh_vulkan_of(device);
+    const struct sh_program *program = segment->program;
+    *out = NULL;
+    struct sh_exec_model *m = calloc(1, sizeof *m);
+    if (!m) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a model");
+    m->vk = vk;
+    m->segment = *segment;
+    m->part_bytes = atomic_load(&part_bytes_for_test) ? atomic_load(&part_bytes_for_test) : SH_VK_PART_BYTES;
+    m->weights = sh_calloc(program->n_weights, sizeof *m->weights);
+    enum sh_code code = m->weights ? sh_vk_alive(vk, err) : sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the list of weights");
+    if (code == SH_OK) code = sh_fuse(&m->segment, SH_FUSE_RESIDUAL, &m->fused, err);
+    if (code == SH_OK) code = mark_uses(m, err);
+    uint64_t need = 0;
+    if (code == SH_OK) {
+        need = plan_bytes(m);
+        const uint64_t have = sh_vk_free_bytes(vk);
+        sh_vk_arena_init(&m->arena, vk, SH_PLACE_DEVICE, SH_USE_WEIGHTS, CHUNK_BYTES, "weights");
+        if (need > have)
+            code = sh_fail(err, SH_ERR_NO_DEVICE_MEMORY, "%s: the weights take %llu MiB, %llu MiB are free on the device", vk->base.info.name,
+                           (unsigned long long)(need >> 20), (unsigned long long)(have >> 20));
+    }
+    for (uint32_t w = 0; code == SH_OK && w < program->n_weights; w++) {
+        if (m->weights[w].matrix) code = take_matrix(m, &m->weights[w], program->weights[w].rows, &need, err);
+        if (code == SH_OK && m->weights[w].vector)
+            code = take(m, program->weights[w].rows * program->weights[w].cols * 4, &need, &m->weights[w].table, err);
+    }
+    if (code == SH_OK && m->arena.n_buffers && (vk->stage_always || !m->arena.buffers[0].mapped)) code = staging_create(vk, &m->staging, err);
+    if (code != SH_OK) {
+        sh_vk_model_destroy(m);
+        return code;
+    }
+    *out = m;
+    return SH_OK;
+}
+
+/* ---- rows arrive ---- */
+
+/* Rows of the file into one part, as many at a time as half the ring takes. */
+static enum sh_code matrix_rows(struct sh_exec_model *m, const struct sh_vk_weight *weight, const struct sh_vk_part *part, uint64_t row,
+                                uint64_t n, const uint8_t *src, const char *name, struct sh_error *err) {
+    const struct sh_layout *l = &weight->layout;
+    if (!m->staging) {
+        uint8_t *planes[4];
+        for (int p = 0; p < 4; p++) planes[p] = part->span.mapped + part->plane[p] + row * l->row_bytes[p];
+        sh_layout_pack(l, n, src, planes);
+        return SH_OK;
+    }
+    const uint64_t file_row = sh_type_row_bytes(l->type, l->cols), at_once = STAGING_BYTES / l->row_bytes_all;
+    if (at_once == 0) return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: a row of '%s' is larger than the staging ring", m->vk->base.info.name, name);
+    while (n > 0) {
+        struct sh_vk_staging *s = m->staging;
+        enum sh_code code = staging_wait(m->vk, s, err);
+        if (code != SH_OK) return code;
+        const uint64_t now = sh_min_u64(n, at_once), half = s->half * (uint64_t)STAGING_BYTES;
+        uint8_t *planes[4];
+        VkBufferCopy regions[4];
+        uint32_t n_regions = 0;
+        uint64_t at = half;
+        for (int p = 0; p < 4; p++) {
+            planes[p] = s->buffer.mapped + at;
+            if (!l->row_bytes[p]) continue;
+            regions[n_regions++] = (VkBufferCopy){.srcOffset = at, .dstOffset = part->span.offset + part->plane[p] + row * l->row_bytes[p],
+                                                  .size = now * l->row_bytes[p]};
+            at += now * l->row_bytes[p];
+        }
+        sh_layout_pack(l, now, src, planes);
+        code = staging_send(m->vk, s, part->span.buffer, regions, n_regions, err);
+        if (code != SH_OK) return code;
+        row += now;
+        n -= now;
+        src += now * file_row;
+    }
+    return SH_OK;
+}
+
+static enum sh_code table_rows(struct sh_exec_model *m, const struct sh_vk_weight *weight, const struct sh_weight *w, uint64_t row0,
+                               uint64_t n_rows, const void *src, struct sh_error *err) {
+    uint64_t at = row0 * w->cols * 4, left = n_rows * w->cols * 4;
+    float *values = sh_alloc_aligned(sh_max_u64(left, 4));
+    if (!values) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for %llu bytes of '%s'", (unsigned long long)left, w->name);
+    enum sh_code code = SH_OK;
+    if (!sh_dequantize(w->type, src, values, n_rows * w->cols)) {
+        code = sh_fail(err, SH_ERR_UNSUPPORTED, "tensor '%s': type %u cannot be computed with", w->name, w->type);
+    } else if (!m->staging) {
+        memcpy(weight->table.mapped + at, values, left);
+    } else {
+        for (const uint8_t *from = (const uint8_t *)values; left > 0 && code == SH_OK;) {
+            struct sh_vk_staging *s = m->staging;
+            const uint64_t now = sh_min_u64(left, STAGING_BYTES), half = s->half * (uint64_t)STAGING_BYTES;
+            code = staging_wait(m->vk, s, err);
+            if (code != SH_OK) break;
+            memcpy(s->buffer.mapped + half, from, now);
+            const VkBufferCopy region = {.srcOffset = half, .dstOffset = weight->table.offset + at, .size = now};
+            code = staging_send(m->vk, s, weight->table.buffer, &region, 1, err);
+            from += now;
+            at += now;
+            left -= now;
+        }
+    }
+    free(values);
+    return code;
+}
+
+enum sh_code sh_vk_weight_rows(struct sh_exec_model *m, uint32_t index, uint64_t row0, uint64_t n_rows, const void *src,
+                               struct sh_error *err) {
+    const struct sh_weight *w = &m->segment.program->weights[index];
+    struct sh_vk_weight *weight = &m->weights[index];
+    SH_ASSERT(index < m->segment.program->n_weights && row0 == weight->rows_done && n_rows <= w->rows - row0);
+    enum sh_code code = SH_OK;
+    const uint64_t file_row = sh_type_row_bytes(w->type, w->cols);
+    for (uint32_t i = 0; i < weight->n_parts && code == SH_OK; i++) {
+        const struct sh_vk_part *part = &weight->parts[i];
+        const uint64_t from = sh_max_u64(row0, part->first_row), to = sh_min_u64(row0 + n_rows, part->first_row + part->n_rows);
+        if (from >= to) continue;
+        code = matrix_rows(m, weight, part, from - part->first_row, to - from, (const uint8_t *)src + (from - row0) * file_row, w->name, err);
+    }
+    if (code == SH_OK && weight->vector) code = table_rows(m, weight, w, row0, n_rows, src, err);
+    if (code == SH_OK) weight->rows_done += n_rows;
+    return code;
+}
+
+enum sh_code sh_vk_model_finish(struct sh_exec_model *m, struct sh_error *err) {
+    for (uint32_t w = 0; w < m->segment.program->n_weights; w++)
+        SH_ASSERT(!(m->weights[w].matrix || m->weights[w].vector) || m->weights[w].rows_done == m->segment.program->weights[w].rows);
+    enum sh_code code = SH_OK;
+    if (m->staging) {
+        code = staging_wait(m->vk, m->staging, err);
+        m->staging->half ^= 1;
+        if (code == SH_OK) code = staging_wait(m->vk, m->staging, err);
+        staging_destroy(m->vk, m->staging);
+        m->staging = NULL;
+    }
+    if (code == SH_OK) code = sh_vk_warm_pipelines(m, err);
+    if (code == SH_OK) sh_vk_pipelines_save(m->vk);
+    return code;
+}
+
+uint64_t sh_vk_model_bytes(const struct sh_exec_model *m) { return sh_vk_arena_bytes(&m->arena); }
+
+void sh_vk_model_destroy(struct sh_exec_model *m) {
+    if (!m) return;
+    staging_destroy(m->vk, m->staging);
+    sh_vk_arena_finish(&m->arena);
+    for (uint32_t w = 0; m->weights && w < m->segment.program->n_weights; w++) free(m->weights[w].parts);
+    free(m->weights);
+    sh_fused_finish(&m->fused);
+    free(m);
+}
+
+void sh_vk_part_planes(const struct sh_exec_model *m, uint32_t weight, uint32_t part, struct sh_p_weight *out) {
+    const struct sh_vk_part *p = &m->weights[weight].parts[part];
+    const VkDeviceAddress base = p->span.address;
+    *out = (struct sh_p_weight){.quants = base + p->plane[0], .scales = base + p->plane[1], .extra = base + p->plane[2],
+                                .deltas = base + p->plane[3]};
+}

@@ -1,0 +1,194 @@
+/*
+ * pipeline.c - the device's compute pipelines, made when first asked for, and their cache on disk.
+ *
+ * The cache file is <cache_dir>/pipelines-<driver UUID>-<hash of all SPIR-V>.bin: a header of ours with the length and a hash of the rest,
+ * because a driver may trust what it is given, then the driver's data. It is replaced by rename, so readers see a whole one.
+ */
+#include "compute/vulkan/kernels.h"
+#include "compute/vulkan/vk.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define CACHE_MAGIC 0x31434b56u /* "VKC1" */
+#define CACHE_MAX_BYTES (64u << 20)
+
+struct made {
+    uint32_t kernel, constants[2];
+    VkPipeline pipeline;
+};
+struct sh_vk_pipelines {
+    pthread_mutex_t lock;
+    VkPipelineLayout layout;
+    VkPipelineCache cache;
+    char path[512]; /* "" without a cache directory */
+    struct made *made;
+    uint32_t n_made, cap_made, n_saved;
+};
+
+struct cache_header {
+    uint32_t magic, bytes;
+    uint64_t hash;
+};
+
+static uint64_t fnv1a(uint64_t hash, const void *data, size_t bytes) {
+    const uint8_t *p = data;
+    for (size_t i = 0; i < bytes; i++) hash = (hash ^ p[i]) * 0x100000001b3ull;
+    return hash;
+}
+#define FNV_START 0xcbf29ce484222325ull
+
+static void cache_path(struct sh_vulkan *vk, const char *dir, char *path, size_t cap) {
+    VkPhysicalDeviceIDProperties id = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_ID_PROPERTIES};
+    VkPhysicalDeviceProperties2 properties = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2, .pNext = &id};
+    vk->instance.GetPhysicalDeviceProperties2(vk->physical, &properties);
+    uint64_t hash = fnv1a(FNV_START, id.deviceUUID, sizeof id.deviceUUID);
+    for (uint32_t k = 0; k < SH_KERNEL_COUNT; k++) hash = fnv1a(hash, sh_kernel_codes[k].words, sh_kernel_codes[k].bytes);
+    char uuid[33];
+    for (int i = 0; i < 16; i++) snprintf(uuid + 2 * i, 3, "%02x", id.driverUUID[i]);
+    const int n = snprintf(path, cap, "%s/pipelines-%s-%016llx.bin", dir, uuid, (unsigned long long)hash);
+    if (n < 0 || (size_t)n >= cap - 8) path[0] = 0; /* room for ".tmp" */
+}
+
+/* The driver's data of a sound cache file, malloc'd; NULL where there is none. */
+static void *read_cache(const char *path, size_t *bytes) {
+    *bytes = 0;
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return NULL;
+    struct cache_header header;
+    void *data = NULL;
+    if (read(fd, &header, sizeof header) == (ssize_t)sizeof header && header.magic == CACHE_MAGIC && header.bytes > 0 &&
+        header.bytes <= CACHE_MAX_BYTES)
+        data = malloc(header.bytes);
+    if (data && (read(fd, data, header.bytes) != (ssize_t)header.bytes || fnv1a(FNV_START, data, header.bytes) != header.hash)) {
+        sh_log(SH_LOG_NOTICE, "%s is damaged; pipelines are compiled anew", path);
+        free(data);
+        data = NULL;
+    }
+    close(fd);
+    if (data) *bytes = header.bytes;
+    return data;
+}
+
+enum sh_code sh_vk_pipelines_create(struct sh_vulkan *vk, const char *cache_dir, struct sh_vk_pipelines **out, struct sh_error *err) {
+    struct sh_vk_pipelines *p = calloc(1, sizeof *p);
+    *out = p;
+    if (!p) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for pipelines");
+    pthread_mutex_init(&p->lock, NULL);
+    const VkPushConstantRange range = {.stageFlags = VK_SHADER_STAGE_COMPUTE_BIT, .size = 128};
+    const VkPipelineLayoutCreateInfo layout = {.sType = VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO, .pushConstantRangeCount = 1,
+                                               .pPushConstantRanges = &range};
+    VkResult result = vk->CreatePipelineLayout(vk->device, &layout, NULL, &p->layout);
+    if (result != VK_SUCCESS) {
+        p->layout = VK_NULL_HANDLE;
+        return sh_vk_fail(vk, result, "vkCreatePipelineLayout", err);
+    }
+    size_t bytes = 0;
+    void *data = NULL;
+    if (cache_dir) {
+        cache_path(vk, cache_dir, p->path, sizeof p->path);
+        data = p->path[0] ? read_cache(p->path, &bytes) : NULL;
+    }
+    const VkPipelineCacheCreateInfo cache = {.sType = VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO, .initialDataSize = bytes,
+                                             .pInitialData = data};
+    result = vk->CreatePipelineCache(vk->device, &cache, NULL, &p->cache);
+    free(data);
+    if (result != VK_SUCCESS) {
+        p->cache = VK_NULL_HANDLE;
+        return sh_vk_fail(vk, result, "vkCreatePipelineCache", err);
+    }
+    return SH_OK;
+}
+
+void sh_vk_pipelines_save(struct sh_vulkan *vk) {
+    struct sh_vk_pipelines *p = vk->pipelines;
+    if (!p->path[0]) return;
+    pthread_mutex_lock(&p->lock);
+    size_t bytes = 0;
+    uint8_t *data = NULL;
+    if (p->n_saved == p->n_made || vk->GetPipelineCacheData(vk->device, p->cache, &bytes, NULL) != VK_SUCCESS || bytes == 0 ||
+        bytes > CACHE_MAX_BYTES || !(data = malloc(bytes)) || vk->GetPipelineCacheData(vk->device, p->cache, &bytes, data) != VK_SUCCESS)
+        goto done;
+    char tmp[sizeof p->path + 8];
+    snprintf(tmp, sizeof tmp, "%s.tmp", p->path);
+    const struct cache_header header = {CACHE_MAGIC, (uint32_t)bytes, fnv1a(FNV_START, data, bytes)};
+    const int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    bool ok = fd >= 0 && write(fd, &header, sizeof header) == (ssize_t)sizeof header && write(fd, data, bytes) == (ssize_t)bytes;
+    if (fd >= 0 && close(fd) != 0) ok = false;
+    if (ok && rename(tmp, p->path) == 0) {
+        p->n_saved = p->n_made;
+    } else {
+        sh_log(SH_LOG_NOTICE, "%s: the pipeline cache cannot be written: %s", p->path, strerror(errno));
+        unlink(tmp);
+    }
+done:
+    free(data);
+    pthread_mutex_unlock(&p->lock);
+}
+
+void sh_vk_pipelines_destroy(struct sh_vulkan *vk) {
+    struct sh_vk_pipelines *p = vk->pipelines;
+    if (!p) return;
+    for (uint32_t i = 0; i < p->n_made; i++) vk->DestroyPipeline(vk->device, p->made[i].pipeline, NULL);
+    if (p->cache) vk->DestroyPipelineCache(vk->device, p->cache, NULL);
+    if (p->layout) vk->DestroyPipelineLayout(vk->device, p->layout, NULL);
+    pthread_mutex_destroy(&p->lock);
+    free(p->made);
+    free(p);
+    vk->pipelines = NULL;
+}
+
+VkPipelineLayout sh_vk_pipeline_layout(const struct sh_vulkan *vk) { return vk->pipelines->layout; }
+
+static enum sh_code compile(struct sh_vulkan *vk, struct made *m, struct sh_error *err) {
+    const struct sh_kernel_code *code = &sh_kernel_codes[m->kernel];
+    const VkShaderModuleCreateInfo create = {.sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO, .codeSize = code->bytes,
+                                             .pCode = code->words};
+    VkShaderModule module;
+    VkResult result = vk->CreateShaderModule(vk->device, &create, NULL, &module);
+    if (result != VK_SUCCESS) return sh_vk_fail(vk, result, code->name, err);
+    const VkSpecializationMapEntry entries[] = {{.constantID = 0, .offset = 0, .size = 4}, {.constantID = 1, .offset = 4, .size = 4}};
+    const VkSpecializationInfo special = {.mapEntryCount = 2, .pMapEntries = entries, .dataSize = sizeof m->constants,
+                                          .pData = m->constants};
+    const VkComputePipelineCreateInfo pipeline = {
+        .sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO,
+        .stage = {.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO, .stage = VK_SHADER_STAGE_COMPUTE_BIT, .module = module,
+                  .pName = "main", .pSpecializationInfo = &special},
+        .layout = vk->pipelines->layout,
+    };
+    result = vk->CreateComputePipelines(vk->device, vk->pipelines->cache, 1, &pipeline, NULL, &m->pipeline);
+    vk->DestroyShaderModule(vk->device, module, NULL);
+    if (result != VK_SUCCESS) return sh_vk_fail(vk, result, code->name, err);
+    sh_vk_name(vk, VK_OBJECT_TYPE_PIPELINE, (uint64_t)(uintptr_t)m->pipeline, "%s %u %u", code->name, m->constants[0], m->constants[1]);
+    return SH_OK;
+}
+
+enum sh_code sh_vk_pipeline(struct sh_vulkan *vk, uint32_t kernel, uint32_t constant0, uint32_t constant1, VkPipeline *out,
+                            struct sh_error *err) {
+    struct sh_vk_pipelines *p = vk->pipelines;
+    enum sh_code code = SH_OK;
+    *out = VK_NULL_HANDLE;
+    pthread_mutex_lock(&p->lock);
+    for (uint32_t i = 0; i < p->n_made && !*out; i++)
+        if (p->made[i].kernel == kernel && p->made[i].constants[0] == constant0 && p->made[i].constants[1] == constant1)
+            *out = p->made[i].pipeline;
+    if (!*out) {
+        if (sh_grow((void **)&p->made, &p->cap_made, p->n_made + 1, sizeof *p->made)) {
+            struct made *m = &p->made[p->n_made];
+            *m = (struct made){.kernel = kernel, .constants = {constant0, constant1}};
+            code = compile(vk, m, err);
+            if (code == SH_OK) {
+                *out = m->pipeline;
+                p->n_made++;
+            }
+        } else {
+            code = sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a pipeline");
+        }
+    }
+    pthread_mutex_unlock(&p->lock);
+    return code;
+}

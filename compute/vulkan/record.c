@@ -1,0 +1,452 @@
+/*
+ * record.c - from a segment's fused ops to command buffers that are replayed: every dispatch takes its grid from the slot's parameter
+ * block (vkCmdDispatchIndirect), every kernel its row count, so one recording serves all steps of its bucket.
+ *
+ * Barriers stand only where an op touches what was written since the last one. A recording is cut into several command buffers where the
+ * predicted time of one passes SH_VK_CUT_NS, because desktop drivers reset a device whose submission takes seconds.
+ */
+#include "compute/vulkan/exec.h"
+
+#include <stdlib.h>
+
+_Static_assert(SH_P_PAGE_TOKENS == SH_PAGE_TOKENS, "the kernels' page size");
+_Static_assert(SH_KERNEL_embed_q6_k - SH_KERNEL_embed_f32 == SH_LAYOUT_Q6_K && SH_KERNEL_matmul_q6_k - SH_KERNEL_matmul_f32 == SH_LAYOUT_Q6_K &&
+                   SH_KERNEL_tile_q6_k - SH_KERNEL_tile_f32 == SH_LAYOUT_Q6_K,
+               "kernels of a family stand in the order of the layouts");
+
+#define SH_VK_CUT_NS 0.8e9
+#define MAX_GRID 65535u
+
+uint32_t sh_vk_stride(uint32_t width) { return (width + 31u) & ~31u; }
+
+uint32_t sh_vk_row_bucket(uint32_t n_rows) {
+    uint32_t bucket = 0;
+    while ((1u << bucket) < n_rows) bucket++;
+    return bucket;
+}
+uint32_t sh_vk_out_class(uint32_t n_outputs) {
+    uint32_t class = 0;
+    while (class < SH_VK_OUT_CLASSES - 1 && (1u << class) < n_outputs) class++;
+    return class;
+}
+
+/* Which matmul kernel makes `rows` rows (a power of two, the bucket's size): all give the same bits. */
+struct matmul_choice {
+    bool tile;
+    uint32_t rows, outputs;
+};
+static struct matmul_choice choose_matmul(uint32_t rows, uint64_t n) {
+    if (rows > 16) return (struct matmul_choice){.tile = true};
+    const uint32_t together = rows > 4 ? 4 : rows;
+    return (struct matmul_choice){.rows = together, .outputs = together == 1 && n >= 4096 ? 4 : 2};
+}
+
+/* ---- the recorder ---- */
+
+enum { TOUCH_CACHE, TOUCH_SCRATCH, TOUCH_SAMPLE, TOUCH_TOKENS, TOUCH_SLOTS }; /* resources; activations follow */
+
+struct recorder {
+    struct sh_exec_context *context;
+    struct sh_vk_slot *slot, *other;
+    struct sh_vk_recording *rec;
+    VkCommandBuffer commands;
+    uint32_t rows, outputs; /* the bucket's sizes */
+    bool *read, *written;   /* [TOUCH_SLOTS + n_slots] since the last barrier */
+    double cost_ns;
+    enum sh_code code;
+    struct sh_error *err;
+};
+
+static void barrier(struct recorder *r, VkPipelineStageFlags from, VkAccessFlags wrote, VkPipelineStageFlags to, VkAccessFlags access) {
+    const VkMemoryBarrier memory = {.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER, .srcAccessMask = wrote, .dstAccessMask = access};
+    r->context->vk->CmdPipelineBarrier(r->commands, from, to, 0, 1, &memory, 0, NULL, 0, NULL);
+}
+
+static void begin_commands(struct recorder *r) {
+    struct sh_exec_context *c = r->context;
+    struct sh_vulkan *vk = c->vk;
+    if (r->rec->n_commands == SH_VK_MAX_CUTS) return; /* the rest goes into the last one */
+    const VkCommandBufferAllocateInfo allocate = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO, .commandPool = c->commands,
+                                                  .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY, .commandBufferCount = 1};
+    VkResult result = vk->AllocateCommandBuffers(vk->device, &allocate, &r->commands);
+    if (result != VK_SUCCESS) {
+        r->code = sh_vk_fail(vk, result, "vkAllocateCommandBuffers", r->err);
+        return;
+    }
+    r->rec->commands[r->rec->n_commands++] = r->commands;
+    const VkCommandBufferBeginInfo begin = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO};
+    result = vk->BeginCommandBuffer(r->commands, &begin);
+    if (result != VK_SUCCESS) {
+        r->code = sh_vk_fail(vk, result, "vkBeginCommandBuffer", r->err);
+        return;
+    }
+    sh_vk_name(vk, VK_OBJECT_TYPE_COMMAND_BUFFER, (uint64_t)(uintptr_t)r->commands, "slot %u, %u rows, part %u",
+               (uint32_t)(r->slot - c->slots), r->rows, r->rec->n_commands - 1);
+    /* Everything submitted before (the other slot's step, page copies) has written what we read. */
+    barrier(r, VK_PIPELINE_STAGE_ALL_COMMANDS_BIT, VK_ACCESS_MEMORY_WRITE_BIT,
+            VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_DRAW_INDIRECT_BIT,
+            VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_SHADER_WRITE_BIT | VK_ACCESS_INDIRECT_COMMAND_READ_BIT);
+    memset(r->read, 0, TOUCH_SLOTS + c->model->fused.n_slots);
+    memset(r->written, 0, TOUCH_SLOTS + c->model->fused.n_slots);
+    r->cost_ns = 0;
+}
+
+static void end_commands(struct recorder *r, bool last) {
+    struct sh_exec_context *c = r->context;
+    if (last)
+        barrier(r, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, VK_ACCESS_SHADER_WRITE_BIT, VK_PIPELINE_STAGE_HOST_BIT, VK_ACCESS_HOST_READ_BIT);
+    if (last && c->queries)
+        c->vk->CmdWriteTimestamp(r->commands, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, c->queries, (uint32_t)(r->slot - c->slots) * 2 + 1);
+    const VkResult result = c->vk->EndCommandBuffer(r->commands);
+    if (result != VK_SUCCESS && r->code == SH_OK) r->code = sh_vk_fail(c->vk, result, "vkEndCommandBuffer", r->err);
+}
+
+/* What the next dispatch reads and writes; puts a barrier before it if one of these was touched since the last barrier. */
+static void touches(struct recorder *r, const uint32_t *reads, uint32_t n_reads, const uint32_t *writes, uint32_t n_writes) {
+    bool hazard = false;
+    for (uint32_t i = 0; i < n_reads; i++) hazard |= r->written[reads[i]];
+    for (uint32_t i = 0; i < n_writes; i++) hazard |= r->written[writes[i]] || r->read[writes[i]];
+    if (hazard) {
+        barrier(r, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, VK_ACCESS_SHADER_WRITE_BIT, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT,
+                VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_SHADER_WRITE_BIT);
+        memset(r->read, 0, TOUCH_SLOTS + r->context->model->fused.n_slots);
+        memset(r->written, 0, TOUCH_SLOTS + r->context->model->fused.n_slots);
+    }
+    for (uint32_t i = 0; i < n_reads; i++) r->read[reads[i]] = true;
+    for (uint32_t i = 0; i < n_writes; i++) r->written[writes[i]] = true;
+}
+
+/* The device's speed in the unit of its kernel's inner loop, a low guess: only used to decide where to cut. */
+static double flops_per_ns(const struct sh_vulkan *vk) {
+    switch (vk->base.info.kind) {
+    case SH_DEVICE_DISCRETE: return 1000;
+    case SH_DEVICE_SOFTWARE: return 2;
+    default: return 100;
+    }
+}
+
+static void dispatch(struct recorder *r, enum sh_kernel kernel, uint32_t constant0, uint32_t constant1, const void *push, size_t push_bytes,
+                     struct sh_vk_grid grid, double flops) {
+    struct sh_exec_context *c = r->context;
+    struct sh_vulkan *vk = c->vk;
+    if (r->code != SH_OK) return;
+    VkPipeline pipeline;
+    r->code = sh_vk_pipeline(vk, kernel, constant0, constant1, &pipeline, r->err);
+    if (r->code != SH_OK) return;
+    if (!sh_grow((void **)&r->rec->grids, &r->rec->cap_grids, r->rec->n_grids + 1, sizeof *r->rec->grids)) {
+        r->code = sh_fail(r->err, SH_ERR_NO_MEMORY, "no memory for a recording");
+        return;
+    }
+    SH_ASSERT(r->rec->n_grids < c->max_grids);
+    vk->CmdBindPipeline(r->commands, VK_PIPELINE_BIND_POINT_COMPUTE, pipeline);
+    vk->CmdPushConstants(r->commands, sh_vk_pipeline_layout(vk), VK_SHADER_STAGE_COMPUTE_BIT, 0, (uint32_t)push_bytes, push);
+    vk->CmdDispatchIndirect(r->commands, r->slot->grids.buffer, r->slot->grids.offset + r->rec->n_grids * sizeof(VkDispatchIndirectCommand));
+    r->rec->grids[r->rec->n_grids++] = grid;
+    r->cost_ns += flops / flops_per_ns(vk);
+}
+#define DISPATCH(r, kernel, c0, c1, push, grid, flops) dispatch(r, kernel, c0, c1, &(push), sizeof(push), grid, flops)
+
+/* Cuts here if the next op, of `flops`, would make the submission too long. */
+static void maybe_cut(struct recorder *r, double flops) {
+    if (r->code != SH_OK || r->cost_ns == 0 || r->cost_ns + flops / flops_per_ns(r->context->vk) < SH_VK_CUT_NS ||
+        r->rec->n_commands == SH_VK_MAX_CUTS)
+        return;
+    end_commands(r, false);
+    if (r->code == SH_OK) begin_commands(r);
+}
+
+/* ---- grids ---- */
+
+static uint32_t groups(uint64_t items, uint32_t per_group) {
+    return (uint32_t)sh_min_u64((items + per_group - 1) / per_group, MAX_GRID); /* kernels loop over the rest */
+}
+static struct sh_vk_axis fixed(uint32_t n) { return (struct sh_vk_axis){SH_COUNT_ONE, n}; }
+static struct sh_vk_axis by(enum sh_vk_count count, uint32_t divisor) { return (struct sh_vk_axis){count, divisor}; }
+static enum sh_vk_count count_of(enum sh_rows rows) { return rows == SH_ROWS_OUT ? SH_COUNT_OUTPUTS : SH_COUNT_ROWS; }
+
+/* ---- ops ---- */
+
+static const struct sh_activation *activation(const struct recorder *r, uint32_t a) {
+    return &r->context->model->segment.program->activations[a];
+}
+static uint32_t touch(const struct recorder *r, uint32_t a) { return TOUCH_SLOTS + r->context->model->fused.slot[a]; }
+static VkDeviceAddress address(const struct recorder *r, uint32_t a) {
+    return r->context->spans[r->context->model->fused.slot[a]].address;
+}
+static uint32_t stride(const struct recorder *r, uint32_t a) { return sh_vk_stride(activation(r, a)->width); }
+static VkDeviceAddress table(const struct recorder *r, uint32_t w) { return r->context->model->weights[w].table.address; }
+
+static void record_embed(struct recorder *r, const struct sh_op *op) {
+    const struct sh_exec_model *m = r->context->model;
+    const struct sh_vk_weight *w = &m->weights[op->w];
+    const uint32_t reads[] = {TOUCH_TOKENS}, writes[] = {touch(r, op->out)};
+    touches(r, reads, 1, writes, 1);
+    for (uint32_t i = 0; i < w->n_parts; i++) { /* parts write different rows: no barrier between them */
+        struct sh_pc_embed push = {
+            .step = r->slot->step.address, .rows = r->slot->rows.address, .tokens = r->other->tokens.address,
+            .embeddings = r->slot->embeddings.address, .dst = address(r, op->out), .width = activation(r, op->out)->width,
+            .stride = stride(r, op->out), .units = w->layout.units, .first_row = (uint32_t)w->parts[i].first_row,
+            .part_rows = (uint32_t)w->parts[i].n_rows, .n_vocab = (uint32_t)m->segment.program->weights[op->w].rows,
+        };
+        sh_vk_part_planes(m, op->w, i, &push.w);
+        const struct sh_vk_grid grid = {fixed(groups(push.width, 512)), by(SH_COUNT_ROWS, 1)};
+        DISPATCH(r, SH_KERNEL_embed_f32 + w->layout.layout, 0, 0, push, grid, 0);
+    }
+}
+
+static void record_norm(struct recorder *r, const struct sh_op *op) {
+    const enum sh_rows rows = activation(r, op->out)->rows;
+    const uint32_t reads[] = {touch(r, op->x)}, writes[] = {touch(r, op->out)};
+    touches(r, reads, 1, writes, 1);
+    const struct sh_pc_norm push = {.step = r->slot->step.address, .x = address(r, op->x), .w = table(r, op->w), .dst = address(r, op->out),
+                                    .width = activation(r, op->out)->width, .stride = stride(r, op->out),
+                                    .by_output = rows == SH_ROWS_OUT, .eps = op->eps};
+    const struct sh_vk_grid grid = {by(count_of(rows), 1), fixed(1)};
+    DISPATCH(r, SH_KERNEL_rms_norm, 0, 0, push, grid, 0);
+}
+
+static void record_matmul(struct recorder *r, const struct sh_op *op) {
+    const struct sh_exec_model *m = r->context->model;
+    const struct sh_vk_weight *w = &m->weights[op->w];
+    const struct sh_weight *weight = &m->segment.program->weights[op->w];
+    const bool by_output = activation(r, op->out)->rows == SH_ROWS_OUT;
+    const uint32_t rows = by_output ? r->outputs : r->rows;
+    const double flops = 2.0 * (double)weight->cols * (double)weight->rows * rows;
+    maybe_cut(r, flops);
+    const uint32_t reads[] = {touch(r, op->x), op->residual != SH_NONE ? touch(r, op->residual) : touch(r, op->x)};
+    const uint32_t writes[] = {touch(r, op->out)};
+    touches(r, reads, 2, writes, 1);
+    for (uint32_t i = 0; i < w->n_parts; i++) {
+        const struct sh_vk_part *part = &w->parts[i];
+        struct sh_pc_matmul push = {
+            .step = r->slot->step.address, .x = address(r, op->x), .dst = address(r, op->out), .cols = (uint32_t)weight->cols,
+            .units = w->layout.units, .n = (uint32_t)part->n_rows, .first_n = (uint32_t)part->first_row, .x_stride = stride(r, op->x),
+            .dst_stride = stride(r, op->out), .flags = by_output ? SH_MATMUL_BY_OUTPUT : 0,
+        };
+        sh_vk_part_planes(m, op->w, i, &push.w);
+        if (op->bias != SH_NONE) {
+            push.bias = table(r, op->bias);
+            push.flags |= SH_MATMUL_BIAS;
+        }
+        if (op->residual != SH_NONE) {
+            push.residual = address(r, op->residual);
+            push.residual_stride = stride(r, op->residual);
+            push.flags |= SH_MATMUL_RESIDUAL;
+        }
+        const struct matmul_choice choice = choose_matmul(rows, part->n_rows);
+        const enum sh_vk_count count = by_output ? SH_COUNT_OUTPUTS : SH_COUNT_ROWS;
+        const double part_flops = flops * (double)part->n_rows / (double)weight->rows;
+        if (choice.tile) {
+            const struct sh_vk_grid grid = {fixed(groups(part->n_rows, 64)), by(count, 64)};
+            DISPATCH(r, SH_KERNEL_tile_f32 + w->layout.layout, 0, 0, push, grid, part_flops);
+        } else {
+            const struct sh_vk_grid grid = {fixed(groups(part->n_rows, 2 * choice.outputs)), by(count, choice.rows)};
+            DISPATCH(r, SH_KERNEL_matmul_f32 + w->layout.layout, choice.rows, choice.outputs, push, grid, part_flops);
+        }
+    }
+}
+
+static void record_pair(struct recorder *r, const struct sh_op *op, enum sh_kernel kernel) {
+    const enum sh_rows rows = activation(r, op->out)->rows;
+    const uint32_t reads[] = {touch(r, op->x), touch(r, op->y)}, writes[] = {touch(r, op->out)};
+    touches(r, reads, 2, writes, 1);
+    const struct sh_pc_pair push = {.step = r->slot->step.address, .x = address(r, op->x), .y = address(r, op->y),
+                                    .dst = address(r, op->out), .width = activation(r, op->out)->width, .stride = stride(r, op->out),
+                                    .by_output = rows == SH_ROWS_OUT};
+    const struct sh_vk_grid grid = {fixed(groups(push.width, 256)), by(count_of(rows), 1)};
+    DISPATCH(r, kernel, 0, 0, push, grid, 0);
+}
+
+static void record_rope(struct recorder *r, const struct sh_op *op) {
+    const struct sh_exec_context *c = r->context;
+    const struct sh_vk_pool *pool = &c->pools[op->attn.group];
+    const uint32_t reads[] = {touch(r, op->x), touch(r, op->y), touch(r, op->z)}, writes[] = {touch(r, op->out), TOUCH_CACHE};
+    touches(r, reads, 3, writes, 2);
+    const uint64_t layer = (op->attn.layer_in_group - pool->first_layer) * pool->layer_bytes, element = c->params.kv_type == SH_KV_F16 ? 2 : 4;
+    const struct sh_pc_rope push = {
+        .step = r->slot->step.address, .rows = r->slot->rows.address, .q = address(r, op->x), .k = address(r, op->y), .v = address(r, op->z),
+        .dst = address(r, op->out), .table = table(r, op->w), .pages = r->slot->pages[op->attn.group].address, .q_stride = stride(r, op->x),
+        .k_stride = stride(r, op->y), .v_stride = stride(r, op->z), .dst_stride = stride(r, op->out),
+        .heads = op->attn.n_heads | op->attn.n_kv_heads << 16, .dims = op->attn.k_dim | op->attn.v_dim << 16,
+        .rope = op->rope.n_rot | (op->rope.pairing == SH_ROPE_HALVES ? 1u << 16 : 0),
+        .n_context = (uint32_t)c->model->segment.program->weights[op->w].rows, .k_offset = (uint32_t)layer,
+        .v_offset = (uint32_t)(layer + element * SH_PAGE_TOKENS * op->attn.n_kv_heads * pool->k_pad),
+    };
+    const uint32_t pairs = (op->attn.n_heads + 2 * op->attn.n_kv_heads) * (pool->k_pad > pool->v_pad ? pool->k_pad : pool->v_pad) / 2;
+    const struct sh_vk_grid grid = {fixed(groups(pairs, 64)), by(SH_COUNT_ROWS, 1)};
+    DISPATCH(r, c->params.kv_type == SH_KV_F16 ? SH_KERNEL_rope_cache_f16 : SH_KERNEL_rope_cache_f32, 0, 0, push, grid, 0);
+}
+
+static void record_attention(struct recorder *r, const struct sh_op *op) {
+    const struct sh_exec_context *c = r->context;
+    const struct sh_vk_pool *pool = &c->pools[op->attn.group];
+    const bool half = c->params.kv_type == SH_KV_F16;
+    const uint64_t layer = (op->attn.layer_in_group - pool->first_layer) * pool->layer_bytes, element = half ? 2 : 4;
+    const struct sh_pc_attention push = {
+        .step = r->slot->step.address, .rows = r->slot->rows.address, .items = r->slot->items.address,
+        .pages = r->slot->pages[op->attn.group].address, .q = address(r, op->x), .dst = address(r, op->out), .scratch = c->scratch.address,
+        .q_stride = stride(r, op->x), .dst_stride = stride(r, op->out), .heads = op->attn.n_heads | op->attn.n_kv_heads << 16,
+        .dims = op->attn.k_dim | op->attn.v_dim << 16, .k_offset = (uint32_t)layer,
+        .v_offset = (uint32_t)(layer + element * SH_PAGE_TOKENS * op->attn.n_kv_heads * pool->k_pad), .scale = op->attn.scale,
+    };
+    /* The longest cache that the context allows: what a cut must be safe for. */
+    const double flops = 2.0 * (op->attn.k_dim + op->attn.v_dim) * op->attn.n_heads * (double)r->rows *
+                         (double)c->params.max_pages_per_sequence * SH_PAGE_TOKENS;
+    maybe_cut(r, flops);
+    if (r->rows > SH_VK_SPLIT_ROWS) {
+        const uint32_t reads[] = {touch(r, op->x), TOUCH_CACHE}, writes[] = {touch(r, op->out)};
+        touches(r, reads, 2, writes, 1);
+        const struct sh_vk_grid grid = {fixed(op->attn.n_heads), by(SH_COUNT_ROWS, 1)};
+        DISPATCH(r, half ? SH_KERNEL_attention_f16 : SH_KERNEL_attention_f32, 0, 0, push, grid, flops);
+        return;
+    }
+    const uint32_t reads[] = {touch(r, op->x), TOUCH_CACHE}, writes[] = {TOUCH_SCRATCH};
+    touches(r, reads, 2, writes, 1);
+    const struct sh_vk_grid split = {fixed(op->attn.n_heads), by(SH_COUNT_ITEMS, 1)};
+    DISPATCH(r, half ? SH_KERNEL_attention_split_f16 : SH_KERNEL_attention_split_f32, 0, 0, push, split, flops);
+    const uint32_t merge_writes[] = {touch(r, op->out)};
+    touches(r, writes, 1, merge_writes, 1);
+    const struct sh_vk_grid merge = {fixed(op->attn.n_heads), by(SH_COUNT_ROWS, 1)};
+    DISPATCH(r, SH_KERNEL_attention_merge, 0, 0, push, merge, 0);
+}
+
+static void record_gather(struct recorder *r, const struct sh_op *op) {
+    const uint32_t reads[] = {touch(r, op->x)}, writes[] = {touch(r, op->out)};
+    touches(r, reads, 1, writes, 1);
+    const struct sh_pc_gather push = {.step = r->slot->step.address, .outputs = r->slot->outputs.address, .x = address(r, op->x),
+                                      .dst = address(r, op->out), .width = activation(r, op->out)->width, .stride = stride(r, op->out)};
+    const struct sh_vk_grid grid = {fixed(groups(push.width, 256)), by(SH_COUNT_OUTPUTS, 1)};
+    DISPATCH(r, SH_KERNEL_gather, 0, 0, push, grid, 0);
+}
+
+static void record_op(struct recorder *r, const struct sh_op *op) {
+    switch (op->kind) {
+    case SH_OP_EMBED: record_embed(r, op); break;
+    case SH_OP_RMS_NORM: record_norm(r, op); break;
+    case SH_OP_MATMUL: record_matmul(r, op); break;
+    case SH_OP_ADD: record_pair(r, op, SH_KERNEL_add); break;
+    case SH_OP_ROPE_CACHE: record_rope(r, op); break;
+    case SH_OP_ATTENTION: record_attention(r, op); break;
+    case SH_OP_GLU: record_pair(r, op, SH_KERNEL_glu_silu); break;
+    case SH_OP_GATHER_OUT: record_gather(r, op); break;
+    }
+}
+
+/* ---- rows in and out ---- */
+
+/* Between an activation and a host-visible span of rows without padding. */
+static void record_copy(struct recorder *r, uint32_t a, VkDeviceAddress host, bool in, uint32_t mask, enum sh_vk_count count) {
+    const uint32_t slot[] = {touch(r, a)}, none[] = {TOUCH_SLOTS};
+    if (in) touches(r, none, 0, slot, 1);
+    else touches(r, slot, 1, none, 0);
+    const uint32_t width = activation(r, a)->width;
+    const struct sh_pc_copy push = {.step = r->slot->step.address, .outputs = r->slot->outputs.address, .src = in ? host : address(r, a),
+                                    .dst = in ? address(r, a) : host, .width = width, .src_stride = in ? width : stride(r, a),
+                                    .dst_stride = in ? stride(r, a) : width, .mask = mask};
+    const struct sh_vk_grid grid = {fixed(groups(width, 64)), by(count, 1)};
+    DISPATCH(r, SH_KERNEL_copy, 0, 0, push, grid, 0);
+}
+
+static void record_captures(struct recorder *r, uint32_t made, const struct sh_vk_capture *captures, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++) {
+        if (captures[i].activation != made || !captures[i].host.bytes) continue;
+        const bool out = activation(r, made)->rows == SH_ROWS_OUT;
+        record_copy(r, made, captures[i].host.address, false, out ? SH_P_NONE : 0, out ? SH_COUNT_OUTPUTS : SH_COUNT_ROWS);
+    }
+}
+
+static void record_sampling(struct recorder *r, uint32_t logits) {
+    const struct sh_exec_context *c = r->context;
+    const uint32_t n_vocab = activation(r, logits)->width;
+    const struct sh_pc_sample push = {.step = r->slot->step.address, .outputs = r->slot->outputs.address, .logits = address(r, logits),
+                                      .scratch = c->sample_scratch.address, .tokens = r->slot->tokens.address, .n_vocab = n_vocab,
+                                      .stride = stride(r, logits), .chunks = (n_vocab + SH_SAMPLE_CHUNK - 1) / SH_SAMPLE_CHUNK};
+    const uint32_t reads[] = {touch(r, logits)}, writes[] = {TOUCH_SAMPLE}, tokens[] = {TOUCH_TOKENS};
+    touches(r, reads, 1, writes, 1);
+    const struct sh_vk_grid all = {fixed(groups(push.chunks, 1)), by(SH_COUNT_OUTPUTS, 1)}, merge = {by(SH_COUNT_OUTPUTS, 64), fixed(1)};
+    DISPATCH(r, SH_KERNEL_sample, 0, 0, push, all, 0);
+    touches(r, writes, 1, tokens, 1);
+    DISPATCH(r, SH_KERNEL_sample_merge, 0, 0, push, merge, 0);
+}
+
+static bool made_here(const struct sh_exec_model *m, uint32_t a) {
+    for (uint32_t i = 0; i < m->fused.n_ops; i++)
+        if (m->fused.ops[i].out == a) return true;
+    return false;
+}
+
+enum sh_code sh_vk_record(struct sh_exec_context *c, uint32_t slot, uint32_t row_bucket, uint32_t out_class,
+                          const struct sh_vk_capture *captures, uint32_t n_captures, struct sh_vk_recording *rec, struct sh_error *err) {
+    const struct sh_exec_model *m = c->model;
+    const struct sh_program *program = m->segment.program;
+    struct recorder r = {
+        .context = c, .slot = &c->slots[slot], .other = &c->slots[slot ^ 1], .rec = rec, .rows = 1u << row_bucket,
+        .outputs = out_class == SH_VK_OUT_CLASSES - 1 ? 1u << (SH_VK_ROW_BUCKETS - 1) : 1u << out_class, .err = err,
+    };
+    if (r.outputs > c->params.max_outputs) r.outputs = c->params.max_outputs;
+    r.read = sh_calloc(TOUCH_SLOTS + (uint64_t)m->fused.n_slots, 1);
+    r.written = sh_calloc(TOUCH_SLOTS + (uint64_t)m->fused.n_slots, 1);
+    if (!r.read || !r.written) r.code = sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a recording");
+    if (r.code == SH_OK) begin_commands(&r);
+    if (r.code == SH_OK && c->queries) {
+        c->vk->CmdResetQueryPool(r.commands, c->queries, slot * 2, 2);
+        c->vk->CmdWriteTimestamp(r.commands, VK_PIPELINE_STAGE_TOP_OF_PIPE_BIT, c->queries, slot * 2);
+    }
+    for (uint32_t i = 0; i < m->segment.n_inputs; i++) {
+        record_copy(&r, m->segment.inputs[i], r.slot->inputs[i].address, true, 0, SH_COUNT_ROWS);
+        record_captures(&r, m->segment.inputs[i], captures, n_captures);
+    }
+    for (uint32_t i = 0; i < m->fused.n_ops && r.code == SH_OK; i++) {
+        record_op(&r, &m->fused.ops[i]);
+        record_captures(&r, m->fused.ops[i].out, captures, n_captures);
+    }
+    if (program->logits != SH_NONE && made_here(m, program->logits)) {
+        record_sampling(&r, program->logits);
+        if (r.slot->logits.handle) record_copy(&r, program->logits, r.slot->logits.address, false, SH_OUTPUT_LOGITS, SH_COUNT_LOGITS);
+    }
+    if (program->hidden != SH_NONE && made_here(m, program->hidden) && r.slot->hidden.handle)
+        record_copy(&r, program->hidden, r.slot->hidden.address, false, SH_OUTPUT_HIDDEN, SH_COUNT_HIDDEN);
+    for (uint32_t i = 0; i < m->segment.n_outputs; i++)
+        record_copy(&r, m->segment.outputs[i], r.slot->results[i].address, false, 0, SH_COUNT_ROWS);
+    if (r.code == SH_OK) end_commands(&r, true);
+    free(r.read);
+    free(r.written);
+    if (r.code != SH_OK) {
+        sh_vk_recording_finish(c, rec);
+        return r.code;
+    }
+    rec->ready = true;
+    c->n_recordings++;
+    return SH_OK;
+}
+
+void sh_vk_recording_finish(struct sh_exec_context *c, struct sh_vk_recording *rec) {
+    if (rec->n_commands) c->vk->FreeCommandBuffers(c->vk->device, c->commands, rec->n_commands, rec->commands);
+    free(rec->grids);
+    *rec = (struct sh_vk_recording){0};
+}
+
+uint32_t sh_vk_count_dispatches(const struct sh_exec_model *m) {
+    uint32_t n = 2 * SH_BOUNDARY_MAX + 4; /* boundary copies, sampling, logits, hidden */
+    for (uint32_t i = 0; i < m->fused.n_ops; i++) {
+        const struct sh_op *op = &m->fused.ops[i];
+        n += op->kind == SH_OP_EMBED || op->kind == SH_OP_MATMUL ? m->weights[op->w].n_parts : 2;
+    }
+    return n;
+}
+
+enum sh_code sh_vk_warm_pipelines(const struct sh_exec_model *m, struct sh_error *err) {
+    enum sh_code code = SH_OK;
+    VkPipeline made;
+    for (uint32_t i = 0; i < m->fused.n_ops && code == SH_OK; i++) {
+        const struct sh_op *op = &m->fused.ops[i];
+        if (op->kind != SH_OP_MATMUL) continue;
+        const uint32_t layout = m->weights[op->w].layout.layout;
+        const uint64_t n = m->weights[op->w].parts[0].n_rows;
+        const struct matmul_choice one = choose_matmul(1, n);
+        code = sh_vk_pipeline(m->vk, SH_KERNEL_matmul_f32 + layout, one.rows, one.outputs, &made, err);
+        if (code == SH_OK && m->segment.program->activations[op->out].rows == SH_ROWS_ALL)
+            code = sh_vk_pipeline(m->vk, SH_KERNEL_tile_f32 + layout, 0, 0, &made, err);
+    }
+    return code;
+}

@@ -1,0 +1,255 @@
+/*
+ * step.c - one step: its parameter block is filled, the recording of its bucket submitted, its results read.
+ */
+#include "compute/vulkan/exec.h"
+
+#include <stdlib.h>
+
+void sh_vk_drop_recordings(struct sh_exec_context *c, struct sh_vk_slot *slot) {
+    for (uint32_t b = 0; b < SH_VK_ROW_BUCKETS; b++)
+        for (uint32_t o = 0; o < SH_VK_OUT_CLASSES; o++) sh_vk_recording_finish(c, &slot->recordings[b][o]);
+    sh_vk_recording_finish(c, &slot->once);
+}
+
+enum sh_code sh_vk_queue_submit(struct sh_exec_context *c, const VkCommandBuffer *commands, uint32_t n, struct sh_error *err) {
+    struct sh_vulkan *vk = c->vk;
+    const uint64_t value = c->value + 1;
+    const VkTimelineSemaphoreSubmitInfo timeline = {.sType = VK_STRUCTURE_TYPE_TIMELINE_SEMAPHORE_SUBMIT_INFO,
+                                                    .signalSemaphoreValueCount = 1, .pSignalSemaphoreValues = &value};
+    VkSubmitInfo submits[SH_VK_MAX_CUTS];
+    for (uint32_t i = 0; i < n; i++) { /* a submission each: that is what a driver's watchdog times */
+        submits[i] = (VkSubmitInfo){.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO, .commandBufferCount = 1, .pCommandBuffers = &commands[i]};
+        if (i + 1 < n) continue;
+        submits[i].pNext = &timeline;
+        submits[i].signalSemaphoreCount = 1;
+        submits[i].pSignalSemaphores = &c->semaphore;
+    }
+    pthread_mutex_lock(&vk->queue_lock);
+    const VkResult result = vk->QueueSubmit(vk->queue, n, submits, VK_NULL_HANDLE);
+    pthread_mutex_unlock(&vk->queue_lock);
+    if (result != VK_SUCCESS) return sh_vk_fail(vk, result, "vkQueueSubmit", err);
+    c->value = value;
+    return SH_OK;
+}
+
+/* ---- what only some steps need ---- */
+
+/* A readback buffer for at least `rows` rows of `width` floats; growing it makes the slot's recordings stale. */
+static enum sh_code need_readback(struct sh_exec_context *c, struct sh_vk_slot *slot, struct sh_vk_buffer *buffer, uint32_t *have,
+                                  uint32_t rows, uint32_t width, const char *name, struct sh_error *err) {
+    if (rows <= *have) return SH_OK;
+    uint32_t n = 1;
+    while (n < rows) n *= 2;
+    if (n > c->params.max_outputs) n = c->params.max_outputs;
+    sh_vk_drop_recordings(c, slot);
+    sh_vk_buffer_destroy(c->vk, buffer);
+    *have = 0;
+    const enum sh_code code = sh_vk_buffer_create(c->vk, SH_PLACE_READBACK, SH_USE_STAGING, (uint64_t)n * width * 4, name, buffer, err);
+    if (code == SH_OK) *have = n;
+    return code;
+}
+
+static enum sh_code need_embeddings(struct sh_exec_context *c, struct sh_vk_slot *slot, struct sh_error *err) {
+    if (slot->embeddings.handle) return SH_OK;
+    sh_vk_drop_recordings(c, slot);
+    const uint64_t bytes = (uint64_t)c->params.max_rows * sh_vk_stride(c->model->segment.program->n_embd) * 4;
+    return sh_vk_buffer_create(c->vk, SH_PLACE_UPLOAD, SH_USE_STAGING, bytes, "embedding inputs", &slot->embeddings, err);
+}
+
+static enum sh_code need_captures(struct sh_exec_context *c, struct sh_vk_slot *slot, const struct sh_step *step, struct sh_error *err) {
+    const struct sh_program *program = c->model->segment.program;
+    sh_vk_arena_finish(&slot->capture_arena);
+    slot->n_captures = 0;
+    if (step->n_capture == 0) return SH_OK;
+    sh_vk_arena_init(&slot->capture_arena, c->vk, SH_PLACE_READBACK, SH_USE_STAGING, 1u << 20, "captures");
+    if (!sh_grow((void **)&slot->captures, &slot->cap_captures, step->n_capture, sizeof *slot->captures) ||
+        !sh_grow((void **)&slot->captured_out, &slot->cap_captured_out, step->n_capture, sizeof *slot->captured_out))
+        return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for %u captures", step->n_capture);
+    for (uint32_t i = 0; i < step->n_capture; i++) {
+        const uint32_t a = step->capture[i];
+        if (a >= program->n_activations) return sh_fail(err, SH_ERR_INVALID, "capture of activation %u of %u", a, program->n_activations);
+        slot->captures[i] = (struct sh_vk_capture){.activation = a};
+        const uint64_t rows = program->activations[a].rows == SH_ROWS_OUT ? step->n_outputs : step->n_rows;
+        if (c->model->fused.slot[a] == SH_NONE || rows == 0) continue;
+        const enum sh_code code =
+            sh_vk_arena_take(&slot->capture_arena, rows * program->activations[a].width * 4, &slot->captures[i].host, err);
+        if (code != SH_OK) return code;
+    }
+    slot->n_captures = step->n_capture;
+    return SH_OK;
+}
+
+/* ---- the parameter block ---- */
+
+static enum sh_code fill_pages(struct sh_exec_context *c, struct sh_vk_slot *slot, const struct sh_step *step, uint32_t s, uint32_t first,
+                               struct sh_error *err) {
+    const struct sh_step_sequence *sequence = &step->sequences[s];
+    for (uint32_t g = 0; g < c->model->segment.program->n_groups; g++) {
+        const struct sh_vk_pool *pool = &c->pools[g];
+        if (pool->n_layers == 0) continue;
+        uint64_t *table = (uint64_t *)(void *)slot->pages[g].mapped + first;
+        for (uint32_t i = 0; i < sequence->n_pages; i++) {
+            table[i] = sh_vk_page_address(pool, sequence->pages[g][i]);
+            if (table[i] == 0)
+                return sh_fail(err, SH_ERR_INVALID, "sequence %u names page %u of a pool of %u pages", s, sequence->pages[g][i], pool->n_pages);
+        }
+    }
+    return SH_OK;
+}
+
+static enum sh_code fill_rows(struct sh_exec_context *c, struct sh_vk_slot *slot, const struct sh_step *step, uint32_t *n_items,
+                              struct sh_error *err) {
+    const struct sh_exec_model *m = c->model;
+    const uint32_t n_embd = m->segment.program->n_embd, previous = c->slots[slot == &c->slots[0]].n_outputs;
+    struct sh_p_row *rows = (struct sh_p_row *)(void *)slot->rows.mapped;
+    struct sh_p_item *items = (struct sh_p_item *)(void *)slot->items.mapped;
+    const bool split = step->n_rows <= SH_VK_SPLIT_ROWS && c->max_items > 0;
+    uint32_t first_page = 0;
+    *n_items = 0;
+    for (uint32_t s = 0; s < step->n_sequences; s++) {
+        const struct sh_step_sequence *sequence = &step->sequences[s];
+        if (sequence->n_pages > c->params.max_pages_per_sequence || sequence->first_row + sequence->n_rows > step->n_rows)
+            return sh_fail(err, SH_ERR_INVALID, "sequence %u: %u pages and rows up to %u, at most %u and %u", s, sequence->n_pages,
+                           sequence->first_row + sequence->n_rows, c->params.max_pages_per_sequence, step->n_rows);
+        enum sh_code code = fill_pages(c, slot, step, s, first_page, err);
+        if (code != SH_OK) return code;
+        for (uint32_t r = sequence->first_row; r < sequence->first_row + sequence->n_rows; r++) {
+            const struct sh_step_row *row = &step->rows[r];
+            if (c->max_items > 0 && row->position / SH_PAGE_TOKENS >= sequence->n_pages)
+                return sh_fail(err, SH_ERR_INVALID, "row %u: position %u lies beyond the %u pages of its sequence", r, row->position,
+                               sequence->n_pages);
+            if (row->sampled_from != SH_NONE && row->sampled_from >= previous)
+                return sh_fail(err, SH_ERR_INVALID, "row %u: output %u of a step with %u outputs", r, row->sampled_from, previous);
+            rows[r] = (struct sh_p_row){
+                .token = (uint32_t)row->token, .sampled = row->embedding ? SH_P_NONE : row->sampled_from, .embedding = row->embedding != NULL,
+                .position = row->position, .first_page = first_page, .n_pages = sequence->n_pages ? sequence->n_pages : 1,
+                .first_item = *n_items,
+            };
+            if (row->embedding) memcpy(slot->embeddings.mapped + (uint64_t)r * sh_vk_stride(n_embd) * 4, row->embedding, n_embd * 4ull);
+            for (uint32_t i = 0; split && i <= row->position / SH_SPLIT_TOKENS; i++)
+                items[(*n_items)++] = (struct sh_p_item){.row = r, .split = i};
+        }
+        first_page += sequence->n_pages;
+    }
+    return SH_OK;
+}
+
+static void fill_outputs(struct sh_vk_slot *slot, const struct sh_step *step) {
+    struct sh_p_output *outputs = (struct sh_p_output *)(void *)slot->outputs.mapped;
+    for (uint32_t o = 0; o < step->n_outputs; o++) {
+        const struct sh_step_output *out = &step->outputs[o];
+        outputs[o] = (struct sh_p_output){
+            .row = out->row,
+            .flags = (out->want_logits ? SH_OUTPUT_LOGITS : 0) | (out->want_hidden ? SH_OUTPUT_HIDDEN : 0) | (out->sample ? SH_OUTPUT_SAMPLE : 0),
+            .temperature = out->temperature, .seed_low = (uint32_t)out->seed, .seed_high = (uint32_t)(out->seed >> 32),
+            .choice = out->choice, .position = out->position,
+        };
+        slot->sampled[o] = out->sample;
+    }
+}
+
+static uint32_t axis_groups(struct sh_vk_axis axis, const uint32_t counts[SH_COUNT_KINDS]) {
+    return axis.count == SH_COUNT_ONE ? axis.size : (counts[axis.count] + axis.size - 1) / axis.size;
+}
+
+static void fill_grids(struct sh_vk_slot *slot, const struct sh_vk_recording *rec, const uint32_t counts[SH_COUNT_KINDS]) {
+    VkDispatchIndirectCommand *grids = (VkDispatchIndirectCommand *)(void *)slot->grids.mapped;
+    for (uint32_t i = 0; i < rec->n_grids; i++)
+        grids[i] = (VkDispatchIndirectCommand){axis_groups(rec->grids[i].x, counts), axis_groups(rec->grids[i].y, counts), 1};
+}
+
+static enum sh_code check_step(const struct sh_exec_context *c, const struct sh_step *step, struct sh_error *err) {
+    if (step->n_rows == 0 || step->n_rows > c->params.max_rows || step->n_outputs > c->params.max_outputs ||
+        step->n_sequences > c->params.max_sequences)
+        return sh_fail(err, SH_ERR_LIMIT, "a step of %u rows, %u outputs, %u sequences; the context was made for %u, %u, %u", step->n_rows,
+                       step->n_outputs, step->n_sequences, c->params.max_rows, c->params.max_outputs, c->params.max_sequences);
+    for (uint32_t o = 0; o < step->n_outputs; o++)
+        if (step->outputs[o].row >= step->n_rows) return sh_fail(err, SH_ERR_INVALID, "output %u of row %u of %u", o, step->outputs[o].row, step->n_rows);
+    return SH_OK;
+}
+
+enum sh_code sh_vk_submit(struct sh_exec_context *c, uint32_t index, const struct sh_step *step, struct sh_error *err) {
+    SH_ASSERT(index < SH_SLOTS);
+    const struct sh_exec_model *m = c->model;
+    const struct sh_program *program = m->segment.program;
+    struct sh_vk_slot *slot = &c->slots[index];
+    if (slot->in_flight) return sh_fail(err, SH_ERR_BUSY, "slot %u is in flight", index);
+    enum sh_code code = sh_vk_alive(c->vk, err);
+    if (code == SH_OK) code = check_step(c, step, err);
+    if (code != SH_OK) return code;
+
+    uint32_t counts[SH_COUNT_KINDS] = {[SH_COUNT_ROWS] = step->n_rows, [SH_COUNT_OUTPUTS] = step->n_outputs};
+    bool embeddings = false;
+    for (uint32_t r = 0; r < step->n_rows; r++) embeddings |= step->rows[r].embedding != NULL;
+    for (uint32_t o = 0; o < step->n_outputs; o++) {
+        if (step->outputs[o].want_logits) counts[SH_COUNT_LOGITS] = step->n_outputs;
+        if (step->outputs[o].want_hidden) counts[SH_COUNT_HIDDEN] = step->n_outputs;
+    }
+    if (embeddings) code = need_embeddings(c, slot, err);
+    if (code == SH_OK && counts[SH_COUNT_LOGITS])
+        code = need_readback(c, slot, &slot->logits, &slot->logits_rows, step->n_outputs, program->n_vocab, "logits", err);
+    if (code == SH_OK && counts[SH_COUNT_HIDDEN])
+        code = need_readback(c, slot, &slot->hidden, &slot->hidden_rows, step->n_outputs, program->n_embd, "hidden", err);
+    if (code == SH_OK) code = need_captures(c, slot, step, err);
+    if (code == SH_OK) code = fill_rows(c, slot, step, &counts[SH_COUNT_ITEMS], err);
+    if (code != SH_OK) return code;
+    fill_outputs(slot, step);
+    for (uint32_t i = 0; i < m->segment.n_inputs; i++)
+        memcpy(slot->inputs[i].mapped, step->inputs[i], (uint64_t)step->n_rows * program->activations[m->segment.inputs[i]].width * 4);
+    *(struct sh_p_step *)(void *)slot->step.mapped =
+        (struct sh_p_step){.n_rows = step->n_rows, .n_outputs = step->n_outputs, .n_vocab = program->n_vocab};
+
+    const uint32_t bucket = sh_vk_row_bucket(step->n_rows), class = sh_vk_out_class(step->n_outputs);
+    struct sh_vk_recording *rec = step->n_capture ? &slot->once : &slot->recordings[bucket][class];
+    if (step->n_capture) sh_vk_recording_finish(c, rec);
+    if (!rec->ready) code = sh_vk_record(c, index, bucket, class, slot->captures, slot->n_captures, rec, err);
+    if (code != SH_OK) return code;
+    fill_grids(slot, rec, counts);
+    code = sh_vk_queue_submit(c, rec->commands, rec->n_commands, err);
+    if (code != SH_OK) return code;
+    slot->in_flight = true;
+    slot->value = c->value;
+    slot->n_rows = step->n_rows;
+    slot->n_outputs = step->n_outputs;
+    return SH_OK;
+}
+
+/* ---- results ---- */
+
+static uint64_t busy_ns(const struct sh_exec_context *c, uint32_t index) {
+    uint64_t stamps[2];
+    if (!c->queries || c->vk->GetQueryPoolResults(c->vk->device, c->queries, index * 2, 2, sizeof stamps, stamps, 8, VK_QUERY_RESULT_64_BIT) !=
+                           VK_SUCCESS)
+        return 0;
+    return stamps[1] > stamps[0] ? (uint64_t)((double)(stamps[1] - stamps[0]) * (double)c->vk->limits.timestampPeriod) : 0;
+}
+
+enum sh_code sh_vk_wait(struct sh_exec_context *c, uint32_t index, int64_t timeout_ns, struct sh_step_result *result, struct sh_error *err) {
+    SH_ASSERT(index < SH_SLOTS);
+    const struct sh_program *program = c->model->segment.program;
+    struct sh_vk_slot *slot = &c->slots[index];
+    if (!slot->in_flight) return sh_fail(err, SH_ERR_INVALID, "slot %u is not in flight", index);
+    const VkSemaphoreWaitInfo wait = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO, .semaphoreCount = 1, .pSemaphores = &c->semaphore,
+                                      .pValues = &slot->value};
+    const VkResult waited = c->vk->WaitSemaphores(c->vk->device, &wait, timeout_ns < 0 ? UINT64_MAX : (uint64_t)timeout_ns);
+    if (waited == VK_TIMEOUT) return sh_fail(err, SH_ERR_TIMEOUT, "%s: the step has not finished yet", c->vk->base.info.name);
+    slot->in_flight = false;
+    if (waited != VK_SUCCESS) return sh_vk_fail(c->vk, waited, "vkWaitSemaphores", err);
+    const int32_t *tokens = (const int32_t *)(const void *)slot->tokens.mapped;
+    const struct sh_p_output *outputs = (const struct sh_p_output *)(const void *)slot->outputs.mapped;
+    for (uint32_t o = 0; o < slot->n_outputs; o++) {
+        const uint32_t flags = outputs[o].flags;
+        slot->logits_rows_out[o] =
+            flags & SH_OUTPUT_LOGITS ? (const float *)(const void *)slot->logits.mapped + (uint64_t)o * program->n_vocab : NULL;
+        slot->hidden_rows_out[o] =
+            flags & SH_OUTPUT_HIDDEN ? (const float *)(const void *)slot->hidden.mapped + (uint64_t)o * program->n_embd : NULL;
+        if (slot->sampled[o] && tokens[o] < 0)
+            return sh_fail(err, SH_ERR_DEVICE, "%s: the logits of row %u are not numbers", c->vk->base.info.name, outputs[o].row);
+    }
+    *result = (struct sh_step_result){.tokens = tokens, .logits = slot->logits_rows_out, .hidden = slot->hidden_rows_out,
+                                      .captured = slot->captured_out, .busy_ns = busy_ns(c, index)};
+    for (uint32_t i = 0; i < c->model->segment.n_outputs; i++) result->outputs[i] = (const float *)(const void *)slot->results[i].mapped;
+    for (uint32_t i = 0; i < slot->n_captures; i++)
+        slot->captured_out[i] = slot->captures[i].host.bytes ? (const float *)(const void *)slot->captures[i].host.mapped : NULL;
+    return SH_OK;
+}
