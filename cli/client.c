@@ -41,7 +41,8 @@ static bool connect_to(struct client *client, const char *path, char *error, siz
     }
     memcpy(client->address.sun_path, path, length + 1);
     client->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (client->fd >= 0 && connect(client->fd, (const struct sockaddr *)&client->address, sizeof client->address) == 0) return true;
+    if (client->fd >= 0 && connect(client->fd, (const struct sockaddr *)&client->address, sizeof client->address) == 0)
+        return true;
     const char *why = errno == ECONNREFUSED ? "nobody listens there" : strerror(errno);
     snprintf(error + used, error_size - used, "%s%s: %s", comma, path, why);
     if (client->fd >= 0) close(client->fd);
@@ -107,7 +108,8 @@ bool client_call(struct client *client, const char *method, json_t *parameters, 
     }
     size_t length = strlen(text) + 1; /* the NUL ends the message */
     if (length > CLIENT_MESSAGE_MAX) {
-        snprintf(client->error, sizeof client->error, "the request has %zu bytes, a message at most %d", length, CLIENT_MESSAGE_MAX);
+        snprintf(client->error, sizeof client->error, "the request has %zu bytes, a message at most %d", length,
+                 CLIENT_MESSAGE_MAX);
         free(text);
         return false;
     }
@@ -168,7 +170,9 @@ static void describe_error(struct client *client, const char *name, const json_t
     const char *method = json_string_value(json_object_get(parameters, "method"));
     const char *parameter = json_string_value(json_object_get(parameters, "parameter"));
     snprintf(client->error, sizeof client->error, "%s%s%s", name, method || parameter ? ": " : "",
-             method ? method : parameter ? parameter : "");
+             method      ? method
+             : parameter ? parameter
+                         : "");
 }
 
 enum client_result client_next(struct client *client, json_t **parameters, bool *continues) {

@@ -24,10 +24,11 @@ static const struct cli_option list_options[] = {
     {NULL},
 };
 
-#define PLACE_OPTIONS                                                                                                              \
-    {"device", 'd', CLI_TEXT, "NAME", "auto, cpu, or a part of a device's name (default: the daemon's setting)", "@device"},       \
-        {"context", 'c', CLI_INTEGER, "TOKENS", "context length (default: the daemon's setting)", NULL, 1, INT_LIMIT},             \
-        {"kv-type", 0, CLI_TEXT, "TYPE", "element type of the cache, f16 or f32 (default: the daemon's setting)", "f16 f32"}
+#define PLACE_OPTIONS                                                                                                            \
+    {"device", 'd', CLI_TEXT, "NAME", "auto, cpu, or a part of a device's name (default: the daemon's setting)", "@device"},     \
+        {"context", 'c', CLI_INTEGER, "TOKENS", "context length (default: the daemon's setting)", NULL, 1, INT_LIMIT}, {         \
+        "kv-type", 0, CLI_TEXT, "TYPE", "element type of the cache, f16 or f32 (default: the daemon's setting)", "f16 f32"       \
+    }
 
 static const struct cli_option load_options[] = {
     PLACE_OPTIONS,
@@ -82,25 +83,25 @@ const struct cli_command cli_commands[] = {
     {"status", "", "the daemon, its models and devices at a glance", NULL, 0, 0, NULL, NULL, cmd_status},
     {"list", "", "the models that the daemon knows", NULL, 0, 0, list_options, NULL, cmd_list},
     {"devices", "", "the devices, and why one was chosen", NULL, 0, 0, NULL, NULL, cmd_devices},
-    {"load", "MODEL", "load a model",
-     "MODEL is a path if it has a slash or ends in .gguf, else a name as in `shimmyctl list`.", 1, 1, load_options, "@model", cmd_load},
+    {"load", "MODEL", "load a model", "MODEL is a path if it has a slash or ends in .gguf, else a name as in `shimmyctl list`.",
+     1, 1, load_options, "@model", cmd_load},
     {"unload", "MODEL", "finish a model's requests, and unload it", NULL, 1, 1, NULL, "@model", cmd_unload},
     {"generate", "MODEL [PROMPT]", "continue a prompt; stdout gets the continuation and nothing else",
-     "The prompt is --prompt, else PROMPT, else standard input without its last line feed. The model is loaded first if need be. Timings\n"
-     "go to stderr. Ctrl-C cancels.",
+     "The prompt is --prompt, else PROMPT, else standard input without its last line feed. The model is loaded first\n"
+     "if need be. Timings go to stderr. Ctrl-C cancels.",
      1, 2, generate_options, "@model", cmd_generate},
-    {"cancel", "ID", "end a generation, whoever started it", "The id is in the first line of `shimmyctl generate --json`.", 1, 1, NULL, NULL,
-     cmd_cancel},
+    {"cancel", "ID", "end a generation, whoever started it", "The id is in the first line of `shimmyctl generate --json`.", 1, 1,
+     NULL, NULL, cmd_cancel},
     {"tokenize", "[MODEL] [TEXT]", "text to token ids",
-     "TEXT is read from standard input if it is missing. With --gguf there is no MODEL. With --jsonl each line of standard input is\n"
-     "{\"text\", \"add_special\", \"parse_special\"}, answered by {\"ids\"}, or {\"ids\", \"special\"}, answered by {\"text\"}; a line that\n"
-     "cannot be answered is answered by {\"error\"}.",
+     "TEXT is read from standard input if it is missing. With --gguf there is no MODEL. With --jsonl each line of\n"
+     "standard input is {\"text\", \"add_special\", \"parse_special\"}, answered by {\"ids\"}, or {\"ids\", \"special\"},\n"
+     "answered by {\"text\"}; a line that cannot be answered is answered by {\"error\"}.",
      0, 2, tokenize_options, "@model", cmd_tokenize},
     {"detokenize", "[MODEL] [ID...]", "token ids to text",
      "Ids are parted by spaces or commas, and read from standard input if there are none. With --gguf there is no MODEL.", 0,
      CLI_ARGUMENTS_MAX, detokenize_options, "@model", cmd_detokenize},
-    {"inspect", "FILE", "what is in a model file, and whether it would load; needs no daemon", NULL, 1, 1, inspect_options, "@file",
-     cmd_inspect},
+    {"inspect", "FILE", "what is in a model file, and whether it would load; needs no daemon", NULL, 1, 1, inspect_options,
+     "@file", cmd_inspect},
     {"help", "[COMMAND]", "show help", NULL, 0, 1, NULL, "@command", cmd_help},
     {"completion", "SHELL", "print the completion script for a shell (bash)", NULL, 1, 1, NULL, "bash", cmd_completion},
     {NULL},
@@ -109,16 +110,16 @@ const struct cli_command cli_commands[] = {
 static void print_options(const struct cli_option *options) {
     for (const struct cli_option *o = options; o && o->name; o++) {
         char left[64];
-        snprintf(left, sizeof left, "%s%c%s --%s%s%s", o->letter ? "-" : " ", o->letter ? o->letter : ' ', o->letter ? "," : " ", o->name,
-                 o->value ? " " : "", o->value ? o->value : "");
+        snprintf(left, sizeof left, "%s%c%s --%s%s%s", o->letter ? "-" : " ", o->letter ? o->letter : ' ', o->letter ? "," : " ",
+                 o->name, o->value ? " " : "", o->value ? o->value : "");
         printf("  %-28s %s\n", left, o->help);
     }
 }
 
 void cli_print_help(const struct cli_command *command) {
     if (command) {
-        printf("usage: shimmyctl %s%s%s%s\n\n%s\n", command->name, command->options ? " [OPTION...]" : "", *command->arguments ? " " : "",
-               command->arguments, command->summary);
+        printf("usage: shimmyctl %s%s%s%s\n\n%s\n", command->name, command->options ? " [OPTION...]" : "",
+               *command->arguments ? " " : "", command->arguments, command->summary);
         if (command->details) printf("\n%s\n", command->details);
         if (command->options) printf("\noptions:\n");
         print_options(command->options);
@@ -135,7 +136,8 @@ void cli_print_help(const struct cli_command *command) {
     }
     printf("\noptions of every command:\n");
     print_options(cli_global_options);
-    printf("\nThe socket is --socket, else $SHIMMY_SOCKET, else the user's ($XDG_RUNTIME_DIR/shimmy/control.sock), else the system's\n"
+    printf("\nThe socket is --socket, else $SHIMMY_SOCKET, else the user's ($XDG_RUNTIME_DIR/shimmy/control.sock), else the "
+           "system's\n"
            "(/run/shimmy/control.sock). Exit status: 0 done, 1 refused or failed, 2 usage, 130 interrupted.\n"
            "`shimmyctl help COMMAND` shows a command's options; shimmyctl(1) says more.\n");
 }

@@ -21,10 +21,8 @@ int cli_usage_error(const struct cli *cli, const char *fmt, ...) {
     va_start(args, fmt);
     say_error(fmt, args);
     va_end(args);
-    if (cli->line.command)
-        fprintf(stderr, "try: shimmyctl help %s\n", cli->line.command->name);
-    else
-        fprintf(stderr, "try: shimmyctl help\n");
+    if (cli->line.command) fprintf(stderr, "try: shimmyctl help %s\n", cli->line.command->name);
+    else fprintf(stderr, "try: shimmyctl help\n");
     return EXIT_USAGE;
 }
 
@@ -104,10 +102,8 @@ json_t *cli_model_parameters(const char *model) {
     bool is_path = strchr(model, '/') || (length > 5 && !strcmp(model + length - 5, ".gguf"));
     json_t *parameters = NULL;
     char *directory = is_path && model[0] != '/' ? getcwd(NULL, 0) : NULL;
-    if (directory)
-        parameters = json_pack("{s:s++}", "model", directory, "/", model);
-    else
-        parameters = json_pack("{s:s}", "model", model);
+    if (directory) parameters = json_pack("{s:s++}", "model", directory, "/", model);
+    else parameters = json_pack("{s:s}", "model", model);
     free(directory);
     return parameters; /* NULL: not UTF-8 */
 }
@@ -176,7 +172,8 @@ static size_t utf8_length(const unsigned char *text, size_t left) {
     if (n == 0 || n > left) return 0;
     for (size_t i = 1; i < n; i++)
         if ((text[i] & 0xc0) != 0x80) return 0;
-    if ((c == 0xe0 && text[1] < 0xa0) || (c == 0xed && text[1] > 0x9f) || (c == 0xf0 && text[1] < 0x90) || (c == 0xf4 && text[1] > 0x8f))
+    if ((c == 0xe0 && text[1] < 0xa0) || (c == 0xed && text[1] > 0x9f) || (c == 0xf0 && text[1] < 0x90) ||
+        (c == 0xf4 && text[1] > 0x8f))
         return 0;
     return n;
 }

@@ -20,11 +20,15 @@ static bool add_bias(json_t *list, const char *text) {
 
 /* Options that go into the request as they are, under the option's name with underscores; the daemon knows the defaults. */
 static void add_numbers(const struct cli_line *line, json_t *request) {
-    static const struct { const char *option, *key; } integers[] = {
-        {"max-tokens", "max_tokens"}, {"top-k", "top_k"},       {"repeat-last-n", "repeat_last_n"},
-        {"seed", "seed"},             {"logprobs", "logprobs"},
+    static const struct {
+        const char *option, *key;
+    } integers[] = {
+        {"max-tokens", "max_tokens"}, {"top-k", "top_k"}, {"repeat-last-n", "repeat_last_n"}, {"seed", "seed"},
+        {"logprobs", "logprobs"},
     };
-    static const struct { const char *option, *key; } numbers[] = {
+    static const struct {
+        const char *option, *key;
+    } numbers[] = {
         {"temperature", "temperature"},
         {"top-p", "top_p"},
         {"min-p", "min_p"},
@@ -55,8 +59,10 @@ static json_t *build_request(const struct cli *cli, int *status) {
     *status = EXIT_DONE;
     for (size_t i = 0; i < biases->n_texts && *status == EXIT_DONE; i++)
         if (!add_bias(bias, biases->texts[i]))
-            *status = cli_usage_error(cli, "--logit-bias: found \"%s\", expected ID=BIAS, a token id and a number", biases->texts[i]);
-    for (size_t i = 0; i < stops->n_texts; i++) json_array_append_new(stop, cli_json_text(stops->texts[i], strlen(stops->texts[i])));
+            *status =
+                cli_usage_error(cli, "--logit-bias: found \"%s\", expected ID=BIAS, a token id and a number", biases->texts[i]);
+    for (size_t i = 0; i < stops->n_texts; i++)
+        json_array_append_new(stop, cli_json_text(stops->texts[i], strlen(stops->texts[i])));
     if (biases->n_texts) json_object_set(request, "logit_bias", bias);
     if (stops->n_texts) json_object_set(request, "stop", stop);
     json_decref(bias);
@@ -76,8 +82,8 @@ static void print_timings(const json_t *last, json_int_t seed) {
              "%.0f prompt tokens (%.0f cached), %.1f tokens/s; first token after %.0f ms; %.0f generated, %.1f tokens/s; "
              "finish: %s; seed %lld",
              number_at(usage, "prompt_tokens"), number_at(usage, "cached_tokens"), number_at(timings, "prompt_per_second"),
-             number_at(timings, "first_token_ms"), number_at(usage, "completion_tokens"), number_at(timings, "generated_per_second"),
-             finish ? finish : "unknown", (long long)seed);
+             number_at(timings, "first_token_ms"), number_at(usage, "completion_tokens"),
+             number_at(timings, "generated_per_second"), finish ? finish : "unknown", (long long)seed);
     term_puts(stderr, TERM_DIM, text);
     fputc('\n', stderr);
 }
@@ -118,8 +124,10 @@ static int stream_replies(struct cli *cli) {
 
 int cmd_generate(struct cli *cli) {
     const char *model = cli->line.arguments[0], *option = cli_text(&cli->line, "prompt");
-    if (option && cli->line.n_arguments > 1) return cli_usage_error(cli, "found both --prompt and a PROMPT argument, expected one of them");
-    if (cli_value(&cli->line, "logprobs")->set && !cli->json) return cli_usage_error(cli, "--logprobs needs --json: text alone cannot show them");
+    if (option && cli->line.n_arguments > 1)
+        return cli_usage_error(cli, "found both --prompt and a PROMPT argument, expected one of them");
+    if (cli_value(&cli->line, "logprobs")->set && !cli->json)
+        return cli_usage_error(cli, "--logprobs needs --json: text alone cannot show them");
     int status;
     json_t *request = build_request(cli, &status);
     if (!request) return status;

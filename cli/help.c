@@ -25,10 +25,8 @@ static void print_value(FILE *out, const char *command, const struct cli_option 
     if (o->kind == CLI_FLAG) return;
     fprintf(out, "    %s,--%s", command, o->name);
     if (o->letter) fprintf(out, " | %s,-%c", command, o->letter);
-    if (o->words && o->words[0] == '@')
-        fprintf(out, ") _shimmyctl_%s; return ;;\n", o->words + 1);
-    else
-        fprintf(out, ") _shimmyctl_words '%s'; return ;;\n", o->words ? o->words : "");
+    if (o->words && o->words[0] == '@') fprintf(out, ") _shimmyctl_%s; return ;;\n", o->words + 1);
+    else fprintf(out, ") _shimmyctl_words '%s'; return ;;\n", o->words ? o->words : "");
 }
 
 void cli_print_completion(FILE *out) {
@@ -48,21 +46,22 @@ void cli_print_completion(FILE *out) {
           out);
     fputs("_shimmyctl_command() { _shimmyctl_words '", out);
     for (const struct cli_command *c = cli_commands; c->name; c++) fprintf(out, "%s%s", c == cli_commands ? "" : " ", c->name);
-    fputs("'; }\n"
-          "\n"
-          "_shimmyctl() {\n"
-          "    local cur=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} command='' socket='' arguments=0 i word\n"
-          "    COMPREPLY=()\n"
-          "    for ((i = 1; i < COMP_CWORD; i++)); do\n"
-          "        word=${COMP_WORDS[i]}\n"
-          "        case $word in\n"
-          "        --socket | -s) socket=${COMP_WORDS[i + 1]} i=$((i + 1)) ;;\n"
-          "        -*) ;;\n"
-          "        *) if [ -z \"$command\" ]; then command=$word; else arguments=$((arguments + 1)); fi ;;\n"
-          "        esac\n"
-          "    done\n"
-          "    case $command,$previous in\n",
-          out);
+    fputs(
+        "'; }\n"
+        "\n"
+        "_shimmyctl() {\n"
+        "    local cur=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} command='' socket='' arguments=0 i word\n"
+        "    COMPREPLY=()\n"
+        "    for ((i = 1; i < COMP_CWORD; i++)); do\n"
+        "        word=${COMP_WORDS[i]}\n"
+        "        case $word in\n"
+        "        --socket | -s) socket=${COMP_WORDS[i + 1]} i=$((i + 1)) ;;\n"
+        "        -*) ;;\n"
+        "        *) if [ -z \"$command\" ]; then command=$word; else arguments=$((arguments + 1)); fi ;;\n"
+        "        esac\n"
+        "    done\n"
+        "    case $command,$previous in\n",
+        out);
     for (const struct cli_option *o = cli_global_options; o->name; o++) print_value(out, "*", o);
     for (const struct cli_command *c = cli_commands; c->name; c++)
         for (const struct cli_option *o = c->options; o && o->name; o++) print_value(out, c->name, o);
@@ -89,10 +88,8 @@ void cli_print_completion(FILE *out) {
     for (const struct cli_command *c = cli_commands; c->name; c++) {
         if (!c->complete) continue;
         fprintf(out, "    %s,0) ", c->name);
-        if (c->complete[0] == '@')
-            fprintf(out, "_shimmyctl_%s ;;\n", c->complete + 1);
-        else
-            fprintf(out, "_shimmyctl_words '%s' ;;\n", c->complete);
+        if (c->complete[0] == '@') fprintf(out, "_shimmyctl_%s ;;\n", c->complete + 1);
+        else fprintf(out, "_shimmyctl_words '%s' ;;\n", c->complete);
     }
     fputs("    esac\n"
           "}\n"

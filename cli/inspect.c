@@ -50,8 +50,8 @@ static json_t *metadata_json(const struct sh_file *file, bool full) {
     json_t *list = json_array();
     struct sh_file_value v;
     for (uint64_t i = 0; sh_file_get_value(file, i, &v); i++) {
-        json_t *entry = json_pack("{s:o, s:s, s:I}", "key", cli_json_text(v.key, strlen(v.key)), "type", sh_value_type_name(v.type), "offset",
-                                  (json_int_t)v.offset);
+        json_t *entry = json_pack("{s:o, s:s, s:I}", "key", cli_json_text(v.key, strlen(v.key)), "type",
+                                  sh_value_type_name(v.type), "offset", (json_int_t)v.offset);
         if (v.type == SH_VALUE_ARRAY) {
             json_t *elements = json_array();
             uint64_t shown = full || v.count <= SHORT_ARRAY ? v.count : SHORT_ARRAY;
@@ -73,9 +73,10 @@ static json_t *tensors_json(const struct sh_file *file) {
     for (uint64_t i = 0; sh_file_get_tensor(file, i, &t); i++) {
         json_t *dims = json_array();
         for (uint32_t d = 0; d < t.rank; d++) json_array_append_new(dims, json_integer((json_int_t)t.dims[d]));
-        json_array_append_new(list, json_pack("{s:o, s:s, s:b, s:o, s:I, s:I, s:i}", "name", cli_json_text(t.name, strlen(t.name)), "type",
-                                              t.type_name, "supported", t.type_supported, "dims", dims, "offset", (json_int_t)t.offset,
-                                              "bytes", (json_int_t)t.bytes, "shard", (int)t.shard));
+        json_array_append_new(list,
+                              json_pack("{s:o, s:s, s:b, s:o, s:I, s:I, s:i}", "name", cli_json_text(t.name, strlen(t.name)),
+                                        "type", t.type_name, "supported", t.type_supported, "dims", dims, "offset",
+                                        (json_int_t)t.offset, "bytes", (json_int_t)t.bytes, "shard", (int)t.shard));
     }
     return list;
 }
@@ -83,12 +84,14 @@ static json_t *tensors_json(const struct sh_file *file) {
 static void print_file_json(const struct sh_file *file, const char *path, bool full, const struct sh_error *refusal) {
     struct sh_file_summary s;
     sh_file_get_summary(file, &s);
-    json_t *object = json_pack("{s:o, s:i, s:i, s:I, s:I, s:o, s:o, s:s, s:I, s:I, s:b}", "file", cli_json_text(path, strlen(path)), "version",
-                               (int)s.version, "shards", (int)s.shards, "alignment", (json_int_t)s.alignment, "file_bytes",
-                               (json_int_t)s.file_bytes, "architecture", cli_json_text(s.architecture, strlen(s.architecture)), "name",
-                               cli_json_text(s.name, strlen(s.name)), "type", s.type_name, "parameters", (json_int_t)s.n_parameters,
-                               "context_length", (json_int_t)s.context_length, "loadable", refusal->code == SH_OK);
-    json_object_set_new(object, "reason", refusal->code ? cli_json_text(refusal->message, strlen(refusal->message)) : json_null());
+    json_t *object =
+        json_pack("{s:o, s:i, s:i, s:I, s:I, s:o, s:o, s:s, s:I, s:I, s:b}", "file", cli_json_text(path, strlen(path)), "version",
+                  (int)s.version, "shards", (int)s.shards, "alignment", (json_int_t)s.alignment, "file_bytes",
+                  (json_int_t)s.file_bytes, "architecture", cli_json_text(s.architecture, strlen(s.architecture)), "name",
+                  cli_json_text(s.name, strlen(s.name)), "type", s.type_name, "parameters", (json_int_t)s.n_parameters,
+                  "context_length", (json_int_t)s.context_length, "loadable", refusal->code == SH_OK);
+    json_object_set_new(object, "reason",
+                        refusal->code ? cli_json_text(refusal->message, strlen(refusal->message)) : json_null());
     json_object_set_new(object, "metadata", metadata_json(file, full));
     json_object_set_new(object, "tensors", tensors_json(file));
     cli_print_json(object);
@@ -98,7 +101,8 @@ static void print_file_json(const struct sh_file *file, const char *path, bool f
 /* ---- for people ---- */
 
 /* One value as one line; long ones are cut unless `full`. */
-static void add_value(struct term_table *table, const struct sh_file *file, uint64_t index, const struct sh_file_value *v, bool full) {
+static void add_value(struct term_table *table, const struct sh_file *file, uint64_t index, const struct sh_file_value *v,
+                      bool full) {
     uint64_t shown = v->type != SH_VALUE_ARRAY ? 1 : full || v->count <= SHORT_ARRAY ? v->count : SHORT_ARRAY;
     char *line = NULL;
     size_t size = 0;
@@ -113,10 +117,8 @@ static void add_value(struct term_table *table, const struct sh_file *file, uint
         while (cut < length && cut && ((unsigned char)text[cut] & 0xc0) == 0x80) cut--; /* not within a character */
         if (e) fputs(", ", out);
         for (size_t i = 0; i < cut; i++) {
-            if (text[i] == '\n')
-                fputs("\\n", out);
-            else if (text[i])
-                fputc(text[i], out);
+            if (text[i] == '\n') fputs("\\n", out);
+            else if (text[i]) fputc(text[i], out);
         }
         if (cut < length) fprintf(out, "... (%zu bytes)", length);
         free(text);
@@ -132,10 +134,8 @@ static void print_metadata(const struct sh_file *file, bool full) {
     struct sh_file_value v;
     for (uint64_t i = 0; sh_file_get_value(file, i, &v); i++) {
         char type[32];
-        if (v.type == SH_VALUE_ARRAY)
-            snprintf(type, sizeof type, "[%s]", sh_value_type_name(v.element_type));
-        else
-            snprintf(type, sizeof type, "%s", sh_value_type_name(v.type));
+        if (v.type == SH_VALUE_ARRAY) snprintf(type, sizeof type, "[%s]", sh_value_type_name(v.element_type));
+        else snprintf(type, sizeof type, "%s", sh_value_type_name(v.type));
         term_table_add(table, TERM_PLAIN, v.key);
         term_table_add(table, TERM_DIM, type);
         add_value(table, file, i, &v, full);
@@ -166,8 +166,9 @@ static void print_file(const struct sh_file *file, const char *path, bool full, 
     char bytes[32];
     sh_file_get_summary(file, &s);
     term_puts(stdout, TERM_BOLD, path);
-    printf("\nGGUF version %u, %s in %u file%s, alignment %" PRIu64 ", %" PRIu64 " metadata entries, %" PRIu64 " tensors\n", s.version,
-           term_bytes(s.file_bytes, bytes, sizeof bytes), s.shards, s.shards == 1 ? "" : "s", s.alignment, s.n_metadata, s.n_tensors);
+    printf("\nGGUF version %u, %s in %u file%s, alignment %" PRIu64 ", %" PRIu64 " metadata entries, %" PRIu64 " tensors\n",
+           s.version, term_bytes(s.file_bytes, bytes, sizeof bytes), s.shards, s.shards == 1 ? "" : "s", s.alignment,
+           s.n_metadata, s.n_tensors);
     term_puts(stdout, TERM_PLAIN, *s.architecture ? s.architecture : "no architecture");
     printf(", %s, %.4g million parameters", s.type_name, (double)s.n_parameters / 1e6);
     if (s.context_length) printf(", context of %" PRIu64 " tokens", s.context_length);
@@ -204,10 +205,8 @@ int cmd_inspect(struct cli *cli) {
         return cli_fail("%s", err.message);
     }
     refusal.code = sh_file_check(file, &refusal);
-    if (cli->json)
-        print_file_json(file, path, full, &refusal);
-    else
-        print_file(file, path, full, &refusal);
+    if (cli->json) print_file_json(file, path, full, &refusal);
+    else print_file(file, path, full, &refusal);
     sh_file_close(file);
     return EXIT_DONE;
 }

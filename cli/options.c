@@ -32,7 +32,8 @@ static const struct cli_option *find_in(const struct cli_option *table, const ch
 }
 
 /* The option and where its value goes. Options of the command hide global ones of the same name; there are none (a test says so). */
-static const struct cli_option *find_option(struct cli_line *line, const char *name, size_t length, char letter, struct cli_value **value) {
+static const struct cli_option *find_option(struct cli_line *line, const char *name, size_t length, char letter,
+                                            struct cli_value **value) {
     const struct cli_option *own = line->command ? line->command->options : NULL;
     const struct cli_option *o = find_in(own, name, length, letter);
     if (o) return *value = &line->values[o - own], o;
@@ -75,7 +76,8 @@ static bool take_long(const struct parser *p, const char *word, const char **nex
     struct cli_value *v = NULL;
     const struct cli_option *o = find_option(p->line, name, length, 0, &v);
     if (!o) {
-        if (!p->line->command) return refuse(p, "unknown option --%.*s (options of a command stand after its name)", (int)length, name);
+        if (!p->line->command)
+            return refuse(p, "unknown option --%.*s (options of a command stand after its name)", (int)length, name);
         return refuse(p, "unknown option --%.*s", (int)length, name);
     }
     if (o->kind == CLI_FLAG) {

@@ -58,10 +58,8 @@ const char *term_bytes(uint64_t bytes, char *buf, size_t size) {
     double value = (double)bytes;
     size_t unit = 0;
     while (value >= 1023.95 && unit < 6) value /= 1024, unit++;
-    if (unit == 0)
-        snprintf(buf, size, "%.0f B", value);
-    else
-        snprintf(buf, size, "%.1f %s", value, units[unit]);
+    if (unit == 0) snprintf(buf, size, "%.0f B", value);
+    else snprintf(buf, size, "%.1f %s", value, units[unit]);
     return buf;
 }
 
@@ -134,10 +132,8 @@ bool term_table_print(struct term_table *table, FILE *stream) {
         for (size_t j = column; j < table->count; j += table->columns)
             if (table->cells[j].width > width) width = table->cells[j].width;
         term_puts(stream, table->cells[i].style, table->cells[i].text);
-        if (last)
-            fputc('\n', stream);
-        else
-            fprintf(stream, "%*s", (int)(width - table->cells[i].width + 2), "");
+        if (last) fputc('\n', stream);
+        else fprintf(stream, "%*s", (int)(width - table->cells[i].width + 2), "");
     }
     for (size_t i = 0; i < table->count; i++) free(table->cells[i].text);
     free(table->cells);

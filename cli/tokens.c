@@ -33,8 +33,8 @@ static bool parse_ids(json_t *ids, const char *text, const char **bad) {
 
 static json_t *failure(const char *message) { return json_pack("{s:s}", "error", message); }
 
-static json_t *tokenize_offline(const struct sh_vocab *vocab, const char *text, size_t length, bool add_special, bool parse_special,
-                                struct sh_error *err) {
+static json_t *tokenize_offline(const struct sh_vocab *vocab, const char *text, size_t length, bool add_special,
+                                bool parse_special, struct sh_error *err) {
     uint32_t flags = (add_special ? SH_TOKENIZE_SPECIAL : 0) | (parse_special ? SH_TOKENIZE_PARSE : 0);
     int32_t *ids;
     size_t count;
@@ -142,7 +142,8 @@ static int tokenize_file(struct cli *cli, const char *path) {
     if (cli_flag(&cli->line, "jsonl")) {
         status = run_jsonl(vocab);
     } else if (cli_argument_or_stdin(cli, 0, "text", &text, &length)) {
-        json_t *ids = tokenize_offline(vocab, text, length, cli_flag(&cli->line, "add-special"), !cli_flag(&cli->line, "no-parse"), &err);
+        json_t *ids =
+            tokenize_offline(vocab, text, length, cli_flag(&cli->line, "add-special"), !cli_flag(&cli->line, "no-parse"), &err);
         if (ids) {
             print_tokens(cli, ids);
             json_decref(ids);
@@ -160,7 +161,8 @@ int cmd_tokenize(struct cli *cli) {
     const char *path = cli_text(&cli->line, "gguf");
     bool jsonl = cli_flag(&cli->line, "jsonl");
     if (jsonl && !path) return cli_usage_error(cli, "--jsonl needs --gguf FILE");
-    if (jsonl && cli->line.n_arguments) return cli_usage_error(cli, "with --jsonl the texts come from standard input, found an argument");
+    if (jsonl && cli->line.n_arguments)
+        return cli_usage_error(cli, "with --jsonl the texts come from standard input, found an argument");
     if (path && cli->line.n_arguments > 1) return cli_usage_error(cli, "with --gguf there is no MODEL argument");
     if (path) return tokenize_file(cli, path);
     if (!cli->line.n_arguments) return cli_usage_error(cli, "MODEL is missing (or --gguf FILE)");
@@ -192,10 +194,8 @@ static int detokenize_file(struct cli *cli, const char *path, const json_t *ids)
     int status = EXIT_DONE;
     json_t *text = detokenize_offline(vocab, ids, cli_flag(&cli->line, "special"), &err);
     json_t *object = text ? json_pack("{s:o}", "content", text) : NULL;
-    if (!object)
-        status = cli_fail("%s", err.message);
-    else if (cli->json)
-        cli_print_json(object);
+    if (!object) status = cli_fail("%s", err.message);
+    else if (cli->json) cli_print_json(object);
     print_content(cli, object ? json_object_get(object, "content") : NULL);
     json_decref(object);
     sh_vocab_close(vocab);

@@ -72,7 +72,8 @@ static struct client *open_at(const char *path) {
 
 static void streams_reply_by_reply(void **state) {
     (void)state;
-    static const char answer[] = "{\"parameters\":{\"n\":1},\"continues\":true}\0{\"parameters\":{\"n\":2},\"continues\":true}\0{\"parameters\":{}}";
+    static const char answer[] =
+        "{\"parameters\":{\"n\":1},\"continues\":true}\0{\"parameters\":{\"n\":2},\"continues\":true}\0{\"parameters\":{}}";
     for (size_t piece = 1; piece < sizeof answer; piece += 13) {
         struct peer peer;
         peer_start(&peer, "s", answer, sizeof answer, piece);
@@ -115,11 +116,13 @@ static enum client_result ask(const char *answer, size_t length, char *message, 
 static void errors_become_sentences(void **state) {
     (void)state;
     char message[512], name[256];
-    static const char with_message[] = "{\"error\":\"io.shimmy.Daemon.Busy\",\"parameters\":{\"message\":\"the queue of m is full\"}}";
+    static const char with_message[] =
+        "{\"error\":\"io.shimmy.Daemon.Busy\",\"parameters\":{\"message\":\"the queue of m is full\"}}";
     assert_int_equal(ask(with_message, sizeof with_message, message, name), CLIENT_ERROR);
     assert_string_equal(message, "the queue of m is full");
     assert_string_equal(name, "io.shimmy.Daemon.Busy");
-    static const char standard[] = "{\"error\":\"org.varlink.service.InvalidParameter\",\"parameters\":{\"parameter\":\"top_k\"}}";
+    static const char standard[] =
+        "{\"error\":\"org.varlink.service.InvalidParameter\",\"parameters\":{\"parameter\":\"top_k\"}}";
     assert_int_equal(ask(standard, sizeof standard, message, name), CLIENT_ERROR);
     assert_string_equal(message, "org.varlink.service.InvalidParameter: top_k");
     static const char bare[] = "{\"error\":\"x.y.Z\"}";
@@ -225,8 +228,10 @@ static void an_interrupt_ends_the_wait(void **state) {
 int main(void) {
     if (!mkdtemp(directory)) return 1;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(streams_reply_by_reply),      cmocka_unit_test(errors_become_sentences),
-        cmocka_unit_test(a_broken_daemon_is_no_crash), cmocka_unit_test(large_messages_pass),
+        cmocka_unit_test(streams_reply_by_reply),
+        cmocka_unit_test(errors_become_sentences),
+        cmocka_unit_test(a_broken_daemon_is_no_crash),
+        cmocka_unit_test(large_messages_pass),
         cmocka_unit_test(sockets_are_looked_for_in_order),
         cmocka_unit_test(an_interrupt_ends_the_wait), /* last: the flag stays set */
     };

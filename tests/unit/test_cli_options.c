@@ -143,8 +143,9 @@ static void too_many_of_one(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(options_stand_anywhere), cmocka_unit_test(values_in_all_forms), cmocka_unit_test(double_dash_ends_options),
-        cmocka_unit_test(mistakes_are_named),     cmocka_unit_test(numbers_are_checked), cmocka_unit_test(help_needs_no_arguments),
+        cmocka_unit_test(options_stand_anywhere),   cmocka_unit_test(values_in_all_forms),
+        cmocka_unit_test(double_dash_ends_options), cmocka_unit_test(mistakes_are_named),
+        cmocka_unit_test(numbers_are_checked),      cmocka_unit_test(help_needs_no_arguments),
         cmocka_unit_test(too_many_of_one),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

@@ -14,9 +14,11 @@
 static void check_options(const char *owner, const struct cli_option *options, const struct cli_option *others) {
     size_t count = 0;
     for (const struct cli_option *o = options; o && o->name; o++, count++) {
-        if ((o->kind == CLI_FLAG) != (o->value == NULL)) fail_msg("%s --%s: a value's name for a flag, or none for a value", owner, o->name);
+        if ((o->kind == CLI_FLAG) != (o->value == NULL))
+            fail_msg("%s --%s: a value's name for a flag, or none for a value", owner, o->name);
         if (!o->help || !*o->help) fail_msg("%s --%s has no help", owner, o->name);
-        if ((o->kind == CLI_INTEGER || o->kind == CLI_NUMBER) && !(o->min < o->max)) fail_msg("%s --%s: empty range", owner, o->name);
+        if ((o->kind == CLI_INTEGER || o->kind == CLI_NUMBER) && !(o->min < o->max))
+            fail_msg("%s --%s: empty range", owner, o->name);
         for (const struct cli_option *p = o + 1; p->name; p++)
             if (!strcmp(o->name, p->name) || (o->letter && o->letter == p->letter)) fail_msg("%s: --%s twice", owner, o->name);
         for (const struct cli_option *p = others; p && p->name; p++)
@@ -93,10 +95,14 @@ static void text_as_json(const char *bytes, size_t length, const char *expected)
 static void bytes_that_are_not_text_are_replaced(void **state) {
     (void)state;
     text_as_json("a\xc3\xa9\xf0\x9f\x98\x80", 7, "a\xc3\xa9\xf0\x9f\x98\x80");
-    text_as_json("\xff" "a", 2, "\xef\xbf\xbd" "a");
+    text_as_json("\xff"
+                 "a",
+                 2,
+                 "\xef\xbf\xbd"
+                 "a");
     text_as_json("\xf0\x9f\x98", 3, "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd");
-    text_as_json("\xed\xa0\x80", 3, "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"); /* a surrogate */
-    text_as_json("\xc0\xaf", 2, "\xef\xbf\xbd\xef\xbf\xbd");                 /* overlong */
+    text_as_json("\xed\xa0\x80", 3, "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd");                 /* a surrogate */
+    text_as_json("\xc0\xaf", 2, "\xef\xbf\xbd\xef\xbf\xbd");                                 /* overlong */
     text_as_json("\xf4\x90\x80\x80", 4, "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"); /* beyond U+10FFFF */
     json_t *text = cli_json_text("a\0b", 3);
     assert_int_equal(json_string_length(text), 3);
