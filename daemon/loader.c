@@ -15,6 +15,7 @@
 #include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <systemd/sd-daemon.h>
 
 /* A model that keep_alive 0 would unload before it was ever used stays this long for its first request. */
 #define FIRST_USE_NS 60000000000ull
@@ -110,6 +111,15 @@ static void read_header(struct model *m) {
     }
     sh_file_close(file);
     model_unref(m);
+}
+
+/* What `systemctl status` shows. The lock is held. */
+static void tell_status(const char *doing, const char *id) {
+    uint32_t ready = 0;
+    for (const struct model *m = registry.models; m; m = m->next) ready += m->state == MODEL_READY;
+    if (registry.stopping) return; /* main tells of the end */
+    if (doing) sd_notifyf(0, "STATUS=%s %s", doing, id);
+    else sd_notifyf(0, "STATUS=%u models loaded", ready);
 }
 
 /* ---- loading ----------------------------------------------------------------------------------------- */
@@ -241,6 +251,7 @@ static void unload(struct model *m) {
     model_set_state(m, m->lost ? MODEL_FAILED : MODEL_DISCOVERED);
     free(m->lost);
     m->lost = NULL;
+    tell_status(NULL, NULL);
 
     struct unload_wait *waits = m->unloads, *next;
     m->unloads = NULL;
@@ -273,6 +284,7 @@ static void load(struct model *m) {
     job.order = m->load_order;
     model_set_state(m, MODEL_LOADING);
     set_text(&m->error, "");
+    tell_status("loading", m->id);
     pthread_mutex_unlock(&registry.lock);
 
     struct sh_error err = {0};
@@ -320,6 +332,7 @@ static void load(struct model *m) {
         set_text(&m->error, err.message);
         model_set_state(m, MODEL_FAILED);
     }
+    tell_status(NULL, NULL);
     /* One that came while a stopped load was ending starts it anew. */
     struct load *loads = code == SH_ERR_CANCELLED && !registry.refusing ? NULL : m->loads, *next;
     if (loads) m->loads = NULL;

@@ -45,6 +45,8 @@ struct model *model_ref(struct model *model) {
     return model;
 }
 
+const char *model_id(const struct model *model) { return model->id; }
+
 void model_unref(struct model *model) {
     if (!model || atomic_fetch_sub_explicit(&model->refs, 1, memory_order_acq_rel) != 1) return;
     for (struct held_vocab *held = model->vocabs, *next; held; held = next) {

@@ -36,6 +36,7 @@ json_t *models_candidates(const char *name);
 /* The only ready model, for requests that name none; else SH_ERR_INVALID. */
 enum sh_code models_only(struct model **out, struct sh_error *err);
 struct model *model_ref(struct model *model);
+const char *model_id(const struct model *model); /* lent with the reference */
 void model_unref(struct model *model);
 
 struct model_view { /* a snapshot; strings copied, model_view_finish frees */

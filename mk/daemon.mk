@@ -5,8 +5,8 @@ $(B)/gen/paths.h: FORCE
 
 $(B)/daemon/config.o: $(B)/gen/paths.h
 
-$(B)/gen/interface.h: daemon/control/io.shimmy.Daemon.varlink
+$(B)/gen/interface.inc: daemon/control/io.shimmy.Daemon.varlink
 	@mkdir -p $(@D)
-	$(Q)sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' -e 's/^/"/' -e 's/$$/\\n"/' $< > $@
+	$(Q)sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' -e 's/^.*$$/"&\\n"/' $< > $@
 
-$(B)/daemon/control/service.o: $(B)/gen/interface.h
+$(B)/daemon/control/service.o: $(B)/gen/interface.inc

@@ -1,0 +1,98 @@
+/*
+ * call.h - one method call and its replies, between the socket (server.c) and the methods (status.c, load.c, generate.c, text.c).
+ *
+ * A method is called in the main thread with a struct call and answers it with call_reply or call_error, at once or later. One that answers later
+ * sets `state` and its hooks. Other threads may only use call_ref, call_unref and call_post.
+ */
+#ifndef SHIMMYD_CALL_H
+#define SHIMMYD_CALL_H
+
+#include "daemon/control/control.h"
+#include "daemon/models.h"
+
+#include <jansson.h>
+
+struct client;
+
+struct call {
+    uint32_t refs; /* atomic */
+    struct control *control;
+    struct client *client; /* NULL once it has left or the call is answered */
+    json_t *request;       /* owned */
+    json_t *parameters;    /* in request; never NULL, an object */
+    bool more, oneway;
+    bool parked;           /* called again when control_wake is called */
+
+    void *state;                          /* of the method; freed by its free_state */
+    void (*wake)(struct call *call);      /* after call_post, or when there is room to write again */
+    void (*left)(struct call *call);      /* the client has left: stop what it wanted */
+    void (*free_state)(struct call *call); /* from any thread, with the last reference */
+
+    bool posted; /* control's wake lock */
+    struct call *next_posted;
+};
+
+struct method {
+    const char *name; /* without the interface */
+    void (*run)(struct call *call);
+};
+extern const struct method control_methods[]; /* ends with a NULL name */
+extern const char control_interface_text[];   /* io.shimmy.Daemon.varlink */
+
+struct call *call_ref(struct call *call);
+void call_unref(struct call *call);
+void call_post(struct call *call); /* wake is called soon, in the main thread */
+
+/* Replies steal their JSON. After a reply that does not continue, or an error, the call is answered: no reply may follow. */
+void call_reply(struct call *call, json_t *parameters, bool continues);
+void call_error(struct call *call, const char *name, json_t *parameters); /* io.shimmy.Daemon.<name> */
+void call_service_error(struct call *call, const char *name, json_t *parameters); /* org.varlink.service.<name> */
+void call_invalid_parameter(struct call *call, const char *parameter, const char *fmt, ...) SH_PRINTF(3, 4);
+bool call_can_write(const struct call *call); /* false: the client reads too slowly, wait for wake */
+void call_park(struct call *call);
+
+/* A call's parameters, described: unknown names, wrong types and missing ones are answered with InvalidParameter. */
+enum field_type { FIELD_STRING /* without NULs */, FIELD_TEXT /* any */, FIELD_BOOL, FIELD_INT, FIELD_FLOAT, FIELD_ARRAY };
+struct field {
+    const char *name;
+    enum field_type type;
+    size_t offset;      /* of const char *, json_t *, bool, int64_t, double, json_t * in the struct to fill; left as it is when absent or null */
+    bool required;
+    double min, max;    /* of numbers */
+};
+bool call_fields(struct call *call, const struct field *fields, uint32_t count, void *out);
+
+/* Answers with ModelNotFound or ModelAmbiguous if the name leads to none. */
+bool call_model(struct call *call, const char *name, struct model **out);
+/* The error that a refused or failed load, submission or tokenisation becomes. */
+void call_load_error(struct call *call, const char *model, enum sh_code code, const char *message);
+
+json_t *model_json(struct model *model); /* a Model */
+
+json_t *call_text(const char *text, size_t length); /* a JSON string; U+FFFD for bytes that are not UTF-8 (a lone part of a token's character) */
+/* The ids of a JSON array, malloc'd; NULL: answered with InvalidParameter. An empty array is one. */
+int32_t *call_ids(struct call *call, const char *parameter, json_t *array, uint32_t *count);
+
+void method_status(struct call *call);
+void method_list(struct call *call);
+void method_devices(struct call *call);
+void method_load(struct call *call);
+void method_unload(struct call *call);
+void method_generate(struct call *call);
+void method_cancel(struct call *call);
+void method_tokenize(struct call *call);
+void method_detokenize(struct call *call);
+
+/* service.c: org.varlink.service and the way from a method's full name to its function. */
+void service_run(struct call *call);
+
+/* server.c, for status.c */
+struct control_state {
+    const char *path;
+    const char *const *http_addresses;
+    bool stopping;
+    uint64_t started_ns;
+};
+const struct control_state *control_state(const struct control *control);
+
+#endif

@@ -1,0 +1,431 @@
+/*
+ * generate.c - Generate and Cancel. A call goes through: load (if need be), submission, events until the last. The registry's and the runner's
+ * threads only leave word with call_post; everything else happens in main's.
+ */
+#include "compute/base.h"
+#include "daemon/control/call.h"
+#include "daemon/generation.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/random.h>
+
+struct input { /* parameters as they came; JSON is lent by the call */
+    const char *model;
+    json_t *prompt, *prompt_tokens, *logit_bias, *stop;
+    bool add_special, parse_special, ignore_eos, special;
+    int64_t max_tokens, n, top_k, repeat_last_n, seed, logprobs;
+    double temperature, top_p, min_p, repeat_penalty, frequency_penalty, presence_penalty, timeout_seconds;
+};
+
+struct collected { /* of one choice */
+    char *text;
+    size_t length, capacity;
+    json_t *tokens;
+    json_t *finished; /* a Choice, without text and tokens */
+};
+
+struct generate_state {
+    struct input in;
+    uint64_t started_ns, deadline_ns;
+    struct load *load;
+    struct generation *generation; /* main's thread only, like all that follows; NULL before submission and after the last event */
+    uint64_t id;
+    struct model *model;
+    const struct sh_vocab *vocab;
+    struct collected *choices; /* [n] */
+
+    pthread_mutex_t lock;
+    bool load_done, had_to_load; /* lock, as are the following; had_to_load: it was not ready */
+    enum sh_code load_code;
+    struct sh_error load_err;
+    struct model *loaded; /* held for us */
+};
+
+static void free_generate(struct call *call) {
+    struct generate_state *state = call->state;
+    load_release(state->load);
+    model_unref(state->model);
+    model_unref(state->loaded);
+    for (int64_t i = 0; state->choices && i < state->in.n; i++) {
+        free(state->choices[i].text);
+        json_decref(state->choices[i].tokens);
+        json_decref(state->choices[i].finished);
+    }
+    free(state->choices);
+    pthread_mutex_destroy(&state->lock);
+    free(state);
+}
+
+/* ---- parameters -------------------------------------------------------------------------------------- */
+
+#define AT(member) offsetof(struct input, member)
+static const struct field fields[] = {
+    {"model", FIELD_STRING, AT(model), true, 0, 0},
+    {"prompt", FIELD_TEXT, AT(prompt), false, 0, 0},
+    {"prompt_tokens", FIELD_ARRAY, AT(prompt_tokens), false, 0, 0},
+    {"add_special", FIELD_BOOL, AT(add_special), false, 0, 0},
+    {"parse_special", FIELD_BOOL, AT(parse_special), false, 0, 0},
+    {"max_tokens", FIELD_INT, AT(max_tokens), false, 1, INT32_MAX},
+    {"n", FIELD_INT, AT(n), false, 1, 1024},
+    {"temperature", FIELD_FLOAT, AT(temperature), false, 0, 100},
+    {"top_k", FIELD_INT, AT(top_k), false, 0, INT32_MAX},
+    {"top_p", FIELD_FLOAT, AT(top_p), false, 0, 1},
+    {"min_p", FIELD_FLOAT, AT(min_p), false, 0, 1},
+    {"repeat_penalty", FIELD_FLOAT, AT(repeat_penalty), false, 0, 100},
+    {"repeat_last_n", FIELD_INT, AT(repeat_last_n), false, 0, INT32_MAX},
+    {"frequency_penalty", FIELD_FLOAT, AT(frequency_penalty), false, -100, 100},
+    {"presence_penalty", FIELD_FLOAT, AT(presence_penalty), false, -100, 100},
+    {"seed", FIELD_INT, AT(seed), false, 0, 9223372036854775807.0},
+    {"logit_bias", FIELD_ARRAY, AT(logit_bias), false, 0, 0},
+    {"stop", FIELD_ARRAY, AT(stop), false, 0, 0},
+    {"ignore_eos", FIELD_BOOL, AT(ignore_eos), false, 0, 0},
+    {"special", FIELD_BOOL, AT(special), false, 0, 0},
+    {"logprobs", FIELD_INT, AT(logprobs), false, 0, 20},
+    {"timeout_seconds", FIELD_FLOAT, AT(timeout_seconds), false, 0.001, 1e9},
+};
+
+static struct sh_logit_bias *read_bias(struct call *call, json_t *array, uint32_t *count) {
+    size_t n = json_array_size(array);
+    struct sh_logit_bias *bias = sh_calloc(n + 1, sizeof *bias);
+    for (size_t i = 0; bias && i < n; i++) {
+        const json_t *item = json_array_get(array, i), *token = json_object_get(item, "token"), *value = json_object_get(item, "bias");
+        json_int_t id = json_integer_value(token);
+        if (!json_is_integer(token) || id < 0 || id > INT32_MAX || !json_is_number(value)) {
+            call_invalid_parameter(call, "logit_bias", "logit_bias: element %zu is not {\"token\": id, \"bias\": number}", i);
+            free(bias);
+            return NULL;
+        }
+        bias[i] = (struct sh_logit_bias){(int32_t)id, (float)json_number_value(value)};
+    }
+    if (!bias) call_invalid_parameter(call, "logit_bias", "logit_bias: no memory");
+    *count = (uint32_t)n;
+    return bias;
+}
+
+static const char **read_stops(struct call *call, json_t *array, uint32_t *count) {
+    size_t n = json_array_size(array);
+    const char **stops = sh_calloc(n + 1, sizeof *stops);
+    for (size_t i = 0; stops && i < n; i++) {
+        const json_t *stop = json_array_get(array, i);
+        stops[i] = json_string_value(stop);
+        if (!stops[i] || !*stops[i] || strlen(stops[i]) != json_string_length(stop)) {
+            call_invalid_parameter(call, "stop", "stop: element %zu is not a string of at least one character, without NULs", i);
+            free(stops);
+            return NULL;
+        }
+    }
+    if (!stops) call_invalid_parameter(call, "stop", "stop: no memory");
+    *count = (uint32_t)n;
+    return stops;
+}
+
+/* ---- events ------------------------------------------------------------------------------------------ */
+
+static void notify(void *user) { call_post(user); }
+
+static json_t *choice_json(const struct generate_state *state, const struct gen_event *event) {
+    json_t *stop = event->stop_index >= 0 ? json_incref(json_array_get(state->in.stop, (size_t)event->stop_index)) : json_null();
+    return json_pack("{si ss so}", "choice", event->choice, "finish_reason", gen_finish_name(event->finish), "stop", stop);
+}
+
+static void add_logprobs(const struct generate_state *state, json_t *out, const struct gen_logprob *logprob) {
+    json_t *top = json_array();
+    for (uint32_t i = 0; i < logprob->n_top; i++) {
+        size_t length;
+        const char *piece = sh_vocab_piece(state->vocab, logprob->top[i].token, true, &length);
+        json_array_append_new(top, json_pack("{si so sf}", "token", logprob->top[i].token, "text", call_text(piece, length), "logprob",
+                                             (double)logprob->top[i].logprob));
+    }
+    json_object_set_new(out, "logprob", json_real((double)logprob->logprob));
+    json_object_set_new(out, "top", top);
+}
+
+static void collect(struct generate_state *state, const struct gen_event *event) {
+    struct collected *choice = &state->choices[event->choice];
+    if (event->kind == GEN_EVENT_TOKEN) json_array_append_new(choice->tokens, json_integer(event->token));
+    size_t need = choice->length + event->text_length;
+    if (need > choice->capacity) {
+        size_t capacity = need * 2;
+        char *text = realloc(choice->text, capacity);
+        if (!text) {
+            gen_cancel(state->generation, "no memory");
+            return;
+        }
+        choice->text = text;
+        choice->capacity = capacity;
+    }
+    if (event->text_length) memcpy(choice->text + choice->length, event->text, event->text_length);
+    choice->length = need;
+}
+
+static json_t *timings_json(const struct gen_usage *u) {
+    double prefill_s = (double)u->prefill_ns / 1e9, decode_s = (double)u->decode_ns / 1e9;
+    uint32_t computed = u->prompt_tokens - u->cached_tokens;
+    return json_pack("{sf sf sf sf sf sf sf}", "queued_ms", (double)u->queued_ns / 1e6, "load_ms", (double)u->load_ns / 1e6, "prefill_ms",
+                     (double)u->prefill_ns / 1e6, "first_token_ms", (double)u->first_token_ns / 1e6, "decode_ms", (double)u->decode_ns / 1e6,
+                     "prompt_per_second", prefill_s > 0 ? computed / prefill_s : 0.0, "generated_per_second",
+                     decode_s > 0 && u->completion_tokens > 1 ? (u->completion_tokens - 1) / decode_s : 0.0);
+}
+
+static void finish(struct call *call, const struct gen_event *event) {
+    struct generate_state *state = call->state;
+    json_int_t id = (json_int_t)state->id;
+    if (event->finish == GEN_CANCELLED) {
+        call_error(call, "Cancelled",
+                   json_pack("{sI ss ss++}", "id", id, "reason", event->error.message, "message", "the request was ended (", event->error.message,
+                             ")"));
+        return;
+    }
+    if (event->finish == GEN_FAILED) {
+        call_error(call, "GenerationFailed",
+                   json_pack("{sI ss ss}", "id", id, "code", sh_code_name(event->error.code), "message", event->error.message));
+        return;
+    }
+    json_t *choices = json_array();
+    for (int64_t i = 0; i < state->in.n; i++) {
+        struct collected *choice = &state->choices[i];
+        if (!choice->finished) continue;
+        if (!call->more) {
+            json_object_set_new(choice->finished, "text", call_text(choice->text ? choice->text : "", choice->length));
+            json_object_set(choice->finished, "tokens", choice->tokens);
+        }
+        json_array_append(choices, choice->finished);
+    }
+    struct gen_usage usage;
+    gen_get_usage(state->generation, &usage);
+    json_t *out = json_pack("{sI so s{sI sI sI} so}", "id", id, "choices", choices, "usage", "prompt_tokens", (json_int_t)usage.prompt_tokens,
+                            "completion_tokens", (json_int_t)usage.completion_tokens, "cached_tokens", (json_int_t)usage.cached_tokens,
+                            "timings", timings_json(&usage));
+    if (!call->more) json_object_set_new(out, "seed", json_integer(state->in.seed));
+    call_reply(call, out, false);
+}
+
+/* True: the last event. */
+static bool take_event(struct call *call, const struct gen_event *event) {
+    struct generate_state *state = call->state;
+    json_int_t id = (json_int_t)state->id;
+    switch (event->kind) {
+    case GEN_EVENT_STARTED:
+    case GEN_EVENT_PROMPT: break;
+    case GEN_EVENT_TOKEN:
+        if (call->more) {
+            json_t *out = json_pack("{sI si si so}", "id", id, "choice", event->choice, "token", event->token, "text",
+                                    call_text(event->text, event->text_length));
+            if (event->logprob) add_logprobs(state, out, event->logprob);
+            call_reply(call, out, true);
+        } else {
+            collect(state, event);
+        }
+        break;
+    case GEN_EVENT_CHOICE:
+        state->choices[event->choice].finished = choice_json(state, event);
+        if (call->more)
+            call_reply(call, json_pack("{sI si so sO}", "id", id, "choice", event->choice, "text", call_text(event->text, event->text_length),
+                                       "finished", state->choices[event->choice].finished),
+                       true);
+        else collect(state, event);
+        break;
+    case GEN_EVENT_END: finish(call, event); return true;
+    }
+    return false;
+}
+
+/* ---- submission -------------------------------------------------------------------------------------- */
+
+static void load_done(void *user, enum sh_code code, struct model *model, const struct sh_error *err) {
+    struct call *call = user;
+    struct generate_state *state = call->state;
+    pthread_mutex_lock(&state->lock);
+    state->load_done = true;
+    state->load_code = code;
+    state->loaded = model;
+    if (err) state->load_err = *err;
+    pthread_mutex_unlock(&state->lock);
+    call_post(call);
+    call_unref(call); /* the registry's */
+}
+
+/* The ids to continue, malloc'd, or NULL: answered. */
+static int32_t *prompt_ids(struct call *call, uint32_t *count) {
+    struct generate_state *state = call->state;
+    if (state->in.prompt_tokens) return call_ids(call, "prompt_tokens", state->in.prompt_tokens, count);
+    int32_t *ids = NULL;
+    size_t n = 0;
+    struct sh_error err;
+    uint32_t flags = (state->in.add_special ? SH_TOKENIZE_SPECIAL : 0u) | (state->in.parse_special ? SH_TOKENIZE_PARSE : 0u);
+    enum sh_code code =
+        sh_tokenize(state->vocab, json_string_value(state->in.prompt), json_string_length(state->in.prompt), flags, &ids, &n, &err);
+    if (code) {
+        call_error(call, "TokenizeFailed",
+                   json_pack("{ss ss ss}", "model", state->in.model, "code", sh_code_name(code), "message", err.message));
+        return NULL;
+    }
+    *count = (uint32_t)n;
+    return ids;
+}
+
+static void submit(struct call *call) {
+    struct generate_state *state = call->state;
+    struct input *in = &state->in;
+    struct sh_error err;
+    enum sh_code code = model_get_vocab(state->model, &state->vocab, &err);
+    if (code) {
+        call_error(call, "TokenizeFailed", json_pack("{ss ss ss}", "model", in->model, "code", sh_code_name(code), "message", err.message));
+        return;
+    }
+    uint32_t n_prompt = 0, n_bias = 0, n_stops = 0;
+    /* Each of these answers for itself when it fails. */
+    int32_t *ids = prompt_ids(call, &n_prompt);
+    struct sh_logit_bias *bias = ids ? read_bias(call, in->logit_bias, &n_bias) : NULL;
+    const char **stops = bias ? read_stops(call, in->stop, &n_stops) : NULL;
+    if (stops) {
+        struct gen_params params = {
+            .prompt = ids,
+            .n_prompt = n_prompt,
+            .n_choices = (uint32_t)in->n,
+            .max_tokens = (uint32_t)in->max_tokens,
+            .sampler = {.size = sizeof params.sampler,
+                        .temperature = (float)in->temperature,
+                        .top_k = (uint32_t)in->top_k,
+                        .top_p = (float)in->top_p,
+                        .min_p = (float)in->min_p,
+                        .repeat_penalty = (float)in->repeat_penalty,
+                        .repeat_last_n = (uint32_t)in->repeat_last_n,
+                        .frequency_penalty = (float)in->frequency_penalty,
+                        .presence_penalty = (float)in->presence_penalty,
+                        .seed = (uint64_t)in->seed,
+                        .bias = bias,
+                        .n_bias = n_bias},
+            .stops = stops,
+            .n_stops = n_stops,
+            .ignore_eos = in->ignore_eos,
+            .special = in->special,
+            .logprobs = in->logprobs >= 0,
+            .n_top = in->logprobs > 0 ? (uint32_t)in->logprobs : 0,
+            .deadline_ns = state->deadline_ns,
+            .load_ns = state->had_to_load ? sh_now_ns() - state->started_ns : 0,
+            .notify = notify,
+            .user = call,
+        };
+        code = gen_submit(state->model, &params, &state->generation, &err);
+        if (code == SH_OK) {
+            state->id = gen_id(state->generation);
+            if (call->more)
+                call_reply(call, json_pack("{sI ss sI}", "id", (json_int_t)state->id, "model", model_id(state->model), "seed", (json_int_t)in->seed),
+                           true);
+        } else if (code == SH_ERR_BUSY) {
+            call_error(call, "Busy", json_pack("{ss ss}", "model", in->model, "message", err.message));
+        } else if (code == SH_ERR_CANCELLED) {
+            call_error(call, "ShuttingDown", json_pack("{ss}", "message", err.message));
+        } else {
+            call_error(call, "GenerationFailed", json_pack("{ss ss}", "code", sh_code_name(code), "message", err.message));
+        }
+    }
+    free(stops);
+    free(bias);
+    free(ids);
+}
+
+static void generate_wake(struct call *call) {
+    struct generate_state *state = call->state;
+    if (!state->generation) {
+        pthread_mutex_lock(&state->lock);
+        bool done = state->load_done;
+        pthread_mutex_unlock(&state->lock);
+        if (!done) return;
+        if (state->load_code) {
+            call_load_error(call, state->in.model, state->load_code, state->load_err.message);
+            return;
+        }
+        submit(call);
+    }
+    struct gen_event event;
+    while (state->generation && call_can_write(call) && gen_next(state->generation, &event)) {
+        bool last = take_event(call, &event);
+        gen_event_finish(&event);
+        if (last) {
+            gen_release(state->generation);
+            state->generation = NULL;
+        }
+    }
+}
+
+static void generate_left(struct call *call) {
+    struct generate_state *state = call->state;
+    /* Released here and not with the state: notify must not find a call whose last reference is gone. */
+    gen_release(state->generation);
+    state->generation = NULL;
+    if (state->load) load_cancel(state->load);
+}
+
+void method_generate(struct call *call) {
+    struct input in = {.add_special = true,
+                       .parse_special = true,
+                       .n = 1,
+                       .temperature = 0.8,
+                       .top_k = 40,
+                       .top_p = 0.95,
+                       .min_p = 0.05,
+                       .seed = -1,
+                       .logprobs = -1};
+    if (!call_fields(call, fields, SH_COUNT(fields), &in)) return;
+    if (!in.prompt == !in.prompt_tokens) {
+        call_invalid_parameter(call, "prompt", "prompt, prompt_tokens: exactly one of the two is needed");
+        return;
+    }
+    if (in.seed < 0) { /* small enough that a client with doubles for numbers can repeat it */
+        uint64_t random = 0;
+        if (getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random) random = sh_now_ns();
+        in.seed = (int64_t)(random >> 11);
+    }
+    struct model *model;
+    if (!call_model(call, in.model, &model)) return;
+    struct generate_state *state = sh_calloc(1, sizeof *state);
+    struct collected *choices = sh_calloc((uint64_t)in.n, sizeof *choices);
+    if (!state || !choices) {
+        free(state);
+        free(choices);
+        model_unref(model);
+        call_error(call, "GenerationFailed", json_pack("{ss ss}", "code", sh_code_name(SH_ERR_NO_MEMORY), "message", "no memory"));
+        return;
+    }
+    for (int64_t i = 0; i < in.n; i++) choices[i].tokens = json_array();
+    pthread_mutex_init(&state->lock, NULL);
+    state->in = in;
+    state->model = model;
+    state->choices = choices;
+    state->started_ns = sh_now_ns();
+    if (in.timeout_seconds > 0) state->deadline_ns = state->started_ns + (uint64_t)(in.timeout_seconds * 1e9);
+    call->state = state;
+    call->free_state = free_generate;
+    call->wake = generate_wake;
+    call->left = generate_left;
+
+    call_ref(call); /* until load_done */
+    state->load = model_load(model, NULL, load_done, NULL, call);
+    pthread_mutex_lock(&state->lock);
+    state->had_to_load = !state->load_done;
+    pthread_mutex_unlock(&state->lock);
+    if (!state->load) {
+        call_load_error(call, in.model, SH_ERR_NO_MEMORY, "no memory");
+        call_unref(call);
+    }
+}
+
+/* ---- Cancel ------------------------------------------------------------------------------------------ */
+
+void method_cancel(struct call *call) {
+    int64_t id = 0;
+    const struct field cancel_fields[] = {{"id", FIELD_INT, 0, true, 0, 9223372036854775807.0}};
+    if (!call_fields(call, cancel_fields, 1, &id)) return;
+    if (gen_cancel_id((uint64_t)id, "cancelled")) {
+        call_reply(call, NULL, false);
+        return;
+    }
+    char message[80];
+    snprintf(message, sizeof message, "no request with id %lld is running or waiting", (long long)id);
+    call_error(call, "GenerationNotFound", json_pack("{sI ss}", "id", (json_int_t)id, "message", message));
+}
