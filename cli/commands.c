@@ -136,8 +136,7 @@ void cli_print_help(const struct cli_command *command) {
     }
     printf("\noptions of every command:\n");
     print_options(cli_global_options);
-    printf("\nThe socket is --socket, else $SHIMMY_SOCKET, else the user's ($XDG_RUNTIME_DIR/shimmy/control.sock), else the "
-           "system's\n"
-           "(/run/shimmy/control.sock). Exit status: 0 done, 1 refused or failed, 2 usage, 130 interrupted.\n"
+    printf("\nThe socket is --socket, else $SHIMMY_SOCKET, else the user's ($XDG_RUNTIME_DIR/shimmy/control.sock),\n"
+           "else the system's (/run/shimmy/control.sock). Exit status: 0 done, 1 refused or failed, 2 usage, 130 interrupted.\n"
            "`shimmyctl help COMMAND` shows a command's options; shimmyctl(1) says more.\n");
 }

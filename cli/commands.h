@@ -39,8 +39,8 @@ int cli_call_failed(struct cli *cli, enum client_result result, json_t *paramete
 
 /* {"model": the MODEL argument}; a relative path is made absolute, since the daemon works in another directory. */
 json_t *cli_model_parameters(const char *model);
-/* Loads with a progress line and takes --device, --context and --kv-type from the line if `options`. With `print` and --json every reply is
- * printed. Drops nothing of cli. */
+/* Loads with a progress line; takes --device, --context and --kv-type from the line if `options`. With `print` the outcome goes
+ * to stdout, with --json every reply. */
 int cli_load(struct cli *cli, const char *model, bool options, bool print);
 
 void cli_print_json(const json_t *value); /* one line on stdout */
@@ -49,7 +49,7 @@ json_t *cli_json_text(const char *bytes, size_t length);
 /* Reads a whole stream; *text malloc'd and NUL-terminated. False: it has said why. */
 bool cli_read_all(FILE *stream, char **text, size_t *length);
 
-/* What the command is about: --prompt or --text style options aside, argument `index`, else standard input without its last line feed. */
+/* Argument `index`, else standard input without its last line feed; `what` names it for a person who is to type it. */
 bool cli_argument_or_stdin(const struct cli *cli, size_t index, const char *what, char **text, size_t *length);
 
 int cmd_status(struct cli *cli);

@@ -31,7 +31,8 @@ static const struct cli_option *find_in(const struct cli_option *table, const ch
     return NULL;
 }
 
-/* The option and where its value goes. Options of the command hide global ones of the same name; there are none (a test says so). */
+/* The option and where its value goes. Options of a command would hide global ones of the same name; a test sees to it that there
+ * are none. */
 static const struct cli_option *find_option(struct cli_line *line, const char *name, size_t length, char letter,
                                             struct cli_value **value) {
     const struct cli_option *own = line->command ? line->command->options : NULL;

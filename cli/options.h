@@ -60,17 +60,17 @@ struct cli_line { /* a parsed command line */
     size_t n_arguments;
 };
 
-/* Fills *line. False: `error` (one line, names what was found and what was expected) is set; finish *line all the same. Options may stand before
- * and after the command and among its arguments; "--" ends them; `--name=value` is `--name value`; -hv is -h -v. Counts of arguments are
- * not checked when --help is given. */
+/* Fills *line. False: `error` (one line: what was found, what was expected) is set; finish *line all the same. Options may stand
+ * before and after the command and among its arguments; "--" ends them; `--name=value` is `--name value`; -hv is -h -v. Counts of
+ * arguments are not checked when --help is given. */
 bool cli_parse(const struct cli_option *global, const struct cli_command *commands, int argc, char **argv, struct cli_line *line,
                char *error, size_t error_size);
 void cli_line_finish(struct cli_line *line);
 
 const struct cli_command *cli_find_command(const struct cli_command *commands, const char *name); /* NULL: no such */
 
-/* The value of an option of this line's command or of the global ones; never NULL: asking for a name that is in neither table is a
- * mistake in this program and ends it. */
+/* The value of an option of this line's command or of the global ones; never NULL: asking for a name that is in neither table is
+ * a mistake in this program and ends it. */
 const struct cli_value *cli_value(const struct cli_line *line, const char *name);
 bool cli_flag(const struct cli_line *line, const char *name);
 const char *cli_text(const struct cli_line *line, const char *name); /* NULL: not given */

@@ -1,8 +1,9 @@
 /*
  * term.h - what shimmyctl shows: tables, sizes, colours, and one progress line. One thread.
  *
- * Colours and the progress line appear only on a terminal; NO_COLOR (any value that is not empty) and TERM=dumb switch colours off.
- * Text that comes from a file or a model is shown with its control characters replaced on a terminal, so that no model can drive it.
+ * Colours and the progress line appear only on a terminal; NO_COLOR (any value that is not empty) and TERM=dumb switch colours
+ * off. Text that comes from a file or a model is shown with its control characters replaced on a terminal, so that no model can
+ * drive it.
  */
 #ifndef SHIMMYCTL_TERM_H
 #define SHIMMYCTL_TERM_H
@@ -24,7 +25,7 @@ void term_puts(FILE *stream, enum term_style style, const char *text);
 /* "1.2 GiB", "512 B". buf holds at least 16 bytes; returned. */
 const char *term_bytes(uint64_t bytes, char *buf, size_t size);
 
-/* A table: cells are added row by row, columns are aligned when it is printed; the last column is not padded. Cells are copied. */
+/* A table: cells are added row by row and copied; columns are aligned when it is printed, the last one is not padded. */
 struct term_table;
 struct term_table *term_table_create(size_t columns); /* NULL: no memory */
 void term_table_add(struct term_table *table, enum term_style style, const char *text); /* NULL text: "-" */
