@@ -18,7 +18,7 @@ fuzz_link    := $(if $(filter 1,$(FUZZER)),-fsanitize=fuzzer)
 .PHONY: fuzz fuzz-run fuzz-build fuzz-replay
 fuzz:
 	@command -v $(FUZZ_CC) >/dev/null || { echo 'make fuzz needs $(FUZZ_CC) with libFuzzer (FUZZ_CC=...)' >&2; exit 1; }
-	$(Q)$(MAKE) --no-print-directory B=$(B)-fuzz CC='$(FUZZ_CC)' FUZZER=1 WERROR=0 OPT='-O1 -g' \
+	$(Q)$(MAKE) --no-print-directory B=$(B)-fuzz CC='$(FUZZ_CC)' FUZZER=1 WERROR=0 OPT='-O1 -g' CFLAGS=-Wno-format-nonliteral \
 	  SAN='-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined' fuzz-build
 	$(Q)$(MAKE) --no-print-directory B=$(B)-fuzz CC='$(FUZZ_CC)' FUZZER=1 fuzz-run
 

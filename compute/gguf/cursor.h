@@ -11,7 +11,7 @@
 #include "compute/base.h"
 
 /* A header larger than this is refused: the largest known ones (262,144 tokens with merges) are under 20 MiB. */
-#define SH_HEADER_MAX_BYTES (256u << 20)
+#define SH_HEADER_MAX_BYTES (128u << 20)
 
 struct sh_span { /* bytes of the file */
     uint64_t offset, length;

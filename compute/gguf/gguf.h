@@ -49,7 +49,8 @@ struct sh_kv {
 struct sh_gguf;
 /* `path` may be any shard of a split model; all are opened. Checked: every count and length against the file, names (UTF-8,
  * unique), alignment (a power of two, 8 to 1 MiB), tensor shapes, places inside the file and no overlap, the split.* keys.
- * Refused: headers over 256 MiB, more than 65,536 metadata entries, 2^20 tensors or 512 shards, arrays nested deeper than 4. */
+ * Refused: headers over 128 MiB, more than 65,536 metadata entries, 2^23 strings, 2^20 tensors or 512 shards, arrays nested
+ * deeper than 4. */
 enum sh_code sh_gguf_open(const char *path, struct sh_gguf **out, struct sh_error *err);
 void sh_gguf_close(struct sh_gguf *g);
 /* Closes the descriptors and keeps the rest: from here on sh_gguf_read fails. Not while another thread reads. */

@@ -8,6 +8,7 @@
 
 #define MAX_KVS 65536u
 #define MAX_TENSORS (1u << 20)
+#define MAX_STRINGS (1u << 23) /* in all arrays of strings together: the largest vocabularies have 2^18 tokens and merges each */
 #define MAX_KEY_BYTES 65535u
 #define MAX_TENSOR_NAME_BYTES 1023u
 #define MAX_ARRAY_DEPTH 4u /* arrays inside arrays */
@@ -162,6 +163,11 @@ static bool read_kv(struct parse *p) {
     kv.first_string = p->n_strings;
     kv.data.offset = c->at;
     if (type == SH_VALUE_STRING) {
+        if (kv.count > MAX_STRINGS - p->n_strings) {
+            sh_cursor_fail(c, SH_ERR_FORMAT, type_at, "found %" PRIu64 " strings, expected at most %u in all", kv.count,
+                           MAX_STRINGS);
+            return false;
+        }
         for (uint64_t i = 0; i < kv.count && !c->failed; i++) {
             const struct sh_span s = sh_cursor_string(c, UINT64_MAX);
             if (c->failed || !add_string(p, s)) return false;

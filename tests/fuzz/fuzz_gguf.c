@@ -1,6 +1,6 @@
 /*
- * A GGUF file of any bytes: reader, file view, vocabulary, check for loading. Nothing of it may crash, hang, or grow beyond what the
- * file holds.
+ * A GGUF file of any bytes: reader, file view, vocabulary, check for loading. Nothing of it may crash, hang, or grow beyond what
+ * the file holds.
  */
 #include "compute/gguf/gguf.h"
 #include "compute/text/text.h"
@@ -23,7 +23,8 @@ static void look(const struct sh_file *file) {
         SH_ASSERT(v.key[0] != '\0');
         for (uint64_t e = 0; e < v.count && e < 16; e++) sh_file_value_text(file, i, e, text, sizeof text);
     }
-    for (uint64_t i = 0; sh_file_get_tensor(file, i, &t); i++) SH_ASSERT(t.offset <= s.file_bytes && t.bytes <= s.file_bytes - t.offset);
+    for (uint64_t i = 0; sh_file_get_tensor(file, i, &t); i++)
+        SH_ASSERT(t.offset <= s.file_bytes && t.bytes <= s.file_bytes - t.offset);
 }
 
 /* Reads every tensor's first and last byte and looks each up by its name. */
@@ -37,7 +38,8 @@ static void read_tensors(const struct sh_gguf *g) {
         SH_ASSERT(sh_gguf_read(g, t, t->bytes - 1, &byte, 1, NULL) == SH_OK);
         SH_ASSERT(sh_gguf_read(g, t, t->bytes, &byte, 1, NULL) == SH_ERR_INVALID);
     }
-    for (uint64_t i = 0; i < sh_gguf_kv_count(g); i++) SH_ASSERT(sh_gguf_find(g, sh_gguf_kv_at(g, i)->key) == sh_gguf_kv_at(g, i));
+    for (uint64_t i = 0; i < sh_gguf_kv_count(g); i++)
+        SH_ASSERT(sh_gguf_find(g, sh_gguf_kv_at(g, i)->key) == sh_gguf_kv_at(g, i));
 }
 
 static void use_vocab(const struct sh_gguf *g) {

@@ -4,22 +4,18 @@
 #include <stdlib.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
-{
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct api_error err;
-    if (!size)
-        return 0;
+    if (!size) return 0;
     json_t *body = api_parse_body((const char *)data + 1, size - 1, &err);
-    if (!body)
-        return 0;
+    if (!body) return 0;
     if (data[0] == 'c' || data[0] == 'p') {
         struct api_request q;
         bool ok = api_request_parse(body, data[0] == 'c' ? API_CHAT : API_COMPLETIONS, &q, &err);
         if (ok && (q.n < 1 || q.n > API_CHOICES_MAX || q.n_stops > API_STOPS_MAX || q.n_top > API_TOP_MAX ||
                    (data[0] == 'c' ? q.n_messages == 0 : q.n_prompts == 0)))
             abort();
-        if (!ok && (err.status != 400 || !err.message[0]))
-            abort();
+        if (!ok && (err.status != 400 || !err.message[0])) abort();
         api_request_finish(&q);
     } else if (data[0] == 't') {
         struct api_tokenize q;

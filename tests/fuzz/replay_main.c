@@ -1,6 +1,6 @@
 /*
- * The main of a fuzz target where there is no fuzzer: feeds it every file of the folders and files named as arguments, then the same
- * inputs cut short and with single bits turned over, so that the ordinary test run sees a little of the neighbourhood, too.
+ * The main of a fuzz target where there is no fuzzer: feeds it every file of the folders and files named as arguments, then the
+ * same inputs cut short and with single bits turned over, so that the ordinary test run sees a little of the neighbourhood, too.
  * Prints node-style totals.
  */
 #include <dirent.h>
