@@ -101,11 +101,12 @@ static bool encode_word(const struct sh_vocab *v, struct sh_bpe_scratch *w, cons
             if (!sh_ids_push(ids, s->piece)) return false;
             continue;
         }
-        /* a result of merges that is no token: its bytes, as far as they are tokens */
+        /* A result of merges that is no token: its bytes. One that is no token either, as some that UTF-8 does not use, becomes the
+         * unknown token or is left out. */
         const uint32_t end = s->next >= 0 ? w->symbols[s->next].at : length;
         for (uint32_t k = s->at; k < end; k++) {
             const int32_t byte = v->byte_token[(uint8_t)text[k]];
-            const int32_t id = (uint32_t)byte < v->n_tokens ? byte : v->unk;
+            const int32_t id = (uint32_t)byte < v->n_tokens ? byte : sh_vocab_fallback(v);
             if (id >= 0 && !sh_ids_push(ids, id)) return false;
         }
     }

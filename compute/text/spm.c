@@ -66,12 +66,18 @@ static bool consider(struct spm_work *w, int32_t left, int32_t right) {
     return heap_push(w, (struct candidate){w->v->scores[id], left, right, length});
 }
 
+/* A code point, or one byte that belongs to none: a space mark behind it stays a space mark. */
+static uint32_t symbol_length(const char *s, uint32_t n) {
+    size_t length;
+    return sh_utf8_scan(s, n, &length, NULL) == SH_UTF8_OK ? (uint32_t)length : 1;
+}
+
 /* One stretch that no token crosses. */
 static bool encode_stretch(struct spm_work *w, const char *text, uint32_t length, struct sh_ids *ids) {
     w->text = text;
     w->n_symbols = w->n_heap = 0;
     for (uint32_t at = 0; at < length;) {
-        const uint32_t n = (uint32_t)sh_min_u64(sh_utf8_announced((unsigned char)text[at]), length - at);
+        const uint32_t n = symbol_length(text + at, length - at);
         if (!sh_grow((void **)&w->symbols, &w->symbols_capacity, w->n_symbols + 1, sizeof *w->symbols)) return false;
         w->symbols[w->n_symbols] = (struct symbol){at, n, (int32_t)w->n_symbols - 1, (int32_t)w->n_symbols + 1};
         w->n_symbols++;
@@ -136,7 +142,7 @@ enum sh_code sh_spm_encode(const struct sh_vocab *v, const char *text, size_t le
             end = at;
             bool mark, was_mark = true;
             do {
-                const size_t step = sh_min_u64(sh_utf8_announced((unsigned char)escaped[end]), total - end);
+                const size_t step = symbol_length(escaped + end, (uint32_t)(total - end));
                 mark = step == 3 && memcmp(escaped + end, "\xE2\x96\x81", 3) == 0;
                 if (mark && !was_mark) break;
                 was_mark = mark;

@@ -24,9 +24,4 @@ size_t sh_utf8_encode(uint32_t code_point, char out[4]);
 
 bool sh_utf8_valid(const char *s, size_t n);
 
-/* Bytes that a lead byte announces, by its high bits alone: how SentencePiece cuts text into symbols, ill-formed bytes included. */
-static inline size_t sh_utf8_announced(unsigned char lead) {
-    return lead < 0xC0 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
-}
-
 #endif

@@ -423,6 +423,14 @@ static bool render_spm(struct sh_vocab *v, struct sh_span text, size_t *length) 
     return true;
 }
 
+/* Printable ASCII, which the byte alphabet writes as itself. */
+static bool is_ascii(const char *s, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        if (s[i] < 0x21 || s[i] > 0x7E) return false;
+    }
+    return true;
+}
+
 /* Keys and rendered bytes of all tokens. */
 static enum sh_code build_pieces(struct sh_vocab *v, struct sh_error *err) {
     uint8_t of_moved[68];
@@ -437,8 +445,8 @@ static enum sh_code build_pieces(struct sh_vocab *v, struct sh_error *err) {
         if (is_special_type(v->types[i])) {
             v->rendered[i] = text;
             if (v->types[i] == SH_TOKEN_USER_DEFINED && v->model == SH_VOCAB_SPM) v->keys[i] = text;
-            if (v->types[i] == SH_TOKEN_USER_DEFINED && v->model == SH_VOCAB_BPE) {
-                if (!decode_bytes(v, of_moved, text, &length, &pure)) return no_memory(err);
+            if (v->types[i] == SH_TOKEN_USER_DEFINED && v->model == SH_VOCAB_BPE && is_ascii(sh_span_ptr(v, text), text.length)) {
+                v->keys[i] = text; /* its bytes either way; another one's text, read as the byte alphabet, would be other bytes */
             }
         } else if (v->types[i] == SH_TOKEN_BYTE) {
             const int byte = byte_of_text(sh_span_ptr(v, text), text.length);
@@ -453,10 +461,9 @@ static enum sh_code build_pieces(struct sh_vocab *v, struct sh_error *err) {
             if (!decode_bytes(v, of_moved, text, &length, &pure)) return no_memory(err);
         }
         if (length > 0) {
-            const struct sh_span made = {(uint32_t)v->pool_used, (uint32_t)length};
+            v->rendered[i] = (struct sh_span){(uint32_t)v->pool_used, (uint32_t)length};
             v->pool_used += length;
-            if (!is_special_type(v->types[i])) v->rendered[i] = made;
-            if (pure) v->keys[i] = made;
+            if (pure) v->keys[i] = v->rendered[i];
         }
         if (v->types[i] == SH_TOKEN_UNUSED || v->types[i] == SH_TOKEN_UNDEFINED) v->rendered[i].length = 0;
         v->max_key = (uint32_t)sh_max_u64(v->max_key, v->keys[i].length);
@@ -527,7 +534,7 @@ static void finish_spm(struct sh_vocab *v) {
         const char plain = (char)b;
         v->byte_token[b] = sh_vocab_find_key(v, text, sizeof text);
         if (v->byte_token[b] < 0) v->byte_token[b] = sh_vocab_find_key(v, &plain, 1);
-        if (v->byte_token[b] < 0) v->byte_token[b] = v->unk;
+        if (v->byte_token[b] < 0) v->byte_token[b] = sh_vocab_fallback(v);
     }
     v->word_cut = true;
     for (uint32_t i = 0; i < v->n_tokens && v->word_cut; i++) {

@@ -100,6 +100,11 @@ struct sh_vocab {
 
 static inline const char *sh_span_ptr(const struct sh_vocab *v, struct sh_span s) { return v->pool + s.at; }
 
+/* What stands for a byte without a token: the unknown token, unless the file names a control token so (often EOS); -1: nothing. */
+static inline int32_t sh_vocab_fallback(const struct sh_vocab *v) {
+    return v->unk >= 0 && v->types[v->unk] != SH_TOKEN_CONTROL ? v->unk : -1;
+}
+
 /* -1: not there. */
 int32_t sh_vocab_find_key(const struct sh_vocab *v, const char *key, size_t length);
 int32_t sh_vocab_find_special(const struct sh_vocab *v, const char *text, size_t length);
