@@ -1,7 +1,7 @@
 // shimmyctl as people and scripts use it: output, exit statuses, interrupts; against a real daemon and without one.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { after, before, test } from 'node:test';
@@ -188,7 +188,7 @@ withShared('status, list and devices', async () => {
   assert.equal(status.socket, socket);
   assert.match(status.http[0], /^http:\/\/127\.0\.0\.1:\d+$/);
   const model = status.models.find((entry) => entry.id === 'stories260K');
-  assert.equal(model.path, stories);
+  assert.equal(realpathSync(model.path), realpathSync(stories));
   assert.equal(model.arch, 'llama');
   assert.equal(model.size_bytes, readFileSync(stories).length);
 
