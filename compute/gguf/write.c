@@ -203,7 +203,7 @@ static int by_text(const void *a, const void *b) { return strcmp(*(const char *c
 
 /* Sorts the names, which are needed for nothing else. */
 static void refuse_duplicates(struct sh_gguf_writer *w, const char **names, uint32_t n, const char *what) {
-    qsort(names, n, sizeof *names, by_text);
+    if (n > 1) qsort(names, n, sizeof *names, by_text);
     for (uint32_t i = 1; i < n && w->error.code == SH_OK; i++)
         if (strcmp(names[i - 1], names[i]) == 0)
             sh_fail(&w->error, SH_ERR_INVALID, "%s: %s '%s' was added twice", w->path, what, names[i]);
