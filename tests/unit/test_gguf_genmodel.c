@@ -1,6 +1,7 @@
 /* Generated models: complete, deterministic, of the deviation they promise, with a vocabulary that tokenises. */
 #include "compute/gguf/quant.h"
 #include "compute/text/text.h"
+#include "tests/unit/core.h"
 #include "tests/unit/genmodel.h"
 #include "tests/unit/shared.h"
 
@@ -175,6 +176,47 @@ static void test_vocabularies(void **state) {
     check_vocabulary(GENMODEL_BPE, 262144);
 }
 
+/* Generated models run, and what they say is neither flat nor wild: logits of mean near 0 and deviation around 2. */
+static void check_logits(const char *what, const char *path) {
+    static const int32_t tokens[] = {1, 300, 17, 421, 5, 99};
+    struct core_model m;
+    core_load(&m, "cpu-scalar", path, NULL);
+    float *logits = malloc(m.n_vocab * sizeof *logits);
+    core_prefill(&m, core_sequence(&m), tokens, SH_COUNT(tokens), 0, NULL, logits);
+    double sum = 0, square = 0;
+    for (uint32_t i = 0; i < m.n_vocab; i++) sum += (double)logits[i];
+    for (uint32_t i = 0; i < m.n_vocab; i++) square += (double)logits[i] * (double)logits[i];
+    const double deviation = sqrt(square / m.n_vocab), mean = sum / m.n_vocab;
+    if (!(deviation > 1 && deviation < 4 && fabs(mean) < 0.5))
+        fail_msg("%s: logits of mean %g, deviation %g", what, mean, deviation);
+    free(logits);
+    core_unload(&m);
+}
+
+static void test_logits(void **state) {
+    (void)state;
+    const char *path = test_scratch("logits.gguf");
+    char first[4096];
+    for (size_t k = 0; k < SH_COUNT(types); k++) {
+        struct genmodel_params p = genmodel_defaults();
+        p.type = types[k];
+        OK(genmodel_write(path, &p, &err));
+        check_logits(types[k], path);
+    }
+    struct genmodel_params p = genmodel_defaults();
+    p.layers = 12;
+    OK(genmodel_write(path, &p, &err));
+    check_logits("12 layers", path);
+    p = genmodel_defaults();
+    p.tied = p.bias = p.rope_freqs = true;
+    p.head_dim = 32;
+    p.vocab_kind = GENMODEL_BPE;
+    p.shards = 2;
+    OK(genmodel_write(path, &p, &err));
+    genmodel_shard_path(path, 1, 2, first, sizeof first);
+    check_logits("tied, with biases and rope factors, split", first);
+}
+
 static void refused(struct genmodel_params p, const char *part) {
     assert_int_not_equal(genmodel_write(test_scratch("refused.gguf"), &p, &err), SH_OK);
     if (strstr(err.message, part) == NULL) fail_msg("'%s' is not in: %s", part, err.message);
@@ -202,10 +244,8 @@ static void test_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_types),
-        cmocka_unit_test(test_same_values),
-        cmocka_unit_test(test_vocabularies),
-        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_types),  cmocka_unit_test(test_same_values), cmocka_unit_test(test_vocabularies),
+        cmocka_unit_test(test_logits), cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
