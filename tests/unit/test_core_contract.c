@@ -242,7 +242,8 @@ static void decoded(struct core_model *m, const struct subject *s, const char *d
     } else { /* 8-bit activations in one role and not in the other: as much as either may be off the exact values (see test_core_parity) */
         for (uint32_t r = 0; r < s->n; r++) {
             double mean = 0, squares = 0;
-            for (uint32_t t = 0; t < m->n_vocab; t++) mean += ((double)found[(size_t)r * m->n_vocab + t] - (double)whole[(size_t)r * m->n_vocab + t]) / m->n_vocab;
+            for (uint32_t t = 0; t < m->n_vocab; t++)
+                mean += ((double)found[(size_t)r * m->n_vocab + t] - (double)whole[(size_t)r * m->n_vocab + t]) / m->n_vocab;
             for (uint32_t t = 0; t < m->n_vocab; t++) {
                 const double d = (double)found[(size_t)r * m->n_vocab + t] - (double)whole[(size_t)r * m->n_vocab + t] - mean;
                 squares += d * d / m->n_vocab;
