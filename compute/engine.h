@@ -210,7 +210,8 @@ SH_API const char *sh_vocab_chat_template(const struct sh_vocab *vocab); /* the 
 
 /* Streaming detokenisation with stop strings. What it returns is valid UTF-8 as long as the model's bytes are (a code point is
  * held back until it is whole; bytes that can never become one leave as U+FFFD), and nothing of a stop string is ever emitted:
- * text that may still grow into one is held back. */
+ * text that may still grow into one is held back. The stop string that is complete first wins, of several that end together the longest;
+ * empty ones never match; one that is not UTF-8 is SH_ERR_INVALID. The vocabulary must outlive the stream, the strings need not. */
 SH_API enum sh_code sh_text_stream_create(const struct sh_vocab *vocab, const char *const *stops, uint32_t n_stops, bool special,
                                           struct sh_text_stream **out, struct sh_error *err);
 SH_API void sh_text_stream_destroy(struct sh_text_stream *stream);
@@ -225,7 +226,8 @@ struct sh_chat_message {
     const char *content;
 };
 /* Renders a chat with the family that the model's own template text is recognised as: chatml, llama2, llama3, gemma, zephyr;
- * "plain" for a model without a template. Another template is SH_ERR_UNSUPPORTED. *text malloc'd. A BOS that the rendering
+ * "plain" for a model without a template. Another template is SH_ERR_UNSUPPORTED; what the template itself refuses (a system message
+ * with Gemma, roles that do not alternate) is SH_ERR_INVALID. *text malloc'd. A BOS that the rendering
  * itself begins with is not doubled by sh_chat_tokenize. *parts (malloc'd) marks what came from messages: sh_chat_tokenize
  * does not parse control tokens there, so a message cannot smuggle one in. */
 struct sh_chat_part { /* text[begin, end); parts cover the text in order */

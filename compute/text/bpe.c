@@ -1,6 +1,7 @@
 /*
- * bpe.c - byte-level BPE: each word begins as one symbol per byte; the adjacent pair whose merge stands first in the list is joined,
- * the leftmost of equals first. Symbols are piece numbers, so a candidate costs one look-up of a pair and no text is built.
+ * bpe.c - byte-level BPE: each word begins as one symbol per byte; the adjacent pair whose merge stands first in the list is
+ * joined, the leftmost of equals first. Symbols are piece numbers, so a candidate costs one look-up of a pair and no text is
+ * built.
  * O(n log n) per word by a heap; outdated candidates are dropped when they come up.
  */
 #include "compute/text/vocab.h"
@@ -69,7 +70,8 @@ static bool consider(const struct sh_vocab *v, struct sh_bpe_scratch *w, int32_t
     return heap_push(w, (struct candidate){(uint64_t)rank << 32 | (uint32_t)left, a, b, result});
 }
 
-static bool encode_word(const struct sh_vocab *v, struct sh_bpe_scratch *w, const char *text, uint32_t length, struct sh_ids *ids) {
+static bool encode_word(const struct sh_vocab *v, struct sh_bpe_scratch *w, const char *text, uint32_t length,
+                        struct sh_ids *ids) {
     if (length == 1 || v->ignore_merges) {
         const int32_t id = sh_vocab_find_key(v, text, length);
         if (id >= 0 && (uint32_t)id < v->n_tokens) return sh_ids_push(ids, id);
@@ -101,8 +103,8 @@ static bool encode_word(const struct sh_vocab *v, struct sh_bpe_scratch *w, cons
             if (!sh_ids_push(ids, s->piece)) return false;
             continue;
         }
-        /* A result of merges that is no token: its bytes. One that is no token either, as some that UTF-8 does not use, becomes the
-         * unknown token or is left out. */
+        /* A result of merges that is no token: its bytes. One that is no token either, as some that UTF-8 does not use, becomes
+         * the unknown token or is left out. */
         const uint32_t end = s->next >= 0 ? w->symbols[s->next].at : length;
         for (uint32_t k = s->at; k < end; k++) {
             const int32_t byte = v->byte_token[(uint8_t)text[k]];

@@ -70,8 +70,8 @@ static bool has(const struct job *j, uint32_t flag) { return (j->form->flags & f
 
 /* White space as Python's str.strip takes it. */
 static bool is_python_space(uint32_t c) {
-    return (c >= 9 && c <= 13) || (c >= 0x1C && c <= 0x20) || c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) ||
-           c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
+    return (c >= 9 && c <= 13) || (c >= 0x1C && c <= 0x20) || c == 0x85 || c == 0xA0 || c == 0x1680 ||
+           (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
 }
 
 /* The bounds of s without white space at its ends. */
@@ -142,7 +142,8 @@ static void render_llama3(struct writer *w, const struct job *j) {
     if (has(j, SH_CHAT_DATE_FIXED | SH_CHAT_DATE_NOW)) {
         char date[64] = "26 Jul 2024"; /* the template's own */
         if (has(j, SH_CHAT_DATE_NOW)) {
-            snprintf(date, sizeof date, "%02d %s %04d", j->today->tm_mday, months[j->today->tm_mon % 12], j->today->tm_year + 1900);
+            snprintf(date, sizeof date, "%02d %s %04d", j->today->tm_mday, months[j->today->tm_mon % 12],
+                     j->today->tm_year + 1900);
         }
         put_llama3_header(w, "system");
         put(w, "Cutting Knowledge Date: December 2023\nToday Date: ");
@@ -264,8 +265,8 @@ static enum sh_code render(struct writer *w, const struct job *j, struct sh_erro
 }
 
 enum sh_code sh_chat_render_form(const struct sh_chat_form *form, const char *bos, const char *eos, const struct tm *today,
-                                 const struct sh_chat_message *messages, uint32_t n_messages, bool add_generation_prompt, char **text,
-                                 struct sh_chat_part **parts, uint32_t *n_parts, struct sh_error *err) {
+                                 const struct sh_chat_message *messages, uint32_t n_messages, bool add_generation_prompt,
+                                 char **text, struct sh_chat_part **parts, uint32_t *n_parts, struct sh_error *err) {
     *text = NULL;
     *parts = NULL;
     *n_parts = 0;
@@ -276,8 +277,8 @@ enum sh_code sh_chat_render_form(const struct sh_chat_form *form, const char *bo
     enum sh_code code = SH_OK;
     for (uint32_t i = 0; i < n_messages && code == SH_OK; i++) {
         if (!role_of(messages[i].role, &roles[i])) {
-            code = sh_fail(err, SH_ERR_INVALID, "messages[%u].role is \"%.64s\", expected system, developer, user or assistant", i,
-                           messages[i].role);
+            code = sh_fail(err, SH_ERR_INVALID, "messages[%u].role is \"%.64s\", expected system, developer, user or assistant",
+                           i, messages[i].role);
         }
     }
     const struct job job = {form, bos, eos, today, messages, roles, n_messages, add_generation_prompt};
@@ -328,8 +329,9 @@ enum sh_code sh_chat_tokenize(const struct sh_vocab *v, const char *text, const 
     struct sh_ids list = {0};
     const size_t length = n_parts > 0 ? parts[n_parts - 1].end : 0;
     /* The first slot is for a BOS that the rendering may lack. */
-    enum sh_code code = sh_ids_push(&list, v->bos) ? sh_tokenize_parts(v, text, length, SH_TOKENIZE_PARSE, parts, n_parts, &list, err)
-                                                   : sh_fail(err, SH_ERR_NO_MEMORY, "no memory to tokenise %zu bytes", length);
+    enum sh_code code = sh_ids_push(&list, v->bos)
+                            ? sh_tokenize_parts(v, text, length, SH_TOKENIZE_PARSE, parts, n_parts, &list, err)
+                            : sh_fail(err, SH_ERR_NO_MEMORY, "no memory to tokenise %zu bytes", length);
     if (code != SH_OK) {
         free(list.items);
         return code;
@@ -345,7 +347,7 @@ enum sh_code sh_chat_tokenize(const struct sh_vocab *v, const char *text, const 
 
 const char *sh_chat_family(const struct sh_vocab *v) {
     static const char *const names[] = {
-        [SH_CHAT_UNKNOWN] = NULL,      [SH_CHAT_PLAIN] = "plain", [SH_CHAT_CHATML] = "chatml", [SH_CHAT_LLAMA2] = "llama2",
+        [SH_CHAT_UNKNOWN] = NULL,    [SH_CHAT_PLAIN] = "plain", [SH_CHAT_CHATML] = "chatml", [SH_CHAT_LLAMA2] = "llama2",
         [SH_CHAT_LLAMA3] = "llama3", [SH_CHAT_GEMMA] = "gemma", [SH_CHAT_ZEPHYR] = "zephyr",
     };
     return names[v->chat.family];

@@ -1,9 +1,10 @@
 /*
  * chat.h - which chat form a template text is, decided once when a vocabulary is made, and the rendering of that form.
  *
- * A template is recognised as a whole: its statements and outputs, brought into one spelling, must be one of the known forms from the
- * first to the last, except for branches that only tools or other media take. So what is rendered here is what the template itself
- * would render for system, user and assistant messages of text; anything else is not recognised. Pure functions, any thread.
+ * A template is recognised as a whole: its statements and outputs, brought into one spelling, must be one of the known forms from
+ * the first to the last, except for branches that only tools or other media take. So what is rendered here is what the template
+ * itself would render for system, user and assistant messages of text; anything else is not recognised. Pure functions, any
+ * thread.
  */
 #ifndef SHIMMY_CHAT_H
 #define SHIMMY_CHAT_H
@@ -22,7 +23,8 @@ enum sh_chat_family {
     SH_CHAT_ZEPHYR,
 };
 
-enum { /* what distinguishes the forms of a family */
+/* What distinguishes the forms of a family. */
+enum {
     SH_CHAT_BOS = 1 << 0,             /* begins with BOS */
     SH_CHAT_BOS_IF_OPENED = 1 << 1,   /* begins with BOS if the first message is of the user or the system */
     SH_CHAT_EOS_IF_ANSWERED = 1 << 2, /* EOS behind a last message of the assistant, without a generation prompt */
@@ -46,10 +48,10 @@ struct sh_chat_form {
 enum sh_code sh_chat_recognise(const char *text, size_t length, struct sh_chat_form *out, struct sh_error *err);
 void sh_chat_form_free(struct sh_chat_form *form);
 
-/* sh_chat_render without a vocabulary: bos and eos are texts ("" where there is none), today is for SH_CHAT_DATE_NOW. What the template
- * itself refuses (roles that do not alternate) is SH_ERR_INVALID. */
+/* sh_chat_render without a vocabulary: bos and eos are texts ("" where there is none), today is for SH_CHAT_DATE_NOW. What the
+ * template itself refuses (roles that do not alternate) is SH_ERR_INVALID. */
 enum sh_code sh_chat_render_form(const struct sh_chat_form *form, const char *bos, const char *eos, const struct tm *today,
-                                 const struct sh_chat_message *messages, uint32_t n_messages, bool add_generation_prompt, char **text,
-                                 struct sh_chat_part **parts, uint32_t *n_parts, struct sh_error *err);
+                                 const struct sh_chat_message *messages, uint32_t n_messages, bool add_generation_prompt,
+                                 char **text, struct sh_chat_part **parts, uint32_t *n_parts, struct sh_error *err);
 
 #endif

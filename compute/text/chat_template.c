@@ -1,9 +1,9 @@
 /*
  * chat_template.c - recognising a chat template.
  *
- * The template is cut into statements and outputs as Jinja cuts it (trim_blocks, lstrip_blocks, "-" at tags), and each is written in
- * one spelling: single quotes, x.y for x['y'], one blank between words; raw text and output tags are one chain of '+', in which
- * neighbouring strings are joined. The list of items must then equal one of the forms below.
+ * The template is cut into statements and outputs as Jinja cuts it (trim_blocks, lstrip_blocks, "-" at tags), and each is written
+ * in one spelling: single quotes, x.y for x['y'], one blank between words; raw text and output tags are one chain of '+', in
+ * which neighbouring strings are joined. The list of items must then equal one of the forms below.
  */
 #include "compute/text/chat.h"
 
@@ -11,6 +11,9 @@
 #include <stdlib.h>
 
 /* ---- the forms ------------------------------------------------------------------------------------------------- */
+
+/* clang-format off */
+/* One item after the other, as in a template. */
 
 /* In a form's items: */
 #define ANY "\2"      /* as an item: any items, blocks complete, up to the next item of the form */
@@ -25,7 +28,8 @@ static const char *const chatml_bos[] = {"= bos_token", "for message in messages
 static const char *const chatml_opened[] = {
     "if messages[0].role == 'user' or messages[0].role == 'system'", "= bos_token", "endif",
     "for message in messages", TURN, "endfor",
-    "if add_generation_prompt", "= '<|im_start|>assistant\\n'", "elif messages[-1].role == 'assistant'", "= eos_token", "endif", NULL};
+    "if add_generation_prompt", "= '<|im_start|>assistant\\n'", "elif messages[-1].role == 'assistant'", "= eos_token", "endif",
+    NULL};
 static const char *const chatml_default[] = {
     "for message in messages",
     "if loop.first and messages[0].role != 'system'", "= '<|im_start|>system\\n" CAPTURE "<|im_end|>\\n'", "endif",
@@ -43,7 +47,8 @@ static const char *const chatml_tools[] = {
     "else", "= '<|im_start|>system\\n" CAPTURE "<|im_end|>\\n'", "endif",
     "endif",
     "for message in messages",
-    "if(message.role == 'user')or(message.role == 'system' and not loop.first)or(message.role == 'assistant' and not message.tool_calls)",
+    "if(message.role == 'user')or(message.role == 'system' and not loop.first)or"
+    "(message.role == 'assistant' and not message.tool_calls)",
     TURN, "elif message.role == 'assistant'", ANY, "endif",
     "endfor", PROMPT, NULL};
 static const char *const chatml_media[] = {
@@ -61,7 +66,8 @@ static const char *const chatml_media[] = {
 #define LLAMA3_PROMPT "= '<|start_header_id|>assistant<|end_header_id|>\\n\\n'"
 
 static const char *const llama3[] = {LLAMA3_TURN, "if add_generation_prompt", LLAMA3_PROMPT, "endif", NULL};
-static const char *const llama3_eos[] = {LLAMA3_TURN, "if add_generation_prompt", LLAMA3_PROMPT, "else", "= eos_token", "endif", NULL};
+static const char *const llama3_eos[] = {
+    LLAMA3_TURN, "if add_generation_prompt", LLAMA3_PROMPT, "else", "= eos_token", "endif", NULL};
 static const char *const llama3_always[] = {LLAMA3_TURN, LLAMA3_PROMPT, NULL};
 
 #define LLAMA31_HEAD \
@@ -137,7 +143,8 @@ static const char *const zephyr[] = {
     "if loop.index0 == 0 and system_message != false", \
     "set content = '<<SYS>>\\n' + system_message + '\\n<</SYS>>\\n\\n' + message.content", \
     "else", "set content = message.content", "endif"
-#define LLAMA2_FIRST "if messages[0].role == 'system'", "set loop_messages = messages[1:]", "set system_message = messages[0].content"
+#define LLAMA2_FIRST \
+    "if messages[0].role == 'system'", "set loop_messages = messages[1:]", "set system_message = messages[0].content"
 #define LLAMA2_NONE "else", "set loop_messages = messages", "set system_message = false", "endif"
 
 static const char *const llama2[] = {
@@ -164,6 +171,8 @@ static const char *const llama2_inner[] = {
     "elif message.role == 'system'", "= '<<SYS>>\\n'+content.strip()+'\\n<</SYS>>\\n\\n'",
     "elif message.role == 'assistant'", "= ' '+content.strip()+' '+eos_token", "endif",
     "endfor", NULL};
+
+/* clang-format on */
 
 static const struct {
     enum sh_chat_family family;
@@ -194,8 +203,8 @@ static const struct {
 
 enum { MAX_ITEMS = 512, MAX_TOKENS = 512 }; /* no known form comes near; a longer template is none of them */
 
-struct token { /* of an expression or statement */
-    char kind;  /* 'w' word or number, 's' string, 'o' operator */
+struct token {           /* of an expression or statement */
+    char kind;           /* 'w' word or number, 's' string, 'o' operator */
     uint32_t at, length; /* in the template; of a string without its quotes */
 };
 

@@ -11,8 +11,7 @@
 #define NOT_WS "\\P{wspace}"
 
 #define CONTRACTION "'(?:[sS]|[tT]|[rR][eE]|[vV][eE]|[mM]|[lL][lL]|[dD])"
-#define GPT2 \
-    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^" WS "\\p{L}\\p{N}]+|" WS "+(?!" NOT_WS ")|" WS "+"
+#define GPT2 "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^" WS "\\p{L}\\p{N}]+|" WS "+(?!" NOT_WS ")|" WS "+"
 #define SPACES "|" WS "*[\\r\\n]+|" WS "+(?!" NOT_WS ")|" WS "+"
 #define SYMBOLS " ?[^" WS "\\p{L}\\p{N}]+[\\r\\n]*"
 /* GPT-4's expression; digits come in groups of 3 or alone */
@@ -20,36 +19,50 @@
 /* GPT-4o's: words begin where capitals begin */
 #define CAPITALS "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]"
 #define SMALLS "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
-#define O200K(contraction, number) \
-    "[^\\r\\n\\p{L}\\p{N}]?" CAPITALS "*" SMALLS "+" contraction "|[^\\r\\n\\p{L}\\p{N}]?" CAPITALS "+" SMALLS "*" contraction \
+#define O200K(contraction, number)                                                                                               \
+    "[^\\r\\n\\p{L}\\p{N}]?" CAPITALS "*" SMALLS "+" contraction "|[^\\r\\n\\p{L}\\p{N}]?" CAPITALS "+" SMALLS "*" contraction   \
     "|" number "| ?[^" WS "\\p{L}\\p{N}]+[\\r\\n/]*" SPACES
-#define DEEPSEEK3 \
-    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*" \
-    SPACES
+#define DEEPSEEK3                                                                                                                \
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| "                        \
+    "?[\\p{P}\\p{S}]+[\\r\\n]*" SPACES
 #define CJK "[\\x{4E00}-\\x{9FA5}\\x{800}-\\x{4E00}\\x{AC00}-\\x{D7FF}]+"
 #define BLOOM " ?[^(" WS "|.,!?\\x{2026}\\x{3002}\\x{FF0C}\\x{3001}\\x{964}\\x{6D4}\\x{60C})]+"
 
 /* The cased letters that DeepSeek's published tokenizer lists. */
-#define DEEPSEEK_LETTERS \
-    "[A-Za-z\\x{B5}\\x{C0}-\\x{D6}\\x{D8}-\\x{F6}\\x{F8}-\\x{1BA}\\x{1BC}-\\x{1BF}\\x{1C4}-\\x{293}\\x{295}-\\x{2AF}" \
-    "\\x{370}-\\x{373}\\x{376}\\x{377}\\x{37B}-\\x{37D}\\x{37F}\\x{386}\\x{388}-\\x{38A}\\x{38C}\\x{38E}-\\x{3A1}" \
-    "\\x{3A3}-\\x{3F5}\\x{3F7}-\\x{481}\\x{48A}-\\x{52F}\\x{531}-\\x{556}\\x{10A0}-\\x{10C5}\\x{13A0}-\\x{13F5}" \
-    "\\x{13F8}-\\x{13FD}\\x{1C90}-\\x{1CBA}\\x{1CBD}-\\x{1CBF}\\x{1D00}-\\x{1D2B}\\x{1D6B}-\\x{1D77}\\x{1D79}-\\x{1D9A}" \
-    "\\x{1E00}-\\x{1F15}\\x{1F18}-\\x{1F1D}\\x{1F20}-\\x{1F45}\\x{1F48}-\\x{1F4D}\\x{1F50}-\\x{1F57}\\x{1F59}\\x{1F5B}" \
-    "\\x{1F5D}\\x{1F5F}-\\x{1F7D}\\x{1F80}-\\x{1FB4}\\x{1FB6}-\\x{1FBC}\\x{1FBE}\\x{1FC2}-\\x{1FC4}\\x{1FC6}-\\x{1FCC}" \
-    "\\x{1FD0}-\\x{1FD3}\\x{1FD6}-\\x{1FDB}\\x{1FE0}-\\x{1FEC}\\x{1FF2}-\\x{1FF4}\\x{1FF6}-\\x{1FFC}\\x{2102}\\x{2107}" \
-    "\\x{210A}-\\x{2113}\\x{2115}\\x{2119}-\\x{211D}\\x{2124}\\x{2126}\\x{2128}\\x{212A}-\\x{212D}\\x{212F}-\\x{2134}" \
-    "\\x{2139}\\x{213C}-\\x{213F}\\x{2145}-\\x{2149}\\x{214E}\\x{2183}\\x{2184}\\x{2C00}-\\x{2C7B}\\x{2C7E}-\\x{2CE4}" \
-    "\\x{2CEB}-\\x{2CEE}\\x{2CF2}\\x{2CF3}\\x{A640}-\\x{A66D}\\x{A680}-\\x{A69B}\\x{A722}-\\x{A76F}\\x{A771}-\\x{A787}" \
-    "\\x{A78B}-\\x{A78E}\\x{AB70}-\\x{ABBF}\\x{FB00}-\\x{FB06}\\x{FB13}-\\x{FB17}\\x{FF21}-\\x{FF3A}\\x{FF41}-\\x{FF5A}" \
-    "\\x{10400}-\\x{1044F}\\x{104B0}-\\x{104D3}\\x{104D8}-\\x{104FB}\\x{10C80}-\\x{10CB2}\\x{10CC0}-\\x{10CF2}" \
+#define DEEPSEEK_LETTERS                                                                                                         \
+    "[A-Za-z\\x{B5}\\x{C0}-\\x{D6}\\x{D8}-\\x{F6}\\x{F8}-\\x{1BA}\\x{1BC}-\\x{1BF}\\x{1C4}-\\x{293}\\x{295}-\\x{2AF}"            \
+    "\\x{370}-\\x{373}\\x{376}\\x{377}\\x{37B}-\\x{37D}\\x{37F}\\x{386}\\x{388}-\\x{38A}\\x{38C}\\x{38E}-\\x{3A1}"               \
+    "\\x{3A3}-\\x{3F5}\\x{3F7}-\\x{481}\\x{48A}-\\x{52F}\\x{531}-\\x{556}\\x{10A0}-\\x{10C5}\\x{13A0}-\\x{13F5}"                 \
+    "\\x{13F8}-\\x{13FD}\\x{1C90}-\\x{1CBA}\\x{1CBD}-\\x{1CBF}\\x{1D00}-\\x{1D2B}\\x{1D6B}-\\x{1D77}\\x{1D79}-\\x{1D9A}"         \
+    "\\x{1E00}-\\x{1F15}\\x{1F18}-\\x{1F1D}\\x{1F20}-\\x{1F45}\\x{1F48}-\\x{1F4D}\\x{1F50}-\\x{1F57}\\x{1F59}\\x{1F5B}"          \
+    "\\x{1F5D}\\x{1F5F}-\\x{1F7D}\\x{1F80}-\\x{1FB4}\\x{1FB6}-\\x{1FBC}\\x{1FBE}\\x{1FC2}-\\x{1FC4}\\x{1FC6}-\\x{1FCC}"          \
+    "\\x{1FD0}-\\x{1FD3}\\x{1FD6}-\\x{1FDB}\\x{1FE0}-\\x{1FEC}\\x{1FF2}-\\x{1FF4}\\x{1FF6}-\\x{1FFC}\\x{2102}\\x{2107}"          \
+    "\\x{210A}-\\x{2113}\\x{2115}\\x{2119}-\\x{211D}\\x{2124}\\x{2126}\\x{2128}\\x{212A}-\\x{212D}\\x{212F}-\\x{2134}"           \
+    "\\x{2139}\\x{213C}-\\x{213F}\\x{2145}-\\x{2149}\\x{214E}\\x{2183}\\x{2184}\\x{2C00}-\\x{2C7B}\\x{2C7E}-\\x{2CE4}"           \
+    "\\x{2CEB}-\\x{2CEE}\\x{2CF2}\\x{2CF3}\\x{A640}-\\x{A66D}\\x{A680}-\\x{A69B}\\x{A722}-\\x{A76F}\\x{A771}-\\x{A787}"          \
+    "\\x{A78B}-\\x{A78E}\\x{AB70}-\\x{ABBF}\\x{FB00}-\\x{FB06}\\x{FB13}-\\x{FB17}\\x{FF21}-\\x{FF3A}\\x{FF41}-\\x{FF5A}"         \
+    "\\x{10400}-\\x{1044F}\\x{104B0}-\\x{104D3}\\x{104D8}-\\x{104FB}\\x{10C80}-\\x{10CB2}\\x{10CC0}-\\x{10CF2}"                  \
     "\\x{118A0}-\\x{118DF}\\x{1E900}-\\x{1E943}]"
 
 enum { MAX_EXPRESSIONS = 6 };
 
 enum rule {
-    RULE_DEFAULT, RULE_GPT2, RULE_LLAMA3, RULE_QWEN2, RULE_QWEN35, RULE_DEEPSEEK_LLM, RULE_DEEPSEEK_CODER, RULE_DEEPSEEK3,
-    RULE_FALCON, RULE_DIGITS_GPT2, RULE_GPT4O, RULE_TEKKEN, RULE_BLOOM, RULE_VIKING, RULE_SEED_CODER, RULE_BAILING,
+    RULE_DEFAULT,
+    RULE_GPT2,
+    RULE_LLAMA3,
+    RULE_QWEN2,
+    RULE_QWEN35,
+    RULE_DEEPSEEK_LLM,
+    RULE_DEEPSEEK_CODER,
+    RULE_DEEPSEEK3,
+    RULE_FALCON,
+    RULE_DIGITS_GPT2,
+    RULE_GPT4O,
+    RULE_TEKKEN,
+    RULE_BLOOM,
+    RULE_VIKING,
+    RULE_SEED_CODER,
+    RULE_BAILING,
 };
 
 static const char *const expressions[][MAX_EXPRESSIONS] = {
@@ -156,19 +169,21 @@ enum sh_code sh_pretokenizer_create(const char *name, size_t length, struct sh_p
         return sh_fail(err, SH_ERR_UNSUPPORTED, "the pre-tokenizer \"%.*s\" (tokenizer.ggml.pre) is not supported",
                        (int)sh_min_u64(length, 64), name);
     }
-    *rules = (struct sh_pre_rules){kinds[kind].name, (kinds[kind].flags & ADD_BOS) != 0, (kinds[kind].flags & IGNORE_MERGES) != 0};
+    *rules =
+        (struct sh_pre_rules){kinds[kind].name, (kinds[kind].flags & ADD_BOS) != 0, (kinds[kind].flags & IGNORE_MERGES) != 0};
     struct sh_pretokenizer *p = sh_calloc(1, sizeof *p);
     if (p == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the pre-tokenizer");
     const char *const *list = expressions[kinds[kind].rule];
     for (; p->count < MAX_EXPRESSIONS && list[p->count] != NULL; p->count++) {
         int number;
         PCRE2_SIZE offset;
-        pcre2_code *code = pcre2_compile((PCRE2_SPTR)list[p->count], PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP, &number, &offset, NULL);
+        pcre2_code *code =
+            pcre2_compile((PCRE2_SPTR)list[p->count], PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP, &number, &offset, NULL);
         if (code == NULL) {
             PCRE2_UCHAR why[128];
             pcre2_get_error_message(number, why, sizeof why);
-            sh_fail(err, SH_ERR_UNSUPPORTED, "the expression %u of pre-tokenizer \"%s\" is refused by this PCRE2 at %zu: %s", p->count,
-                    kinds[kind].name, offset, (const char *)why);
+            sh_fail(err, SH_ERR_UNSUPPORTED, "the expression %u of pre-tokenizer \"%s\" is refused by this PCRE2 at %zu: %s",
+                    p->count, kinds[kind].name, offset, (const char *)why);
             sh_pretokenizer_destroy(p);
             return SH_ERR_UNSUPPORTED;
         }
@@ -223,14 +238,16 @@ static enum sh_code cut(const pcre2_code *code, const char *text, struct sh_word
         const size_t length = words->lengths[i];
         size_t done = 0;
         while (done < length) {
-            const int n = pcre2_match(code, (PCRE2_SPTR)text + begin, length, done, PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY, data, context);
+            const int n =
+                pcre2_match(code, (PCRE2_SPTR)text + begin, length, done, PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY, data, context);
             if (n == PCRE2_ERROR_NOMATCH) break;
             if (n == PCRE2_ERROR_NOMEMORY) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory to cut the text into words");
             if (n < 0) {
                 PCRE2_UCHAR why[128];
                 pcre2_get_error_message(n, why, sizeof why);
-                return sh_fail(err, SH_ERR_LIMIT, "the text cannot be cut into words at byte %zu: %s; split it into shorter parts",
-                               begin + done, (const char *)why);
+                return sh_fail(err, SH_ERR_LIMIT,
+                               "the text cannot be cut into words at byte %zu: %s; split it into shorter parts", begin + done,
+                               (const char *)why);
             }
             const PCRE2_SIZE *at = pcre2_get_ovector_pointer(data);
             if (!add_length(&words->scratch, &words->scratch_capacity, &made, at[0] - done) ||
@@ -261,7 +278,7 @@ enum sh_code sh_pretokenize(const struct sh_pretokenizer *p, const char *text, s
     char *copy;
     pcre2_match_data *data = pcre2_match_data_create(1, NULL);
     pcre2_match_context *context = pcre2_match_context_create(NULL);
-    /* The expressions backtrack over single-character repeats only, which need little; the machine stack's 32 KiB are not quite it. */
+    /* The expressions backtrack over single-character repeats only, which need little. */
     pcre2_jit_stack *stack = pcre2_jit_stack_create(32 * 1024, 1024 * 1024, NULL);
     enum sh_code code;
     if (!well_formed(text, length, &copy) || data == NULL || context == NULL || stack == NULL ||

@@ -12,7 +12,7 @@
 
 struct sh_pretokenizer;
 
-struct sh_pre_rules { /* what else hangs on the name */
+struct sh_pre_rules {   /* what else hangs on the name */
     const char *name;   /* static; "default" for an absent one */
     bool add_bos;       /* unless the file says otherwise */
     bool ignore_merges; /* a whole word that is a token is taken before merging */
@@ -23,7 +23,7 @@ enum sh_code sh_pretokenizer_create(const char *name, size_t length, struct sh_p
                                     struct sh_error *err);
 void sh_pretokenizer_destroy(struct sh_pretokenizer *pretokenizer);
 
-struct sh_words { /* zeroed before the first use; reused over calls */
+struct sh_words {      /* zeroed before the first use; reused over calls */
     uint32_t *lengths; /* bytes of each word, in order; they cover the text */
     uint32_t count, capacity;
     uint32_t *scratch;

@@ -1,6 +1,6 @@
 /*
- * spm.c - SentencePiece's BPE: the text is cut into code points; again and again the adjacent pair whose concatenation is the token
- * of the highest score is joined, the leftmost of equals first. What is no token in the end is written byte by byte.
+ * spm.c - SentencePiece's BPE: the text is cut into code points; again and again the adjacent pair whose concatenation is the
+ * token of the highest score is joined, the leftmost of equals first. What is no token in the end is written byte by byte.
  * O(n log n) by a heap of candidate pairs, of which outdated ones are dropped when they come up.
  */
 #include "compute/text/vocab.h"

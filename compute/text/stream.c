@@ -2,8 +2,8 @@
  * stream.c - tokens to text that may be shown: whole code points only, and nothing that is or may become a stop string.
  *
  * Bytes pass through two stages. The first assembles code points: at most 3 bytes wait, ill-formed ones become U+FFFD. The second
- * runs each stop string's automaton (Knuth, Morris, Pratt) over the assembled text; what the longest of them has matched so far is
- * held back. The stop that is complete first wins; of several that end at the same byte, the longest.
+ * runs each stop string's automaton (Knuth, Morris, Pratt) over the assembled text; what the longest of them has matched so far
+ * is held back. The stop that is complete first wins; of several that end at the same byte, the longest.
  */
 #include "compute/text/vocab.h"
 
@@ -45,8 +45,8 @@ enum sh_code sh_text_stream_create(const struct sh_vocab *vocab, const char *con
         total += n;
         longest = sh_max_u64(longest, n);
     }
-    if (total > INT32_MAX) return sh_fail(err, SH_ERR_LIMIT, "the stop strings have %llu bytes together, too many",
-                                          (unsigned long long)total);
+    if (total > INT32_MAX)
+        return sh_fail(err, SH_ERR_LIMIT, "the stop strings have %llu bytes together, too many", (unsigned long long)total);
     struct sh_text_stream *s = sh_calloc(1, sizeof *s);
     if (s == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a text stream");
     s->vocab = vocab;

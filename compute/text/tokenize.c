@@ -49,15 +49,16 @@ static int32_t special_at(const struct sh_vocab *v, const char *text, size_t at,
     if (id < 0) return -1;
     const bool user_defined = v->types[id] == SH_TOKEN_USER_DEFINED;
     if (!user_defined && !control) return -1;
-    if (literals->count > 0 && (!user_defined || (v->flags[id] & SH_TOKEN_STRUCTURAL)) && touches_literal(literals, at, at + length)) {
+    if (literals->count > 0 && (!user_defined || (v->flags[id] & SH_TOKEN_STRUCTURAL)) &&
+        touches_literal(literals, at, at + length)) {
         return -1;
     }
     return id;
 }
 
 /* Longer tokens are found first in the whole text, then shorter ones in what is left; of one length from left to right. */
-static bool find_specials(const struct sh_vocab *v, const char *text, size_t length, bool control, const struct literals *literals,
-                          struct fragments *out) {
+static bool find_specials(const struct sh_vocab *v, const char *text, size_t length, bool control,
+                          const struct literals *literals, struct fragments *out) {
     struct fragments next = {0};
     out->count = 0;
     bool ok = add_fragment(out, 0, length, -1);
@@ -151,14 +152,15 @@ enum sh_code sh_tokenize(const struct sh_vocab *v, const char *text, size_t leng
     return SH_OK;
 }
 
-enum sh_code sh_detokenize(const struct sh_vocab *v, const int32_t *ids, size_t count, bool special, bool strip_prefix, char **text,
-                           size_t *length, struct sh_error *err) {
+enum sh_code sh_detokenize(const struct sh_vocab *v, const int32_t *ids, size_t count, bool special, bool strip_prefix,
+                           char **text, size_t *length, struct sh_error *err) {
     *text = NULL;
     *length = 0;
     size_t total = 0, n;
     for (size_t i = 0; i < count; i++) {
         if (ids[i] < 0 || (uint32_t)ids[i] >= v->n_tokens) {
-            return sh_fail(err, SH_ERR_INVALID, "token %zu is %d, but the vocabulary has ids 0 to %u", i, ids[i], v->n_tokens - 1);
+            return sh_fail(err, SH_ERR_INVALID, "token %zu is %d, but the vocabulary has ids 0 to %u", i, ids[i],
+                           v->n_tokens - 1);
         }
         sh_vocab_piece(v, ids[i], special, &n);
         if (!sh_add_u64(total, n, &total)) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the text of %zu tokens", count);

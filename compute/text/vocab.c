@@ -39,8 +39,8 @@ static bool map_init(struct sh_map *map, uint64_t entries) {
     return true;
 }
 
-static struct sh_map_slot *map_slot(const struct sh_vocab *v, const struct sh_map *map, const struct sh_span *strings, const char *s,
-                                    size_t n, uint32_t hash) {
+static struct sh_map_slot *map_slot(const struct sh_vocab *v, const struct sh_map *map, const struct sh_span *strings,
+                                    const char *s, size_t n, uint32_t hash) {
     for (uint32_t i = hash & map->mask;; i = (i + 1) & map->mask) {
         struct sh_map_slot *slot = &map->slots[i];
         if (slot->value < 0) return slot;
@@ -92,9 +92,7 @@ bool sh_ids_push(struct sh_ids *ids, int32_t id) {
 
 /* ---- building ------------------------------------------------------------------------------------------- */
 
-static enum sh_code no_memory(struct sh_error *err) {
-    return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the vocabulary");
-}
+static enum sh_code no_memory(struct sh_error *err) { return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the vocabulary"); }
 
 /* Room for `length` bytes at the end of the pool; NULL: none. The bytes count only after pool_used is raised. */
 static char *pool_reserve(struct sh_vocab *v, size_t length) {
@@ -121,7 +119,9 @@ static bool pool_add(struct sh_vocab *v, const char *s, size_t length, struct sh
 
 /* The byte-level alphabet of GPT-2: printable Latin-1 bytes stand for themselves, the other 68 are moved to U+0100 and above, in
  * ascending order. */
-static bool byte_is_printable(uint32_t b) { return (b >= 0x21 && b <= 0x7E) || (b >= 0xA1 && b <= 0xAC) || (b >= 0xAE && b <= 0xFF); }
+static bool byte_is_printable(uint32_t b) {
+    return (b >= 0x21 && b <= 0x7E) || (b >= 0xA1 && b <= 0xAC) || (b >= 0xAE && b <= 0xFF);
+}
 
 static void alphabet_bytes(uint8_t of_moved[68]) {
     uint32_t n = 0;
@@ -130,8 +130,8 @@ static void alphabet_bytes(uint8_t of_moved[68]) {
     }
 }
 
-/* The bytes that a byte-level token's text stands for, at the end of the pool (not yet counted as used). A code point outside of the
- * alphabet stays as it is written, and *pure is false. */
+/* The bytes that a byte-level token's text stands for, at the end of the pool (not yet counted as used). A code point outside of
+ * the alphabet stays as it is written, and *pure is false. */
 static bool decode_bytes(struct sh_vocab *v, const uint8_t of_moved[68], struct sh_span text, size_t *length, bool *pure) {
     char *out = pool_reserve(v, text.length);
     if (out == NULL) return false;
@@ -175,8 +175,8 @@ static const struct sh_kv *find_array(const struct sh_gguf *g, const char *key) 
 }
 
 static bool is_integer(enum sh_value_type t) {
-    return t == SH_VALUE_U8 || t == SH_VALUE_I8 || t == SH_VALUE_U16 || t == SH_VALUE_I16 || t == SH_VALUE_U32 || t == SH_VALUE_I32 ||
-           t == SH_VALUE_U64 || t == SH_VALUE_I64;
+    return t == SH_VALUE_U8 || t == SH_VALUE_I8 || t == SH_VALUE_U16 || t == SH_VALUE_I16 || t == SH_VALUE_U32 ||
+           t == SH_VALUE_I32 || t == SH_VALUE_U64 || t == SH_VALUE_I64;
 }
 
 static enum sh_code read_tokens(struct sh_vocab *v, const struct sh_gguf *g, struct sh_error *err) {
@@ -196,9 +196,10 @@ static enum sh_code read_tokens(struct sh_vocab *v, const struct sh_gguf *g, str
                        sh_value_type_name(scores->element_type), (unsigned long long)tokens->count);
     }
     if (types != NULL && (types->count < tokens->count || !is_integer(types->element_type))) {
-        return sh_fail(err, SH_ERR_FORMAT, "tokenizer.ggml.token_type at byte %llu: found %llu of type %s, expected %llu integers",
-                       (unsigned long long)types->offset, (unsigned long long)types->count, sh_value_type_name(types->element_type),
-                       (unsigned long long)tokens->count);
+        return sh_fail(err, SH_ERR_FORMAT,
+                       "tokenizer.ggml.token_type at byte %llu: found %llu of type %s, expected %llu integers",
+                       (unsigned long long)types->offset, (unsigned long long)types->count,
+                       sh_value_type_name(types->element_type), (unsigned long long)tokens->count);
     }
     v->n_tokens = (uint32_t)tokens->count;
     v->texts = sh_calloc(v->n_tokens, sizeof *v->texts);
@@ -206,7 +207,8 @@ static enum sh_code read_tokens(struct sh_vocab *v, const struct sh_gguf *g, str
     v->scores = sh_calloc(v->n_tokens, sizeof *v->scores);
     v->types = sh_calloc(v->n_tokens, 1);
     v->flags = sh_calloc(v->n_tokens, 1);
-    if (v->texts == NULL || v->rendered == NULL || v->scores == NULL || v->types == NULL || v->flags == NULL) return no_memory(err);
+    if (v->texts == NULL || v->rendered == NULL || v->scores == NULL || v->types == NULL || v->flags == NULL)
+        return no_memory(err);
     for (uint32_t i = 0; i < v->n_tokens; i++) {
         struct sh_str s = tokens->strings[i];
         char empty[32]; /* an empty text would match everywhere */
@@ -262,7 +264,9 @@ static const struct {
     {"<eos>", TEXT_END},
     {"<turn|>", TEXT_END},
     {"<|tool_response>", TEXT_END},
-    {"<\xEF\xBD\x9C" "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>", TEXT_END},
+    {"<\xEF\xBD\x9C"
+     "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>",
+     TEXT_END},
     {"[e~[", TEXT_END},
     /* padding and separators of fill-in-the-middle: a completion is over when they come */
     {"<|fim_pad|>", TEXT_END},
@@ -285,9 +289,18 @@ static const struct {
     {"<|fim_middle|>", TEXT_CONTROL},
     {"<fim-middle>", TEXT_CONTROL},
     {"<fim_middle>", TEXT_CONTROL},
-    {"<\xEF\xBD\x9C" "fim\xE2\x96\x81" "begin\xEF\xBD\x9C>", TEXT_CONTROL},
-    {"<\xEF\xBD\x9C" "fim\xE2\x96\x81" "hole\xEF\xBD\x9C>", TEXT_CONTROL},
-    {"<\xEF\xBD\x9C" "fim\xE2\x96\x81" "end\xEF\xBD\x9C>", TEXT_CONTROL},
+    {"<\xEF\xBD\x9C"
+     "fim\xE2\x96\x81"
+     "begin\xEF\xBD\x9C>",
+     TEXT_CONTROL},
+    {"<\xEF\xBD\x9C"
+     "fim\xE2\x96\x81"
+     "hole\xEF\xBD\x9C>",
+     TEXT_CONTROL},
+    {"<\xEF\xBD\x9C"
+     "fim\xE2\x96\x81"
+     "end\xEF\xBD\x9C>",
+     TEXT_CONTROL},
     {"<PRE>", TEXT_CONTROL},
     {"<SUF>", TEXT_CONTROL},
     {"<MID>", TEXT_CONTROL},
@@ -349,8 +362,8 @@ static enum sh_code read_special_ids(struct sh_vocab *v, const struct sh_gguf *g
         int32_t *id;
         bool end;
     } ids[] = {
-        {"tokenizer.ggml.bos_token_id", &v->bos, false}, {"tokenizer.ggml.eos_token_id", &v->eos, true},
-        {"tokenizer.ggml.eot_token_id", &v->eot, true},  {"tokenizer.ggml.eom_token_id", &v->eom, true},
+        {"tokenizer.ggml.bos_token_id", &v->bos, false},     {"tokenizer.ggml.eos_token_id", &v->eos, true},
+        {"tokenizer.ggml.eot_token_id", &v->eot, true},      {"tokenizer.ggml.eom_token_id", &v->eom, true},
         {"tokenizer.ggml.unknown_token_id", &v->unk, false},
     };
     v->bos = v->eos = v->eot = v->eom = v->unk = -1;
@@ -691,7 +704,8 @@ static enum sh_code fill(struct sh_vocab *v, const struct sh_gguf *g, struct sh_
     } else if (model.length == 4 && memcmp(model.ptr, "gpt2", 4) == 0) {
         v->model = SH_VOCAB_BPE;
     } else {
-        return sh_fail(err, SH_ERR_UNSUPPORTED, "tokenizer.ggml.model is \"%.*s\"; supported are \"llama\" (SPM) and \"gpt2\" (byte-level BPE)",
+        return sh_fail(err, SH_ERR_UNSUPPORTED,
+                       "tokenizer.ggml.model is \"%.*s\"; supported are \"llama\" (SPM) and \"gpt2\" (byte-level BPE)",
                        (int)sh_min_u64(model.length, 64), model.ptr);
     }
     struct sh_pre_rules rules = {.add_bos = true};
@@ -703,7 +717,8 @@ static enum sh_code fill(struct sh_vocab *v, const struct sh_gguf *g, struct sh_
         v->ignore_merges = rules.ignore_merges;
         merges = find_array(g, "tokenizer.ggml.merges");
         if (merges == NULL || merges->element_type != SH_VALUE_STRING) {
-            return sh_fail(err, SH_ERR_FORMAT, "%s: tokenizer.ggml.merges is missing or not an array of strings; byte-level BPE needs it",
+            return sh_fail(err, SH_ERR_FORMAT,
+                           "%s: tokenizer.ggml.merges is missing or not an array of strings; byte-level BPE needs it",
                            sh_gguf_path(g, 0));
         }
     }

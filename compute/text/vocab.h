@@ -1,9 +1,9 @@
 /*
  * vocab.h - inside view of a vocabulary, for the files of this folder.
  *
- * A *piece* is a string of bytes that a tokenizer can produce. Pieces 0..n_tokens-1 are the tokens; behind them stand strings that
- * occur only as intermediate results of merges (byte-level BPE). For SPM a piece's key is the token's text (spaces written as
- * U+2581); for byte-level BPE it is the bytes that the text stands for, so that tokenising never encodes anything.
+ * A *piece* is a string of bytes that a tokenizer can produce. Pieces 0..n_tokens-1 are the tokens; behind them stand strings
+ * that occur only as intermediate results of merges (byte-level BPE). For SPM a piece's key is the token's text (spaces written
+ * as U+2581); for byte-level BPE it is the bytes that the text stands for, so that tokenising never encodes anything.
  *
  * Immutable after creation: any thread. What a call needs besides (heaps, match data) it allocates itself.
  */
@@ -13,7 +13,8 @@
 #include "compute/text/chat.h"
 #include "compute/text/text.h"
 
-enum sh_token_type { /* numbered as in the file format */
+/* Numbered as in the file format. */
+enum sh_token_type {
     SH_TOKEN_UNDEFINED = 0,
     SH_TOKEN_NORMAL = 1,
     SH_TOKEN_UNKNOWN = 2,
@@ -23,10 +24,11 @@ enum sh_token_type { /* numbered as in the file format */
     SH_TOKEN_BYTE = 6,
 };
 
-enum { /* flags of a token */
-    SH_TOKEN_END = 1,        /* ends a generation */
+/* Flags of a token. */
+enum {
+    SH_TOKEN_END = 1,         /* ends a generation */
     SH_TOKEN_STRIP_RIGHT = 2, /* swallows the white space that follows it in a text */
-    SH_TOKEN_STRUCTURAL = 4, /* marks the turns of a chat: never taken from a message's text, whatever its type */
+    SH_TOKEN_STRUCTURAL = 4,  /* marks the turns of a chat: never taken from a message's text, whatever its type */
 };
 
 enum sh_vocab_model { SH_VOCAB_SPM, SH_VOCAB_BPE };
@@ -52,7 +54,7 @@ struct sh_special_group {
     uint64_t first[4], last[4]; /* which first and last bytes occur: bit sets that spare most hash look-ups */
 };
 
-struct sh_merge { /* open addressing by the pair */
+struct sh_merge {        /* open addressing by the pair */
     int32_t left, right; /* pieces; left -1: free */
     int32_t result;      /* piece */
     uint32_t rank;
@@ -71,12 +73,12 @@ struct sh_vocab {
     struct sh_span *keys;     /* [n_pieces] */
     struct sh_span *rendered; /* [n_tokens] the bytes that a token generates, special ones written out */
     uint32_t pieces_capacity;
-    float *scores;            /* [n_tokens] */
-    uint8_t *types, *flags;   /* [n_tokens] */
+    float *scores;                  /* [n_tokens] */
+    uint8_t *types, *flags;         /* [n_tokens] */
     uint32_t max_key, max_rendered; /* bytes */
 
-    struct sh_map by_key;     /* pieces; no control tokens, so that plain text can never become one */
-    struct sh_map by_special; /* control, unknown and user-defined tokens by text */
+    struct sh_map by_key;               /* pieces; no control tokens, so that plain text can never become one */
+    struct sh_map by_special;           /* control, unknown and user-defined tokens by text */
     struct sh_special_group *groups[2]; /* [0] user-defined tokens, [1] control and unknown ones too; length descending */
     uint32_t n_groups[2];
 
@@ -100,7 +102,7 @@ struct sh_vocab {
 
 static inline const char *sh_span_ptr(const struct sh_vocab *v, struct sh_span s) { return v->pool + s.at; }
 
-/* What stands for a byte without a token: the unknown token, unless the file names a control token so (often EOS); -1: nothing. */
+/* What stands for a byte without a token: the unknown token, unless the file names a control token so (often EOS). -1: none. */
 static inline int32_t sh_vocab_fallback(const struct sh_vocab *v) {
     return v->unk >= 0 && v->types[v->unk] != SH_TOKEN_CONTROL ? v->unk : -1;
 }

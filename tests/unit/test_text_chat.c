@@ -17,11 +17,16 @@ static const struct {
     const char *name;
     enum sh_chat_family family;
 } known[] = {
-    {"HuggingFaceH4-zephyr-7b-beta", SH_CHAT_ZEPHYR},   {"HuggingFaceH4-zephyr-7b-gemma-v0.1", SH_CHAT_CHATML},
-    {"Qwen-Qwen2.5-7B-Instruct", SH_CHAT_CHATML},       {"Qwen-Qwen2.5-VL-7B-Instruct", SH_CHAT_CHATML},
-    {"chatml", SH_CHAT_CHATML},                         {"google-gemma-2-2b-it", SH_CHAT_GEMMA},
-    {"meta-llama-Llama-2-chat", SH_CHAT_LLAMA2},        {"meta-llama-Llama-3.1-8B-Instruct", SH_CHAT_LLAMA3},
-    {"meta-llama-Llama-3.2-3B-Instruct", SH_CHAT_LLAMA3}, {"MiMo-VL", SH_CHAT_CHATML},
+    {"HuggingFaceH4-zephyr-7b-beta", SH_CHAT_ZEPHYR},
+    {"HuggingFaceH4-zephyr-7b-gemma-v0.1", SH_CHAT_CHATML},
+    {"Qwen-Qwen2.5-7B-Instruct", SH_CHAT_CHATML},
+    {"Qwen-Qwen2.5-VL-7B-Instruct", SH_CHAT_CHATML},
+    {"chatml", SH_CHAT_CHATML},
+    {"google-gemma-2-2b-it", SH_CHAT_GEMMA},
+    {"meta-llama-Llama-2-chat", SH_CHAT_LLAMA2},
+    {"meta-llama-Llama-3.1-8B-Instruct", SH_CHAT_LLAMA3},
+    {"meta-llama-Llama-3.2-3B-Instruct", SH_CHAT_LLAMA3},
+    {"MiMo-VL", SH_CHAT_CHATML},
 };
 
 static enum sh_chat_family expected_family(const char *name) {
@@ -76,15 +81,16 @@ static bool check_case(const struct sh_chat_form *form, const json_t *c, const s
     uint32_t n_parts;
     struct sh_error err;
     const enum sh_code code = sh_chat_render_form(
-        form, json_string_value(json_object_get(c, "bos_token")), json_string_value(json_object_get(c, "eos_token")), &today, messages, n,
-        json_is_true(json_object_get(c, "add_generation_prompt")), &text, &parts, &n_parts, &err);
+        form, json_string_value(json_object_get(c, "bos_token")), json_string_value(json_object_get(c, "eos_token")), &today,
+        messages, n, json_is_true(json_object_get(c, "add_generation_prompt")), &text, &parts, &n_parts, &err);
     const char *want_error = json_string_value(json_object_get(c, "expect_error"));
     bool right;
     if (want_error != NULL) {
         right = code == SH_ERR_INVALID && strstr(err.message, want_error) != NULL;
         if (!right) print_message("  %s: want error %s\n", json_string_value(json_object_get(c, "name")), want_error);
     } else {
-        const char *want = json_string_value(json_object_get(c, "expect")), *alt = json_string_value(json_object_get(c, "expect_alt"));
+        const char *want = json_string_value(json_object_get(c, "expect")),
+                   *alt = json_string_value(json_object_get(c, "expect_alt"));
         right = code == SH_OK && (strcmp(text, want) == 0 || (alt != NULL && strcmp(text, alt) == 0));
         if (!right) {
             print_message("  %s: want \"%s\"\n got \"%s\"\n", json_string_value(json_object_get(c, "name")), want,
@@ -180,36 +186,48 @@ static void other_spellings(void **state) {
     } cases[] = {
         {NULL, SH_CHAT_PLAIN, "User:  Hi \nAssistant:", "System: Be brief.\nUser: Hi\nAssistant: Yes? \n"},
         /* the same form in other words: blanks, quotes, attributes, raw text, comments, line ends */
-        {"{#- chat -#}{%- for message in messages -%}\r\n<|im_start|>{{ message.role }}\r\n{{ message[\"content\"] }}<|im_end|>\r\n"
+        {"{#- chat -#}{%- for message in messages -%}\r\n<|im_start|>{{ message.role }}\r\n{{ message[\"content\"] "
+         "}}<|im_end|>\r\n"
          "{% endfor %}\r\n{%- if add_generation_prompt %}<|im_start|>{{ 'assistant\\n' }}{% endif %}\r\n",
          SH_CHAT_CHATML, "<|im_start|>user\n Hi <|im_end|>\n<|im_start|>assistant\n",
          "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYes? <|im_end|>\n"},
-        {"{# chat #}{% for message in messages %}{{ \"<|im_start|>\" + message.role }}\n{{ message['content'] }}<|im_end|>{{ '\\n' }}"
+        {"{# chat #}{% for message in messages %}{{ \"<|im_start|>\" + message.role }}\n{{ message['content'] }}<|im_end|>{{ "
+         "'\\n' }}"
          "{%endfor%}{% if add_generation_prompt %}<|im_start|>assistant{{\"\\n\"}}{% endif %}\n",
          SH_CHAT_CHATML, "<|im_start|>user\n Hi <|im_end|>\n<|im_start|>assistant\n",
          "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYes? <|im_end|>\n"},
-        {"{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif %}{% for message in messages %}"
+        {"{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif %}{% for message in "
+         "messages %}"
          "{{'<|im_start|>' + message['role'] + '\n' + message['content'] | trim + '<|im_end|>' + '\n'}}{% endfor %}"
          "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
          SH_CHAT_CHATML, "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
          "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYes?<|im_end|>\n"},
-        {"{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nIt\\'s me.<|im_end|>\n"
+        {"{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nIt\\'s "
+         "me.<|im_end|>\n"
          "' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
          "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
          SH_CHAT_CHATML, "<|im_start|>system\nIt's me.<|im_end|>\n<|im_start|>user\n Hi <|im_end|>\n<|im_start|>assistant\n",
          "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYes? <|im_end|>\n"},
-        {"{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nS<|im_end|>\n' }}"
-         "{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content']}}{% if (loop.last and add_generation_prompt) or not "
-         "loop.last %}{{ '<|im_end|>' + '\n'}}{% endif %}{% endfor %}{% if add_generation_prompt and messages[-1]['role'] != 'assistant' %}"
+        {"{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ "
+         "'<|im_start|>system\nS<|im_end|>\n' }}"
+         "{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content']}}{% if (loop.last and add_generation_prompt) "
+         "or not "
+         "loop.last %}{{ '<|im_end|>' + '\n'}}{% endif %}{% endfor %}{% if add_generation_prompt and messages[-1]['role'] != "
+         "'assistant' %}"
          "{{ '<|im_start|>assistant\n' }}{% endif %}",
          SH_CHAT_CHATML, "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\n Hi <|im_end|>\n<|im_start|>assistant\n",
          "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYes? "},
-        {"{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = '<|start_header_id|>' + message['role'] + "
-         "'<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content = bos_token + content "
-         "%}{% endif %}{{ content }}{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}"
+        {"{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = '<|start_header_id|>' + "
+         "message['role'] + "
+         "'<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content = "
+         "bos_token + content "
+         "%}{% endif %}{{ content }}{% endfor %}{% if add_generation_prompt %}{{ "
+         "'<|start_header_id|>assistant<|end_header_id|>\n\n' }}"
          "{% endif %}",
-         SH_CHAT_LLAMA3, "<s><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
-         "<s><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
+         SH_CHAT_LLAMA3,
+         "<s><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+         "<s><|start_header_id|>system<|end_header_id|>\n\nBe "
+         "brief.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
          "<|start_header_id|>assistant<|end_header_id|>\n\nYes?<|eot_id|>"},
         {"{{ bos_token }}\n{%- if messages[0]['role'] == 'system' -%}\n    {%- if messages[0]['content'] is string -%}\n"
          "        {%- set first_user_prefix = messages[0]['content'] + '\n\n' -%}\n    {%- else -%}\n"
@@ -217,7 +235,8 @@ static void other_spellings(void **state) {
          "    {%- set loop_messages = messages[1:] -%}\n{%- else -%}\n    {%- set first_user_prefix = \"\" -%}\n"
          "    {%- set loop_messages = messages -%}\n{%- endif -%}\n{%- for message in loop_messages -%}\n"
          "    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) -%}\n"
-         "        {{ raise_exception(\"Conversation roles must alternate user/assistant/user/assistant/...\") }}\n    {%- endif -%}\n"
+         "        {{ raise_exception(\"Conversation roles must alternate user/assistant/user/assistant/...\") }}\n    {%- endif "
+         "-%}\n"
          "    {%- if (message['role'] == 'assistant') -%}\n        {%- set role = \"model\" -%}\n    {%- else -%}\n"
          "        {%- set role = message['role'] -%}\n    {%- endif -%}\n"
          "    {{ '<start_of_turn>' + role + '\n' + (first_user_prefix if loop.first else \"\") }}\n"
@@ -225,11 +244,14 @@ static void other_spellings(void **state) {
          "    {%- elif message['content'] is iterable -%}\n        {%- for item in message['content'] -%}\n"
          "            {%- if item['type'] == 'image' -%}\n                {{ '<start_of_image>' }}\n            {%- endif -%}\n"
          "        {%- endfor -%}\n    {%- else -%}\n        {{ raise_exception(\"Invalid content type\") }}\n    {%- endif -%}\n"
-         "    {{ '<end_of_turn>\n' }}\n{%- endfor -%}\n{%- if add_generation_prompt -%}\n    {{'<start_of_turn>model\n'}}\n{%- endif -%}\n",
+         "    {{ '<end_of_turn>\n' }}\n{%- endfor -%}\n{%- if add_generation_prompt -%}\n    {{'<start_of_turn>model\n'}}\n{%- "
+         "endif -%}\n",
          SH_CHAT_GEMMA, "<s><start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n",
          "<s><start_of_turn>user\nBe brief.\n\nHi<end_of_turn>\n<start_of_turn>model\nYes?<end_of_turn>\n"},
-        {"{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}{% set system_message = messages[0]['content'] %}"
-         "{% else %}{% set loop_messages = messages %}{% set system_message = false %}{% endif %}{% for message in loop_messages %}"
+        {"{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}{% set system_message = "
+         "messages[0]['content'] %}"
+         "{% else %}{% set loop_messages = messages %}{% set system_message = false %}{% endif %}{% for message in loop_messages "
+         "%}"
          "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('Conversation roles must alternate "
          "user/assistant/user/assistant/...') }}{% endif %}{% if loop.index0 == 0 and system_message != false %}"
          "{% set content = '<<SYS>>\\n' + system_message + '\\n<</SYS>>\\n\\n' + message['content'] %}{% else %}"
@@ -238,7 +260,8 @@ static void other_spellings(void **state) {
          "{{ ' ' + content | trim + ' ' + eos_token }}{% endif %}{% endfor %}",
          SH_CHAT_LLAMA2, "<s>[INST] Hi [/INST]", "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHi [/INST] Yes? </s>"},
         /* one word more than a known form is another form */
-        {"{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+        {"{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% "
+         "endfor %}"
          "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}",
          SH_CHAT_UNKNOWN, NULL, NULL},
         {"{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}",

@@ -19,7 +19,11 @@ enum { MAX_TEXT = 1 << 16, MAX_TOKENS = 200, MAX_STOPS = 5 };
 /* Length of the code point at s by arithmetic on its value; 0: there is none. */
 static size_t model_code_point(const unsigned char *s, size_t n) {
     static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
-    const size_t need = s[0] < 0x80 ? 1 : s[0] >= 0xC0 && s[0] < 0xE0 ? 2 : s[0] >= 0xE0 && s[0] < 0xF0 ? 3 : s[0] >= 0xF0 && s[0] < 0xF8 ? 4 : 0;
+    const size_t need = s[0] < 0x80                   ? 1
+                        : s[0] >= 0xC0 && s[0] < 0xE0 ? 2
+                        : s[0] >= 0xE0 && s[0] < 0xF0 ? 3
+                        : s[0] >= 0xF0 && s[0] < 0xF8 ? 4
+                                                      : 0;
     if (need < 2 || need > n) return need == 1 ? 1 : 0;
     uint32_t value = s[0] & (0x7Fu >> need);
     for (size_t i = 1; i < need; i++) {
@@ -98,7 +102,8 @@ static size_t join(const struct sh_vocab *v, const int32_t *ids, size_t n, bool 
     return total;
 }
 
-static void compare(const struct sh_vocab *v, const int32_t *ids, size_t n, bool special, const char *const *stops, uint32_t n_stops) {
+static void compare(const struct sh_vocab *v, const int32_t *ids, size_t n, bool special, const char *const *stops,
+                    uint32_t n_stops) {
     size_t cut, length, total = 0;
     const size_t want = model_repair(raw, join(v, ids, n, special), whole);
     const int which = model_stop(whole, want, stops, n_stops, &cut);
@@ -226,17 +231,17 @@ static void by_hand(void **state) {
     } cases[] = {
         {"hello world", {0}, "hello world", -1},
         {"hello world", {"o w"}, "hell", 0},
-        {"hello world", {"world!"}, "hello world", -1},      /* held back, then not a stop */
-        {"aaab", {"aab"}, "a", 0},                           /* begins inside what is held back */
+        {"hello world", {"world!"}, "hello world", -1}, /* held back, then not a stop */
+        {"aaab", {"aab"}, "a", 0},                      /* begins inside what is held back */
         {"abcabd", {"abd"}, "abc", 0},
-        {"xabcd", {"abce", "bcd"}, "xa", 1},                 /* inside a longer one that fails */
-        {"xabcd", {"cd", "bcd", "d"}, "xa", 1},              /* end together: the longest */
-        {"xabcd", {"abcd", "bc"}, "xa", 1},                  /* complete first */
-        {"one two", {"", "two"}, "one ", 1},                 /* empty ones never match */
+        {"xabcd", {"abce", "bcd"}, "xa", 1},    /* inside a longer one that fails */
+        {"xabcd", {"cd", "bcd", "d"}, "xa", 1}, /* end together: the longest */
+        {"xabcd", {"abcd", "bc"}, "xa", 1},     /* complete first */
+        {"one two", {"", "two"}, "one ", 1},    /* empty ones never match */
         {"one two", {""}, "one two", -1},
         {"stop", {"stop"}, "", 0},
         {"\xC3\xA9\xF0\x9F\x99\x82!", {"!"}, "\xC3\xA9\xF0\x9F\x99\x82", 0},
-        {"a\xF0\x9F\x99", {0}, "a\xEF\xBF\xBD", -1},         /* the end is missing */
+        {"a\xF0\x9F\x99", {0}, "a\xEF\xBF\xBD", -1}, /* the end is missing */
         {"a\xF0\x9F\x99z", {"z"}, "a\xEF\xBF\xBD", 0},
         {"\xFF\xC0\xAF.", {0}, "\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD.", -1},
         {"\xED\xA0\x80", {0}, "\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD", -1}, /* a surrogate */

@@ -13,8 +13,8 @@
 #include <jansson.h>
 
 static const char *const vocabularies[] = {
-    "llama-spm", "phi-3",  "baichuan",  "mistral-v3",   "tok512-noprefix", "gpt-2",     "gpt-neox", "mpt",
-    "falcon",    "starcoder", "refact", "deepseek-llm", "deepseek-coder",  "llama-bpe", "qwen2",    "gpt-4o",
+    "llama-spm", "phi-3",     "baichuan", "mistral-v3",   "tok512-noprefix", "gpt-2",     "gpt-neox", "mpt",
+    "falcon",    "starcoder", "refact",   "deepseek-llm", "deepseek-coder",  "llama-bpe", "qwen2",    "gpt-4o",
 };
 
 static struct sh_vocab *open_vocab(const char *path) {
@@ -73,7 +73,8 @@ static char *expected(const json_t *c, const char *key, const char *fallback_key
     return out;
 }
 
-static bool check_detokenize(const struct sh_vocab *v, const json_t *c, bool special, bool strip, const char *key, const char *other) {
+static bool check_detokenize(const struct sh_vocab *v, const json_t *c, bool special, bool strip, const char *key,
+                             const char *other) {
     size_t n, want_length, length;
     char *want = expected(c, key, other, &want_length);
     if (want == NULL) return true;
