@@ -241,7 +241,8 @@ SH_API enum sh_code sh_chat_render(const struct sh_vocab *vocab, const struct sh
 SH_API enum sh_code sh_chat_tokenize(const struct sh_vocab *vocab, const char *text, const struct sh_chat_part *parts, uint32_t n_parts,
                                      int32_t **ids, size_t *count, struct sh_error *err);
 SH_API const char *sh_chat_family(const struct sh_vocab *vocab); /* "chatml", ..., "plain", or NULL if not recognised */
-/* Strings that end an assistant's turn in that family besides the end tokens (e.g. "\nUser:" in a plain transcript). */
+/* Strings that end an assistant's turn in that family besides the end tokens ("\nUser:" in a plain transcript, "<|im_end|>" where the
+ * vocabulary has no such token). */
 SH_API const char *const *sh_chat_stops(const struct sh_vocab *vocab, uint32_t *count);
 
 /* ---- models ------------------------------------------------------------------------------------------- */

@@ -355,6 +355,16 @@ const char *sh_chat_family(const struct sh_vocab *v) {
 
 const char *const *sh_chat_stops(const struct sh_vocab *v, uint32_t *count) {
     static const char *const plain[] = {"\nUser:", "\nSystem:"};
-    *count = v->chat.family == SH_CHAT_PLAIN ? (uint32_t)SH_COUNT(plain) : 0;
-    return plain;
+    /* A vocabulary that lacks the token that ends a turn (a model fine-tuned on the text alone) writes its text. */
+    static const char *const ends[] = {
+        [SH_CHAT_CHATML] = "<|im_end|>", [SH_CHAT_LLAMA3] = "<|eot_id|>", [SH_CHAT_GEMMA] = "<end_of_turn>"};
+    *count = 0;
+    if (v->chat.family == SH_CHAT_PLAIN) {
+        *count = (uint32_t)SH_COUNT(plain);
+        return plain;
+    }
+    if (v->chat.family >= SH_COUNT(ends) || ends[v->chat.family] == NULL) return plain;
+    const char *const *end = &ends[v->chat.family];
+    *count = sh_vocab_find_special(v, *end, strlen(*end)) < 0 ? 1 : 0;
+    return end;
 }

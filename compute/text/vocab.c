@@ -734,6 +734,11 @@ static enum sh_code fill(struct sh_vocab *v, const struct sh_gguf *g, struct sh_
         code = read_merges(v, merges, err);
         if (code != SH_OK) return code;
     }
+    char *fitting = realloc(v->pool, (size_t)v->pool_used); /* it grew by doubling, and is kept as long as the model */
+    if (fitting != NULL) {
+        v->pool = fitting;
+        v->pool_capacity = v->pool_used;
+    }
     code = read_flags(v, g, rules.add_bos, err);
     if (code == SH_OK) code = read_template(v, g, err);
     return code;

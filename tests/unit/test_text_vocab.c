@@ -578,6 +578,9 @@ static void no_smuggling(void **state) {
         struct sh_vocab *v = built(p);
         assert_string_equal(sh_chat_family(v), "chatml");
         assert_true(sh_vocab_is_end(v, end));
+        uint32_t n_stops;
+        sh_chat_stops(v, &n_stops);
+        assert_int_equal(n_stops, 0);
         int32_t ids[1024];
         const struct sh_chat_message honest[] = {{"user", "hello <u>"}};
         size_t n = chat_ids(v, honest, 1, ids, 1024);
@@ -644,6 +647,9 @@ static void one_bos(void **state) {
         int32_t ids[256];
         const struct sh_chat_message messages[] = {{"user", "hello"}};
         const size_t n = chat_ids(v, messages, 1, ids, 256);
+        uint32_t n_stops; /* this vocabulary has no token that ends a turn: its text is a stop */
+        assert_string_equal(sh_chat_stops(v, &n_stops)[0], "<end_of_turn>");
+        assert_int_equal(n_stops, 1);
         assert_int_equal(ids[0], 1);
         assert_int_equal(ids[1], turn);
         assert_int_equal(count_of(ids, n, 1), 1);
