@@ -94,6 +94,7 @@ struct http_request {
     uint64_t body_total; /* discarded bytes too */
     struct api_error refusal; /* status != 0: known before the body came */
     bool complete; /* head and body are here */
+    bool settled;  /* libmicrohttpd knows that nothing more is to be read */
     uint64_t started_ns, deadline_ns; /* deadline 0: none */
     uint64_t number;
     unsigned status; /* of the response queued, 0 none */

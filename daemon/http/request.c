@@ -138,7 +138,7 @@ static void check_head(struct http_request *r, const char *method)
         api_fail(&r->refusal, 405, "method_not_allowed", NULL, "%s is not answered at %s, expected %s", method, r->label,
                  r->route->methods & HTTP_POST ? "POST" : "GET");
     else if (length && strtoull(length, NULL, 10) > http->max_body_bytes)
-        api_fail(&r->refusal, 413, "body_too_large", NULL, "the body has %s bytes, expected at most %llu (max_body_bytes)", length,
+        api_fail(&r->refusal, 413, "body_too_large", NULL, "the body has %s bytes, expected at most %llu (max_body)", length,
                  (unsigned long long)http->max_body_bytes);
 }
 
@@ -185,7 +185,7 @@ static bool take_body(struct http_request *r, const char *data, size_t size)
     if (r->conn)
         watch_body(r->http->watch, r->conn, r->body_total);
     if (!r->refusal.status && r->body_total > limit)
-        api_fail(&r->refusal, 413, "body_too_large", NULL, "the body has more than %llu bytes (max_body_bytes)", (unsigned long long)limit);
+        api_fail(&r->refusal, 413, "body_too_large", NULL, "the body has more than %llu bytes (max_body)", (unsigned long long)limit);
     if (r->refusal.status) {
         free(r->body);
         r->body = NULL;
@@ -235,7 +235,13 @@ static enum MHD_Result answer(struct http_request *r)
         case HTTP_DROP:
             return MHD_NO;
         case HTTP_WAIT:
-            break;
+            if (r->settled)
+                break;
+            /* libmicrohttpd notes what a connection waits for only when it was not suspended meanwhile. Suspended right now it would still
+             * wait for more to read, read when it is resumed, and take a client that closed its writing side for one that is gone.
+             * It calls again at once. */
+            r->settled = true;
+            return MHD_YES;
         }
     } while (keep_going(r, &probe));
     return MHD_YES;
