@@ -115,7 +115,10 @@ static int stream_replies(struct cli *cli) {
         if (!continues) {
             if (to_terminal && !at_line_start && !cli->json) putchar('\n');
             fflush(stdout);
-            if (!cli->quiet && !cli->json) print_timings(reply, seed);
+            if (!cli->quiet && !cli->json) {
+                if (!to_terminal && !at_line_start) fputc('\n', stderr); /* both may go to one place */
+                print_timings(reply, seed);
+            }
         }
         json_decref(reply);
     }

@@ -150,10 +150,11 @@ uint64_t term_now_ns(void) {
 }
 
 void term_progress_show(struct term_progress *progress, const char *what, const char *phase, double fraction) {
-    enum { REDRAW_NS = 50000000, BAR_MAX = 40 };
+    enum { FIRST_NS = 150000000, REDRAW_NS = 50000000, BAR_MAX = 40 }; /* what is over at once does not flicker */
     if (!term_is_terminal(stderr)) return;
     uint64_t now = term_now_ns();
     if (!progress->begun_ns) progress->begun_ns = now;
+    if (!progress->shown && now - progress->begun_ns < FIRST_NS) return;
     if (progress->shown && fraction < 1 && now - progress->drawn_ns < REDRAW_NS) return;
     if (!(fraction >= 0)) fraction = 0;
     if (fraction > 1) fraction = 1;

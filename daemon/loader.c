@@ -22,8 +22,10 @@
 
 /* ---- scanning ---------------------------------------------------------------------------------------- */
 
+/* A directory that is not there may come to be; anything else is a mistake in the configuration. */
 static void note_missing(const char *what, enum sh_code code, const struct sh_error *err, bool optional) {
-    if (!(optional && code == SH_ERR_NOT_FOUND)) log_warning("%s: %s", what, err->message);
+    if (code != SH_ERR_NOT_FOUND) log_warning("%s: %s", what, err->message);
+    else if (!optional) log_notice("%s: %s", what, err->message);
 }
 
 /* What the configuration points to, without the lock. */

@@ -322,6 +322,14 @@ static struct sh_row sampling_row(const struct run *run, const struct choice *ch
     };
 }
 
+static void count_prompt(struct runner *r, uint32_t tokens) {
+    const char *const labels[] = {r->params.id};
+    metric_add(METRIC_PROMPT_TOKENS, labels, tokens);
+    pthread_mutex_lock(&r->lock);
+    r->prompt_tokens += tokens;
+    pthread_mutex_unlock(&r->lock);
+}
+
 /* The next chunk of the prompt, in the first choice's sequence. With one choice the last token is among it and samples; with more it is
  * left to fork_rows. */
 static uint32_t prompt_rows(struct run *run) {
@@ -343,11 +351,7 @@ static uint32_t prompt_rows(struct run *run) {
         row->token = p->prompt[position];
     }
     run->prompt_at += n;
-    const char *const labels[] = {r->params.id};
-    metric_add(METRIC_PROMPT_TOKENS, labels, n);
-    pthread_mutex_lock(&r->lock);
-    r->prompt_tokens += n;
-    pthread_mutex_unlock(&r->lock);
+    count_prompt(r, n);
     return n;
 }
 
@@ -368,6 +372,7 @@ static enum sh_code fork_rows(struct run *run, uint32_t *n_rows, struct sh_error
         choice->row = i;
     }
     run->forked = true;
+    count_prompt(run->runner, 1); /* as in the usage: the prompt counts once */
     *n_rows = p->n_choices;
     return SH_OK;
 }

@@ -23,7 +23,7 @@ INSTALL_LIST = \
     $(call install_entry,644,$(wildcard completions/*),$(datadir)/bash-completion/completions) \
     $(call install_entry,644,$(call unit_files,system),$(systemddir)/system) \
     $(call install_entry,644,$(call unit_files,user),$(systemddir)/user) \
-    $(call install_entry,644,$(wildcard systemd/*.sysusers),$(sysusersdir)) \
+    $(foreach f,$(wildcard systemd/*.sysusers),644:$(f):$(sysusersdir)/$(basename $(notdir $(f))).conf) \
     $(call install_entry,644,$(wildcard daemon/control/*.varlink),$(datadir)/varlink/interfaces) \
     $(call install_entry,644,README.md CHANGELOG.md LICENSE,$(datadir)/doc/shimmy)
 INSTALL_CONF = $(wildcard conf/shimmyd.conf)

@@ -3,7 +3,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-const struct sh_cpu_kernels *const sh_cpu_tables[] = {&sh_cpu_scalar};
+const struct sh_cpu_kernels *const sh_cpu_tables[] = {
+#if defined(__x86_64__)
+    &sh_cpu_avx2,
+#endif
+    &sh_cpu_scalar,
+};
 const uint32_t sh_cpu_n_tables = SH_COUNT(sh_cpu_tables);
 
 static void cpu_name(char *out, size_t cap) {

@@ -6,6 +6,21 @@
  *
  * scalar: ref.h. Matrices stay in file layout.
  *
+ * avx2 (AVX2, FMA, F16C; layouts of lanes8.h): fma(a, b, c) is one rounding.
+ *   F32, F16, BF16 matrices: float activations; four sums per output by k mod 4, each an fma chain in ascending k from 0, joined as
+ *     (s0 + s1) + (s2 + s3).
+ *   Q4_0, Q8_0: activations become int8 in blocks of 32: scale dx = most / 127 with most the block's largest magnitude, quant =
+ *     nearest even of x * (127 / most), all 0 where most is 0. The integer dot product of a block is exact. Over blocks in ascending
+ *     order y = fma(d * dx, dot, y).
+ *   Q4_K, Q5_K: the same in blocks of 256. S = sum over sub-blocks of scale * dot and M = sum of min * (sum of the sub-block's activation
+ *     quants) are exact integers; per block y = fma(-(dmin * dx), M, y), then y = fma(d * dx, S, y).
+ *   Q6_K: S = sum over the 16 sub-blocks of scale * dot (quants -32..31), exact; y = fma(d * dx, S, y).
+ *   rms_norm: the sum of squares has 8 lanes (i mod 8), each an fma chain, joined by sh_avx2_sum; then as scalar.
+ *   glu and softmax use sh_avx2_exp, relative error below 2e-7.
+ *   Attention: scores have 8 lanes (d mod 8), fma chains; a softmax over each 256 positions with that part's own maximum, its values an fma
+ *     chain in ascending position; parts are joined in ascending order by rescaling to the larger maximum. The parts depend on the
+ *     number of positions alone.
+ *
  * Thread-safety: tables are constant; their functions are pure apart from what they write through their arguments. Different items (row
  * groups, rows) may be computed at the same time.
  */
@@ -18,7 +33,7 @@
 struct sh_cpu_matrix {
     uint32_t type; /* enum sh_type */
     uint64_t cols, rows;
-    void *data; /* matrix_bytes(type, cols, rows), zeroed before packing, 64-byte aligned */
+    void *data; /* matrix_bytes(type, cols, rows); zeroed before packing; 64-byte aligned */
 };
 
 /* out[r][n] = x[r] . w[n] (+ bias[n]) (+ residual[r][n]), added in this order, for the rows n of some groups. */
@@ -76,5 +91,8 @@ extern const struct sh_cpu_kernels *const sh_cpu_tables[];
 extern const uint32_t sh_cpu_n_tables;
 
 extern const struct sh_cpu_kernels sh_cpu_scalar;
+#if defined(__x86_64__)
+extern const struct sh_cpu_kernels sh_cpu_avx2;
+#endif
 
 #endif

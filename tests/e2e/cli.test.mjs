@@ -183,6 +183,26 @@ withShared('tokenize and detokenize without a daemon', async () => {
 
 // ---- with one ----
 
+withShared('on a terminal: colours unless NO_COLOR, a line feed after the text', async () => {
+  const terminal = (command, variables) =>
+    new Promise((done) => {
+      const child = spawn('script', ['-qec', command, '/dev/null'], {
+        env: { ...environment, TERM: 'xterm', PATH: `${build}:${process.env.PATH}`, ...variables },
+        stdio: ['ignore', 'pipe', 'inherit'],
+      });
+      let text = '';
+      child.stdout.setEncoding('utf8').on('data', (part) => (text += part));
+      child.on('close', () => done(text.replaceAll('\r\n', '\n')));
+    });
+  assert.match(await terminal('shimmyctl list', { NO_COLOR: '' }), /\x1b\[1mMODEL\x1b\[0m/);
+  assert.doesNotMatch(await terminal('shimmyctl list', { NO_COLOR: '1' }), /\x1b/);
+  assert.doesNotMatch(await terminal('shimmyctl list', { TERM: 'dumb' }), /\x1b/);
+  assert.match(
+    await terminal('shimmyctl generate -q stories260K -t 0 -n 5 "Once upon a time"', { NO_COLOR: '1' }),
+    /(^|\x1b\[K), there was a little\n$/,
+  );
+});
+
 withShared('status, list and devices', async () => {
   const [status] = lines((await succeed(['status', '--json'])).stdout);
   assert.equal(status.socket, socket);

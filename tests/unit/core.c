@@ -115,7 +115,9 @@ void core_prefill(struct core_model *m, uint32_t sequence, const int32_t *tokens
         for (uint32_t i = 0; i < count; i++) {
             const bool last = at + i + 1 == n;
             rows[i] = (struct sh_row){.sequence = sequence, .token = tokens[at + i], .position = begin + at + i};
-            if (all_logits != NULL || (last && last_logits != NULL)) rows[i].outputs = SH_OUT_LOGITS;
+            const bool observed = all_logits != NULL && (m->observe == NULL || m->observe(rows[i].position));
+            if (all_logits != NULL && !observed) memset(all_logits + (size_t)(at + i) * m->n_vocab, 0, m->n_vocab * sizeof *all_logits);
+            if (observed || (last && last_logits != NULL)) rows[i].outputs = SH_OUT_LOGITS;
         }
         const struct sh_batch batch = {.rows = rows, .n_rows = count};
         sh_ticket ticket;

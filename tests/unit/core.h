@@ -19,6 +19,7 @@ struct core_model {
     struct sh_model *model;
     struct sh_context *context;
     uint32_t n_vocab;
+    bool (*observe)(uint32_t position); /* which rows core_prefill asks logits of, where it is to ask for all; NULL: every one. The others' are 0 */
 };
 /* One device, everything default but what *context says (NULL: default). Fails the test on any error. */
 void core_load(struct core_model *m, const char *device, const char *path, const struct sh_context_params *context);

@@ -23,7 +23,8 @@ static const char *const files[] = {
 
 /*
  * Allowed differences of a log-prob. The reference computes with float32 activations; its README measures 1e-4 between two such
- * implementations and allows 1e-3; the scalar reference is held to the former. An executor that rounds activations to 8 bits for quantised weights differs by up to 0.5 (rms 0.03 to
+ * implementations and allows 1e-3; the scalar reference is held to the former. An executor that rounds
+ * activations to 8 bits for quantised weights differs by up to 0.5 (rms 0.03 to
  * 0.1), as the reference's own kernels do: there the README's limits for such engines hold, 0.6 and 0.15. Greedy tokens must agree wherever
  * the gap between the best two logits exceeds twice the allowed difference of one (both may move).
  */

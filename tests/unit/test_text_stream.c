@@ -134,7 +134,8 @@ static void compare(const struct sh_vocab *v, const int32_t *ids, size_t n, bool
     assert_memory_equal(shown, whole, cut);
 }
 
-static const char *const sample = "Once upon a time, na\xC3\xAFve \xE6\x97\xA5\xE6\x9C\xAC\xE8\xAA\x9E \xF0\x9F\x99\x82\xF0\x9F\x91\xA9\xE2\x80\x8D\xF0\x9F\x94\xAC "
+static const char *const sample = "Once upon a time, na\xC3\xAFve \xE6\x97\xA5\xE6\x9C\xAC\xE8\xAA\x9E "
+                                  "\xF0\x9F\x99\x82\xF0\x9F\x91\xA9\xE2\x80\x8D\xF0\x9F\x94\xAC "
                                   "aaaaabaaab ababababc \n\n\nUser: stop </s> ### END ###";
 
 /* A stop string taken out of the text at code point boundaries, sometimes with another end. */

@@ -1,0 +1,12 @@
+/*
+ * avx2_matmul.h - operands and matrix products of the AVX2 table on the layouts of lanes8.h; the arithmetic is stated in kernels.h.
+ */
+#ifndef SHIMMY_CPU_AVX2_MATMUL_H
+#define SHIMMY_CPU_AVX2_MATMUL_H
+
+#include "compute/cpu/kernels.h"
+
+void sh_avx2_prepare(uint32_t operand, const float *x, uint64_t cols, uint32_t n_rows, void *out);
+void sh_avx2_matmul(const struct sh_cpu_matmul *m, uint64_t group0, uint64_t group1, void *scratch);
+
+#endif

@@ -1,0 +1,129 @@
+/* The thread pool: every item once, by at most the asked workers; steps in order, loads behind them; idle costs no time. */
+#include "compute/cpu/pool.h"
+#include "tests/unit/shared.h"
+
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#define ITEMS 1003
+
+struct counts {
+    atomic_uint seen[ITEMS];
+    atomic_uint highest_worker;
+};
+
+static void count(void *arg, uint32_t worker, uint64_t begin, uint64_t end) {
+    struct counts *c = arg;
+    for (uint64_t i = begin; i < end; i++) atomic_fetch_add(&c->seen[i], 1);
+    unsigned highest = atomic_load(&c->highest_worker);
+    while (worker > highest && !atomic_compare_exchange_weak(&c->highest_worker, &highest, worker)) {}
+}
+
+static struct sh_pool *acquire(uint32_t workers) {
+    struct sh_pool *pool = NULL;
+    struct sh_error err = {0};
+    if (sh_pool_acquire(workers, &pool, &err) != SH_OK) fail_msg("%s", err.message);
+    return pool;
+}
+
+static void test_pool_every_item_once(void **state) {
+    (void)state;
+    struct sh_pool *pool = acquire(5), *same = acquire(2);
+    assert_ptr_equal(pool, same);
+    static struct counts c;
+    sh_pool_enter(pool, SH_POOL_STEP);
+    for (uint32_t round = 0; round < 300; round++) {
+        memset(&c, 0, sizeof c);
+        const uint32_t workers = 1 + round % 7; /* more than there are is no mistake */
+        const uint64_t n = round % 3 == 0 ? ITEMS : round % 50, grain = 1 + round % 9;
+        sh_pool_run(pool, workers, n, grain, count, &c);
+        for (uint64_t i = 0; i < ITEMS; i++) assert_int_equal(atomic_load(&c.seen[i]), i < n ? 1 : 0);
+        assert_true(atomic_load(&c.highest_worker) < workers);
+    }
+    sh_pool_leave(pool);
+    sh_pool_release(same);
+    sh_pool_release(pool);
+}
+
+struct turn {
+    struct sh_pool *pool;
+    enum sh_pool_use use;
+    atomic_uint *order;
+    unsigned came;
+};
+static void *take_turn(void *arg) {
+    struct turn *t = arg;
+    sh_pool_enter(t->pool, t->use);
+    t->came = atomic_fetch_add(t->order, 1);
+    sh_pool_leave(t->pool);
+    return NULL;
+}
+static void pause_ms(long ms) { nanosleep(&(struct timespec){.tv_nsec = ms * 1000000}, NULL); }
+
+/* While somebody holds the pool a load comes first, then two steps: the steps go in order, the load last. */
+static void test_pool_load_yields(void **state) {
+    (void)state;
+    struct sh_pool *pool = acquire(2);
+    atomic_uint order = 0;
+    struct turn turns[3] = {{pool, SH_POOL_LOAD, &order, 9}, {pool, SH_POOL_STEP, &order, 9}, {pool, SH_POOL_STEP, &order, 9}};
+    pthread_t threads[3];
+    sh_pool_enter(pool, SH_POOL_STEP);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(pthread_create(&threads[i], NULL, take_turn, &turns[i]), 0);
+        pause_ms(60);
+    }
+    sh_pool_leave(pool);
+    for (int i = 0; i < 3; i++) pthread_join(threads[i], NULL);
+    assert_int_equal(turns[1].came, 0);
+    assert_int_equal(turns[2].came, 1);
+    assert_int_equal(turns[0].came, 2);
+    sh_pool_release(pool);
+}
+
+static uint64_t cpu_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static void test_pool_idle_costs_nothing(void **state) {
+    (void)state;
+    struct sh_pool *pool = acquire(4);
+    static struct counts c;
+    memset(&c, 0, sizeof c);
+    sh_pool_enter(pool, SH_POOL_STEP);
+    sh_pool_run(pool, 4, ITEMS, 1, count, &c);
+    sh_pool_leave(pool);
+    pause_ms(20); /* whoever still spins stops */
+    const uint64_t before = cpu_ns();
+    pause_ms(300);
+    assert_true(cpu_ns() - before < 20000000); /* of 1200 ms that four spinning threads would burn */
+    sh_pool_release(pool);
+}
+
+static void test_pool_limits(void **state) {
+    (void)state;
+    struct sh_pool *pool;
+    struct sh_error err = {0};
+    assert_int_equal(sh_pool_acquire(0, &pool, &err), SH_ERR_INVALID);
+    assert_int_equal(sh_pool_acquire(SH_POOL_MAX_WORKERS + 1, &pool, &err), SH_ERR_INVALID);
+    assert_true(sh_pool_physical_cores() >= 1);
+    assert_true(sh_pool_physical_cores() <= (uint32_t)sysconf(_SC_NPROCESSORS_CONF));
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_pool_every_item_once),
+        cmocka_unit_test(test_pool_load_yields),
+        cmocka_unit_test(test_pool_idle_costs_nothing),
+        cmocka_unit_test(test_pool_limits),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

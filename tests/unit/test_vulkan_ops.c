@@ -1,0 +1,267 @@
+/*
+ * The other Vulkan kernels against the scalar reference, sums in double precision and the host sampler: embed, norm, add, glu, gather, sampling.
+ * NaN lies where nothing may be read, guards where nothing may be written. Tolerances are derived where they stand.
+ */
+#include "compute/sample/sample.h"
+#include "compute/vulkan/exec.h"
+#include "tests/unit/ops_harness.h"
+#include "tests/unit/tiny_llama.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+static const uint32_t types[] = {SH_TYPE_F32,  SH_TYPE_F16,  SH_TYPE_BF16, SH_TYPE_Q4_0,
+                                 SH_TYPE_Q8_0, SH_TYPE_Q4_K, SH_TYPE_Q5_K, SH_TYPE_Q6_K};
+#define EPS 0x1p-24
+
+static float *random_floats(size_t n, float amplitude, struct test_rng *rng) {
+    float *f = malloc(n * sizeof *f);
+    assert_non_null(f);
+    for (size_t i = 0; i < n; i++) f[i] = test_uniform(rng, -amplitude, amplitude);
+    return f;
+}
+
+static void *random_matrix(uint32_t type, uint64_t cols, uint64_t rows, struct test_rng *rng) {
+    void *data = malloc(sh_type_row_bytes(type, cols) * rows);
+    assert_non_null(data);
+    test_random_blocks(type, cols * rows, 1.0f, rng, data);
+    return data;
+}
+
+/* ---- embed ---- */
+
+static void embed_of_every_type(void **state) {
+    (void)state;
+    struct sh_device *vulkan = OPS_OPEN_VULKAN(), *cpu = ops_open_cpu();
+    static const int32_t tokens[] = {0, 98, 5, 5, 42, 61, 7};
+    enum { VOCAB = 99, ROWS = SH_COUNT(tokens) };
+    for (int parts = 0; parts < 2; parts++) {
+        sh_vk_part_bytes_for_test(parts ? 20000 : 0);
+        for (size_t t = 0; t < SH_COUNT(types); t++) {
+            const uint32_t block = sh_type_info(types[t])->block_elements, width = block == 1 ? 172 : block == 32 ? 1056 : 768;
+            char name[128];
+            snprintf(name, sizeof name, "embed %s parts=%d", sh_type_info(types[t])->name, parts);
+            if (!ops_wanted(name)) continue;
+            struct test_rng rng = {t};
+            void *w = random_matrix(types[t], width, VOCAB, &rng);
+            float *own = random_floats((size_t)ROWS * width, 1, &rng);
+            struct ops ops;
+            ops_init(&ops);
+            ops.program.n_embd = width;
+            ops.program.n_vocab = VOCAB;
+            struct sh_op op = ops_op(SH_OP_EMBED);
+            op.w = ops_weight(&ops, types[t], width, VOCAB, w);
+            op.out = ops_activation(&ops, width, SH_ROWS_ALL);
+            ops_push(&ops, &op);
+            struct ops_model m[2];
+            ops_load(&ops, vulkan, SH_KV_F32, ROWS, 2, &m[0]);
+            ops_load(&ops, cpu, SH_KV_F32, ROWS, 2, &m[1]);
+            for (int given = 0; given < 2; given++) {
+                const struct ops_step step = {.n_rows = ROWS, .tokens = tokens, .embeddings = given ? own : NULL};
+                float *got = ops_run(&ops, &m[0], &step, op.out), *want = ops_run(&ops, &m[1], &step, op.out);
+                ops_compare(name, got, want, NULL, (size_t)ROWS * width); /* dequantised to the same bits */
+                free(got);
+                free(want);
+            }
+            ops_unload(&m[0]);
+            ops_unload(&m[1]);
+            free(w);
+            free(own);
+        }
+    }
+    sh_vk_part_bytes_for_test(0);
+    ops_close(cpu);
+    ops_close(vulkan);
+}
+
+/* ---- the small ops ---- */
+
+static void norm_against_double(void **state) {
+    (void)state;
+    struct sh_device *vulkan = OPS_OPEN_VULKAN(), *cpu = ops_open_cpu();
+    static const uint32_t widths[] = {1, 64, 172, 257, 2048, 5001};
+    enum { ROWS = 5 };
+    for (size_t i = 0; i < SH_COUNT(widths); i++) {
+        const uint32_t width = widths[i];
+        char name[128];
+        snprintf(name, sizeof name, "rms_norm width=%u", width);
+        if (!ops_wanted(name)) continue;
+        struct test_rng rng = {width};
+        float *x = random_floats((size_t)ROWS * width, 3, &rng), *w = random_floats(width, 2, &rng);
+        struct ops ops;
+        ops_init(&ops);
+        struct sh_op op = ops_op(SH_OP_RMS_NORM);
+        op.x = ops_input(&ops, width);
+        op.w = ops_weight(&ops, SH_TYPE_F32, width, 1, w);
+        op.out = ops_activation(&ops, width, SH_ROWS_ALL);
+        op.eps = 1e-5f;
+        ops_push(&ops, &op);
+        float *want = malloc((size_t)ROWS * width * sizeof *want);
+        double *bound = malloc((size_t)ROWS * width * sizeof *bound);
+        assert_true(want && bound);
+        struct sh_device *const devices[] = {vulkan, cpu};
+        for (int d = 0; d < 2; d++) {
+            /* All squares are positive: a chain of L additions is off by L roundings at most, its root by half of that; five more. */
+            const double chain = d == 0 ? width / 256.0 + 41 : width;
+            for (uint32_t r = 0; r < ROWS; r++) {
+                double sum = 0;
+                for (uint32_t k = 0; k < width; k++) sum += (double)x[r * width + k] * (double)x[r * width + k];
+                for (uint32_t k = 0; k < width; k++) {
+                    const double y = (double)x[r * width + k] / sqrt(sum / width + (double)op.eps) * (double)w[k];
+                    want[r * width + k] = (float)y;
+                    bound[r * width + k] = fabs(y) * (chain / 2 + 8) * EPS;
+                }
+            }
+            struct ops_model m;
+            ops_load(&ops, devices[d], SH_KV_F32, ROWS, 2, &m);
+            const struct ops_step step = {.n_rows = ROWS, .inputs = {x}};
+            float *got = ops_run(&ops, &m, &step, op.out);
+            ops_compare(name, got, want, bound, (size_t)ROWS * width);
+            free(got);
+            ops_unload(&m);
+        }
+        free(want);
+        free(bound);
+        free(x);
+        free(w);
+    }
+    ops_close(cpu);
+    ops_close(vulkan);
+}
+
+static void add_glu_gather(void **state) {
+    (void)state;
+    struct sh_device *vulkan = OPS_OPEN_VULKAN(), *cpu = ops_open_cpu();
+    static const uint32_t widths[] = {1, 63, 172, 5632};
+    static const uint32_t out_rows[] = {1, 4, 8};
+    static const enum sh_op_kind kinds[] = {SH_OP_ADD, SH_OP_GLU, SH_OP_GATHER_OUT};
+    enum { ROWS = 9 };
+    for (size_t k = 0; k < SH_COUNT(kinds); k++) {
+        for (size_t i = 0; i < SH_COUNT(widths); i++) {
+            const uint32_t width = widths[i];
+            char name[128];
+            snprintf(name, sizeof name, "%s width=%u", sh_op_name(kinds[k]), width);
+            if (!ops_wanted(name)) continue;
+            struct test_rng rng = {width + k};
+            float *x = random_floats((size_t)ROWS * width, 12, &rng), *y = random_floats((size_t)ROWS * width, 3, &rng);
+            struct ops ops;
+            ops_init(&ops);
+            struct sh_op op = ops_op(kinds[k]);
+            op.x = ops_input(&ops, width);
+            const bool gather = kinds[k] == SH_OP_GATHER_OUT;
+            if (!gather) op.y = ops_input(&ops, width);
+            op.out = ops_activation(&ops, width, gather ? SH_ROWS_OUT : SH_ROWS_ALL);
+            ops_push(&ops, &op);
+            struct ops_model m[2];
+            ops_load(&ops, vulkan, SH_KV_F32, ROWS, 2, &m[0]);
+            ops_load(&ops, cpu, SH_KV_F32, ROWS, 2, &m[1]);
+            const struct ops_step step = {.n_rows = ROWS, .inputs = {x, y}, .out_rows = out_rows, .n_out = SH_COUNT(out_rows)};
+            float *got = ops_run(&ops, &m[0], &step, op.out), *want = ops_run(&ops, &m[1], &step, op.out);
+            const size_t n = (gather ? SH_COUNT(out_rows) : ROWS) * (size_t)width;
+            double *bound = NULL;
+            if (kinds[k] == SH_OP_GLU) { /* exp is allowed 3 + 2 |x| units in the last place, the division 2.5, the rest one each */
+                bound = malloc(n * sizeof *bound);
+                assert_non_null(bound);
+                for (size_t e = 0; e < n; e++) bound[e] = fabs((double)want[e]) * (3 + 2 * fabs((double)x[e]) + 6) * 2 * EPS + 1e-30;
+            }
+            ops_compare(name, got, want, bound, n);
+            free(bound);
+            free(got);
+            free(want);
+            ops_unload(&m[0]);
+            ops_unload(&m[1]);
+            free(x);
+            free(y);
+        }
+    }
+    ops_close(cpu);
+    ops_close(vulkan);
+}
+
+/* ---- sampling ---- */
+
+static void sample_as_the_host_does(void **state) {
+    (void)state;
+    struct sh_device *vulkan = OPS_OPEN_VULKAN();
+    static const uint32_t vocabularies[] = {5, 4096, 4097, 32000};
+    static const float temperatures[] = {0, 0.2f, 1, 1.7f};
+    enum { ROWS = 24 };
+    for (size_t i = 0; i < SH_COUNT(vocabularies); i++) {
+        const uint32_t vocab = vocabularies[i];
+        char name[64];
+        snprintf(name, sizeof name, "sample vocab=%u", vocab);
+        if (!ops_wanted(name)) continue;
+        struct test_rng rng = {vocab};
+        float *logits = random_floats((size_t)ROWS * vocab, 6, &rng);
+        for (uint32_t k = 0; k < 3 && k < vocab; k++) logits[vocab - 1 - k] = logits[k] = 9; /* ties in the first row */
+        for (uint32_t k = 0; k < vocab; k += 2) logits[vocab + k] = NAN;
+        logits[2 * vocab + 1] = INFINITY;
+        logits[3 * vocab] = -INFINITY;
+        struct ops ops;
+        ops_init(&ops);
+        ops.program.n_vocab = vocab;
+        struct sh_op op = ops_op(SH_OP_GATHER_OUT);
+        op.x = ops_input(&ops, vocab);
+        op.out = ops.program.logits = ops_activation(&ops, vocab, SH_ROWS_OUT);
+        ops_push(&ops, &op);
+        struct ops_model m;
+        ops_load(&ops, vulkan, SH_KV_F32, ROWS, 2, &m);
+        struct sh_step_output outputs[ROWS];
+        int32_t tokens[ROWS];
+        for (size_t t = 0; t < SH_COUNT(temperatures); t++) {
+            for (uint32_t r = 0; r < ROWS; r++)
+                outputs[r] = (struct sh_step_output){.sample = r % 5 != 4, .temperature = temperatures[t], .seed = 0x123456789abcull + r / 3,
+                                                     .choice = r % 3, .position = 100 * r + (uint32_t)t};
+            const uint32_t *all = NULL;
+            const struct ops_step step = {.n_rows = ROWS, .inputs = {logits}, .out_rows = all, .n_out = ROWS, .outputs = outputs,
+                                          .sampled = tokens};
+            free(ops_run(&ops, &m, &step, op.out));
+            for (uint32_t r = 0; r < ROWS; r++) {
+                if (!outputs[r].sample) {
+                    assert_int_equal(tokens[r], -1);
+                    continue;
+                }
+                const struct sh_sampler_params params = {.size = sizeof params, .temperature = temperatures[t], .seed = outputs[r].seed,
+                                                         .choice = outputs[r].choice};
+                struct sh_sampler *sampler = NULL;
+                struct sh_error err = {0};
+                assert_int_equal(sh_sampler_create(&params, vocab, &sampler, &err), SH_OK);
+                const struct sh_token_history history = {0};
+                int32_t want = -2;
+                assert_int_equal(sh_sampler_pick(sampler, logits + (size_t)r * vocab, &history, outputs[r].position, &want, &err), SH_OK);
+                sh_sampler_destroy(sampler);
+                if (tokens[r] == want) continue;
+                /* Another draw is right only where the two keys are a rounding apart: two logarithms and a division, some units of 2^-23
+                 * of a key up to 40. */
+                assert_true(temperatures[t] > 0 && tokens[r] >= 0 && (uint32_t)tokens[r] < vocab);
+                float key[2];
+                const int32_t both[2] = {want, tokens[r]};
+                for (int b = 0; b < 2; b++)
+                    key[b] = logits[(size_t)r * vocab + (uint32_t)both[b]] / temperatures[t] +
+                             sh_gumbel(outputs[r].seed, outputs[r].choice, outputs[r].position, (uint32_t)both[b]);
+                if (!(fabsf(key[0] - key[1]) <= 40 * 8 * 0x1p-23f))
+                    fail_msg("%s T=%g row %u: token %d with key %.9g, the host picks %d with %.9g", name, (double)temperatures[t], r, tokens[r],
+                             (double)key[1], want, (double)key[0]);
+            }
+        }
+        ops_unload(&m);
+        free(logits);
+    }
+    ops_close(vulkan);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(embed_of_every_type),
+        cmocka_unit_test(norm_against_double),
+        cmocka_unit_test(add_glu_gather),
+        cmocka_unit_test(sample_as_the_host_does),
+    };
+    ops_set_filter();
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
