@@ -331,12 +331,14 @@ struct sh_sampler_params {
 /* A sequence: its tokens in the cache, and its sampler. */
 SH_API enum sh_code sh_sequence_create(struct sh_context *context, uint32_t *sequence, struct sh_error *err); /* SH_ERR_LIMIT: none free */
 SH_API void sh_sequence_destroy(struct sh_context *context, uint32_t sequence); /* its pages return at once when nothing in flight uses it, else at that wait */
+/* Copies *params; a new sequence samples greedily. Not while a submission with this sequence is in flight (SH_ERR_BUSY). */
 SH_API enum sh_code sh_sequence_set_sampler(struct sh_context *context, uint32_t sequence, const struct sh_sampler_params *params,
                                             struct sh_error *err);
 SH_API uint32_t sh_sequence_length(const struct sh_context *context, uint32_t sequence); /* tokens in the cache, submitted ones included */
 /* Forgets the tokens from `length` on. Not while a submission with this sequence is in flight (SH_ERR_BUSY). */
 SH_API enum sh_code sh_sequence_truncate(struct sh_context *context, uint32_t sequence, uint32_t length, struct sh_error *err);
-/* dst, which must be empty, becomes the first `length` tokens of src; whole pages are shared, the last part copied on write. */
+/* dst, which must be empty, becomes the first `length` tokens of src; whole pages are shared, the last part copied on write. Finishes what
+ * is in flight with src first (its sh_wait then returns at once). */
 SH_API enum sh_code sh_sequence_copy(struct sh_context *context, uint32_t dst, uint32_t src, uint32_t length, struct sh_error *err);
 
 typedef uint64_t sh_ticket;

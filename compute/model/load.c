@@ -64,13 +64,14 @@ static enum sh_code cut(struct sh_model *m, const struct sh_model_params *p, str
 
 enum sh_code sh_check_device_memory(const struct sh_device *device, uint64_t bytes, const char *what, struct sh_error *err) {
     const struct sh_device_info *info = &device->info;
-    if (info->kind == SH_DEVICE_CPU || info->memory_bytes == 0) return SH_OK;
+    if (info->memory_bytes == 0) return SH_OK;
     struct sh_device_memory held = {0};
     device->executor->device_memory(device, &held);
     const uint64_t used = held.weights_bytes + held.cache_bytes + held.activation_bytes + held.staging_bytes;
     const uint64_t room = info->memory_bytes > used ? info->memory_bytes - used : 0;
     if (bytes <= room) return SH_OK;
-    return sh_fail(err, SH_ERR_NO_DEVICE_MEMORY, "%s needs %llu MiB on %s, which has %llu MiB, %llu of them held by this process", what,
+    return sh_fail(err, info->kind == SH_DEVICE_CPU ? SH_ERR_NO_MEMORY : SH_ERR_NO_DEVICE_MEMORY,
+                   "%s needs %llu MiB on %s, which has %llu MiB, %llu of them held by this process", what,
                    (unsigned long long)(bytes >> 20), info->name, (unsigned long long)(info->memory_bytes >> 20),
                    (unsigned long long)(used >> 20));
 }

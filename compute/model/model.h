@@ -24,7 +24,8 @@ static inline struct sh_device *sh_model_device(const struct sh_model *m, uint32
     return m->devices[m->segments[segment].device];
 }
 
-/* SH_ERR_NO_DEVICE_MEMORY with the figures, if `bytes` more certainly do not fit on a GPU; the CPU executor checks its own needs. */
+/* SH_ERR_NO_DEVICE_MEMORY (the CPU: SH_ERR_NO_MEMORY) with the figures, if `bytes` more certainly do not fit: they are more than the
+ * device has in all, less what this process holds there. */
 enum sh_code sh_check_device_memory(const struct sh_device *device, uint64_t bytes, const char *what, struct sh_error *err);
 
 #endif

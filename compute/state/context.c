@@ -1,6 +1,7 @@
 /* Contexts: creation, end, statistics, capture. */
 #include "compute/state/context.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 /* ---- creation ---- */
@@ -36,9 +37,13 @@ static uint64_t page_bytes(const struct sh_state_group *g, uint32_t n_layers, en
     return (uint64_t)SH_PAGE_TOKENS * n_layers * g->n_kv_heads * (g->k_dim + g->v_dim) * (type == SH_KV_F32 ? 4 : 2);
 }
 
-/* Which segments hold layers of which group; and refuses caches that certainly do not fit their devices. */
+/* Which segments hold layers of which group; and refuses what certainly does not fit: room for one sequence of full length. What kv_tokens
+ * allows beyond that is taken slab by slab, and may turn out not to be there. */
 static enum sh_code survey_groups(struct sh_context *c, struct sh_error *err) {
     const struct sh_program *p = c->model->program;
+    const uint32_t longest = sh_pages_of(c->model->spec.context_length);
+    char what[64];
+    snprintf(what, sizeof what, "a cache for %u tokens (%s)", c->model->spec.context_length, c->params.kv_type == SH_KV_F32 ? "f32" : "f16");
     for (uint32_t s = 0; s < c->model->n_segments; s++) {
         const struct sh_segment *segment = &c->model->segments[s];
         uint64_t bytes = 0;
@@ -46,9 +51,9 @@ static enum sh_code survey_groups(struct sh_context *c, struct sh_error *err) {
             if (p->ops[i].kind != SH_OP_ROPE_CACHE) continue;
             const uint32_t g = p->ops[i].attn.group;
             c->holds_group[s * c->n_groups + g] = true;
-            bytes += page_bytes(&p->groups[g], 1, c->params.kv_type) * c->pools[g].n_max;
+            bytes += page_bytes(&p->groups[g], 1, c->params.kv_type) * (c->pools[g].n_max < longest ? c->pools[g].n_max : longest);
         }
-        const enum sh_code code = sh_check_device_memory(sh_model_device(c->model, s), bytes, "the context's cache", err);
+        const enum sh_code code = sh_check_device_memory(sh_model_device(c->model, s), bytes, what, err);
         if (code != SH_OK) return code;
     }
     return SH_OK;

@@ -326,6 +326,32 @@ static void placements_are_checked(void **state) {
     sh_device_close(devices[1]);
 }
 
+static void what_does_not_fit_is_refused_with_figures(void **state) {
+    (void)state;
+    struct sh_device *device = core_open_device("cpu-scalar");
+    struct sh_model *model = NULL;
+    struct sh_context *context = NULL;
+    const struct sh_model_params params = {.size = sizeof params, .path = small};
+    core_ok(sh_model_load(&device, 1, &params, &model, &error), &error);
+    struct sh_device_memory held;
+    sh_device_get_memory(device, &held);
+    const uint64_t page = 2ull * 2 * 2 * 16 * 32 * 4; /* layers, K and V, heads, head size, tokens, float */
+    const struct sh_context_params f32 = {.size = sizeof f32, .kv_type = SH_KV_F32};
+    device->info.memory_bytes = held.weights_bytes + held.cache_bytes + held.activation_bytes + held.staging_bytes + 8 * page - 1;
+    assert_int_equal(sh_context_create(model, &f32, &context, &error), SH_ERR_NO_MEMORY);
+    assert_null(context);
+    assert_non_null(strstr(error.message, "256 tokens (f32)"));
+    device->info.memory_bytes++;
+    core_ok(sh_context_create(model, &f32, &context, &error), &error);
+    sh_context_destroy(context);
+    struct sh_model *second = NULL;
+    device->info.memory_bytes = held.weights_bytes + 1;
+    assert_int_equal(sh_model_load(&device, 1, &params, &second, &error), SH_ERR_NO_MEMORY);
+    assert_non_null(strstr(error.message, "the model needs"));
+    sh_model_unload(model);
+    sh_device_close(device);
+}
+
 /* ---- batches ---- */
 
 struct snapshot {
@@ -849,6 +875,7 @@ int main(void) {
         cmocka_unit_test(files_that_shrink_while_they_are_read),
         cmocka_unit_test(after_load_the_file_is_not_needed),
         cmocka_unit_test(placements_are_checked),
+        cmocka_unit_test(what_does_not_fit_is_refused_with_figures),
         cmocka_unit_test(refused_batches_change_nothing),
         cmocka_unit_test(a_context_ends_at_its_length),
         cmocka_unit_test(sequences_are_limited_and_checked),
