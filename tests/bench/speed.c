@@ -1,0 +1,141 @@
+/*
+ * speed: prefill and decode rate of a model file on a device, through engine.h alone. Prints one line per figure: name, tab, value.
+ *
+ * Prefill is one prompt of --prompt tokens into an empty sequence; decode is --generate greedy tokens from an empty sequence, each asked for
+ * after the one before is known, host sampling included. Both are repeated and averaged, after one run to warm up.
+ */
+#include "compute/engine.h"
+
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+static const char usage[] = "usage: speed MODEL.gguf [--device cpu|NAME] [--threads N] [--prompt 512] [--generate 64] [--repeat 3]\n";
+
+static _Noreturn void die(const struct sh_error *err) {
+    fprintf(stderr, "speed: %s\n", err->message);
+    exit(1);
+}
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static struct sh_device *open_device(const char *want, uint32_t threads) {
+    struct sh_error err = {0};
+    struct sh_device_info infos[16];
+    uint32_t count = 0, chosen = 0;
+    if (sh_device_enumerate(infos, 16, &count, &err) != SH_OK) die(&err);
+    if (sh_device_select(infos, count, want, &chosen, &err) != SH_OK) die(&err);
+    const struct sh_device_params params = {.size = sizeof params, .info = &infos[chosen], .threads = threads};
+    struct sh_device *device = NULL;
+    if (sh_device_open(&params, &device, &err) != SH_OK) die(&err);
+    return device;
+}
+
+/* Runs rows of one sequence; returns the token sampled from the last one. */
+static int32_t run(struct sh_context *context, struct sh_row *rows, uint32_t n) {
+    struct sh_error err = {0};
+    const struct sh_batch batch = {rows, n};
+    struct sh_results results;
+    sh_ticket ticket;
+    if (sh_submit(context, &batch, &ticket, &err) != SH_OK || sh_wait(context, ticket, -1, &results, &err) != SH_OK) die(&err);
+    return results.items[results.count - 1].token;
+}
+
+static uint32_t new_sequence(struct sh_context *context) {
+    struct sh_error err = {0};
+    uint32_t sequence;
+    const struct sh_sampler_params greedy = {.size = sizeof greedy};
+    if (sh_sequence_create(context, &sequence, &err) != SH_OK || sh_sequence_set_sampler(context, sequence, &greedy, &err) != SH_OK) die(&err);
+    return sequence;
+}
+
+static double prefill(struct sh_context *context, uint32_t n, uint32_t n_vocab) {
+    struct sh_row *rows = calloc(n, sizeof *rows);
+    if (rows == NULL) abort();
+    const uint32_t sequence = new_sequence(context);
+    for (uint32_t i = 0; i < n; i++)
+        rows[i] = (struct sh_row){.sequence = sequence, .token = (int32_t)((i * 7919 + 5) % n_vocab), .position = i};
+    rows[n - 1].outputs = SH_OUT_SAMPLE;
+    const double begin = now();
+    run(context, rows, n);
+    const double seconds = now() - begin;
+    sh_sequence_destroy(context, sequence);
+    free(rows);
+    return seconds;
+}
+
+static double decode(struct sh_context *context, uint32_t n) {
+    const uint32_t sequence = new_sequence(context);
+    struct sh_row row = {.sequence = sequence, .role = SH_ROLE_GENERATED, .token = 1, .outputs = SH_OUT_SAMPLE};
+    const double begin = now();
+    for (uint32_t i = 0; i < n; i++) {
+        row.token = run(context, &row, 1);
+        row.position++;
+    }
+    const double seconds = now() - begin;
+    sh_sequence_destroy(context, sequence);
+    return seconds;
+}
+
+static uint32_t number(const char *text) {
+    char *end;
+    const unsigned long n = strtoul(text, &end, 10);
+    if (end == text || *end != '\0' || n > 1u << 20) {
+        fprintf(stderr, "speed: found \"%s\", expected a number\n%s", text, usage);
+        exit(2);
+    }
+    return (uint32_t)n;
+}
+
+int main(int argc, char **argv) {
+    static const struct option options[] = {{"device", 1, NULL, 'd'},   {"threads", 1, NULL, 't'}, {"prompt", 1, NULL, 'p'},
+                                            {"generate", 1, NULL, 'g'}, {"repeat", 1, NULL, 'r'},  {0}};
+    const char *want = "cpu";
+    uint32_t threads = 0, n_prompt = 512, n_generate = 64, repeat = 3;
+    for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) switch (c) {
+        case 'd': want = optarg; break;
+        case 't': threads = number(optarg); break;
+        case 'p': n_prompt = number(optarg); break;
+        case 'g': n_generate = number(optarg); break;
+        case 'r': repeat = number(optarg); break;
+        default: fputs(usage, stderr); return 2;
+        }
+    if (optind + 1 != argc || n_prompt == 0 || n_generate == 0 || repeat == 0) {
+        fputs(usage, stderr);
+        return 2;
+    }
+    struct sh_device *device = open_device(want, threads);
+    struct sh_error err = {0};
+    struct sh_model *model = NULL;
+    const struct sh_model_params params = {.size = sizeof params, .path = argv[optind]};
+    if (sh_model_load(&device, 1, &params, &model, &err) != SH_OK) die(&err);
+    struct sh_model_info info;
+    sh_model_get_info(model, &info);
+    struct sh_context *context = NULL;
+    const struct sh_context_params context_params = {.size = sizeof context_params, .max_batch_rows = n_prompt, .max_sequences = 1};
+    if (sh_context_create(model, &context_params, &context, &err) != SH_OK) die(&err);
+
+    double prefill_s = 0, decode_s = 0;
+    prefill(context, n_prompt, info.n_vocab);
+    for (uint32_t i = 0; i < repeat; i++) prefill_s += prefill(context, n_prompt, info.n_vocab);
+    decode(context, n_generate < 8 ? n_generate : 8);
+    for (uint32_t i = 0; i < repeat; i++) decode_s += decode(context, n_generate);
+    const struct sh_device_info *used = sh_device_get_info(device);
+    printf("device\t%s (%s)\n", used->name, used->tier);
+    printf("type\t%s\n", info.type_name);
+    printf("load_seconds\t%.3f\n", (double)info.load_ns * 1e-9);
+    printf("weights_bytes\t%" PRIu64 "\n", info.weights_bytes[0]);
+    printf("prefill_tokens_per_second\t%.2f\n", (double)n_prompt * repeat / prefill_s);
+    printf("decode_tokens_per_second\t%.2f\n", (double)n_generate * repeat / decode_s);
+    sh_context_destroy(context);
+    sh_model_unload(model);
+    sh_device_close(device);
+    return 0;
+}
