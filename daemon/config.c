@@ -534,11 +534,7 @@ static void read_flags(struct loader *loader, const struct config_command *comma
 
 static void check_together(struct loader *loader) {
     struct config *config = loader->config;
-    if (config->prefill_chunk > config->max_batch_rows) {
-        complain(loader, SH_LOG_WARNING, "prefill_chunk %u is more than max_batch_rows %u, which is used instead", config->prefill_chunk,
-                 config->max_batch_rows);
-        config->prefill_chunk = config->max_batch_rows;
-    }
+    if (config->prefill_chunk > config->max_batch_rows) config->prefill_chunk = config->max_batch_rows;
     if (config->max_sequences > config->max_batch_rows)
         complain(loader, SH_LOG_ERROR, "max_sequences %u is more than max_batch_rows %u: each sequence needs a row of a step",
                  config->max_sequences, config->max_batch_rows);

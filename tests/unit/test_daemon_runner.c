@@ -1,0 +1,492 @@
+/* test_daemon_runner.c - generations on a real runner: choices, ends, queue, cancelling, log-probs. */
+#include "compute/base.h"
+#include "daemon/generation.h"
+#include "tests/unit/daemon_room.h"
+#include "tests/unit/shared.h"
+
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+enum { CONTEXT = 256, TOKENS_MAX = 300 };
+
+/* A front end: waits for events and keeps what came. */
+struct front {
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
+    bool news;
+    struct generation *g;
+    bool started, ended;
+    uint32_t n_prompt_events;
+    float prompt_logprobs[TOKENS_MAX];
+    struct {
+        int32_t tokens[TOKENS_MAX];
+        float logprobs[TOKENS_MAX];
+        uint32_t count;
+        char text[TOKENS_MAX * 40];
+        enum gen_finish finish;
+        int32_t stop_index;
+    } choices[4];
+    struct gen_event end;
+    struct gen_usage usage;
+};
+
+static struct config *config;
+static struct model *model;
+static const int32_t prompt[] = {1, 20, 33, 47, 5, 60, 71, 82, 99, 100, 110};
+
+static void wake(void *user) {
+    struct front *front = user;
+    pthread_mutex_lock(&front->lock);
+    front->news = true;
+    pthread_cond_signal(&front->cond);
+    pthread_mutex_unlock(&front->lock);
+}
+
+static void take(struct front *front, const struct gen_event *event) {
+    assert_false(front->ended);
+    switch (event->kind) {
+    case GEN_EVENT_STARTED: front->started = true; break;
+    case GEN_EVENT_PROMPT:
+        front->prompt_logprobs[front->n_prompt_events++] = event->logprob ? event->logprob->logprob : 1;
+        break;
+    case GEN_EVENT_TOKEN:
+    case GEN_EVENT_CHOICE:
+        assert_true(front->started);
+        assert_int_equal(front->choices[event->choice].finish, GEN_RUNNING);
+        assert_int_equal(strlen(event->text), event->text_length);
+        strcat(front->choices[event->choice].text, event->text);
+        if (event->kind == GEN_EVENT_CHOICE) {
+            front->choices[event->choice].finish = event->finish;
+            front->choices[event->choice].stop_index = event->stop_index;
+        } else {
+            if (event->logprob) front->choices[event->choice].logprobs[front->choices[event->choice].count] = event->logprob->logprob;
+            front->choices[event->choice].tokens[front->choices[event->choice].count++] = event->token;
+        }
+        break;
+    case GEN_EVENT_END:
+        front->ended = true;
+        front->end = *event;
+        break;
+    }
+}
+
+static struct front *front_create(void) {
+    struct front *front = calloc(1, sizeof *front);
+    assert_non_null(front);
+    pthread_mutex_init(&front->lock, NULL);
+    pthread_cond_init(&front->cond, NULL);
+    return front;
+}
+
+static void front_free(struct front *front) {
+    gen_release(front->g);
+    free(front);
+}
+
+static struct gen_params params_for(struct front *front, uint32_t max_tokens) {
+    return (struct gen_params){.prompt = prompt,
+                               .n_prompt = SH_COUNT(prompt),
+                               .n_choices = 1,
+                               .max_tokens = max_tokens,
+                               .ignore_eos = true,
+                               .sampler = {.size = sizeof(struct sh_sampler_params), .seed = 5},
+                               .notify = wake,
+                               .user = front};
+}
+
+/* Takes events until `tokens` of the first choice are there, or the end. */
+static void follow(struct front *front, uint32_t tokens) {
+    while (!front->ended && front->choices[0].count < tokens) {
+        struct gen_event event;
+        while (!front->ended && front->choices[0].count < tokens && gen_next(front->g, &event)) {
+            take(front, &event);
+            gen_event_finish(&event);
+        }
+        if (front->ended || front->choices[0].count >= tokens) break;
+        struct timespec limit;
+        clock_gettime(CLOCK_REALTIME, &limit);
+        limit.tv_sec += 10;
+        pthread_mutex_lock(&front->lock);
+        while (!front->news)
+            if (pthread_cond_timedwait(&front->cond, &front->lock, &limit) != 0) fail_msg("no event for 10 s");
+        front->news = false;
+        pthread_mutex_unlock(&front->lock);
+    }
+    if (front->ended) gen_get_usage(front->g, &front->usage);
+}
+
+static struct front *run(const struct gen_params *params) {
+    struct sh_error err;
+    struct front *front = params->user;
+    if (gen_submit(model, params, &front->g, &err) != SH_OK) fail_msg("%s", err.message);
+    follow(front, UINT32_MAX);
+    return front;
+}
+
+static void test_one(void **state) {
+    (void)state;
+    struct front *front = front_create();
+    struct gen_params params = params_for(front, 20);
+    run(&params);
+    assert_int_equal(front->end.finish, GEN_STOP);
+    assert_int_equal(front->choices[0].finish, GEN_LENGTH);
+    assert_int_equal(front->choices[0].stop_index, -1);
+    assert_int_equal(front->choices[0].count, 20);
+    assert_int_equal(front->usage.prompt_tokens, SH_COUNT(prompt));
+    assert_int_equal(front->usage.completion_tokens, 20);
+    assert_true(front->usage.first_token_ns > 0 && front->usage.decode_ns > 0 && front->usage.prefill_ns > 0);
+    /* The text is what the tokens say. */
+    struct sh_text_stream *stream;
+    assert_int_equal(sh_text_stream_create(model_vocab(model), NULL, 0, false, &stream, NULL), SH_OK);
+    char text[1000] = "";
+    const char *piece;
+    size_t length;
+    uint32_t unused;
+    for (uint32_t i = 0; i < 20; i++) {
+        sh_text_stream_push(stream, front->choices[0].tokens[i], &piece, &length, &unused);
+        strncat(text, piece, length);
+    }
+    sh_text_stream_finish(stream, &piece, &length);
+    strncat(text, piece, length);
+    sh_text_stream_destroy(stream);
+    assert_string_equal(front->choices[0].text, text);
+    front_free(front);
+}
+
+/* A choice is the same alone and among others, and choices of one seed differ. */
+static void test_choices(void **state) {
+    (void)state;
+    struct front *alone = front_create(), *three = front_create();
+    struct gen_params params = params_for(alone, 24);
+    params.sampler.temperature = 1;
+    run(&params);
+    params.n_choices = 3;
+    params.user = three;
+    run(&params);
+    assert_memory_equal(alone->choices[0].tokens, three->choices[0].tokens, 24 * sizeof(int32_t));
+    for (int i = 0; i < 3; i++) assert_int_equal(three->choices[i].finish, GEN_LENGTH);
+    assert_memory_not_equal(three->choices[0].tokens, three->choices[1].tokens, 24 * sizeof(int32_t));
+    assert_memory_not_equal(three->choices[1].tokens, three->choices[2].tokens, 24 * sizeof(int32_t));
+    assert_int_equal(three->usage.completion_tokens, 72);
+    assert_int_equal(three->usage.prompt_tokens, SH_COUNT(prompt));
+
+    /* Also where the prompt is a single token, which nobody shares. */
+    struct front *single = front_create();
+    params.n_prompt = 1;
+    params.user = single;
+    run(&params);
+    assert_int_equal(single->choices[2].count, 24);
+    front_free(alone);
+    front_free(three);
+    front_free(single);
+}
+
+static void test_stop(void **state) {
+    (void)state;
+    struct front *plain = front_create(), *stopped = front_create();
+    struct gen_params params = params_for(plain, 40);
+    run(&params);
+    /* A piece from the middle of what greedy sampling says. */
+    char stop[12];
+    size_t length = strlen(plain->choices[0].text);
+    assert_true(length > 40);
+    size_t at = length / 2;
+    while (((unsigned char)plain->choices[0].text[at] & 0xc0) == 0x80) at++;
+    snprintf(stop, sizeof stop, "%.5s", plain->choices[0].text + at);
+    const char *const stops[] = {"never said \x01", stop};
+    params.stops = stops;
+    params.n_stops = 2;
+    params.user = stopped;
+    run(&params);
+    assert_int_equal(stopped->choices[0].finish, GEN_STOP);
+    assert_int_equal(stopped->choices[0].stop_index, 1);
+    assert_null(strstr(stopped->choices[0].text, stop));
+    assert_true(strncmp(stopped->choices[0].text, plain->choices[0].text, strlen(stopped->choices[0].text)) == 0);
+    assert_ptr_equal(strstr(plain->choices[0].text, stop), plain->choices[0].text + strlen(stopped->choices[0].text));
+    front_free(plain);
+    front_free(stopped);
+}
+
+/* The end token ends it and is not reported; with ignore_eos it is a token like others. */
+static void test_end_token(void **state) {
+    (void)state;
+    const struct sh_vocab *vocab = model_vocab(model);
+    int32_t eos = sh_vocab_eos(vocab);
+    assert_true(eos >= 0);
+    const struct sh_logit_bias bias[] = {{eos, 1000}};
+    struct front *ends = front_create(), *goes_on = front_create();
+    struct gen_params params = params_for(ends, 5);
+    params.ignore_eos = false;
+    params.sampler.bias = bias;
+    params.sampler.n_bias = 1;
+    run(&params);
+    assert_int_equal(ends->choices[0].finish, GEN_STOP);
+    assert_int_equal(ends->choices[0].count, 0);
+    assert_int_equal(ends->usage.completion_tokens, 0);
+    params.ignore_eos = true;
+    params.user = goes_on;
+    run(&params);
+    assert_int_equal(goes_on->choices[0].finish, GEN_LENGTH);
+    assert_int_equal(goes_on->choices[0].count, 5);
+    assert_int_equal(goes_on->choices[0].tokens[4], eos);
+    front_free(ends);
+    front_free(goes_on);
+}
+
+static void test_context_end(void **state) {
+    (void)state;
+    int32_t long_prompt[CONTEXT + 1];
+    for (int i = 0; i <= CONTEXT; i++) long_prompt[i] = 10 + i % 400;
+    struct front *front = front_create(), *full = front_create(), *none = front_create();
+    struct gen_params params = params_for(front, 0);
+    params.prompt = long_prompt;
+    params.n_prompt = CONTEXT - 10;
+    run(&params);
+    assert_int_equal(front->choices[0].finish, GEN_LENGTH);
+    assert_int_equal(front->choices[0].count, 11); /* the last one need not be stored */
+    params.n_prompt = CONTEXT;
+    params.user = full;
+    run(&params);
+    assert_int_equal(full->choices[0].count, 1);
+    params.n_prompt = CONTEXT + 1;
+    params.user = none;
+    struct sh_error err;
+    assert_int_equal(gen_submit(model, &params, &none->g, &err), SH_ERR_LIMIT);
+    assert_non_null(strstr(err.message, "257 tokens"));
+    params.n_prompt = 1;
+    params.n_choices = 9;
+    assert_int_equal(gen_submit(model, &params, &none->g, &err), SH_ERR_LIMIT);
+    params.n_choices = 1;
+    long_prompt[0] = 1 << 20;
+    assert_int_equal(gen_submit(model, &params, &none->g, &err), SH_ERR_INVALID);
+    assert_null(none->g);
+    front_free(front);
+    front_free(full);
+    front_free(none);
+}
+
+/* What is said of a token when it is generated is said of it when it stands in a prompt. */
+static void test_logprobs(void **state) {
+    (void)state;
+    struct front *said = front_create(), *echoed = front_create();
+    struct gen_params params = params_for(said, 30);
+    params.logprobs = true;
+    params.n_top = 3;
+    run(&params);
+    int32_t whole[SH_COUNT(prompt) + 30];
+    memcpy(whole, prompt, sizeof prompt);
+    memcpy(whole + SH_COUNT(prompt), said->choices[0].tokens, 30 * sizeof(int32_t));
+    params.prompt = whole;
+    params.n_prompt = SH_COUNT(whole);
+    params.max_tokens = 1;
+    params.echo_logprobs = true;
+    params.user = echoed;
+    run(&params);
+    assert_int_equal(echoed->n_prompt_events, SH_COUNT(whole));
+    assert_true(echoed->prompt_logprobs[0] == 1); /* the first has none */
+    for (uint32_t i = 0; i < 30; i++) {
+        float difference = echoed->prompt_logprobs[SH_COUNT(prompt) + i] - said->choices[0].logprobs[i];
+        assert_true(said->choices[0].logprobs[i] < 0);
+        assert_true(difference < 1e-5f && difference > -1e-5f);
+    }
+    front_free(said);
+    front_free(echoed);
+}
+
+static void test_queue(void **state) {
+    (void)state;
+    struct sh_error err;
+    struct front *fronts[6];
+    /* The first runs to the context's end, two may wait. */
+    for (int i = 0; i < 6; i++) fronts[i] = front_create();
+    struct gen_params params = params_for(fronts[0], 0);
+    assert_int_equal(gen_submit(model, &params, &fronts[0]->g, &err), SH_OK);
+    follow(fronts[0], 1);
+    for (int i = 1; i < 3; i++) {
+        params = params_for(fronts[i], 3);
+        assert_int_equal(gen_submit(model, &params, &fronts[i]->g, &err), SH_OK);
+    }
+    params = params_for(fronts[3], 3);
+    assert_int_equal(gen_submit(model, &params, &fronts[3]->g, &err), SH_ERR_BUSY);
+    struct model_view view;
+    model_get_view(model, &view);
+    assert_int_equal(view.running, 1);
+    assert_int_equal(view.queued, 2);
+    model_view_finish(&view);
+
+    /* A queued one is ended at once by its id, and its place is free. */
+    assert_true(gen_cancel_id(gen_id(fronts[1]->g), "cancelled"));
+    follow(fronts[1], UINT32_MAX);
+    assert_int_equal(fronts[1]->end.finish, GEN_CANCELLED);
+    assert_string_equal(fronts[1]->end.error.message, "cancelled");
+    assert_false(fronts[1]->started);
+    params = params_for(fronts[3], 3);
+    assert_int_equal(gen_submit(model, &params, &fronts[3]->g, &err), SH_OK);
+    gen_cancel(fronts[3]->g, "mine");
+    params = params_for(fronts[4], 3);
+    assert_int_equal(gen_submit(model, &params, &fronts[4]->g, &err), SH_OK);
+    /* One whose front end leaves does not hold a place either. */
+    gen_release(fronts[4]->g);
+    fronts[4]->g = NULL;
+    params = params_for(fronts[5], 3);
+    params.deadline_ns = sh_now_ns(); /* over before its turn */
+    assert_int_equal(gen_submit(model, &params, &fronts[5]->g, &err), SH_OK);
+
+    follow(fronts[3], UINT32_MAX);
+    assert_string_equal(fronts[3]->end.error.message, "mine");
+    follow(fronts[5], UINT32_MAX);
+    assert_int_equal(fronts[5]->end.finish, GEN_CANCELLED);
+    assert_string_equal(fronts[5]->end.error.message, "deadline");
+
+    gen_cancel(fronts[0]->g, "enough");
+    follow(fronts[0], UINT32_MAX);
+    assert_int_equal(fronts[0]->end.finish, GEN_CANCELLED);
+    assert_true(fronts[0]->choices[0].count < CONTEXT - SH_COUNT(prompt));
+    follow(fronts[2], UINT32_MAX);
+    assert_int_equal(fronts[2]->choices[0].count, 3);
+    for (int i = 0; i < 6; i++) front_free(fronts[i]);
+
+    /* Nothing is left behind: no pages, no sequences, nobody running. */
+    model_get_view(model, &view);
+    assert_int_equal(view.running + view.queued, 0);
+    assert_int_equal(view.context.pages_used, 0);
+    assert_int_equal(view.context.sequences, 0);
+    model_view_finish(&view);
+}
+
+static void test_deadline(void **state) {
+    (void)state;
+    struct front *front = front_create();
+    struct gen_params params = params_for(front, 0);
+    params.deadline_ns = sh_now_ns() + 5000000;
+    run(&params);
+    if (front->end.finish == GEN_CANCELLED) assert_string_equal(front->end.error.message, "deadline");
+    else assert_int_equal(front->choices[0].count, CONTEXT - SH_COUNT(prompt) + 1);
+    front_free(front);
+}
+
+/* Unloading lets what runs finish, and refuses what comes. */
+static void test_unload_drains(void **state) {
+    (void)state;
+    struct sh_error err;
+    struct front *front = front_create(), *late = front_create();
+    struct gen_params params = params_for(front, 60);
+    assert_int_equal(gen_submit(model, &params, &front->g, &err), SH_OK);
+    assert_int_equal(model_unload(model, NULL, NULL, &err), SH_OK);
+    params.user = late;
+    assert_int_equal(gen_submit(model, &params, &late->g, &err), SH_ERR_NOT_FOUND);
+    follow(front, UINT32_MAX);
+    assert_int_equal(front->choices[0].count, 60);
+    assert_true(room_wait_state("m", MODEL_DISCOVERED));
+    front_free(front);
+    front_free(late);
+    model_unref(model);
+    model = room_load("m");
+}
+
+static void *storm(void *user) {
+    struct test_rng rng = {(uint64_t)(uintptr_t)user};
+    for (int i = 0; i < 40; i++) {
+        struct front *front = front_create();
+        struct gen_params params = params_for(front, 1 + (uint32_t)(test_random(&rng) % 12));
+        params.n_choices = 1 + (uint32_t)(test_random(&rng) % 3);
+        params.sampler.temperature = 1;
+        if (gen_submit(model, &params, &front->g, NULL) == SH_OK) {
+            uint64_t what = test_random(&rng) % 4;
+            if (what == 0) usleep((unsigned)(test_random(&rng) % 3000));
+            if (what == 1) gen_cancel_id(gen_id(front->g), "storm");
+            if (what == 2) gen_cancel(front->g, "storm");
+            if (what != 0) {
+                struct gen_event event;
+                for (int wait = 0; wait < 10000 && !front->ended; wait++) {
+                    while (!front->ended && gen_next(front->g, &event)) {
+                        front->ended = event.kind == GEN_EVENT_END;
+                        gen_event_finish(&event);
+                    }
+                    if (!front->ended) usleep(500);
+                }
+                if (!front->ended) return "no end";
+            }
+        }
+        front_free(front);
+    }
+    return NULL;
+}
+
+/* Threads that submit, cancel and leave as they please. */
+static void test_storm(void **state) {
+    (void)state;
+    pthread_t threads[4];
+    for (uintptr_t i = 0; i < SH_COUNT(threads); i++) assert_int_equal(pthread_create(&threads[i], NULL, storm, (void *)(i + 1)), 0);
+    for (uint32_t i = 0; i < SH_COUNT(threads); i++) {
+        void *wrong;
+        pthread_join(threads[i], &wrong);
+        if (wrong) fail_msg("%s", (const char *)wrong);
+    }
+    struct model_view view;
+    for (int i = 0; i < 1000; i++) {
+        model_get_view(model, &view);
+        bool quiet = view.running + view.queued == 0;
+        model_view_finish(&view);
+        if (quiet) break;
+        usleep(1000);
+    }
+    model_get_view(model, &view);
+    assert_int_equal(view.context.pages_used, 0);
+    model_view_finish(&view);
+}
+
+/* Idle for keep_alive, and nobody holds it: it goes. */
+static void test_keep_alive(void **state) {
+    (void)state;
+    struct front *front = front_create();
+    struct config *brief = room_config("--model-dir", config->model_dirs[0], "--device", "cpu", "--keep-alive", "0", NULL);
+    models_configure(brief);
+    struct gen_params params = params_for(front, 3);
+    run(&params);
+    front_free(front);
+    usleep(50000);
+    assert_int_equal(room_state("m"), MODEL_READY); /* held */
+    model_unref(model);
+    assert_true(room_wait_state("m", MODEL_DISCOVERED));
+    models_configure(config);
+    model = room_load("m");
+    config_unref(brief);
+}
+
+static int setup(void **state) {
+    (void)state;
+    const char *directory = room_directory("runner");
+    room_model(directory, "m.gguf", 2, "m");
+    config = room_config("--model-dir", directory, "--device", "cpu", "--prefill-chunk", "4", "--max-queue", "2", "--max-sequences", "4", "--kv-type",
+                         "f32", NULL);
+    room_start(config);
+    model = room_load("m");
+    return 0;
+}
+
+static int teardown(void **state) {
+    (void)state;
+    model_unref(model);
+    room_stop();
+    config_unref(config);
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    int status;
+    if (daemon_room_main(argc, argv, &status)) return status;
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_one),      cmocka_unit_test(test_choices),       cmocka_unit_test(test_stop),
+        cmocka_unit_test(test_end_token), cmocka_unit_test(test_context_end),  cmocka_unit_test(test_logprobs),
+        cmocka_unit_test(test_queue),    cmocka_unit_test(test_deadline),      cmocka_unit_test(test_unload_drains),
+        cmocka_unit_test(test_storm),    cmocka_unit_test(test_keep_alive),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
