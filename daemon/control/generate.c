@@ -30,6 +30,7 @@ struct collected { /* of one choice */
 struct generate_state {
     struct input in;
     uint64_t started_ns, deadline_ns;
+    pthread_t caller;
     struct load *load;
     struct generation *generation; /* main's thread only, like all that follows; NULL before submission and after the last event */
     uint64_t id;
@@ -240,6 +241,8 @@ static void load_done(void *user, enum sh_code code, struct model *model, const 
     struct generate_state *state = call->state;
     pthread_mutex_lock(&state->lock);
     state->load_done = true;
+    /* A ready model is handed over within model_load, any other by the loader's thread. */
+    state->had_to_load = !pthread_equal(pthread_self(), state->caller);
     state->load_code = code;
     state->loaded = model;
     if (err) state->load_err = *err;
@@ -398,6 +401,7 @@ void method_generate(struct call *call) {
     state->model = model;
     state->choices = choices;
     state->started_ns = sh_now_ns();
+    state->caller = pthread_self();
     if (in.timeout_seconds > 0) state->deadline_ns = state->started_ns + (uint64_t)(in.timeout_seconds * 1e9);
     call->state = state;
     call->free_state = free_generate;
@@ -406,9 +410,6 @@ void method_generate(struct call *call) {
 
     call_ref(call); /* until load_done */
     state->load = model_load(model, NULL, load_done, NULL, call);
-    pthread_mutex_lock(&state->lock);
-    state->had_to_load = !state->load_done;
-    pthread_mutex_unlock(&state->lock);
     if (!state->load) {
         call_load_error(call, in.model, SH_ERR_NO_MEMORY, "no memory");
         call_unref(call);
