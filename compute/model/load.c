@@ -6,12 +6,12 @@
 #include "compute/gguf/quant.h"
 #include "compute/model/build_model.h"
 #include "compute/model/model.h"
+#include "compute/model/stream.h"
 #include "compute/text/text.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 
-#define PIECE_BYTES (8u << 20)
 #define MAX_DEVICES 8 /* struct sh_model_info reports as many */
 
 const char *sh_load_phase_name(enum sh_load_phase phase) {
@@ -80,37 +80,60 @@ static uint64_t stored_bytes(const struct sh_weight *w) { return sh_type_row_byt
 
 /* ---- weights ---- */
 
-struct job { /* one weight and the segments that want it */
-    uint32_t weight;
-    uint32_t shard;
+struct loading {
+    struct sh_model *model;
+    const struct sh_model_params *params;
+    bool *wanted;      /* [n_segments][n_weights] */
+    uint32_t *stored;  /* the weights that lie in the file, in its order */
+    uint32_t n_stored;
+    uint64_t total_bytes, done_bytes;
+};
+
+/* qsort has no user pointer: what it compares is looked up first. */
+struct place {
+    uint32_t weight, shard;
     uint64_t offset;
 };
 
 static int by_place(const void *a, const void *b) {
-    const struct job *x = a, *y = b;
+    const struct place *x = a, *y = b;
     if (x->shard != y->shard) return x->shard < y->shard ? -1 : 1;
     if (x->offset != y->offset) return x->offset < y->offset ? -1 : 1;
     return 0;
 }
 
-struct loading {
-    struct sh_model *model;
-    const struct sh_gguf *gguf;
-    const struct sh_model_params *params;
-    bool *wanted; /* [n_segments][n_weights] */
-    struct job *jobs;
-    uint32_t n_jobs;
-    uint64_t total_bytes, done_bytes;
-    void *raw;       /* [PIECE_BYTES], or one row if that is longer */
-    uint64_t raw_bytes;
-};
+static bool is_wanted(const struct loading *l, uint32_t segment, uint32_t weight) {
+    return l->wanted[(uint64_t)segment * l->model->program->n_weights + weight];
+}
 
-static enum sh_code plan(struct loading *l, struct sh_error *err) {
+static enum sh_code order_weights(struct loading *l, struct sh_error *err) {
+    const struct sh_program *p = l->model->program;
+    struct place *places = sh_calloc(p->n_weights, sizeof *places);
+    l->stored = sh_calloc(p->n_weights, sizeof *l->stored);
+    if (places == NULL || l->stored == NULL) {
+        free(places);
+        return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the list of weights");
+    }
+    for (uint32_t w = 0; w < p->n_weights; w++) {
+        bool any = false;
+        for (uint32_t s = 0; s < l->model->n_segments; s++) any = any || is_wanted(l, s, w);
+        if (!any) continue;
+        l->total_bytes += stored_bytes(&p->weights[w]);
+        const struct sh_tensor *t = p->weights[w].tensor;
+        if (t != NULL) places[l->n_stored++] = (struct place){.weight = w, .shard = t->shard, .offset = t->offset};
+    }
+    qsort(places, l->n_stored, sizeof *places, by_place);
+    for (uint32_t i = 0; i < l->n_stored; i++) l->stored[i] = places[i].weight;
+    free(places);
+    return SH_OK;
+}
+
+/* Who wants what, and whether it can fit. */
+static enum sh_code survey_weights(struct loading *l, struct sh_error *err) {
     struct sh_model *m = l->model;
     const struct sh_program *p = m->program;
     l->wanted = sh_calloc((uint64_t)m->n_segments * p->n_weights, sizeof *l->wanted);
-    l->jobs = sh_calloc(p->n_weights, sizeof *l->jobs);
-    if (l->wanted == NULL || l->jobs == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the list of weights");
+    if (l->wanted == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the list of weights");
     uint64_t need[MAX_DEVICES] = {0};
     for (uint32_t s = 0; s < m->n_segments; s++) {
         uint32_t *list = NULL, n = 0;
@@ -122,87 +145,68 @@ static enum sh_code plan(struct loading *l, struct sh_error *err) {
         }
         free(list);
     }
-    l->raw_bytes = PIECE_BYTES;
-    for (uint32_t w = 0; w < p->n_weights; w++) {
-        bool any = false;
-        for (uint32_t s = 0; s < m->n_segments; s++) any = any || l->wanted[(uint64_t)s * p->n_weights + w];
-        if (!any) continue;
-        const struct sh_tensor *t = p->weights[w].tensor;
-        l->jobs[l->n_jobs++] = (struct job){.weight = w, .shard = t != NULL ? t->shard : 0, .offset = t != NULL ? t->offset : 0};
-        l->total_bytes += stored_bytes(&p->weights[w]);
-        l->raw_bytes = sh_max_u64(l->raw_bytes, sh_type_row_bytes(p->weights[w].type, p->weights[w].cols));
-    }
-    qsort(l->jobs, l->n_jobs, sizeof *l->jobs, by_place);
     for (uint32_t d = 0; d < m->n_devices; d++) {
         const enum sh_code code = sh_check_device_memory(m->devices[d], need[d], "the model", err);
         if (code != SH_OK) return code;
     }
-    l->raw = sh_alloc_aligned(l->raw_bytes);
-    return l->raw != NULL ? SH_OK : sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a load buffer of %llu bytes",
-                                            (unsigned long long)l->raw_bytes);
+    return order_weights(l, err);
 }
 
+/* Rows of a weight to every segment that wants them. */
 static enum sh_code hand_out(struct loading *l, uint32_t weight, uint64_t row0, uint64_t n_rows, const void *src, struct sh_error *err) {
     struct sh_model *m = l->model;
+    const struct sh_weight *w = &m->program->weights[weight];
     for (uint32_t s = 0; s < m->n_segments; s++) {
-        if (!l->wanted[(uint64_t)s * m->program->n_weights + weight]) continue;
-        const struct sh_executor *x = sh_model_device(m, s)->executor;
-        const enum sh_code code = x->weight_rows(m->exec[s], weight, row0, n_rows, src, err);
+        if (!is_wanted(l, s, weight)) continue;
+        const enum sh_code code = sh_model_device(m, s)->executor->weight_rows(m->exec[s], weight, row0, n_rows, src, err);
         if (code != SH_OK) return code;
     }
-    return SH_OK;
+    l->done_bytes += n_rows * sh_type_row_bytes(w->type, w->cols);
+    const double fraction = (double)l->done_bytes / (double)l->total_bytes;
+    return report(l->params, SH_LOAD_WEIGHTS, WEIGHTS_FROM + (WEIGHTS_TO - WEIGHTS_FROM) * fraction, err);
 }
 
-/* A vector stored in half precision becomes F32 on its way. It is short: MAX_FF elements at most. */
-static enum sh_code load_vector(struct loading *l, uint32_t weight, struct sh_error *err) {
-    const struct sh_weight *w = &l->model->program->weights[weight];
+/* A vector stored in half precision becomes F32 on its way. */
+static enum sh_code hand_out_vector(struct loading *l, const struct sh_piece *piece, struct sh_error *err) {
+    const struct sh_weight *w = &l->model->program->weights[piece->weight];
     float *values = sh_calloc(w->cols, sizeof *values);
-    void *stored = sh_alloc_aligned(w->tensor->bytes);
-    enum sh_code code = SH_OK;
-    if (values == NULL || stored == NULL) code = sh_fail(err, SH_ERR_NO_MEMORY, "no memory for tensor '%s'", w->name);
-    if (code == SH_OK) code = sh_gguf_read(l->gguf, w->tensor, 0, stored, w->tensor->bytes, err);
-    if (code == SH_OK) {
-        SH_ASSERT(sh_dequantize(w->tensor->type, stored, values, w->cols));
-        code = hand_out(l, weight, 0, 1, values, err);
-    }
+    if (values == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for tensor '%s'", w->name);
+    SH_ASSERT(piece->n_rows == 1 && sh_dequantize(w->tensor->type, piece->data, values, w->cols));
+    const enum sh_code code = hand_out(l, piece->weight, 0, 1, values, err);
     free(values);
-    free(stored);
     return code;
 }
 
-static enum sh_code load_weight(struct loading *l, uint32_t weight, struct sh_error *err) {
-    const struct sh_weight *w = &l->model->program->weights[weight];
-    if (w->tensor != NULL && w->tensor->type != w->type) {
-        l->done_bytes += stored_bytes(w);
-        return load_vector(l, weight, err);
+static enum sh_code stream_weights(struct loading *l, const struct sh_gguf *g, struct sh_error *err) {
+    const struct sh_program *p = l->model->program;
+    struct sh_weight_stream *stream;
+    enum sh_code code = sh_weight_stream_open(g, p, l->stored, l->n_stored, &stream, err);
+    while (code == SH_OK) {
+        struct sh_piece piece;
+        code = sh_weight_stream_next(stream, &piece, err);
+        if (code != SH_OK || piece.weight == SH_NONE) break;
+        const struct sh_weight *w = &p->weights[piece.weight];
+        code = w->tensor->type != w->type ? hand_out_vector(l, &piece, err)
+                                          : hand_out(l, piece.weight, piece.row0, piece.n_rows, piece.data, err);
     }
-    const uint64_t row_bytes = sh_type_row_bytes(w->type, w->cols), rows_per_piece = sh_max_u64(1, l->raw_bytes / row_bytes);
-    for (uint64_t row = 0; row < w->rows; row += rows_per_piece) {
-        const uint64_t n = sh_min_u64(rows_per_piece, w->rows - row);
-        const void *src = l->raw;
-        enum sh_code code = SH_OK;
-        if (w->constant != NULL) src = w->constant + row * w->cols;
-        else code = sh_gguf_read(l->gguf, w->tensor, row * row_bytes, l->raw, n * row_bytes, err);
-        if (code == SH_OK) code = hand_out(l, weight, row, n, src, err);
-        l->done_bytes += n * row_bytes;
-        const double fraction = (double)l->done_bytes / (double)l->total_bytes;
-        if (code == SH_OK) code = report(l->params, SH_LOAD_WEIGHTS, WEIGHTS_FROM + (WEIGHTS_TO - WEIGHTS_FROM) * fraction, err);
-        if (code != SH_OK) return code;
-    }
-    return SH_OK;
+    sh_weight_stream_close(stream);
+    return code;
 }
 
 static enum sh_code load_weights(struct sh_model *m, const struct sh_gguf *g, const struct sh_model_params *p, struct sh_error *err) {
-    struct loading l = {.model = m, .gguf = g, .params = p};
-    enum sh_code code = plan(&l, err);
+    struct loading l = {.model = m, .params = p};
+    enum sh_code code = survey_weights(&l, err);
     for (uint32_t s = 0; s < m->n_segments && code == SH_OK; s++) {
         struct sh_device *device = sh_model_device(m, s);
         code = device->executor->model_create(device, &m->segments[s], &m->exec[s], err);
     }
-    for (uint32_t i = 0; i < l.n_jobs && code == SH_OK; i++) code = load_weight(&l, l.jobs[i].weight, err);
+    for (uint32_t w = 0; w < m->program->n_weights && code == SH_OK; w++) {
+        const struct sh_weight *weight = &m->program->weights[w];
+        if (weight->constant != NULL) code = hand_out(&l, w, 0, weight->rows, weight->constant, err);
+    }
+    if (code == SH_OK) code = stream_weights(&l, g, err);
     free(l.wanted);
-    free(l.jobs);
-    free(l.raw);
+    free(l.stored);
     return code;
 }
 

@@ -1,0 +1,136 @@
+#include "compute/model/stream.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+
+#define BUFFERS 3 /* one being read, one waiting, one being used */
+#define BUFFER_BYTES (4u << 20)
+
+struct buffer {
+    struct sh_piece piece;
+    void *data;
+    enum sh_code code; /* of its read */
+    struct sh_error error;
+};
+
+struct sh_weight_stream {
+    const struct sh_gguf *gguf;
+    const struct sh_program *program;
+    const uint32_t *weights;
+    uint32_t n_weights;
+    uint64_t buffer_bytes; /* at least one row of the widest */
+
+    struct buffer buffers[BUFFERS];
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    uint64_t filled, used; /* pieces read, and pieces given back; under the lock, as is stop */
+    bool stop, reader_runs, lent;
+    pthread_t reader;
+};
+
+/* Waits for a buffer that may be filled; NULL: the stream is being closed. */
+static struct buffer *next_free(struct sh_weight_stream *s) {
+    pthread_mutex_lock(&s->lock);
+    while (!s->stop && s->filled - s->used == BUFFERS) pthread_cond_wait(&s->changed, &s->lock);
+    struct buffer *b = s->stop ? NULL : &s->buffers[s->filled % BUFFERS];
+    pthread_mutex_unlock(&s->lock);
+    return b;
+}
+
+static void hand_over(struct sh_weight_stream *s) {
+    pthread_mutex_lock(&s->lock);
+    s->filled++;
+    pthread_cond_signal(&s->changed);
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* Ends after the last piece, after one that failed, or on stop. */
+static void *read_ahead(void *arg) {
+    struct sh_weight_stream *s = arg;
+    for (uint32_t i = 0; i < s->n_weights; i++) {
+        const struct sh_weight *w = &s->program->weights[s->weights[i]];
+        const uint64_t row_bytes = sh_type_row_bytes(w->tensor->type, w->cols), most = s->buffer_bytes / row_bytes;
+        for (uint64_t row = 0; row < w->rows; row += most) {
+            struct buffer *b = next_free(s);
+            if (b == NULL) return NULL;
+            b->piece = (struct sh_piece){.weight = s->weights[i], .row0 = row, .n_rows = sh_min_u64(most, w->rows - row), .data = b->data};
+            b->code = sh_gguf_read(s->gguf, w->tensor, row * row_bytes, b->data, b->piece.n_rows * row_bytes, &b->error);
+            const bool failed = b->code != SH_OK;
+            hand_over(s);
+            if (failed) return NULL;
+        }
+    }
+    struct buffer *b = next_free(s);
+    if (b == NULL) return NULL;
+    b->piece = (struct sh_piece){.weight = SH_NONE};
+    b->code = SH_OK;
+    hand_over(s);
+    return NULL;
+}
+
+enum sh_code sh_weight_stream_open(const struct sh_gguf *g, const struct sh_program *program, const uint32_t *weights, uint32_t n,
+                                   struct sh_weight_stream **out, struct sh_error *err) {
+    *out = NULL;
+    struct sh_weight_stream *s = sh_calloc(1, sizeof *s);
+    if (s == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory to read weights");
+    s->gguf = g;
+    s->program = program;
+    s->weights = weights;
+    s->n_weights = n;
+    s->buffer_bytes = BUFFER_BYTES;
+    for (uint32_t i = 0; i < n; i++) {
+        const struct sh_weight *w = &program->weights[weights[i]];
+        SH_ASSERT(w->tensor != NULL);
+        s->buffer_bytes = sh_max_u64(s->buffer_bytes, sh_type_row_bytes(w->tensor->type, w->cols));
+    }
+    pthread_mutex_init(&s->lock, NULL);
+    pthread_cond_init(&s->changed, NULL);
+    bool complete = true;
+    for (int i = 0; i < BUFFERS; i++) {
+        s->buffers[i].data = sh_alloc_aligned(s->buffer_bytes);
+        complete = complete && s->buffers[i].data != NULL;
+    }
+    if (complete) s->reader_runs = pthread_create(&s->reader, NULL, read_ahead, s) == 0;
+    if (!s->reader_runs) {
+        sh_weight_stream_close(s);
+        return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for %d load buffers of %llu bytes and a thread", BUFFERS,
+                       (unsigned long long)s->buffer_bytes);
+    }
+    *out = s;
+    return SH_OK;
+}
+
+enum sh_code sh_weight_stream_next(struct sh_weight_stream *s, struct sh_piece *piece, struct sh_error *err) {
+    pthread_mutex_lock(&s->lock);
+    if (s->lent) { /* what the last call lent may be filled again */
+        s->used++;
+        s->lent = false;
+        pthread_cond_signal(&s->changed);
+    }
+    while (s->filled == s->used) pthread_cond_wait(&s->changed, &s->lock);
+    const struct buffer *b = &s->buffers[s->used % BUFFERS];
+    const bool lasting = b->code != SH_OK || b->piece.weight == SH_NONE; /* the reader has ended: it stays as the answer */
+    s->lent = !lasting;
+    pthread_mutex_unlock(&s->lock);
+    if (b->code != SH_OK) {
+        if (err != NULL) *err = b->error;
+        return b->code;
+    }
+    *piece = b->piece;
+    return SH_OK;
+}
+
+void sh_weight_stream_close(struct sh_weight_stream *s) {
+    if (s == NULL) return;
+    if (s->reader_runs) {
+        pthread_mutex_lock(&s->lock);
+        s->stop = true;
+        pthread_cond_signal(&s->changed);
+        pthread_mutex_unlock(&s->lock);
+        pthread_join(s->reader, NULL);
+    }
+    for (int i = 0; i < BUFFERS; i++) free(s->buffers[i].data);
+    pthread_mutex_destroy(&s->lock);
+    pthread_cond_destroy(&s->changed);
+    free(s);
+}
