@@ -1,4 +1,6 @@
 #include "tests/unit/core.h"
+
+#include "compute/cpu/kernels.h"
 #include "tests/unit/shared.h"
 
 #include <setjmp.h>
@@ -15,10 +17,20 @@ void core_check_ok(enum sh_code code, const struct sh_error *err, const char *fi
     _assert_int_equal((uintmax_t)code, SH_OK, file, line);
 }
 
+/* Every instruction set of the CPU executor that this machine has, the reference first. */
+static void list_cpus(char *list, size_t cap) {
+    list[0] = '\0';
+    for (uint32_t i = sh_cpu_n_tables; i-- > 0;) {
+        const size_t used = strlen(list);
+        if (sh_cpu_tables[i]->available()) snprintf(list + used, cap - used, "%scpu-%s", used > 0 ? "," : "", sh_cpu_tables[i]->tier);
+    }
+}
+
 uint32_t core_devices(const char *names[CORE_MAX_DEVICES]) {
     static char list[512];
     const char *env = getenv("SHIMMY_TEST_DEVICES");
-    snprintf(list, sizeof list, "%s", env != NULL && env[0] != '\0' ? env : "cpu-scalar");
+    if (env != NULL && env[0] != '\0') snprintf(list, sizeof list, "%s", env);
+    else list_cpus(list, sizeof list);
     uint32_t n = 0;
     char *state = NULL;
     for (char *name = strtok_r(list, ",", &state); name != NULL && n < CORE_MAX_DEVICES; name = strtok_r(NULL, ",", &state))

@@ -10,7 +10,9 @@
 #include "compute/engine.h"
 
 #define CORE_MAX_DEVICES 8
-uint32_t core_devices(const char *names[CORE_MAX_DEVICES]); /* how many; lent */
+/* The names in $SHIMMY_TEST_DEVICES (with commas; "cpu-scalar", "cpu-avx2", or a part of a Vulkan device's name), by default every
+ * instruction set of the CPU executor here. How many; lent. */
+uint32_t core_devices(const char *names[CORE_MAX_DEVICES]);
 /* Opens a device by such a name; fails the running test if that is not possible. */
 struct sh_device *core_open_device(const char *name);
 
