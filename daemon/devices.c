@@ -37,7 +37,9 @@ static struct {
     struct sh_device_info infos[DEVICES_MAX];
     uint32_t count;
     struct sh_error error; /* of the configured device; code SH_OK if it can be used */
-    struct sh_device *open[DEVICES_MAX]; /* by index */
+    struct sh_device *open[DEVICES_MAX]; /* by index, as are the next two */
+    uint32_t users[DEVICES_MAX];
+    bool lost[DEVICES_MAX];
     pthread_mutex_t opening; /* taken before `lock`, held while a device is opened, which takes long */
 } devices = {.lock = PTHREAD_MUTEX_INITIALIZER, .done = PTHREAD_COND_INITIALIZER, .opening = PTHREAD_MUTEX_INITIALIZER};
 
@@ -359,12 +361,36 @@ enum sh_code devices_acquire(const char *want, struct sh_device **out, struct sh
     if (!infos) code = sh_fail(err, SH_ERR_NO_MEMORY, "no memory");
     else if (count == 0) code = sh_fail(err, SH_ERR_DEVICE, "no device is known: the probe failed, the log says why");
     else code = sh_device_select(infos, count, want ? want : config->device, &chosen, err);
+    if (code == SH_OK && devices.lost[chosen])
+        code = sh_fail(err, SH_ERR_DEVICE_LOST, "device %s is lost, and models on it are still being unloaded: try again", infos[chosen].name);
     if (code == SH_OK && !devices.open[chosen]) code = open_device(config, chosen, &infos[chosen], err);
-    if (code == SH_OK) *out = devices.open[chosen];
+    if (code == SH_OK) {
+        *out = devices.open[chosen];
+        devices.users[chosen]++;
+    }
     pthread_mutex_unlock(&devices.opening);
     config_unref(config);
     free(infos);
     return code;
+}
+
+void devices_release(struct sh_device *device, bool lost) {
+    if (!device) return;
+    struct sh_device *closed = NULL;
+    pthread_mutex_lock(&devices.opening);
+    pthread_mutex_lock(&devices.lock);
+    for (uint32_t i = 0; i < devices.count; i++) {
+        if (devices.open[i] != device) continue;
+        devices.lost[i] |= lost;
+        if (--devices.users[i] == 0 && devices.lost[i]) {
+            closed = device;
+            devices.open[i] = NULL;
+            devices.lost[i] = false;
+        }
+    }
+    pthread_mutex_unlock(&devices.lock);
+    sh_device_close(closed);
+    pthread_mutex_unlock(&devices.opening);
 }
 
 char *devices_error(void) {
@@ -431,6 +457,8 @@ void devices_stop(void) {
     for (uint32_t i = 0; i < devices.count; i++) {
         sh_device_close(devices.open[i]);
         devices.open[i] = NULL;
+        devices.users[i] = 0;
+        devices.lost[i] = false;
     }
     devices.count = 0;
     devices.started = false;

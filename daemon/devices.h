@@ -23,9 +23,11 @@ int devices_probe_main(void);
 void devices_start(struct config *config, const char *program, void (*probed)(void *user), void *user);
 void devices_configure(struct config *config); /* takes a reference */
 bool devices_probed(void);                      /* the probe is finished */
-/* The device that `want` names (NULL: the configured one), opened; it stays open until devices_stop and is shared. The error says why
- * it was refused. */
+/* The device that `want` names (NULL: the configured one), opened and shared, for one more model: devices_release when that is unloaded. It stays
+ * open until devices_stop, unless it was lost. The error says why it was refused. */
 enum sh_code devices_acquire(const char *want, struct sh_device **out, struct sh_error *err);
+/* lost: it failed for good; it is closed when its last model is gone, and opened anew when it is wanted again. NULL is fine. */
+void devices_release(struct sh_device *device, bool lost);
 /* Why the configured device cannot be used, malloc'd, or NULL if it can. */
 char *devices_error(void);
 /* Sets the gauges of device memory. */

@@ -234,19 +234,23 @@ static struct model *evictable(void) {
 static void unload(struct model *m) {
     struct runner *runner = m->runner;
     struct sh_model *engine = m->engine;
+    struct sh_device *device = m->device;
+    bool lost = m->lost != NULL;
     struct runner_stats stats;
     runner_get_stats(runner, &stats);
+    m->runner = NULL; /* from here on nobody sees what goes away */
+    m->engine = NULL;
+    m->device = NULL;
     pthread_mutex_unlock(&registry.lock);
     log_write(SH_LOG_INFO, m->id, "unloading");
     runner_destroy(runner);
     sh_model_unload(engine);
+    devices_release(device, lost);
     malloc_trim(0);
     pthread_mutex_lock(&registry.lock);
     m->prompt_tokens += stats.prompt_tokens;
     m->generated_tokens += stats.generated_tokens;
-    m->runner = NULL;
-    m->engine = NULL;
-    m->device = NULL;
+    if (atomic_load(&m->refs) == 1) model_forget_vocabs(m);
     const char *const labels[] = {m->id};
     metric_remove(METRIC_MODEL_LOAD_SECONDS, labels);
     set_text(&m->error, m->lost);
@@ -308,6 +312,11 @@ static void load(struct model *m) {
         pthread_mutex_unlock(&registry.lock);
         runner_destroy(job.runner);
         sh_model_unload(job.engine);
+        pthread_mutex_lock(&registry.lock);
+    }
+    if (code != SH_OK && job.device) {
+        pthread_mutex_unlock(&registry.lock);
+        devices_release(job.device, code == SH_ERR_DEVICE_LOST);
         pthread_mutex_lock(&registry.lock);
     }
     if (code == SH_OK) {

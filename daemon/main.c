@@ -238,8 +238,8 @@ static int stop(struct daemon *d) {
     uint64_t farewell = sh_now_ns() + FAREWELL_NS;
     while (!control_is_quiet(d->control) && sh_now_ns() < farewell) dispatch(d, 10);
     http_stop(d->http);
+    devices_stop(); /* before the control socket: the probe wakes it */
     control_stop(d->control);
-    devices_stop();
     config_unref(d->config);
     config_unref(d->first_config);
     config_command_finish(&d->command);

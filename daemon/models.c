@@ -47,13 +47,18 @@ struct model *model_ref(struct model *model) {
 
 const char *model_id(const struct model *model) { return model->id; }
 
-void model_unref(struct model *model) {
-    if (!model || atomic_fetch_sub_explicit(&model->refs, 1, memory_order_acq_rel) != 1) return;
+void model_forget_vocabs(struct model *model) {
     for (struct held_vocab *held = model->vocabs, *next; held; held = next) {
         next = held->next;
         sh_vocab_close(held->vocab);
         free(held);
     }
+    model->vocabs = NULL;
+}
+
+void model_unref(struct model *model) {
+    if (!model || atomic_fetch_sub_explicit(&model->refs, 1, memory_order_acq_rel) != 1) return;
+    model_forget_vocabs(model);
     pthread_mutex_destroy(&model->vocab_lock);
     wants_finish(&model->wants);
     free(model->id);

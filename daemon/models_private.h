@@ -87,10 +87,11 @@ struct registry {
 };
 extern struct registry registry;
 
-/* The next three want registry.lock. */
+/* The next four want registry.lock. */
 void model_set_state(struct model *model, enum model_state state);
 void model_start_drain(struct model *model, uint64_t limit_ns);
 void model_insert(struct model *model);
+void model_forget_vocabs(struct model *model); /* nobody but the registry holds a reference */
 
 struct model *model_create(const struct found_model *found); /* one reference, the registry's */
 void set_text(char **slot, const char *value); /* a copy; on no memory the old text stays */
