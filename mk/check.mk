@@ -4,7 +4,7 @@
 # targets whose names hold one of these words.
 CHECK_TARGETS ?=
 CHECK_BUILD   ?=
-CHECK_TIMEOUT ?= 120
+CHECK_TIMEOUT ?= 600
 TESTS         ?=
 
 # Targets come from .mk files that are read after this one: expand late.
@@ -26,11 +26,11 @@ san:
 	$(Q)$(MAKE) --no-print-directory $(parallel) B=$(B)-san WERROR=0 OPT='-O1 -g' SAN='-fsanitize=address,undefined -fno-sanitize-recover=all' check-unit
 
 check-unit: $(UNIT)
-	$(Q)ASAN_OPTIONS="$${ASAN_OPTIONS:-detect_leaks=1}" scripts/run-tests -o $(B)/check -t $(shell expr $(CHECK_TIMEOUT) \* 5) $(filter-out make:%,$(check_items))
+	$(Q)ASAN_OPTIONS="$${ASAN_OPTIONS:-detect_leaks=1}" scripts/run-tests -o $(B)/check -t $(shell expr $(CHECK_TIMEOUT) \* 2) $(filter-out make:%,$(check_items))
 
 # Everything: long tests, every device, then the sanitizers.
 check-full:
-	$(Q)SHIMMY_TEST_FULL=1 $(MAKE) --no-print-directory check CHECK_TIMEOUT=1200
+	$(Q)SHIMMY_TEST_FULL=1 $(MAKE) --no-print-directory check CHECK_TIMEOUT=3600
 	$(Q)$(MAKE) --no-print-directory san
 
 # For a machine with nothing on it scripts/demo works, too; it installs what is missing first.

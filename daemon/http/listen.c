@@ -79,6 +79,8 @@ static enum sh_code bind_entry(const char *entry, struct http_socket *out, struc
 
     struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *infos;
     int failed = getaddrinfo(host, colon + 1, &hints, &infos);
+    if (failed && strcmp(host, "localhost") == 0) /* a system without /etc/hosts: RFC 6761 has it mean the loopback all the same */
+        failed = getaddrinfo("127.0.0.1", colon + 1, &hints, &infos);
     if (failed)
         return sh_fail(err, SH_ERR_INVALID, "listen %s: %s", entry, gai_strerror(failed));
     enum sh_code code = SH_ERR_IO;

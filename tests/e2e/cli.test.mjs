@@ -1,31 +1,25 @@
 // shimmyctl as people and scripts use it: output, exit statuses, interrupts; against a real daemon and without one.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { dirname, join } from 'node:path';
 import { after, before, test } from 'node:test';
+import { Daemon, build, golden, needs, shared, shimmyctl, waitFor } from './harness.mjs';
 
-const build = resolve(process.env.B ?? 'build');
-const shared = resolve(process.env.SHIMMY_SHARED ?? '../shared');
-const stories = join(shared, 'models/stories260K.gguf');
-const golden = join(shared, 'models/stories260K.greedy.json');
-
+const stories = shared('models/stories260K.gguf');
 const scratch = mkdtempSync(join(tmpdir(), 'shimmyctl-e2e-'));
-const socket = join(scratch, 'control.sock');
-let daemon;
-let daemonLog = '';
+const daemon = new Daemon({ models: stories && dirname(stories) });
+const withShared = (name, body) => test(name, needs(stories, 'no reference data (SHIMMY_SHARED or ../shared)'), body);
 
-// Without the data a test is skipped by name; where it is required it fails.
-const skip = existsSync(stories) ? false : 'no reference data (SHIMMY_SHARED or ../shared)';
-const withShared = (name, body) =>
-  test(name, { skip: process.env.REQUIRE_SHARED === '1' ? false : skip }, body);
-
-const environment = { ...process.env, SHIMMY_SOCKET: socket };
-delete environment.XDG_RUNTIME_DIR;
+const environment = () => {
+  const variables = { ...process.env, SHIMMY_SOCKET: daemon.socket ?? join(scratch, 'nobody.sock') };
+  delete variables.XDG_RUNTIME_DIR;
+  return variables;
+};
 
 function start(args, options = {}) {
-  const child = spawn(join(build, 'shimmyctl'), args, { env: environment, ...options });
+  const child = spawn(shimmyctl, args, { env: environment(), ...options });
   const result = { child, stdout: '', stderr: '' };
   child.stdout.setEncoding('utf8').on('data', (text) => (result.stdout += text));
   child.stderr.setEncoding('utf8').on('data', (text) => (result.stderr += text));
@@ -44,41 +38,21 @@ function run(args, input = '', options = {}) {
 
 async function succeed(args, input) {
   const result = await run(args, input);
-  assert.equal(result.code, 0, `shimmyctl ${args.join(' ')}: ${result.stderr}\n${daemonLog}`);
+  assert.equal(result.code, 0, `shimmyctl ${args.join(' ')}: ${result.stderr}\n${daemon.log}`);
   return result;
 }
 
 const lines = (text) => text.split('\n').filter(Boolean).map((line) => JSON.parse(line));
-const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
-
-async function until(what, condition, ms = 5000) {
-  for (const end = Date.now() + ms; Date.now() < end; await sleep(20)) if (await condition()) return;
-  assert.fail(`not within ${ms} ms: ${what}`);
-}
 
 async function runningRequests() {
   const [status] = lines((await succeed(['status', '--json'])).stdout);
   return status.models.reduce((sum, model) => sum + model.running + model.queued, 0);
 }
 
-before(async () => {
-  if (skip) return;
-  daemon = spawn(
-    join(build, 'shimmyd'),
-    ['--socket', socket, '--listen', '127.0.0.1:0', '--model-dir', join(shared, 'models'), '--device', 'cpu',
-      '--kv-type', 'f32', '--cache-dir', join(scratch, 'cache')],
-    { cwd: scratch, env: environment, stdio: ['ignore', 'ignore', 'pipe'] },
-  );
-  daemon.stderr.setEncoding('utf8').on('data', (text) => (daemonLog += text));
-  await until('the daemon answers', async () => (await run(['status'])).code === 0, 10000);
-});
+before(() => stories && daemon.start());
 
 after(async () => {
-  if (daemon) {
-    const ended = new Promise((done) => daemon.on('exit', done));
-    daemon.kill('SIGTERM');
-    await ended;
-  }
+  if (daemon.child) await daemon.stop();
   rmSync(scratch, { recursive: true, force: true });
 });
 
@@ -142,7 +116,7 @@ withShared('inspect', async () => {
 });
 
 withShared('inspect: a file that would not load, a broken one, none', async () => {
-  const vocabulary = await succeed(['inspect', '--json', join(shared, 'tokenizers/ggml-vocab-gpt-2.gguf')]);
+  const vocabulary = await succeed(['inspect', '--json', join(dirname(stories), '../tokenizers/ggml-vocab-gpt-2.gguf')]);
   const [file] = lines(vocabulary.stdout);
   assert.equal(file.loadable, false);
   assert.ok(file.reason.length > 10);
@@ -158,7 +132,7 @@ withShared('inspect: a file that would not load, a broken one, none', async () =
 });
 
 withShared('tokenize and detokenize without a daemon', async () => {
-  const { prompt, prompt_token_ids: ids } = JSON.parse(readFileSync(golden));
+  const { prompt, prompt_token_ids: ids } = golden();
   assert.equal((await succeed(['tokenize', '--gguf', stories, '--add-special', prompt])).stdout, ids.join(' ') + '\n');
   assert.equal((await succeed(['tokenize', '--gguf', stories], prompt + '\n')).stdout, ids.slice(1).join(' ') + '\n');
   assert.match((await succeed(['detokenize', '--gguf', stories, ids.join(',')])).stdout, /Once upon a time\n$/);
@@ -187,7 +161,7 @@ withShared('on a terminal: colours unless NO_COLOR, a line feed after the text',
   const terminal = (command, variables) =>
     new Promise((done) => {
       const child = spawn('script', ['-qec', command, '/dev/null'], {
-        env: { ...environment, TERM: 'xterm', PATH: `${build}:${process.env.PATH}`, ...variables },
+        env: { ...environment(), TERM: 'xterm', PATH: `${build}:${process.env.PATH}`, ...variables },
         stdio: ['ignore', 'pipe', 'inherit'],
       });
       let text = '';
@@ -205,7 +179,7 @@ withShared('on a terminal: colours unless NO_COLOR, a line feed after the text',
 
 withShared('status, list and devices', async () => {
   const [status] = lines((await succeed(['status', '--json'])).stdout);
-  assert.equal(status.socket, socket);
+  assert.equal(status.socket, daemon.socket);
   assert.match(status.http[0], /^http:\/\/127\.0\.0\.1:\d+$/);
   const model = status.models.find((entry) => entry.id === 'stories260K');
   assert.equal(realpathSync(model.path), realpathSync(stories));
@@ -260,7 +234,7 @@ withShared('load: what is refused says why', async () => {
 });
 
 withShared('generate: the golden text and nothing else', async () => {
-  const { prompt, text, max_tokens: n } = JSON.parse(readFileSync(golden));
+  const { prompt, text, max_tokens: n } = golden();
   const options = ['-t', '0', '-n', String(n)];
   const direct = await succeed(['generate', 'stories260K', ...options, prompt]);
   assert.equal(direct.stdout, text);
@@ -284,13 +258,13 @@ withShared('generate: stop strings, seeds, bias', async () => {
   const reported = await succeed(['generate', 'stories260K', '-t', '1.2', '-n', '40', prompt]);
   assert.equal(await sample(/seed (\d+)/.exec(reported.stderr)[1]), reported.stdout);
 
-  const { token_ids: ids } = JSON.parse(readFileSync(golden));
+  const { token_ids: ids } = golden();
   const biased = await succeed(['generate', '--json', 'stories260K', '-t', '0', '-n', '4', '--logit-bias', `${ids[0]}=-100`, prompt]);
   assert.notEqual(lines(biased.stdout).find((reply) => Number.isInteger(reply.token)).token, ids[0]);
 });
 
 withShared('generate --json: ids, tokens, log-probabilities, usage', async () => {
-  const { prompt, text, token_ids: ids } = JSON.parse(readFileSync(golden));
+  const { prompt, text, token_ids: ids } = golden();
   const replies = lines((await succeed(['generate', '--json', 'stories260K', '-t', '0', '-n', '128', '--logprobs', '2', prompt])).stdout);
   assert.ok(Number.isInteger(replies[0].id));
   const tokens = replies.filter((reply) => Number.isInteger(reply.token));
@@ -318,26 +292,26 @@ const endless = ['generate', 'stories260K', '--ignore-eos', '--json', 'Once upon
 
 withShared('Ctrl-C cancels in the daemon, exit status 130', async () => {
   const running = start(endless);
-  await until('text comes', () => running.stdout.includes('"token"'));
+  await waitFor('text comes', () => running.stdout.includes('"token"'));
   running.child.kill('SIGINT');
   const result = await running.done;
   assert.equal(result.code, 130);
   assert.match(result.stderr, /interrupted/);
-  await until('the request is gone', async () => (await runningRequests()) === 0, 1000);
+  await waitFor('the request is gone', async () => (await runningRequests()) === 0, 1000);
 });
 
 withShared('a reader that leaves cancels', async () => {
   const running = start(endless);
-  await until('text comes', () => running.stdout.includes('"token"'));
+  await waitFor('text comes', () => running.stdout.includes('"token"'));
   running.child.stdout.destroy();
   const result = await running.done;
   assert.notEqual(result.code, 0);
-  await until('the request is gone', async () => (await runningRequests()) === 0, 1000);
+  await waitFor('the request is gone', async () => (await runningRequests()) === 0, 1000);
 });
 
 withShared('cancel by id', async () => {
   const running = start(endless);
-  await until('the id comes', () => running.stdout.includes('\n'));
+  await waitFor('the id comes', () => running.stdout.includes('\n'));
   const { id } = JSON.parse(running.stdout.split('\n')[0]);
   await succeed(['cancel', String(id)]);
   const result = await running.done;
@@ -348,7 +322,7 @@ withShared('cancel by id', async () => {
 });
 
 withShared('tokenize and detokenize over the socket', async () => {
-  const { prompt, prompt_token_ids: ids } = JSON.parse(readFileSync(golden));
+  const { prompt, prompt_token_ids: ids } = golden();
   assert.equal((await succeed(['tokenize', 'stories260K', prompt, '--add-special'])).stdout, ids.join(' ') + '\n');
   const [reply] = lines((await succeed(['tokenize', 'stories260K', '--json'], prompt + '\n')).stdout);
   assert.deepEqual(reply.tokens, ids.slice(1));
