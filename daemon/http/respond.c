@@ -80,7 +80,7 @@ static enum http_step queue(struct http_request *r, unsigned status, struct MHD_
         MHD_add_response_header(response, MHD_HTTP_HEADER_WWW_AUTHENTICATE, "Bearer");
     if (status == 429 || status == 503)
         MHD_add_response_header(response, MHD_HTTP_HEADER_RETRY_AFTER, "1");
-    if (!r->complete || status == 408 || atomic_load(&r->http->draining))
+    if (!r->complete || (atomic_load(&r->http->draining) && !r->stream))
         MHD_add_response_header(response, MHD_HTTP_HEADER_CONNECTION, "close");
     add_cors(r, response);
     pthread_mutex_lock(&r->lock);
@@ -127,6 +127,9 @@ enum http_step answer_stream(struct http_request *r)
     r->stream = true;
     if (response) {
         MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-cache");
+        /* node-fetch 2, which the openai client of Node 18 uses, takes the end of a chunked answer on a connection that stays open for a
+         * "premature close". A stream pays for its connection anyway. */
+        MHD_add_response_header(response, MHD_HTTP_HEADER_CONNECTION, "close");
         MHD_add_response_header(response, "X-Accel-Buffering", "no"); /* a proxy is not to collect the stream */
     }
     return queue(r, MHD_HTTP_OK, response, "text/event-stream; charset=utf-8");
