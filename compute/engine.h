@@ -330,7 +330,8 @@ struct sh_sampler_params {
 
 /* A sequence: its tokens in the cache, and its sampler. */
 SH_API enum sh_code sh_sequence_create(struct sh_context *context, uint32_t *sequence, struct sh_error *err); /* SH_ERR_LIMIT: none free */
-SH_API void sh_sequence_destroy(struct sh_context *context, uint32_t sequence); /* its pages return at once when nothing in flight uses it, else at that wait */
+/* Its pages return at once when no submission with it is still to be waited for, else at that wait; so does its number. */
+SH_API void sh_sequence_destroy(struct sh_context *context, uint32_t sequence);
 /* Copies *params; a new sequence samples greedily. Not while a submission with this sequence is in flight (SH_ERR_BUSY). */
 SH_API enum sh_code sh_sequence_set_sampler(struct sh_context *context, uint32_t sequence, const struct sh_sampler_params *params,
                                             struct sh_error *err);

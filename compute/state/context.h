@@ -23,9 +23,10 @@
 #define SH_SLAB_BYTES (64u << 20) /* this many bytes */
 
 struct sh_sequence {
-    bool used, closing;        /* closing: destroyed while in flight */
+    bool used, closing;        /* closing: destroyed before sh_wait gave out its results; its number is not given to another until then */
     uint32_t length;           /* tokens in the cache, submitted ones included */
     uint32_t in_flight;        /* bit s: a row of it is in slot s, whose step is not finished */
+    uint32_t held;             /* bit s: the same, until sh_wait has given out the results */
     uint64_t seen;             /* the last submission attempt that held it */
     uint32_t fall_back[SH_SLOTS];
     struct sh_page_table *tables; /* [n_groups] */

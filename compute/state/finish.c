@@ -145,14 +145,26 @@ static void undo(struct sh_context *c, struct sh_slot *slot) {
 
 _Static_assert(SH_SLOTS == 2, "undo knows one other slot");
 
-/* The step no longer holds its sequences; those that were destroyed meanwhile go when nothing holds them. */
+/* The step is over for its sequences. */
 static void let_go(struct sh_context *c, struct sh_slot *slot) {
     const uint32_t index = (uint32_t)(slot - c->slots);
     for (uint32_t q = 0; q < slot->step.n_sequences; q++) {
         struct sh_sequence *s = &c->sequences[slot->sequence_ids[q]];
         s->fall_back[index] = SH_NONE;
         s->in_flight &= ~(1u << index);
-        if (s->closing && s->in_flight == 0) sh_sequence_free(c, s);
+    }
+    sh_context_update_stats(c);
+}
+
+/* Its results are given out: sequences that were destroyed meanwhile go, unless the other slot has some of theirs too. */
+static void give_out(struct sh_context *c, struct sh_slot *slot) {
+    const uint32_t index = (uint32_t)(slot - c->slots);
+    slot->state = SH_SLOT_IDLE;
+    c->oldest++;
+    for (uint32_t q = 0; q < slot->step.n_sequences; q++) {
+        struct sh_sequence *s = &c->sequences[slot->sequence_ids[q]];
+        s->held &= ~(1u << index);
+        if (s->closing && s->held == 0) sh_sequence_free(c, s);
     }
     sh_context_update_stats(c);
 }
@@ -199,8 +211,7 @@ enum sh_code sh_wait(struct sh_context *c, sh_ticket ticket, int64_t timeout_ns,
                        (unsigned long long)c->oldest);
     struct sh_slot *slot = &c->slots[ticket % SH_SLOTS];
     if (slot->state == SH_SLOT_RUNNING && sh_slot_finish(c, slot, timeout_ns, err) == SH_ERR_TIMEOUT) return SH_ERR_TIMEOUT;
-    slot->state = SH_SLOT_IDLE;
-    c->oldest++;
+    give_out(c, slot);
     if (slot->code != SH_OK) {
         if (err != NULL) *err = slot->error;
         return slot->code;

@@ -50,7 +50,7 @@ enum sh_code sh_sequence_create(struct sh_context *c, uint32_t *sequence, struct
 void sh_sequence_destroy(struct sh_context *c, uint32_t sequence) {
     struct sh_sequence *s = sh_context_sequence(c, sequence, NULL);
     if (s == NULL) return;
-    if (s->in_flight != 0) s->closing = true; /* the wait for the last step that holds it frees it */
+    if (s->held != 0) s->closing = true; /* the wait for the last step that holds it frees it */
     else sh_sequence_free(c, s);
     sh_context_update_stats(c);
 }

@@ -305,6 +305,7 @@ static void commit(struct sh_context *c, struct sh_slot *slot, sh_ticket *ticket
         struct sh_sequence *s = &c->sequences[slot->sequence_ids[q]];
         s->fall_back[index] = s->length;
         s->in_flight |= 1u << index;
+        s->held |= 1u << index;
         s->length += slot->sequences[q].n_rows;
     }
     slot->state = SH_SLOT_RUNNING;
