@@ -54,7 +54,7 @@ static void shard_path(const char *path, size_t prefix_length, unsigned number, 
 
 enum sh_code discover_file(const char *path, struct found_model *out, struct sh_error *err) {
     /* The directory is made absolute, the file's own name is kept: it may be a link with a better name than what it points to. */
-    char directory[PATH_MAX], first[PATH_MAX], full[PATH_MAX * 2];
+    char directory[PATH_MAX], first[PATH_MAX * 2], full[PATH_MAX * 2];
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
     snprintf(full, sizeof full, "%.*s", slash ? (int)(slash - path) + 1 : 1, slash ? path : ".");
     if (!realpath(full, directory)) return sh_fail(err, errno == ENOENT ? SH_ERR_NOT_FOUND : SH_ERR_IO, "%s: %s", path, strerror(errno));
@@ -67,7 +67,7 @@ enum sh_code discover_file(const char *path, struct found_model *out, struct sh_
     struct stat st, first_st;
     bool have_first = false;
     for (unsigned i = 1; split && i <= count; i++) {
-        char shard[PATH_MAX];
+        char shard[PATH_MAX * 2];
         shard_path(full, prefix, i, count, shard, sizeof shard);
         if (stat(shard, &st) != 0 || !S_ISREG(st.st_mode)) continue;
         if (!have_first) {
