@@ -126,7 +126,8 @@ static void test_file_errors(void **state) {
     memcpy(long_line, "model_dir = /", 13);
     long_line[sizeof long_line - 1] = 0;
     char text[2000];
-    snprintf(text, sizeof text, "kv_typ = f16\nkv_type = int4\n\nmax_queue = many\nthis is no setting\n[other]\nthreads = 1\n[shimmyd]\nkeep_alive = 5 weeks\n%s\nthreads = 2000\n"
+    snprintf(text, sizeof text, "kv_typ = f16\nkv_type = int4\n\nmax_queue = many\nthis is no setting\n"
+             "[other]\nthreads = 1\n[shimmyd]\nkeep_alive = 5 weeks\n%s\nthreads = 2000\n"
                    "validation = maybe\nmax_body = 1\nlisten = nowhere\n", long_line);
     const char *file = file_with("errors.conf", text);
     assert_null(load("--config", file, NULL));

@@ -521,7 +521,8 @@ static void test_many_clients(void **state) {
     struct peer peers[100];
     for (int i = 0; i < 100; i++) {
         peers[i] = peer_open(i % 2 ? '\n' : 0);
-        peer_send(&peers[i], "{\"method\":\"io.shimmy.Daemon.Generate\",\"parameters\":{\"model\":\"m\",\"prompt\":\"x\",\"max_tokens\":2,\"ignore_eos\":true}}");
+        peer_send(&peers[i], "{\"method\":\"io.shimmy.Daemon.Generate\","
+                             "\"parameters\":{\"model\":\"m\",\"prompt\":\"x\",\"max_tokens\":2,\"ignore_eos\":true}}");
     }
     uint32_t done = 0, busy = 0;
     for (int i = 0; i < 100; i++) {
