@@ -363,7 +363,8 @@ static ssize_t read_events(void *user, char *buf, size_t max, bool probe)
         return -2;
     size_t n = job->out_length - job->out_taken;
     n = n < max ? n : max;
-    memcpy(buf, job->out + job->out_taken, n);
+    if (n)
+        memcpy(buf, job->out + job->out_taken, n);
     job->out_taken += n;
     return (ssize_t)n;
 }
