@@ -4,7 +4,7 @@
 
 #include <math.h>
 
-#define SPLIT 256 /* positions whose softmax is computed together; splits are joined in ascending order */
+#define SPLIT SH_AVX2_ATTENTION_SPLIT /* positions whose softmax is computed together; parts are joined in ascending order */
 #define PIECE 32  /* positions converted to floats at a time; divides SPLIT and every page */
 
 /* Scratch of one item, all 32-byte aligned. Dimensions are padded with zeros to multiples of 8. */
@@ -13,32 +13,40 @@ struct work {
     float *q;      /* [n_heads][k_pad] */
     float *rows;   /* [PIECE][max(k_pad, v_pad)] keys or values of a piece */
     float *scores; /* [n_heads][SPLIT] */
-    float *part;   /* [n_heads][v_pad] values of this split */
-    float *total;  /* [n_heads][v_pad] of the splits before, too */
-    float *most, *sum; /* [n_heads] of the splits before */
-    float *split_most, *split_sum;
+    float *partials; /* two: that of this part, and that of all parts before */
+};
+
+/* A partial: values [n_heads][v_pad], not yet divided by the sum; then per head the largest score and the sum of exp(score - largest). */
+struct partial {
+    float *values, *most, *sum;
 };
 
 static uint32_t pad8(uint32_t n) { return (n + 7) / 8 * 8; }
 
+uint64_t sh_avx2_attention_partial(uint32_t n_heads, uint32_t v_dim) { return (uint64_t)n_heads * pad8(v_dim) + 2 * (uint64_t)pad8(n_heads); }
+
+static struct partial partial_at(const struct sh_cpu_attention *a, float *at) {
+    float *most = at + (size_t)a->n_heads * pad8(a->cache->v_dim);
+    return (struct partial){at, most, most + pad8(a->n_heads)};
+}
+
 uint64_t sh_avx2_attention_scratch(uint32_t n_heads, uint32_t n_positions, uint32_t k_dim, uint32_t v_dim) {
     (void)n_positions;
-    const uint64_t k = pad8(k_dim), v = pad8(v_dim), heads = pad8(n_heads);
-    return (heads * k + PIECE * sh_max_u64(k, v) + heads * SPLIT + 2 * heads * v + 4 * heads) * sizeof(float);
+    const uint64_t k = pad8(k_dim), v = pad8(v_dim);
+    return (n_heads * k + PIECE * sh_max_u64(k, v) + n_heads * SPLIT + 2 * sh_avx2_attention_partial(n_heads, v_dim)) * sizeof(float);
 }
 
 static struct work lay_out(const struct sh_cpu_attention *a, float *scratch) {
     struct work w = {.k_pad = pad8(a->cache->k_dim), .v_pad = pad8(a->cache->v_dim)};
-    const size_t heads = pad8(a->n_heads);
     w.q = scratch;
-    w.rows = w.q + heads * w.k_pad;
+    w.rows = w.q + (size_t)a->n_heads * w.k_pad;
     w.scores = w.rows + PIECE * (size_t)(w.k_pad > w.v_pad ? w.k_pad : w.v_pad);
-    w.part = w.scores + heads * SPLIT;
-    w.total = w.part + heads * w.v_pad;
-    w.most = w.total + heads * w.v_pad;
-    w.sum = w.most + heads;
-    w.split_most = w.sum + heads;
-    w.split_sum = w.split_most + heads;
+    w.partials = w.scores + (size_t)a->n_heads * SPLIT;
+    for (uint32_t h = 0; h < a->n_heads; h++) {
+        float *q = w.q + (size_t)h * w.k_pad;
+        memcpy(q, a->q + (size_t)h * a->cache->k_dim, a->cache->k_dim * sizeof *q);
+        for (uint32_t d = a->cache->k_dim; d < w.k_pad; d++) q[d] = 0.0f;
+    }
     return w;
 }
 
@@ -126,58 +134,75 @@ static float soften(float *scores, uint32_t n, float *largest) {
 
 static float exp_of(float x) { return _mm256_cvtss_f32(sh_avx2_exp(_mm256_set1_ps(x))); }
 
-/* Joins the split's part of a head to the running total. */
-static void join(struct work *w, uint32_t head, bool first) {
-    const float largest = w->split_most[head], sum = w->split_sum[head];
-    float *total = w->total + (size_t)head * w->v_pad;
-    const float *part = w->part + (size_t)head * w->v_pad;
-    if (first) {
-        memcpy(total, part, w->v_pad * sizeof *total);
-        w->most[head] = largest;
-        w->sum[head] = sum;
-        return;
+/* Joins a part to what came before it, head by head: total = total * exp(most - new most) + part * exp(part's most - new most). */
+static void join(const struct sh_cpu_attention *a, const struct partial *total, const struct partial *part) {
+    const uint32_t v_pad = pad8(a->cache->v_dim);
+    for (uint32_t h = 0; h < a->n_heads; h++) {
+        const float most = part->most[h] > total->most[h] ? part->most[h] : total->most[h];
+        const float old = exp_of(total->most[h] - most), new = exp_of(part->most[h] - most);
+        const __m256 old8 = _mm256_set1_ps(old), new8 = _mm256_set1_ps(new);
+        float *values = total->values + (size_t)h * v_pad;
+        const float *more = part->values + (size_t)h * v_pad;
+        for (uint32_t d = 0; d < v_pad; d += 8) {
+            const __m256 kept = _mm256_mul_ps(_mm256_loadu_ps(values + d), old8);
+            _mm256_storeu_ps(values + d, _mm256_fmadd_ps(_mm256_loadu_ps(more + d), new8, kept));
+        }
+        total->sum[h] = total->sum[h] * old + part->sum[h] * new;
+        total->most[h] = most;
     }
-    const float most = largest > w->most[head] ? largest : w->most[head];
-    const float old = exp_of(w->most[head] - most), new = exp_of(largest - most);
-    const __m256 old8 = _mm256_set1_ps(old), new8 = _mm256_set1_ps(new);
-    for (uint32_t d = 0; d < w->v_pad; d += 8) {
-        const __m256 kept = _mm256_mul_ps(_mm256_loadu_ps(total + d), old8);
-        _mm256_storeu_ps(total + d, _mm256_fmadd_ps(_mm256_loadu_ps(part + d), new8, kept));
-    }
-    w->sum[head] = w->sum[head] * old + sum * new;
-    w->most[head] = most;
 }
 
-static void run_split(const struct sh_cpu_attention *a, struct work *w, uint32_t begin, uint32_t end) {
+static void run_part(const struct sh_cpu_attention *a, const struct work *w, uint32_t part, const struct partial *out) {
     const struct sh_ref_cache *c = a->cache;
+    const uint32_t begin = part * SPLIT, end = a->n_positions - begin < SPLIT ? a->n_positions : begin + SPLIT;
     for (uint32_t t = begin; t < end; t += PIECE) {
         const uint32_t n = end - t < PIECE ? end - t : PIECE;
         convert(c->kv_type, (const uint8_t *)c->pages[t / c->page_tokens] + sh_ref_cache_k(c, a->kv_head, t), n, c->k_dim, w->k_pad, w->rows);
         for (uint32_t h = 0; h < a->n_heads; h++)
             score(w->q + (size_t)h * w->k_pad, w->rows, n, w->k_pad, a->scale, w->scores + (size_t)h * SPLIT + (t - begin));
     }
-    for (uint32_t h = 0; h < a->n_heads; h++)
-        w->split_sum[h] = soften(w->scores + (size_t)h * SPLIT, end - begin, &w->split_most[h]);
-    memset(w->part, 0, (size_t)a->n_heads * w->v_pad * sizeof *w->part);
+    for (uint32_t h = 0; h < a->n_heads; h++) out->sum[h] = soften(w->scores + (size_t)h * SPLIT, end - begin, &out->most[h]);
+    memset(out->values, 0, (size_t)a->n_heads * w->v_pad * sizeof *out->values);
     for (uint32_t t = begin; t < end; t += PIECE) {
         const uint32_t n = end - t < PIECE ? end - t : PIECE;
         convert(c->kv_type, (const uint8_t *)c->pages[t / c->page_tokens] + sh_ref_cache_v(c, a->kv_head, t), n, c->v_dim, w->v_pad, w->rows);
         for (uint32_t h = 0; h < a->n_heads; h++)
-            accumulate(w->scores + (size_t)h * SPLIT + (t - begin), w->rows, n, w->v_pad, w->part + (size_t)h * w->v_pad);
+            accumulate(w->scores + (size_t)h * SPLIT + (t - begin), w->rows, n, w->v_pad, out->values + (size_t)h * w->v_pad);
     }
-    for (uint32_t h = 0; h < a->n_heads; h++) join(w, h, begin == 0);
+}
+
+static void finish(const struct sh_cpu_attention *a, const struct partial *total) {
+    const uint32_t v_dim = a->cache->v_dim, v_pad = pad8(v_dim);
+    for (uint32_t h = 0; h < a->n_heads; h++)
+        for (uint32_t d = 0; d < v_dim; d++) a->out[(size_t)h * v_dim + d] = total->values[(size_t)h * v_pad + d] / total->sum[h];
+}
+
+static uint32_t parts_of(const struct sh_cpu_attention *a) { return (a->n_positions + SPLIT - 1) / SPLIT; }
+
+void sh_avx2_attention_part(const struct sh_cpu_attention *a, uint32_t part, float *partial, void *scratch) {
+    const struct work w = lay_out(a, scratch);
+    const struct partial out = partial_at(a, partial);
+    run_part(a, &w, part, &out);
+}
+
+void sh_avx2_attention_join(const struct sh_cpu_attention *a, float *partials) {
+    const uint64_t stride = sh_avx2_attention_partial(a->n_heads, a->cache->v_dim);
+    const struct partial total = partial_at(a, partials);
+    for (uint32_t i = 1; i < parts_of(a); i++) {
+        const struct partial part = partial_at(a, partials + i * stride);
+        join(a, &total, &part);
+    }
+    finish(a, &total);
 }
 
 void sh_avx2_attention(const struct sh_cpu_attention *a, void *scratch) {
-    const uint32_t k_dim = a->cache->k_dim, v_dim = a->cache->v_dim;
-    struct work w = lay_out(a, scratch);
-    for (uint32_t h = 0; h < a->n_heads; h++) {
-        memcpy(w.q + (size_t)h * w.k_pad, a->q + (size_t)h * k_dim, k_dim * sizeof(float));
-        for (uint32_t d = k_dim; d < w.k_pad; d++) w.q[(size_t)h * w.k_pad + d] = 0.0f;
+    const struct work w = lay_out(a, scratch);
+    const struct partial total = partial_at(a, w.partials);
+    const struct partial part = partial_at(a, w.partials + sh_avx2_attention_partial(a->n_heads, a->cache->v_dim));
+    run_part(a, &w, 0, &total);
+    for (uint32_t i = 1; i < parts_of(a); i++) {
+        run_part(a, &w, i, &part);
+        join(a, &total, &part);
     }
-    for (uint32_t t = 0; t < a->n_positions; t += SPLIT) run_split(a, &w, t, t + SPLIT < a->n_positions ? t + SPLIT : a->n_positions);
-    for (uint32_t h = 0; h < a->n_heads; h++) {
-        const float *total = w.total + (size_t)h * w.v_pad;
-        for (uint32_t d = 0; d < v_dim; d++) a->out[(size_t)h * v_dim + d] = total[d] / w.sum[h];
-    }
+    finish(a, &total);
 }

@@ -366,13 +366,15 @@ static enum sh_code allocate_buffers(struct sh_exec_context *context, struct sh_
     context->scratch_stride = sh_cpu_step_scratch_bytes(m, (uint64_t)p->max_pages_per_sequence * SH_PAGE_TOKENS);
     const uint64_t operands = sh_cpu_step_operand_bytes(m) * p->max_rows;
     const uint64_t scratch = context->scratch_stride * m->device->threads;
-    uint64_t total = operands + scratch;
+    const uint64_t partials = sh_cpu_step_partial_bytes(m, (uint64_t)p->max_pages_per_sequence * SH_PAGE_TOKENS);
+    uint64_t total = operands + scratch + partials;
     for (uint32_t i = 0; i < m->fused.n_slots; i++)
         if (!outlives_step(m, i))
             total += (uint64_t)(m->fused.slots[i].rows == SH_ROWS_ALL ? p->max_rows : p->max_outputs) * m->fused.slots[i].width * sizeof(float);
     enum sh_code code = sh_cpu_memory_check(total, "activations of a context", err);
     if (code == SH_OK) code = sh_cpu_block_alloc(m->device, SH_CPU_ACTIVATIONS, operands, "activations", &context->operands, err);
     if (code == SH_OK) code = sh_cpu_block_alloc(m->device, SH_CPU_ACTIVATIONS, scratch, "scratch memory", &context->scratch, err);
+    if (code == SH_OK) code = sh_cpu_block_alloc(m->device, SH_CPU_ACTIVATIONS, partials, "scratch memory", &context->partials, err);
     for (uint32_t i = 0; code == SH_OK && i < m->fused.n_slots; i++) {
         if (outlives_step(m, i)) continue;
         const uint32_t rows = m->fused.slots[i].rows == SH_ROWS_ALL ? p->max_rows : p->max_outputs;
@@ -464,6 +466,7 @@ void sh_cpu_context_destroy(struct sh_exec_context *context) {
         sh_cpu_block_free(device, SH_CPU_ACTIVATIONS, &context->shared[i]);
     sh_cpu_block_free(device, SH_CPU_ACTIVATIONS, &context->operands);
     sh_cpu_block_free(device, SH_CPU_ACTIVATIONS, &context->scratch);
+    sh_cpu_block_free(device, SH_CPU_ACTIVATIONS, &context->partials);
     free(context->groups);
     free(context->shared);
     free(context->copies);

@@ -36,7 +36,7 @@ void sh_cpu_block_free(struct sh_cpu_device *device, enum sh_cpu_memory_kind kin
 /* SH_ERR_NO_MEMORY with the figures if `bytes` more do not fit into what the machine has available now. */
 enum sh_code sh_cpu_memory_check(uint64_t bytes, const char *what, struct sh_error *err);
 uint64_t sh_cpu_memory_total(void);     /* 0 unknown */
-uint64_t sh_cpu_memory_available(void); /* UINT64_MAX unknown */
+uint64_t sh_cpu_memory_available(void); /* of the machine, or less where a control group allows less; UINT64_MAX unknown */
 
 /* ---- model.c ---- */
 enum sh_cpu_store {
@@ -127,7 +127,7 @@ struct sh_exec_context {
 
     /* Buffers of the step that runs; one runs at a time. */
     struct sh_cpu_block *shared; /* [fused.n_slots] */
-    struct sh_cpu_block operands, scratch;
+    struct sh_cpu_block operands, scratch, partials;
     uint64_t scratch_stride; /* per worker */
 
     pthread_mutex_t lock;
@@ -153,5 +153,8 @@ void sh_cpu_step_run(struct sh_exec_context *context, struct sh_cpu_slot *slot);
 /* Bytes that a row of operands needs at most, and that a worker needs as scratch, for this model with that many positions. */
 uint64_t sh_cpu_step_operand_bytes(const struct sh_exec_model *model);
 uint64_t sh_cpu_step_scratch_bytes(const struct sh_exec_model *model, uint64_t n_positions);
+/* Room for the partial results of attention that is shared out in parts: up to SH_CPU_SPLIT_ITEMS (row, kv head) per thread. */
+#define SH_CPU_SPLIT_ITEMS 2
+uint64_t sh_cpu_step_partial_bytes(const struct sh_exec_model *model, uint64_t n_positions);
 
 #endif

@@ -46,7 +46,8 @@ struct sh_cpu_matmul {
     float *out;            /* [n_rows][rows] */
 };
 
-/* Attention of one row: one kv head's queries over positions [0, n_positions), see sh_ref_attention. */
+/* Attention of one row: one kv head's queries over positions [0, n_positions), see sh_ref_attention. A table may compute it in parts of
+ * `attention_split` positions, which are joined in ascending order: then parts may run at the same time with the same result. */
 struct sh_cpu_attention {
     const struct sh_ref_cache *cache;
     uint32_t kv_head;
@@ -84,6 +85,10 @@ struct sh_cpu_kernels {
     void (*glu)(enum sh_glu act, const float *gate, const float *up, uint64_t n, float *out);
     void (*attention)(const struct sh_cpu_attention *a, void *scratch);
     uint64_t (*attention_scratch)(uint32_t n_heads, uint32_t n_positions, uint32_t k_dim, uint32_t v_dim); /* bytes */
+    uint32_t attention_split; /* 0: not in parts, and the rest is NULL */
+    void (*attention_part)(const struct sh_cpu_attention *a, uint32_t part, float *partial, void *scratch);
+    void (*attention_join)(const struct sh_cpu_attention *a, float *partials); /* all parts' partials, one after the other; overwritten */
+    uint64_t (*attention_partial)(uint32_t n_heads, uint32_t v_dim);           /* floats of one part's, a multiple of 8 */
 };
 
 /* All tables that this binary has, best first. */

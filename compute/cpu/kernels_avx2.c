@@ -83,4 +83,8 @@ const struct sh_cpu_kernels sh_cpu_avx2 = {
     .glu = glu,
     .attention = sh_avx2_attention,
     .attention_scratch = sh_avx2_attention_scratch,
+    .attention_split = SH_AVX2_ATTENTION_SPLIT,
+    .attention_part = sh_avx2_attention_part,
+    .attention_join = sh_avx2_attention_join,
+    .attention_partial = sh_avx2_attention_partial,
 };

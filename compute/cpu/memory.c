@@ -21,7 +21,40 @@ static uint64_t meminfo(const char *key, uint64_t unknown) {
 }
 
 uint64_t sh_cpu_memory_total(void) { return meminfo("MemTotal", 0); }
-uint64_t sh_cpu_memory_available(void) { return meminfo("MemAvailable", UINT64_MAX); }
+/* One number of a control group's file; with `key` that of the line which begins with it. "max" and missing files are `unknown`. */
+static uint64_t group_value(const char *folder, const char *file, const char *key, uint64_t unknown) {
+    char path[4352], line[256];
+    snprintf(path, sizeof path, "%s/%s", folder, file);
+    FILE *f = fopen(path, "re");
+    if (f == NULL) return unknown;
+    uint64_t value = unknown;
+    const size_t length = strlen(key);
+    while (fgets(line, sizeof line, f) != NULL)
+        if (strncmp(line, key, length) == 0 && sscanf(line + length, "%" SCNu64, &value) == 1) break;
+    fclose(f);
+    return value;
+}
+
+/* What the tightest limit of our control group and those above it leaves; its page cache counts as free. */
+static uint64_t group_available(void) {
+    char line[4200], folder[4232] = "";
+    FILE *f = fopen("/proc/self/cgroup", "re");
+    if (f == NULL) return UINT64_MAX;
+    while (fgets(line, sizeof line, f) != NULL)
+        if (strncmp(line, "0::/", 4) == 0) snprintf(folder, sizeof folder, "/sys/fs/cgroup%.*s", (int)strcspn(line + 3, "\n"), line + 3);
+    fclose(f);
+    uint64_t least = UINT64_MAX;
+    while (strlen(folder) >= strlen("/sys/fs/cgroup")) {
+        const uint64_t max = group_value(folder, "memory.max", "", UINT64_MAX), used = group_value(folder, "memory.current", "", 0);
+        const uint64_t cached = group_value(folder, "memory.stat", "active_file ", 0) + group_value(folder, "memory.stat", "inactive_file ", 0);
+        const uint64_t held = used > cached ? used - cached : 0;
+        if (max != UINT64_MAX) least = sh_min_u64(least, max > held ? max - held : 0);
+        *strrchr(folder, '/') = '\0';
+    }
+    return least;
+}
+
+uint64_t sh_cpu_memory_available(void) { return sh_min_u64(meminfo("MemAvailable", UINT64_MAX), group_available()); }
 
 enum sh_code sh_cpu_memory_check(uint64_t bytes, const char *what, struct sh_error *err) {
     const uint64_t available = sh_cpu_memory_available();

@@ -2,6 +2,7 @@
 #include "compute/cpu/cpu.h"
 
 #define PIECES_PER_WORKER 8 /* so that a worker that was held up can be helped */
+#define SMALL_PIECE 65536   /* multiply-adds; a smaller piece of a product is not worth handing to another thread */
 
 struct step {
     const struct sh_exec_context *context;
@@ -19,6 +20,8 @@ struct op_run {
     struct sh_cpu_matmul matmul;
     uint32_t operand;
     uint64_t cols, operand_bytes;
+    uint32_t n_parts; /* attention */
+    uint64_t partial;
 };
 
 static float *buffer(const struct step *s, uint32_t activation) {
@@ -115,7 +118,9 @@ static void matmul(struct step *s, struct op_run *o) {
         .out = buffer(s, op->out),
     };
     const uint64_t groups = (w->matrix.rows + s->kernels->group_rows - 1) / s->kernels->group_rows;
-    const uint64_t grain = sh_min_u64(32, groups / ((uint64_t)s->model->device->threads * PIECES_PER_WORKER) + 1);
+    const uint64_t products = sh_max_u64(1, o->cols * s->kernels->group_rows * o->n_rows); /* of one group */
+    const uint64_t grain =
+        sh_max_u64(sh_min_u64(32, groups / ((uint64_t)s->model->device->threads * PIECES_PER_WORKER) + 1), SMALL_PIECE / products);
     run(s, groups, grain, matmul_groups, o);
 }
 
@@ -154,28 +159,71 @@ static void rope_cache_rows(void *arg, uint32_t worker, uint64_t begin, uint64_t
     }
 }
 
-/* Items are (row, kv head). */
-static void attention_items(void *arg, uint32_t worker, uint64_t begin, uint64_t end) {
-    const struct op_run *o = arg;
+/* The attention of item i = (row, kv head); `cache` is what it refers to. */
+static struct sh_cpu_attention attention_of(const struct op_run *o, uint64_t i, struct sh_ref_cache *cache) {
     const struct step *s = o->step;
     const struct sh_op *op = o->op;
-    const uint32_t n_kv = op->attn.n_kv_heads, per_kv = op->attn.n_heads / n_kv;
+    const uint32_t n_kv = op->attn.n_kv_heads, per_kv = op->attn.n_heads / n_kv, kv_head = (uint32_t)(i % n_kv);
+    const uint64_t r = i / n_kv;
+    const struct sh_step_row *row = &s->slot->rows[r];
+    *cache = cache_of(s, op, row->sequence);
+    return (struct sh_cpu_attention){
+        .cache = cache,
+        .kv_head = kv_head,
+        .q = buffer(s, op->x) + r * width(s, op->x) + (size_t)kv_head * per_kv * op->attn.k_dim,
+        .n_heads = per_kv,
+        .n_positions = row->position + 1,
+        .scale = op->attn.scale,
+        .out = buffer(s, op->out) + r * width(s, op->out) + (size_t)kv_head * per_kv * op->attn.v_dim,
+    };
+}
+
+static void attention_items(void *arg, uint32_t worker, uint64_t begin, uint64_t end) {
+    const struct op_run *o = arg;
     for (uint64_t i = begin; i < end; i++) {
-        const uint64_t r = i / n_kv;
-        const uint32_t kv_head = (uint32_t)(i % n_kv);
-        const struct sh_step_row *row = &s->slot->rows[r];
-        const struct sh_ref_cache cache = cache_of(s, op, row->sequence);
-        const struct sh_cpu_attention a = {
-            .cache = &cache,
-            .kv_head = kv_head,
-            .q = buffer(s, op->x) + r * width(s, op->x) + (size_t)kv_head * per_kv * op->attn.k_dim,
-            .n_heads = per_kv,
-            .n_positions = row->position + 1,
-            .scale = op->attn.scale,
-            .out = buffer(s, op->out) + r * width(s, op->out) + (size_t)kv_head * per_kv * op->attn.v_dim,
-        };
-        s->kernels->attention(&a, scratch(s, worker));
+        struct sh_ref_cache cache;
+        const struct sh_cpu_attention a = attention_of(o, i, &cache);
+        o->step->kernels->attention(&a, scratch(o->step, worker));
     }
+}
+
+/* Items are (row, kv head, part); those beyond a row's positions do nothing. */
+static void attention_parts(void *arg, uint32_t worker, uint64_t begin, uint64_t end) {
+    const struct op_run *o = arg;
+    for (uint64_t i = begin; i < end; i++) {
+        struct sh_ref_cache cache;
+        const struct sh_cpu_attention a = attention_of(o, i / o->n_parts, &cache);
+        const uint32_t part = (uint32_t)(i % o->n_parts);
+        if ((uint64_t)part * o->step->kernels->attention_split >= a.n_positions) continue;
+        o->step->kernels->attention_part(&a, part, (float *)o->step->context->partials.data + i * o->partial, scratch(o->step, worker));
+    }
+}
+
+static void attention_joins(void *arg, uint32_t worker, uint64_t begin, uint64_t end) {
+    (void)worker;
+    const struct op_run *o = arg;
+    for (uint64_t i = begin; i < end; i++) {
+        struct sh_ref_cache cache;
+        const struct sh_cpu_attention a = attention_of(o, i, &cache);
+        o->step->kernels->attention_join(&a, (float *)o->step->context->partials.data + i * o->n_parts * o->partial);
+    }
+}
+
+/* Few rows over a long cache leave workers without an item of their own: then the parts of an item are shared out, with the same result. */
+static void attention(struct step *s, struct op_run *o) {
+    const struct sh_op *op = o->op;
+    const uint64_t items = (uint64_t)o->n_rows * op->attn.n_kv_heads;
+    const uint32_t split = s->kernels->attention_split, threads = s->model->device->threads;
+    uint32_t last = 0;
+    for (uint32_t r = 0; r < o->n_rows; r++) last = s->slot->rows[r].position > last ? s->slot->rows[r].position : last;
+    o->n_parts = split > 0 ? last / split + 1 : 1;
+    if (threads == 1 || o->n_parts == 1 || items > (uint64_t)SH_CPU_SPLIT_ITEMS * threads) {
+        run(s, items, 1, attention_items, o);
+        return;
+    }
+    o->partial = s->kernels->attention_partial(op->attn.n_heads / op->attn.n_kv_heads, op->attn.v_dim);
+    run(s, items * o->n_parts, 1, attention_parts, o);
+    run(s, items, 1, attention_joins, o);
 }
 
 static void run_op(struct step *s, const struct sh_op *op) {
@@ -187,7 +235,7 @@ static void run_op(struct step *s, const struct sh_op *op) {
     case SH_OP_MATMUL: matmul(s, &o); break;
     case SH_OP_ADD: run(s, o.n_rows, grain, add_rows, &o); break;
     case SH_OP_ROPE_CACHE: run(s, o.n_rows, grain, rope_cache_rows, &o); break;
-    case SH_OP_ATTENTION: run(s, (uint64_t)o.n_rows * op->attn.n_kv_heads, 1, attention_items, &o); break;
+    case SH_OP_ATTENTION: attention(s, &o); break;
     case SH_OP_GLU: run(s, o.n_rows, grain_of_rows(16 * (uint64_t)width(s, op->out)), glu_rows, &o); break;
     case SH_OP_GATHER_OUT:
         sh_ref_gather(buffer(s, op->x), width(s, op->out), s->slot->output_rows, s->slot->n_outputs, buffer(s, op->out));
@@ -247,4 +295,17 @@ uint64_t sh_cpu_step_scratch_bytes(const struct sh_exec_model *model, uint64_t n
                                                                op->attn.v_dim));
     }
     return sh_align_up(most, 64);
+}
+
+uint64_t sh_cpu_step_partial_bytes(const struct sh_exec_model *model, uint64_t n_positions) {
+    const struct sh_cpu_kernels *kernels = model->device->kernels;
+    if (kernels->attention_split == 0) return 0;
+    const uint64_t parts = n_positions / kernels->attention_split + 1;
+    uint64_t most = 0;
+    for (uint32_t i = 0; i < model->fused.n_ops; i++) {
+        const struct sh_op *op = &model->fused.ops[i];
+        if (op->kind != SH_OP_ATTENTION) continue;
+        most = sh_max_u64(most, kernels->attention_partial(op->attn.n_heads / op->attn.n_kv_heads, op->attn.v_dim));
+    }
+    return most * parts * SH_CPU_SPLIT_ITEMS * model->device->threads * sizeof(float);
 }

@@ -29,7 +29,7 @@ static struct sh_device *open_cpu(const char *tier, uint32_t threads) {
 
 static struct sh_exec_context *open_context(struct sh_device *device, struct sh_exec_model *model, enum sh_kv_type kv_type) {
     const struct sh_exec_context_params params = {
-        .kv_type = kv_type, .max_rows = 128, .max_outputs = 128, .max_sequences = 4, .max_pages_per_sequence = 4};
+        .kv_type = kv_type, .max_rows = 128, .max_outputs = 128, .max_sequences = 4, .max_pages_per_sequence = 24};
     struct sh_exec_context *context = NULL;
     struct sh_error err = {0};
     if (device->executor->context_create(model, &params, &context, &err) != SH_OK) fail_msg("%s", err.message);
@@ -148,6 +148,30 @@ static void test_cpu_same_bits(void **state) {
             close_bench(&wide);
             close_bench(&b);
         }
+}
+
+/* A cache so long that few rows are shared out in parts among many threads, against one thread that shares nothing. */
+static void test_cpu_long_cache(void **state) {
+    (void)state;
+    struct tiny_params p = f32_params;
+    p.context = 700;
+    p.n_layers = 1;
+    int32_t tokens[640];
+    some_tokens(tokens, 640, p.n_vocab, 13);
+    FOR_EACH_TIER(k) {
+        struct bench b = open_bench(&p, k->tier, 1, SH_KV_F16), wide = open_bench(&p, k->tier, 4, SH_KV_F16);
+        for (uint32_t at = 0; at < 640;) {
+            const uint32_t n = at < 600 ? 120 : 1 + at % 3;
+            float *expected = tiny_run(b.t, b.device, b.context, 0, tokens + at, n, at, 0, SH_ROLE_PROMPT);
+            float *found = tiny_run(wide.t, wide.device, wide.context, 0, tokens + at, n, at, 0, SH_ROLE_PROMPT);
+            assert_memory_equal(found, expected, n * p.n_vocab * sizeof *found);
+            free(expected);
+            free(found);
+            at += n;
+        }
+        close_bench(&wide);
+        close_bench(&b);
+    }
 }
 
 /* Two sequences of one step give what each gives alone; a shared first page with a copied second one is a sequence of its own. */
@@ -358,6 +382,41 @@ static void test_cpu_two_segments(void **state) {
     close_bench(&b);
 }
 
+/* What does not fit is refused before anything is taken, with what is needed and what there is. */
+static void test_cpu_memory_is_refused(void **state) {
+    (void)state;
+    struct bench b = open_bench(&f32_params, NULL, 1, SH_KV_F16);
+    const struct sh_executor *e = b.device->executor;
+    struct sh_error err = {0};
+    struct sh_device_memory before, after;
+    e->device_memory(b.device, &before);
+    assert_true(before.weights_bytes > 0 && before.activation_bytes > 0);
+    const struct sh_segment segment = tiny_segment(b.t);
+    struct sh_exec_model *model = NULL;
+    uint64_t *rows = NULL;
+    for (uint32_t w = 0; w < b.t->program->n_weights; w++)
+        if (strcmp(b.t->program->weights[w].name, "output") == 0) rows = &b.t->program->weights[w].rows;
+    assert_non_null(rows);
+    const uint64_t kept = *rows;
+    *rows = UINT64_C(1) << 36; /* 2^36 * 96 * 4 bytes */
+    assert_int_equal(e->model_create(b.device, &segment, &model, &err), SH_ERR_NO_MEMORY);
+    assert_non_null(strstr(err.message, "25165824 MiB"));
+    assert_non_null(strstr(err.message, "available"));
+    *rows = UINT64_C(1) << 60;
+    assert_int_equal(e->model_create(b.device, &segment, &model, &err), SH_ERR_FORMAT);
+    assert_null(model);
+    *rows = kept;
+    assert_int_equal(e->pool_reserve(b.context, 0, UINT32_MAX, &err), SH_ERR_NO_MEMORY);
+    assert_non_null(strstr(err.message, "MiB"));
+    const struct sh_exec_context_params params = {.max_rows = 1u << 31, .max_outputs = 1, .max_sequences = 1, .max_pages_per_sequence = 1};
+    struct sh_exec_context *context = NULL;
+    assert_int_equal(e->context_create(b.model, &params, &context, &err), SH_ERR_NO_MEMORY);
+    assert_null(context);
+    e->device_memory(b.device, &after);
+    assert_memory_equal(&before, &after, sizeof before);
+    close_bench(&b);
+}
+
 static void test_cpu_instruction_set_is_forced(void **state) {
     (void)state;
     struct sh_device *device = NULL;
@@ -393,11 +452,13 @@ int main(void) {
         cmocka_unit_test(test_cpu_reference_f16_cache),
         cmocka_unit_test(test_cpu_reference_types),
         cmocka_unit_test(test_cpu_same_bits),
+        cmocka_unit_test(test_cpu_long_cache),
         cmocka_unit_test(test_cpu_batched_equals_alone),
         cmocka_unit_test(test_cpu_two_in_flight),
         cmocka_unit_test(test_cpu_captures_and_embeddings),
         cmocka_unit_test(test_cpu_bad_steps),
         cmocka_unit_test(test_cpu_two_segments),
+        cmocka_unit_test(test_cpu_memory_is_refused),
         cmocka_unit_test(test_cpu_instruction_set_is_forced),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

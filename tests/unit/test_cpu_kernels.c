@@ -364,6 +364,17 @@ static void test_cpu_attention(void **state) {
             const float limit = 4.0f * (10.0f * (float)k_dim + (float)n) * 0x1p-24f;
             const float off = test_max_difference(found, expected, n_heads * v_dim);
             if (!(off <= limit)) fail_msg("%s, case %d, type %d: off by %g, bound %g", k->tier, (int)i, type, (double)off, (double)limit);
+            if (k->attention_split > 0) { /* in parts, the last first, and joined: the same bits */
+                const uint32_t parts = (n + k->attention_split - 1) / k->attention_split;
+                const uint64_t stride = k->attention_partial(n_heads, v_dim), partial_bytes = parts * stride * sizeof(float);
+                float *partials = guarded(partial_bytes);
+                memcpy(expected, found, out_bytes);
+                memset(found, 0xFF, out_bytes);
+                for (uint32_t part = parts; part-- > 0;) k->attention_part(&a, part, partials + part * stride, scratch);
+                k->attention_join(&a, partials);
+                assert_memory_equal(found, expected, out_bytes);
+                release(partials, partial_bytes);
+            }
             for (uint32_t p = 0; p < n_pages; p++) release(pages[p], 16 + k_bytes + v_bytes);
             free(pages);
             release(key, n_kv * k_dim * 4);
