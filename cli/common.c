@@ -70,6 +70,7 @@ int cli_call_failed(struct cli *cli, enum client_result result, json_t *paramete
         size_t index;
         json_array_foreach(json_object_get(parameters, "candidates"), index, candidate) {
             const char *text = json_string_value(candidate);
+            if (text && strstr(client_error(cli->client), text)) continue; /* the message names it */
             fputs("  ", stderr);
             term_write(stderr, text ? text : "", text ? strlen(text) : 0);
             fputc('\n', stderr);
