@@ -72,7 +72,8 @@ static const struct option options[] = {
     {"max_batch_rows", OPT_COUNT, FIELD(max_batch_rows), "512", 1, 65536, NULL, NULL, "ROWS", false,
      "The most tokens computed in one step; activation memory grows with it."},
     {"prefill_chunk", OPT_COUNT, FIELD(prefill_chunk), "512", 1, 65536, NULL, NULL, "ROWS", false,
-     "Prompt tokens computed in one step, at most max_batch_rows. Smaller notices cancellations sooner, larger is faster."},
+     "Prompt tokens computed in one step at most (and not more than max_batch_rows). Where such a step takes long, fewer are taken, so that "
+     "cancellations are noticed soon."},
     {"max_queue", OPT_COUNT, FIELD(max_queue), "64", 0, 100000, NULL, NULL, "N", false,
      "Requests that wait for a model behind the running one; more are refused as busy."},
     {"keep_alive", OPT_SECONDS, FIELD(keep_alive_s), "30min", -1, 1e9, NULL, NULL, "TIME", false,

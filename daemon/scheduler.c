@@ -11,8 +11,14 @@
 #include <stdlib.h>
 
 enum {
-    ECHO_CHUNK = 16, /* rows of a step whose logits all come back: at a vocabulary of 128k tokens that is 8 MiB */
+    ECHO_CHUNK = 16,   /* rows of a step whose logits all come back: at a vocabulary of 128k tokens that is 8 MiB */
+    FIRST_CHUNK = 128, /* rows of a model's first prompt step */
+    LEAST_CHUNK = 16,
 };
+/* A prompt's chunks are sized so that a step takes about this long: between steps cancellations are noticed. What is computed does not depend
+ * on how a prompt is cut. */
+#define STEP_LONG_NS 500000000ull
+#define STEP_SHORT_NS 150000000ull
 
 struct runner {
     struct runner_params params; /* id is ours */
@@ -21,6 +27,7 @@ struct runner {
     const struct sh_vocab *vocab;
     struct sh_model_info info;
     pthread_t thread;
+    uint32_t chunk; /* our thread's: rows of a prompt step now, at most prefill_chunk */
 
     pthread_mutex_t lock; /* the rest */
     pthread_cond_t wake;
@@ -51,9 +58,11 @@ struct run { /* one generation being served */
     struct generation *g;
     struct choice *choices; /* [n_choices] */
     struct sh_row *rows;    /* [max(chunk, n_choices)] */
-    sh_ticket flights[2];   /* submissions not waited for yet, oldest first */
+    sh_ticket flights[2];   /* submissions not waited for yet, oldest first, */
+    uint32_t flight_rows[2]; /* and their rows */
     uint32_t n_flights;
-    uint32_t prompt_at, shared, chunk; /* prompt rows submitted, to submit in the first sequence, and in one step */
+    uint32_t prompt_at, shared; /* prompt rows submitted, and to submit in the first sequence */
+    uint32_t chunk_limit;       /* rows in one step */
     bool forked;
     bool overlap_prompt, overlap_decode;
     uint32_t limit; /* tokens per choice */
@@ -335,7 +344,8 @@ static void count_prompt(struct runner *r, uint32_t tokens) {
 static uint32_t prompt_rows(struct run *run) {
     struct runner *r = run->runner;
     const struct gen_params *p = &run->g->params;
-    uint32_t n = run->shared - run->prompt_at < run->chunk ? run->shared - run->prompt_at : run->chunk;
+    uint32_t n = r->chunk < run->chunk_limit ? r->chunk : run->chunk_limit;
+    if (n > run->shared - run->prompt_at) n = run->shared - run->prompt_at;
     for (uint32_t i = 0; i < n; i++) {
         uint32_t position = run->prompt_at + i;
         struct sh_row *row = &run->rows[i];
@@ -427,10 +437,19 @@ static void take_results(struct run *run, const struct sh_results *results) {
     }
 }
 
+/* After a step of a whole chunk: was it of a good length? */
+static void adapt_chunk(struct runner *r, uint32_t rows, uint64_t step_ns) {
+    if (rows >= r->chunk && step_ns > STEP_LONG_NS) r->chunk = r->chunk / 2 > LEAST_CHUNK ? r->chunk / 2 : LEAST_CHUNK;
+    else if (rows == r->chunk && step_ns < STEP_SHORT_NS) r->chunk *= 2;
+    if (r->chunk > r->params.prefill_chunk) r->chunk = r->params.prefill_chunk;
+}
+
 static enum sh_code wait_oldest(struct run *run, struct sh_results *results, struct sh_error *err) {
     struct runner *r = run->runner;
     enum sh_code code = sh_wait(r->context, run->flights[0], -1, results, err);
+    if (code == SH_OK) adapt_chunk(r, run->flight_rows[0], results->step_ns);
     run->flights[0] = run->flights[1];
+    run->flight_rows[0] = run->flight_rows[1];
     run->n_flights--;
     pthread_mutex_lock(&r->lock);
     r->progress_ns = sh_now_ns();
@@ -448,7 +467,7 @@ static enum sh_code run_steps(struct run *run, struct sh_error *err) {
                 code = sh_submit(run->runner->context, &(struct sh_batch){run->rows, n_rows}, &run->flights[run->n_flights], err);
             if (code) return code;
             if (n_rows == 0) break;
-            run->n_flights++;
+            run->flight_rows[run->n_flights++] = n_rows;
         }
         if (run->n_flights == 0) return SH_OK;
         struct sh_results results;
@@ -474,10 +493,10 @@ static enum sh_code prepare(struct run *run, struct sh_error *err) {
     uint32_t room = r->info.context_length - p->n_prompt + 1; /* the last token sampled need not be stored */
     run->limit = p->max_tokens > 0 && p->max_tokens < room ? p->max_tokens : room;
     run->shared = p->n_choices == 1 ? p->n_prompt : p->n_prompt - 1;
-    run->chunk = p->echo_logprobs && r->params.prefill_chunk > ECHO_CHUNK ? ECHO_CHUNK : r->params.prefill_chunk;
+    run->chunk_limit = p->echo_logprobs && r->params.prefill_chunk > ECHO_CHUNK ? ECHO_CHUNK : r->params.prefill_chunk;
     run->overlap_prompt = r->params.overlap && !p->echo_logprobs;
     run->overlap_decode = r->params.overlap && sampling_is_plain(p);
-    run->rows = sh_calloc(run->chunk > p->n_choices ? run->chunk : p->n_choices, sizeof *run->rows);
+    run->rows = sh_calloc(run->chunk_limit > p->n_choices ? run->chunk_limit : p->n_choices, sizeof *run->rows);
     run->choices = sh_calloc(p->n_choices, sizeof *run->choices);
     if (!run->rows || !run->choices) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a request");
 
@@ -584,6 +603,7 @@ enum sh_code runner_create(struct sh_model *engine, const struct runner_params *
     r->params.id = id;
     r->engine = engine;
     r->vocab = sh_model_vocab(engine);
+    r->chunk = params->prefill_chunk < FIRST_CHUNK ? params->prefill_chunk : FIRST_CHUNK;
     sh_model_get_info(engine, &r->info);
     r->queue_end = &r->queue;
     r->idle_since_ns = sh_now_ns();

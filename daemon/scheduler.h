@@ -2,7 +2,7 @@
  * scheduler.h - the runner of one ready model: a thread that owns the model's context and turns queued generations into events.
  *
  * Requests are served in the order in which they came; the choices of one request run as one batch. The prompt is computed in chunks of
- * prefill_chunk rows, then each step decodes one token per choice; where sampling happens on the device and the device works
+ * at most prefill_chunk rows, fewer where a step would take long, then each step decodes one token per choice; where sampling happens on the device and the device works
  * asynchronously, the next step is submitted before the last one is looked at.
  *
  * Thread-safety: runner_create and runner_destroy: the loader. The others: any thread while the runner lives.
@@ -16,7 +16,7 @@ struct runner;
 
 struct runner_params {
     struct sh_context_params context;
-    uint32_t prefill_chunk; /* rows */
+    uint32_t prefill_chunk; /* rows, at most */
     uint32_t max_queue;     /* generations waiting, the running one not counted */
     bool overlap;           /* the device works asynchronously: keep two steps in flight */
     const char *id;         /* the model's, copied: for logs and metrics */
