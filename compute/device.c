@@ -6,8 +6,8 @@
 
 const char *sh_device_kind_name(enum sh_device_kind kind) {
     static const char *const names[] = {
-        [SH_DEVICE_CPU] = "cpu",           [SH_DEVICE_DISCRETE] = "discrete", [SH_DEVICE_INTEGRATED] = "integrated",
-        [SH_DEVICE_VIRTUAL] = "virtual",   [SH_DEVICE_SOFTWARE] = "software",
+        [SH_DEVICE_CPU] = "cpu",         [SH_DEVICE_DISCRETE] = "discrete", [SH_DEVICE_INTEGRATED] = "integrated",
+        [SH_DEVICE_VIRTUAL] = "virtual", [SH_DEVICE_SOFTWARE] = "software",
     };
     return (size_t)kind < SH_COUNT(names) ? names[kind] : "unknown";
 }
@@ -94,13 +94,15 @@ static enum sh_code find_named(const struct sh_device_info *infos, uint32_t coun
             exact = i;
             exact_matches++;
         }
-        if (used < sizeof list) used += (size_t)snprintf(list + used, sizeof list - used, "%s'%s'", used > 0 ? ", " : "", infos[i].name);
+        if (used < sizeof list)
+            used += (size_t)snprintf(list + used, sizeof list - used, "%s'%s'", used > 0 ? ", " : "", infos[i].name);
     }
     if (exact_matches == 1) {
         found = exact;
         matches = 1;
     }
-    if (matches > 1) return sh_fail(err, SH_ERR_INVALID, "device '%s' is ambiguous: it fits %s; write more of the name", want, list);
+    if (matches > 1)
+        return sh_fail(err, SH_ERR_INVALID, "device '%s' is ambiguous: it fits %s; write more of the name", want, list);
     if (matches == 0) {
         for (uint32_t i = 0; i < count && used < sizeof list; i++)
             used += (size_t)snprintf(list + used, sizeof list - used, "%s'%s'", used > 0 ? ", " : "", infos[i].name);
@@ -110,10 +112,12 @@ static enum sh_code find_named(const struct sh_device_info *infos, uint32_t coun
     return SH_OK;
 }
 
-enum sh_code sh_device_select(struct sh_device_info *infos, uint32_t count, const char *want, uint32_t *chosen, struct sh_error *err) {
+enum sh_code sh_device_select(struct sh_device_info *infos, uint32_t count, const char *want, uint32_t *chosen,
+                              struct sh_error *err) {
     for (uint32_t i = 0; i < count; i++) infos[i].selected = false;
     if (want == NULL || equal_ignoring_case(want, "auto")) return select_auto(infos, count, chosen, err);
-    if (want[0] == '\0') return sh_fail(err, SH_ERR_INVALID, "an empty device name; expected auto, cpu or a part of a device's name");
+    if (want[0] == '\0')
+        return sh_fail(err, SH_ERR_INVALID, "an empty device name; expected auto, cpu or a part of a device's name");
     uint32_t found = 0;
     const enum sh_code code = find_named(infos, count, want, &found, err);
     if (code != SH_OK) return code;

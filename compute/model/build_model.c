@@ -19,8 +19,8 @@ const char *sh_architecture_names(void) { return "llama"; }
 
 #define ROPE_FREQS "rope_freqs.weight"
 
-/* The divisors of the frequencies that Llama 3.1 and later files carry; *factors stays NULL where there are none, and if only its shape
- * is to be checked. */
+/* The divisors of the frequencies that Llama 3.1 and later files carry; *factors stays NULL where there are none, and if only its
+ * shape is to be checked. */
 static enum sh_code read_rope_factors(const struct sh_gguf *g, const struct sh_rope_spec *rope, bool check_only, float **factors,
                                       struct sh_error *err) {
     const struct sh_tensor *t = sh_gguf_tensor(g, ROPE_FREQS);
@@ -28,8 +28,8 @@ static enum sh_code read_rope_factors(const struct sh_gguf *g, const struct sh_r
     const uint32_t pairs = rope->n_rot / 2;
     const char *path = sh_gguf_path(g, t->shard);
     if (t->dims[0] != pairs || t->bytes != (uint64_t)pairs * 4)
-        return sh_fail(err, SH_ERR_FORMAT, "%s: tensor '" ROPE_FREQS "' has %llu elements in %llu bytes, expected %u of type F32", path,
-                       (unsigned long long)t->dims[0], (unsigned long long)t->bytes, pairs);
+        return sh_fail(err, SH_ERR_FORMAT, "%s: tensor '" ROPE_FREQS "' has %llu elements in %llu bytes, expected %u of type F32",
+                       path, (unsigned long long)t->dims[0], (unsigned long long)t->bytes, pairs);
     if (t->type != SH_TYPE_F32) {
         const struct sh_type_info *info = sh_type_info(t->type);
         return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: tensor '" ROPE_FREQS "' is %s, expected F32", path,
@@ -47,14 +47,16 @@ static enum sh_code read_rope_factors(const struct sh_gguf *g, const struct sh_r
         if (f[i] > 0 && f[i] < 1e9f) continue;
         const double found = (double)f[i];
         free(f);
-        return sh_fail(err, SH_ERR_FORMAT, "%s: tensor '" ROPE_FREQS "': element %u is %g, expected a factor above 0", path, i, found);
+        return sh_fail(err, SH_ERR_FORMAT, "%s: tensor '" ROPE_FREQS "': element %u is %g, expected a factor above 0", path, i,
+                       found);
     }
     *factors = f;
     return SH_OK;
 }
 
 /* A tensor that the program does not use means that the file asks for something that would silently be left out. */
-static enum sh_code check_all_used(const struct sh_gguf *g, const struct sh_program *p, const char *architecture, struct sh_error *err) {
+static enum sh_code check_all_used(const struct sh_gguf *g, const struct sh_program *p, const char *architecture,
+                                   struct sh_error *err) {
     const uint64_t n = sh_gguf_tensor_count(g);
     for (uint64_t i = 0; i < n; i++) {
         const struct sh_tensor *t = sh_gguf_tensor_at(g, i);
@@ -76,8 +78,7 @@ enum sh_code sh_model_build(const struct sh_gguf *g, const struct sh_model_param
     struct sh_str name = {0};
     enum sh_code code = sh_gguf_str(g, "general.architecture", &name, err);
     if (code != SH_OK) return code;
-    if (name.length == 0)
-        return sh_fail(err, SH_ERR_FORMAT, "%s: key 'general.architecture' is missing", sh_gguf_path(g, 0));
+    if (name.length == 0) return sh_fail(err, SH_ERR_FORMAT, "%s: key 'general.architecture' is missing", sh_gguf_path(g, 0));
     const struct sh_architecture *architecture = sh_architecture_find(name.ptr, name.length);
     if (architecture == NULL)
         return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: architecture '%.*s' is not computed by this build, which knows: %s",
@@ -90,7 +91,8 @@ enum sh_code sh_model_build(const struct sh_gguf *g, const struct sh_model_param
     if (b.err == NULL) b.err = &local;
     code = sh_spec_read(g, architecture->name, params, spec, err);
     if (code == SH_OK) code = read_rope_factors(g, &spec->rope, check_only, &factors, err);
-    if (code == SH_OK && (b.program = sh_program_create()) == NULL) code = sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the program");
+    if (code == SH_OK && (b.program = sh_program_create()) == NULL)
+        code = sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the program");
     if (code != SH_OK) goto fail;
 
     b.program->n_layers = spec->n_layers;

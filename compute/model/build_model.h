@@ -1,6 +1,7 @@
 /*
  * build_model.h - the table of architectures: a name from metadata and the function that writes its program.
- * A builder makes ops and activations from the spec and binds weights by the sh_build_* calls; it sets program->hidden and ->logits.
+ * A builder makes ops and activations from the spec and binds weights by the sh_build_* calls; it sets program->hidden and
+ * ->logits.
  */
 #ifndef SHIMMY_BUILD_MODEL_H
 #define SHIMMY_BUILD_MODEL_H

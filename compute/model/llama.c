@@ -1,6 +1,7 @@
 /*
  * llama: pre-norm decoder with RMS norms, grouped-query attention with rotation of adjacent pairs, and a SwiGLU feed-forward.
- * The head is output.weight, or the embedding again where the file has none. Biases where the file has them.
+ * The head is output.weight, or the embedding again where the file has none. Biases where the file has them. What follows the
+ * last layer's attention is computed for the rows alone whose output is asked.
  */
 #include "compute/model/build_model.h"
 
@@ -21,11 +22,17 @@ static uint32_t attention(struct sh_builder *b, const struct sh_spec *s, uint32_
     const uint32_t bo = sh_build_vector_optional(b, s->n_embd, "blk.%u.attn_output.bias", l);
 
     struct sh_build_attention a = {
-        .n_heads = s->n_heads, .n_kv_heads = s->n_kv_heads, .k_dim = s->k_dim, .v_dim = s->v_dim,
-        .pairing = SH_ROPE_ADJACENT, .n_rot = s->rope.n_rot, .rope_table = rope_table,
+        .n_heads = s->n_heads,
+        .n_kv_heads = s->n_kv_heads,
+        .k_dim = s->k_dim,
+        .v_dim = s->v_dim,
+        .pairing = SH_ROPE_ADJACENT,
+        .n_rot = s->rope.n_rot,
+        .rope_table = rope_table,
         .scale = (float)(1.0 / sqrt((double)s->k_dim)),
     };
-    const struct sh_state_group state = {.kind = SH_STATE_PAGED, .n_kv_heads = s->n_kv_heads, .k_dim = s->k_dim, .v_dim = s->v_dim};
+    const struct sh_state_group state = {
+        .kind = SH_STATE_PAGED, .n_kv_heads = s->n_kv_heads, .k_dim = s->k_dim, .v_dim = s->v_dim};
     a.group = sh_build_state(b, state, &a.layer_in_group);
 
     const uint32_t norm = sh_build_vector(b, s->n_embd, "blk.%u.attn_norm.weight", l);
@@ -33,7 +40,11 @@ static uint32_t attention(struct sh_builder *b, const struct sh_spec *s, uint32_
     const uint32_t q = sh_build_matmul(b, h, wq, bq, "attn_q");
     const uint32_t k = sh_build_matmul(b, h, wk, bk, "attn_k");
     const uint32_t v = sh_build_matmul(b, h, wv, bv, "attn_v");
-    const uint32_t attended = sh_build_attend(b, &a, q, k, v, "attn_q_rope", "attn");
+    uint32_t attended = sh_build_attend(b, &a, q, k, v, "attn_q_rope", "attn");
+    if (l + 1 == s->n_layers) {
+        attended = sh_build_gather_out(b, attended, "attn_rows");
+        x = sh_build_gather_out(b, x, "input_rows");
+    }
     const uint32_t out = sh_build_matmul(b, attended, wo, bo, "attn_output");
     return sh_build_add(b, out, x, "attn_residual");
 }
@@ -65,7 +76,6 @@ void sh_build_llama(struct sh_builder *b, const struct sh_spec *s, uint32_t rope
         x = feed_forward(b, s, x);
     }
     b->layer = SH_NONE;
-    x = sh_build_gather_out(b, x, "output_rows");
     const uint32_t norm = sh_build_vector(b, s->n_embd, "output_norm.weight");
     b->program->hidden = sh_build_rms_norm(b, x, norm, s->norm_eps, "output_norm");
     const bool tied = b->gguf != NULL && sh_gguf_tensor(b->gguf, "output.weight") == NULL;

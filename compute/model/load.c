@@ -1,6 +1,7 @@
 /*
- * Loading: header and checks first, so that a file that cannot run is refused before a weight is read; then the weights, in the order they
- * lie in the file, in pieces of whole rows handed to the executors. The file is closed at the end and never needed again.
+ * Loading: header and checks first, so that a file that cannot run is refused before a weight is read; then the weights, in the
+ * order they lie in the file, in pieces of whole rows handed to the executors. The file is closed at the end and never needed
+ * again.
  */
 #include "compute/gguf/file.h"
 #include "compute/gguf/quant.h"
@@ -33,21 +34,20 @@ static enum sh_code report(const struct sh_model_params *p, enum sh_load_phase p
 
 /* ---- placement and segments ---- */
 
-static enum sh_code place_layers(const struct sh_model_params *p, uint32_t n_layers, uint32_t n_devices, uint32_t *device_of_layer,
-                                 struct sh_error *err) {
+static enum sh_code place_layers(const struct sh_model_params *p, uint32_t n_layers, uint32_t n_devices,
+                                 uint32_t *device_of_layer, struct sh_error *err) {
     if (p->placement == NULL || p->n_placement == 0) return SH_OK; /* zeroed: everything on the first device */
     uint32_t next = 0;
     for (uint32_t i = 0; i < p->n_placement; i++) {
         const struct sh_placement *at = &p->placement[i];
         if (at->first_layer != next || at->n_layers == 0 || at->n_layers > n_layers - next)
-            return sh_fail(err, SH_ERR_INVALID, "placement %u: layers %u to %u, expected to begin at %u and end by %u", i, at->first_layer,
-                           at->first_layer + at->n_layers, next, n_layers);
+            return sh_fail(err, SH_ERR_INVALID, "placement %u: layers %u to %u, expected to begin at %u and end by %u", i,
+                           at->first_layer, at->first_layer + at->n_layers, next, n_layers);
         if (at->device >= n_devices)
             return sh_fail(err, SH_ERR_INVALID, "placement %u: device %u, there are %u", i, at->device, n_devices);
         for (uint32_t l = 0; l < at->n_layers; l++) device_of_layer[next++] = at->device;
     }
-    if (next != n_layers)
-        return sh_fail(err, SH_ERR_INVALID, "the placement covers %u layers, the model has %u", next, n_layers);
+    if (next != n_layers) return sh_fail(err, SH_ERR_INVALID, "the placement covers %u layers, the model has %u", next, n_layers);
     return SH_OK;
 }
 
@@ -83,8 +83,8 @@ static uint64_t stored_bytes(const struct sh_weight *w) { return sh_type_row_byt
 struct loading {
     struct sh_model *model;
     const struct sh_model_params *params;
-    bool *wanted;      /* [n_segments][n_weights] */
-    uint32_t *stored;  /* the weights that lie in the file, in its order */
+    bool *wanted;     /* [n_segments][n_weights] */
+    uint32_t *stored; /* the weights that lie in the file, in its order */
     uint32_t n_stored;
     uint64_t total_bytes, done_bytes;
 };
@@ -153,7 +153,8 @@ static enum sh_code survey_weights(struct loading *l, struct sh_error *err) {
 }
 
 /* Rows of a weight to every segment that wants them. */
-static enum sh_code hand_out(struct loading *l, uint32_t weight, uint64_t row0, uint64_t n_rows, const void *src, struct sh_error *err) {
+static enum sh_code hand_out(struct loading *l, uint32_t weight, uint64_t row0, uint64_t n_rows, const void *src,
+                             struct sh_error *err) {
     struct sh_model *m = l->model;
     const struct sh_weight *w = &m->program->weights[weight];
     for (uint32_t s = 0; s < m->n_segments; s++) {
@@ -193,7 +194,8 @@ static enum sh_code stream_weights(struct loading *l, const struct sh_gguf *g, s
     return code;
 }
 
-static enum sh_code load_weights(struct sh_model *m, const struct sh_gguf *g, const struct sh_model_params *p, struct sh_error *err) {
+static enum sh_code load_weights(struct sh_model *m, const struct sh_gguf *g, const struct sh_model_params *p,
+                                 struct sh_error *err) {
     struct loading l = {.model = m, .params = p};
     enum sh_code code = survey_weights(&l, err);
     for (uint32_t s = 0; s < m->n_segments && code == SH_OK; s++) {

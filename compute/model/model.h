@@ -16,16 +16,16 @@ struct sh_model {
     struct sh_exec_model **exec; /* [n_segments] */
     struct sh_device **devices;  /* [n_devices] as given to sh_model_load; lent */
     uint32_t n_devices;
-    struct sh_model_info info;   /* name points to the string below */
-    char *name; /* general.name, owned */
+    struct sh_model_info info; /* name points to the string below */
+    char *name;                /* general.name, owned */
 };
 
 static inline struct sh_device *sh_model_device(const struct sh_model *m, uint32_t segment) {
     return m->devices[m->segments[segment].device];
 }
 
-/* SH_ERR_NO_DEVICE_MEMORY (the CPU: SH_ERR_NO_MEMORY) with the figures, if `bytes` more certainly do not fit: they are more than the
- * device has in all, less what this process holds there. */
+/* SH_ERR_NO_DEVICE_MEMORY (the CPU: SH_ERR_NO_MEMORY) with the figures, if `bytes` more certainly do not fit: they are more than
+ * the device has in all, less what this process holds there. */
 enum sh_code sh_check_device_memory(const struct sh_device *device, uint64_t bytes, const char *what, struct sh_error *err);
 
 #endif

@@ -1,8 +1,8 @@
 /*
  * The rotation table. Pair i of n = n_rot turns by the angle position * theta_i, theta_i = base^(-2i/n) / factors_i.
- * Linear scaling divides positions by the factor. YaRN (Peng et al., 2023) does so only for pairs that turn less than beta_slow times
- * over the original context, not at all for those that turn more than beta_fast times, and ramps between; cos and sin are multiplied by
- * attention_factor * (1 + 0.1 ln factor).
+ * Linear scaling divides positions by the factor. YaRN (Peng et al., 2023) does so only for pairs that turn less than beta_slow
+ * times over the original context, not at all for those that turn more than beta_fast times, and ramps between; cos and sin are
+ * multiplied by attention_factor * (1 + 0.1 ln factor).
  */
 #include "compute/model/spec.h"
 

@@ -26,15 +26,16 @@ static void key_of(const struct reader *r, const char *suffix, char key[128]) {
     snprintf(key, 128, "%s.%s", r->architecture, suffix);
 }
 
-static uint32_t integer(struct reader *r, const char *suffix, bool required, uint32_t fallback, uint32_t lowest, uint32_t highest) {
+static uint32_t integer(struct reader *r, const char *suffix, bool required, uint32_t fallback, uint32_t lowest,
+                        uint32_t highest) {
     char key[128];
     key_of(r, suffix, key);
     uint32_t value = fallback;
     if (r->code != SH_OK) return value;
     r->code = required ? sh_gguf_u32_req(r->g, key, &value, r->err) : sh_gguf_u32(r->g, key, &value, r->err);
     if (r->code == SH_OK && (value < lowest || value > highest))
-        r->code = sh_fail(r->err, SH_ERR_FORMAT, "%s: key '%s' is %u, expected %u to %u", sh_gguf_path(r->g, 0), key, value, lowest,
-                          highest);
+        r->code = sh_fail(r->err, SH_ERR_FORMAT, "%s: key '%s' is %u, expected %u to %u", sh_gguf_path(r->g, 0), key, value,
+                          lowest, highest);
     return value;
 }
 
@@ -60,15 +61,17 @@ static void read_heads(struct reader *r, struct sh_spec *s) {
     if (r->code != SH_OK) return;
     const char *path = sh_gguf_path(r->g, 0);
     if (s->n_heads % s->n_kv_heads != 0) {
-        r->code = sh_fail(r->err, SH_ERR_FORMAT, "%s: key '%s.attention.head_count' is %u, expected a multiple of head_count_kv, %u", path,
-                          r->architecture, s->n_heads, s->n_kv_heads);
+        r->code =
+            sh_fail(r->err, SH_ERR_FORMAT, "%s: key '%s.attention.head_count' is %u, expected a multiple of head_count_kv, %u",
+                    path, r->architecture, s->n_heads, s->n_kv_heads);
         return;
     }
     char key[128];
     key_of(r, "attention.key_length", key);
     if (sh_gguf_find(r->g, key) == NULL && s->n_embd % s->n_heads != 0) {
-        r->code = sh_fail(r->err, SH_ERR_FORMAT, "%s: key '%s' is missing and embedding_length %u does not divide by head_count %u", path,
-                          key, s->n_embd, s->n_heads);
+        r->code =
+            sh_fail(r->err, SH_ERR_FORMAT, "%s: key '%s' is missing and embedding_length %u does not divide by head_count %u",
+                    path, key, s->n_embd, s->n_heads);
         return;
     }
     s->k_dim = integer(r, "attention.key_length", false, s->n_embd / s->n_heads, 1, MAX_HEAD_DIM);
@@ -80,8 +83,9 @@ static void read_rope(struct reader *r, struct sh_spec *s, double extend) {
     *rope = (struct sh_rope_spec){.factor = 1, .extend = extend};
     rope->n_rot = integer(r, "rope.dimension_count", false, s->k_dim, 2, s->k_dim > 2 ? s->k_dim : 2);
     if (r->code == SH_OK && (rope->n_rot % 2 != 0 || rope->n_rot > s->k_dim))
-        r->code = sh_fail(r->err, SH_ERR_FORMAT, "%s: %u dimensions of a head are to be rotated, expected an even number up to %u",
-                          sh_gguf_path(r->g, 0), rope->n_rot, s->k_dim);
+        r->code =
+            sh_fail(r->err, SH_ERR_FORMAT, "%s: %u dimensions of a head are to be rotated, expected an even number up to %u",
+                    sh_gguf_path(r->g, 0), rope->n_rot, s->k_dim);
     rope->base = real(r, "rope.freq_base", 10000.0, 1.001, 1e12);
     if (r->code != SH_OK) return;
 
@@ -117,18 +121,19 @@ static void choose_context(struct reader *r, struct sh_spec *s, uint32_t wanted)
     if (wanted == 0) {
         s->context_length = s->context_native < SH_DEFAULT_CONTEXT ? s->context_native : SH_DEFAULT_CONTEXT;
     } else if (wanted > limit || wanted > MAX_CONTEXT) {
-        r->code = sh_fail(r->err, SH_ERR_INVALID,
-                          "%s: a context of %u tokens was asked for, the model has %u%s; ask for at most %.0f, or extend it with a rope "
-                          "scale of at least %.3g",
-                          sh_gguf_path(r->g, 0), wanted, s->context_native, s->rope.extend > 1 ? " before scaling" : "",
-                          fmin(limit, MAX_CONTEXT), (double)wanted / (double)s->context_native);
+        r->code = sh_fail(
+            r->err, SH_ERR_INVALID,
+            "%s: a context of %u tokens was asked for, the model has %u%s; ask for at most %.0f, or extend it with a rope "
+            "scale of at least %.3g",
+            sh_gguf_path(r->g, 0), wanted, s->context_native, s->rope.extend > 1 ? " before scaling" : "",
+            fmin(limit, MAX_CONTEXT), (double)wanted / (double)s->context_native);
     } else {
         s->context_length = wanted;
     }
 }
 
-enum sh_code sh_spec_read(const struct sh_gguf *g, const char *architecture, const struct sh_model_params *params, struct sh_spec *out,
-                          struct sh_error *err) {
+enum sh_code sh_spec_read(const struct sh_gguf *g, const char *architecture, const struct sh_model_params *params,
+                          struct sh_spec *out, struct sh_error *err) {
     struct reader r = {.g = g, .architecture = architecture, .err = err};
     struct sh_spec s = {0};
     const float extend = params != NULL && params->rope_scale != 0 ? params->rope_scale : 1.0f;
@@ -137,7 +142,8 @@ enum sh_code sh_spec_read(const struct sh_gguf *g, const char *architecture, con
 
     const uint32_t experts = integer(&r, "expert_count", false, 0, 0, UINT32_MAX);
     if (r.code == SH_OK && experts > 0)
-        return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: key '%s.expert_count' is %u: mixture-of-experts models (Mixtral) are not computed yet",
+        return sh_fail(err, SH_ERR_UNSUPPORTED,
+                       "%s: key '%s.expert_count' is %u: mixture-of-experts models (Mixtral) are not computed yet",
                        sh_gguf_path(g, 0), architecture, experts);
     s.n_layers = integer(&r, "block_count", true, 0, 1, MAX_LAYERS);
     s.n_embd = integer(&r, "embedding_length", true, 0, 1, MAX_EMBD);

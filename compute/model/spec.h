@@ -17,7 +17,7 @@ struct sh_rope_spec {
     double extend;           /* positions are divided by this too: sh_model_params.rope_scale, else 1 */
     double original_context; /* YARN, tokens */
     double beta_fast, beta_slow, attention_factor;
-    uint32_t n_rot;          /* dimensions of a head that are rotated; even */
+    uint32_t n_rot; /* dimensions of a head that are rotated; even */
 };
 
 struct sh_spec {
@@ -29,8 +29,8 @@ struct sh_spec {
 };
 
 /* Reads "<architecture>.*". `params` may be NULL (defaults). */
-enum sh_code sh_spec_read(const struct sh_gguf *g, const char *architecture, const struct sh_model_params *params, struct sh_spec *out,
-                          struct sh_error *err);
+enum sh_code sh_spec_read(const struct sh_gguf *g, const char *architecture, const struct sh_model_params *params,
+                          struct sh_spec *out, struct sh_error *err);
 
 /* The table F32 [context][n_rot / 2][2] of (cos, sin), computed in double. `factors` [n_rot / 2] divide the frequencies, or NULL.
  * malloc'd; NULL: no memory. */

@@ -53,7 +53,8 @@ static void *read_ahead(void *arg) {
         for (uint64_t row = 0; row < w->rows; row += most) {
             struct buffer *b = next_free(s);
             if (b == NULL) return NULL;
-            b->piece = (struct sh_piece){.weight = s->weights[i], .row0 = row, .n_rows = sh_min_u64(most, w->rows - row), .data = b->data};
+            b->piece = (struct sh_piece){
+                .weight = s->weights[i], .row0 = row, .n_rows = sh_min_u64(most, w->rows - row), .data = b->data};
             b->code = sh_gguf_read(s->gguf, w->tensor, row * row_bytes, b->data, b->piece.n_rows * row_bytes, &b->error);
             const bool failed = b->code != SH_OK;
             hand_over(s);

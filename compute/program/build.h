@@ -1,8 +1,9 @@
 /*
- * build.h - how a model builder (compute/model) writes a program: look weights up once, with their expected shape, and append ops.
+ * build.h - how a model builder (compute/model) writes a program: look weights up once, with their expected shape, and append
+ * ops.
  *
- * Errors are sticky: the first one is kept in `code` (and *err), later calls do nothing and return SH_NONE, so a builder is a straight
- * list of calls and its caller looks at `code` once. One thread.
+ * Errors are sticky: the first one is kept in `code` (and *err), later calls do nothing and return SH_NONE, so a builder is a
+ * straight list of calls and its caller looks at `code` once. One thread.
  */
 #ifndef SHIMMY_BUILD_H
 #define SHIMMY_BUILD_H
@@ -24,10 +25,10 @@ struct sh_program *sh_program_create(void);
 uint32_t sh_build_fail(struct sh_builder *b, enum sh_code code, const char *fmt, ...) SH_PRINTF(3, 4);
 
 /*
- * Weights. The name is printf-formatted; layers' names begin with "blk.%u." by the caller's own format. A tensor that is missing, of
- * another shape, or of a type that is not computed, fails and says what was found and what was expected.
- * A matrix is [rows][cols]; a vector [1][cols] must be stored as F32, F16 or BF16 and is converted to F32 by the loader: the weight's
- * type is F32 whatever the tensor's is.
+ * Weights. The name is printf-formatted; layers' names begin with "blk.%u." by the caller's own format. A tensor that is missing,
+ * of another shape, or of a type that is not computed, fails and says what was found and what was expected.
+ * A matrix is [rows][cols]; a vector [1][cols] must be stored as F32, F16 or BF16 and is converted to F32 by the loader: the
+ * weight's type is F32 whatever the tensor's is.
  */
 uint32_t sh_build_matrix(struct sh_builder *b, uint64_t cols, uint64_t rows, const char *fmt, ...) SH_PRINTF(4, 5);
 uint32_t sh_build_vector(struct sh_builder *b, uint64_t cols, const char *fmt, ...) SH_PRINTF(3, 4);
@@ -41,8 +42,8 @@ uint32_t sh_build_state(struct sh_builder *b, struct sh_state_group spec, uint32
 
 uint32_t sh_build_activation(struct sh_builder *b, uint32_t width, enum sh_rows rows, const char *name);
 
-/* Ops. Each makes one activation named "blk.<layer>.<stem>", or <stem> outside layers, and returns it. Widths and row kinds of the
- * inputs are checked against each other and against the weights (a mismatch is a builder's mistake: SH_ASSERT). */
+/* Ops. Each makes one activation named "blk.<layer>.<stem>", or <stem> outside layers, and returns it. Widths and row kinds of
+ * the inputs are checked against each other and against the weights (a mismatch is a builder's mistake: SH_ASSERT). */
 uint32_t sh_build_embed(struct sh_builder *b, uint32_t w, const char *stem);
 uint32_t sh_build_rms_norm(struct sh_builder *b, uint32_t x, uint32_t w, float eps, const char *stem);
 uint32_t sh_build_matmul(struct sh_builder *b, uint32_t x, uint32_t w, uint32_t bias, const char *stem);

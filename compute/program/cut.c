@@ -65,7 +65,8 @@ enum sh_code sh_program_cut(const struct sh_program *p, const uint32_t *device_o
     if (!find_boundaries(p, list, n, made_in)) {
         free(list);
         free(made_in);
-        return sh_fail(err, SH_ERR_UNSUPPORTED, "this placement cuts the model where more than %d activations are live; cut between layers",
+        return sh_fail(err, SH_ERR_UNSUPPORTED,
+                       "this placement cuts the model where more than %d activations are live; cut between layers",
                        SH_BOUNDARY_MAX);
     }
     free(made_in);

@@ -40,7 +40,8 @@ static void find_last_use(const struct sh_fused *f, const bool *kept, uint32_t n
         if (kept[a]) last[a] = SH_NONE; /* never freed */
 }
 
-/* The free slot of the same row kind whose width fits best: first the narrowest that is wide enough, else the widest, which grows. */
+/* The free slot of the same row kind whose width fits best: first the narrowest that is wide enough, else the widest, which
+ * grows. */
 static uint32_t take_slot(struct sh_fused *f, bool *busy, uint32_t width, enum sh_rows rows) {
     uint32_t best = SH_NONE;
     for (uint32_t s = 0; s < f->n_slots; s++) {
@@ -80,8 +81,9 @@ static void plan_slots(const struct sh_segment *segment, struct sh_fused *f, con
         struct sh_op *op = &f->ops[i];
         const struct sh_activation *out = &p->activations[op->out];
         const uint32_t over = in_place_of(op);
-        if (over != SH_NONE && last[over] == i && over != op->y && over != op->z && (over != op->x || op->kind == SH_OP_ROPE_CACHE) &&
-            p->activations[over].width == out->width && p->activations[over].rows == out->rows) {
+        if (over != SH_NONE && last[over] == i && over != op->y && over != op->z &&
+            (over != op->x || op->kind == SH_OP_ROPE_CACHE) && p->activations[over].width == out->width &&
+            p->activations[over].rows == out->rows) {
             f->slot[op->out] = f->slot[over]; /* stays busy, under its new name */
         } else {
             f->slot[op->out] = take_slot(f, busy, out->width, out->rows);

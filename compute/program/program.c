@@ -6,9 +6,9 @@
 
 const char *sh_op_name(enum sh_op_kind kind) {
     static const char *const names[] = {
-        [SH_OP_EMBED] = "embed",         [SH_OP_RMS_NORM] = "rms_norm",   [SH_OP_MATMUL] = "matmul",
-        [SH_OP_ADD] = "add",             [SH_OP_ROPE_CACHE] = "rope_cache", [SH_OP_ATTENTION] = "attention",
-        [SH_OP_GLU] = "glu",             [SH_OP_GATHER_OUT] = "gather_out",
+        [SH_OP_EMBED] = "embed", [SH_OP_RMS_NORM] = "rms_norm",     [SH_OP_MATMUL] = "matmul",
+        [SH_OP_ADD] = "add",     [SH_OP_ROPE_CACHE] = "rope_cache", [SH_OP_ATTENTION] = "attention",
+        [SH_OP_GLU] = "glu",     [SH_OP_GATHER_OUT] = "gather_out",
     };
     return (size_t)kind < SH_COUNT(names) ? names[kind] : "unknown";
 }
@@ -76,15 +76,15 @@ static uint32_t add_weight(struct sh_builder *b, uint64_t cols, uint64_t rows, b
     char expected[64], found[128];
     shape_text(expected, sizeof expected, vector ? 1 : 2, want);
     if (t == NULL)
-        return sh_build_fail(b, SH_ERR_FORMAT, "%s: tensor '%s' is missing, expected one of shape %s", sh_gguf_path(b->gguf, 0), w.name,
-                             expected);
+        return sh_build_fail(b, SH_ERR_FORMAT, "%s: tensor '%s' is missing, expected one of shape %s", sh_gguf_path(b->gguf, 0),
+                             w.name, expected);
     const char *file = sh_gguf_path(b->gguf, t->shard);
     bool same = t->dims[0] == cols && t->dims[1] == rows;
     for (uint32_t i = 2; i < 4; i++) same = same && t->dims[i] == 1;
     if (!same) {
         shape_text(found, sizeof found, t->rank, t->dims);
-        return sh_build_fail(b, SH_ERR_FORMAT, "%s: tensor '%s' has shape %s, expected %s by the file's hyper-parameters", file, w.name,
-                             found, expected);
+        return sh_build_fail(b, SH_ERR_FORMAT, "%s: tensor '%s' has shape %s, expected %s by the file's hyper-parameters", file,
+                             w.name, found, expected);
     }
     const struct sh_type_info *info = sh_type_info(t->type);
     const bool plain = t->type == SH_TYPE_F32 || t->type == SH_TYPE_F16 || t->type == SH_TYPE_BF16;
@@ -144,7 +144,8 @@ uint32_t sh_build_state(struct sh_builder *b, struct sh_state_group spec, uint32
     struct sh_program *p = b->program;
     for (uint32_t g = 0; g < p->n_groups; g++) {
         struct sh_state_group *have = &p->groups[g];
-        if (have->kind == spec.kind && have->n_kv_heads == spec.n_kv_heads && have->k_dim == spec.k_dim && have->v_dim == spec.v_dim) {
+        if (have->kind == spec.kind && have->n_kv_heads == spec.n_kv_heads && have->k_dim == spec.k_dim &&
+            have->v_dim == spec.v_dim) {
             *layer_in_group = have->n_layers++;
             return g;
         }
@@ -158,7 +159,8 @@ uint32_t sh_build_state(struct sh_builder *b, struct sh_state_group spec, uint32
 uint32_t sh_build_activation(struct sh_builder *b, uint32_t width, enum sh_rows rows, const char *name) {
     if (b->code != SH_OK) return SH_NONE;
     struct sh_program *p = b->program;
-    if (!sh_grow((void **)&p->activations, &p->cap_activations, p->n_activations + 1, sizeof *p->activations)) return out_of_memory(b);
+    if (!sh_grow((void **)&p->activations, &p->cap_activations, p->n_activations + 1, sizeof *p->activations))
+        return out_of_memory(b);
     struct sh_activation *a = &p->activations[p->n_activations];
     *a = (struct sh_activation){.width = width, .rows = rows};
     snprintf(a->name, sizeof a->name, "%s", name);
@@ -184,8 +186,14 @@ static uint32_t append_op(struct sh_builder *b, struct sh_op op) {
 }
 
 static struct sh_op blank(enum sh_op_kind kind) {
-    return (struct sh_op){.kind = kind, .x = SH_NONE, .y = SH_NONE, .z = SH_NONE, .out = SH_NONE, .residual = SH_NONE,
-                          .w = SH_NONE, .bias = SH_NONE};
+    return (struct sh_op){.kind = kind,
+                          .x = SH_NONE,
+                          .y = SH_NONE,
+                          .z = SH_NONE,
+                          .out = SH_NONE,
+                          .residual = SH_NONE,
+                          .w = SH_NONE,
+                          .bias = SH_NONE};
 }
 
 static const struct sh_activation *activation(const struct sh_builder *b, uint32_t a) {

@@ -60,6 +60,5 @@ void sh_logprobs(const float *logits, uint32_t n_vocab, int32_t token, float *lo
     }
     for (uint32_t i = 0; i < n; i++) top[i].logprob = (float)((double)top[i].logprob - log_sum);
     for (uint32_t i = n; i < n_top; i++) top[i] = (struct sh_top){.token = -1, .logprob = -INFINITY};
-    if (logprob != NULL)
-        *logprob = token >= 0 && (uint32_t)token < n_vocab ? (float)((double)logits[token] - log_sum) : 0.0f;
+    if (logprob != NULL) *logprob = token >= 0 && (uint32_t)token < n_vocab ? (float)((double)logits[token] - log_sum) : 0.0f;
 }

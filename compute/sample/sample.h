@@ -1,10 +1,10 @@
 /*
  * sample.h - from logits to a token: the host sampler and the counter-based random numbers that host and device share.
  *
- * Random numbers: Philox4x32-10 (Salmon et al., SC 2011), key = {seed low, seed high}, counter = {choice, position, token / 4, 0};
- * word token % 4 of the result is token's. u = ((word >> 9) + 0.5) * 2^-23, in (0, 1), exact in float32; Gumbel = -log(-log(u)).
- * argmax(logit / T + Gumbel) draws from softmax(logit / T): one independent number per token, so a GPU needs no prefix sum and
- * filters only remove candidates. Ties: the lowest id.
+ * Random numbers: Philox4x32-10 (Salmon et al., SC 2011), key = {seed low, seed high}, counter = {choice, position, token / 4,
+ * 0}; word token % 4 of the result is token's. u = ((word >> 9) + 0.5) * 2^-23, in (0, 1), exact in float32; Gumbel =
+ * -log(-log(u)). argmax(logit / T + Gumbel) draws from softmax(logit / T): one independent number per token, so a GPU needs no
+ * prefix sum and filters only remove candidates. Ties: the lowest id.
  */
 #ifndef SHIMMY_SAMPLE_H
 #define SHIMMY_SAMPLE_H
@@ -16,7 +16,8 @@ float sh_gumbel(uint64_t seed, uint32_t choice, uint32_t position, uint32_t toke
 
 /* One sequence's sampler: parameters and the history its penalties look at. */
 struct sh_sampler;
-enum sh_code sh_sampler_create(const struct sh_sampler_params *params, uint32_t n_vocab, struct sh_sampler **out, struct sh_error *err);
+enum sh_code sh_sampler_create(const struct sh_sampler_params *params, uint32_t n_vocab, struct sh_sampler **out,
+                               struct sh_error *err);
 void sh_sampler_destroy(struct sh_sampler *sampler);
 /* True if greedy or pure temperature with nothing else switched on: what a device samples itself. */
 bool sh_sampler_is_plain(const struct sh_sampler *sampler);
@@ -28,8 +29,8 @@ struct sh_token_history { /* a sequence's tokens before the one being sampled */
     uint32_t count;
 };
 /* logits [n_vocab] are not changed. NaN logits never win; if all are NaN it is SH_ERR_DEVICE ("logits are not numbers"). */
-enum sh_code sh_sampler_pick(struct sh_sampler *sampler, const float *logits, const struct sh_token_history *history, uint32_t position,
-                             int32_t *token, struct sh_error *err);
+enum sh_code sh_sampler_pick(struct sh_sampler *sampler, const float *logits, const struct sh_token_history *history,
+                             uint32_t position, int32_t *token, struct sh_error *err);
 
 /* Raw log-probs: that of `token`, and the n_top best in descending order (ties by id) into top. */
 void sh_logprobs(const float *logits, uint32_t n_vocab, int32_t token, float *logprob, struct sh_top *top, uint32_t n_top);

@@ -13,10 +13,10 @@ struct sh_sampler {
     struct sh_sampler_params params;
     struct sh_logit_bias *bias;
     uint32_t n_vocab;
-    bool edits, filters;           /* bias or penalties; top_k, top_p or min_p (temperature > 0) */
-    float *logits;                 /* [n_vocab] edited copy, if edits */
-    uint32_t *counts;              /* [n_vocab] all zero between calls, if edits */
-    struct candidate *candidates;  /* [n_vocab], if filters */
+    bool edits, filters;          /* bias or penalties; top_k, top_p or min_p (temperature > 0) */
+    float *logits;                /* [n_vocab] edited copy, if edits */
+    uint32_t *counts;             /* [n_vocab] all zero between calls, if edits */
+    struct candidate *candidates; /* [n_vocab], if filters */
 };
 
 /* ---- life ---- */
@@ -46,8 +46,8 @@ static enum sh_code check(const struct sh_sampler_params *p, uint32_t n_vocab, s
             return sh_fail(err, SH_ERR_INVALID, "sampler: logit_bias for token %d, the vocabulary has 0 to %u", p->bias[i].token,
                            n_vocab - 1);
         if (isnan(p->bias[i].bias) || p->bias[i].bias == INFINITY)
-            return sh_fail(err, SH_ERR_INVALID, "sampler: logit_bias of token %d is %g, expected a number or -infinity", p->bias[i].token,
-                           (double)p->bias[i].bias);
+            return sh_fail(err, SH_ERR_INVALID, "sampler: logit_bias of token %d is %g, expected a number or -infinity",
+                           p->bias[i].token, (double)p->bias[i].bias);
     }
     return SH_OK;
 }
@@ -152,8 +152,8 @@ static int32_t draw(const struct sh_sampler *s, const struct candidate *c, uint3
     int32_t best = -1;
     float best_key = -INFINITY;
     for (uint32_t i = 0; i < n; i++) {
-        const float key = c[i].logit / s->params.temperature +
-                          sh_gumbel(s->params.seed, s->params.choice, position, (uint32_t)c[i].token);
+        const float key =
+            c[i].logit / s->params.temperature + sh_gumbel(s->params.seed, s->params.choice, position, (uint32_t)c[i].token);
         if (best < 0 || key > best_key || (key == best_key && c[i].token < best)) {
             best = c[i].token;
             best_key = key;
@@ -162,8 +162,8 @@ static int32_t draw(const struct sh_sampler *s, const struct candidate *c, uint3
     return best;
 }
 
-/* The same over the whole vocabulary. u stays within [2^-24, 1 - 2^-24], so Gumbel noise stays below 16.7: a token whose logit/T is
- * further than that behind a key already seen cannot win, and needs no random number. */
+/* The same over the whole vocabulary. u stays within [2^-24, 1 - 2^-24], so Gumbel noise stays below 16.7: a token whose logit/T
+ * is further than that behind a key already seen cannot win, and needs no random number. */
 static int32_t draw_all(const struct sh_sampler *s, const float *logits, int32_t largest, uint32_t position) {
     const float t = s->params.temperature, most = 16.7f;
     int32_t best = largest;
@@ -208,7 +208,8 @@ static struct candidate pop(struct candidate *c, uint32_t n) {
     return top;
 }
 
-/* Applies top_k, top_p, min_p. What is left stands at the end of candidates, best last; returns how many, *first where they begin. */
+/* Applies top_k, top_p, min_p. What is left stands at the end of candidates, best last; returns how many, *first where they
+ * begin. */
 static uint32_t filter(struct sh_sampler *s, const float *logits, uint32_t *first) {
     const struct sh_sampler_params *p = &s->params;
     struct candidate *c = s->candidates;
@@ -253,8 +254,8 @@ enum sh_code sh_sampler_pick(struct sh_sampler *s, const float *logits, const st
     }
     const int32_t largest = argmax(edited, s->n_vocab);
     if (largest < 0)
-        return sh_fail(err, SH_ERR_DEVICE, "the logits for position %u are not numbers: the model's weights or the device are at fault",
-                       position);
+        return sh_fail(err, SH_ERR_DEVICE,
+                       "the logits for position %u are not numbers: the model's weights or the device are at fault", position);
     if (s->params.temperature == 0 || isinf(edited[largest])) {
         *token = largest;
     } else if (s->filters) {

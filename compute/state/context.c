@@ -37,13 +37,14 @@ static uint64_t page_bytes(const struct sh_state_group *g, uint32_t n_layers, en
     return (uint64_t)SH_PAGE_TOKENS * n_layers * g->n_kv_heads * (g->k_dim + g->v_dim) * (type == SH_KV_F32 ? 4 : 2);
 }
 
-/* Which segments hold layers of which group; and refuses what certainly does not fit: room for one sequence of full length. What kv_tokens
- * allows beyond that is taken slab by slab, and may turn out not to be there. */
+/* Which segments hold layers of which group; and refuses what certainly does not fit: room for one sequence of full length. What
+ * kv_tokens allows beyond that is taken slab by slab, and may turn out not to be there. */
 static enum sh_code survey_groups(struct sh_context *c, struct sh_error *err) {
     const struct sh_program *p = c->model->program;
     const uint32_t longest = sh_pages_of(c->model->spec.context_length);
     char what[64];
-    snprintf(what, sizeof what, "a cache for %u tokens (%s)", c->model->spec.context_length, c->params.kv_type == SH_KV_F32 ? "f32" : "f16");
+    snprintf(what, sizeof what, "a cache for %u tokens (%s)", c->model->spec.context_length,
+             c->params.kv_type == SH_KV_F32 ? "f32" : "f16");
     for (uint32_t s = 0; s < c->model->n_segments; s++) {
         const struct sh_segment *segment = &c->model->segments[s];
         uint64_t bytes = 0;
@@ -51,7 +52,8 @@ static enum sh_code survey_groups(struct sh_context *c, struct sh_error *err) {
             if (p->ops[i].kind != SH_OP_ROPE_CACHE) continue;
             const uint32_t g = p->ops[i].attn.group;
             c->holds_group[s * c->n_groups + g] = true;
-            bytes += page_bytes(&p->groups[g], 1, c->params.kv_type) * (c->pools[g].n_max < longest ? c->pools[g].n_max : longest);
+            bytes +=
+                page_bytes(&p->groups[g], 1, c->params.kv_type) * (c->pools[g].n_max < longest ? c->pools[g].n_max : longest);
         }
         const enum sh_code code = sh_check_device_memory(sh_model_device(c->model, s), bytes, what, err);
         if (code != SH_OK) return code;
@@ -71,7 +73,8 @@ static bool allocate_slot(const struct sh_context *c, struct sh_slot *slot) {
     slot->tokens = sh_calloc(p->max_outputs, sizeof *slot->tokens);
     slot->results = sh_calloc(p->max_outputs, sizeof *slot->results);
     return slot->rows != NULL && slot->sequences != NULL && slot->sequence_ids != NULL && slot->outputs != NULL &&
-           slot->wanted != NULL && slot->page_lists != NULL && slot->made != NULL && slot->tokens != NULL && slot->results != NULL;
+           slot->wanted != NULL && slot->page_lists != NULL && slot->made != NULL && slot->tokens != NULL &&
+           slot->results != NULL;
 }
 
 static uint32_t slab_pages(const struct sh_context *c, uint32_t group) {
@@ -86,7 +89,8 @@ static bool allocate(struct sh_context *c) {
     c->holds_group = sh_calloc((uint64_t)c->model->n_segments * c->n_groups, sizeof *c->holds_group);
     c->sequences = sh_calloc(c->params.max_sequences, sizeof *c->sequences);
     c->slab_pages = sh_calloc(c->n_groups, sizeof *c->slab_pages);
-    if (c->slab_pages == NULL || c->pools == NULL || c->exec == NULL || c->holds_group == NULL || c->sequences == NULL) return false;
+    if (c->slab_pages == NULL || c->pools == NULL || c->exec == NULL || c->holds_group == NULL || c->sequences == NULL)
+        return false;
     const uint32_t n_pages = (uint32_t)((c->params.kv_tokens + SH_PAGE_TOKENS - 1) / SH_PAGE_TOKENS);
     for (uint32_t g = 0; g < c->n_groups; g++) {
         c->slab_pages[g] = slab_pages(c, g);
@@ -207,7 +211,8 @@ static uint32_t segment_that_makes(const struct sh_model *m, uint32_t activation
 
 enum sh_code sh_context_capture(struct sh_context *c, const char *const *names, uint32_t n, struct sh_error *err) {
     for (uint32_t i = 0; i < SH_SLOTS; i++)
-        if (c->slots[i].state != SH_SLOT_IDLE) return sh_fail(err, SH_ERR_BUSY, "capture cannot change with a submission in flight");
+        if (c->slots[i].state != SH_SLOT_IDLE)
+            return sh_fail(err, SH_ERR_BUSY, "capture cannot change with a submission in flight");
     uint32_t *ids = sh_calloc(n, sizeof *ids), *makers = sh_calloc(n, sizeof *makers), *scratch = sh_calloc(n, sizeof *scratch);
     const float **captured[SH_SLOTS];
     bool complete = ids != NULL && makers != NULL && scratch != NULL;

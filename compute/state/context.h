@@ -1,13 +1,13 @@
 /*
  * context.h - the insides of a context, shared by the files of compute/state, and capture for tests. One thread at a time.
  *
- * A step lives in slot ticket % SH_SLOTS: submit fills it and starts its first segment; finishing (sh_wait, or a later submit that needs
- * its tokens) hands boundary activations on from segment to segment, samples what the device did not, and keeps the results until the
- * slot's next submit. Devices run the steps and page copies of one context in order, so a page that is let go may be given out again at
- * once: whoever writes it next is behind whoever reads it now.
+ * A step lives in slot ticket % SH_SLOTS: submit fills it and starts its first segment; finishing (sh_wait, or a later submit
+ * that needs its tokens) hands boundary activations on from segment to segment, samples what the device did not, and keeps the
+ * results until the slot's next submit. Devices run the steps and page copies of one context in order, so a page that is let go
+ * may be given out again at once: whoever writes it next is behind whoever reads it now.
  *
- * Undoing. A sequence in flight notes per slot to which length it falls back if that step fails (else SH_NONE). If a step fails, its
- * sequences fall back, and a later step in flight that holds one of them, or a token that the failed one sampled, fails too.
+ * Undoing. A sequence in flight notes per slot to which length it falls back if that step fails (else SH_NONE). If a step fails,
+ * its sequences fall back, and a later step in flight that holds one of them, or a token that the failed one sampled, fails too.
  * Only settled tokens are copied, so nobody else depends on a step.
  */
 #ifndef SHIMMY_CONTEXT_H
@@ -23,15 +23,16 @@
 #define SH_SLAB_BYTES (64u << 20) /* this many bytes */
 
 struct sh_sequence {
-    bool used, closing;        /* closing: destroyed before sh_wait gave out its results; its number is not given to another until then */
-    uint32_t length;           /* tokens in the cache, submitted ones included */
-    uint32_t in_flight;        /* bit s: a row of it is in slot s, whose step is not finished */
-    uint32_t held;             /* bit s: the same, until sh_wait has given out the results */
-    uint64_t seen;             /* the last submission attempt that held it */
+    bool used;
+    bool closing;       /* destroyed before sh_wait gave out its results; its number is not given to another until then */
+    uint32_t length;    /* tokens in the cache, submitted ones included */
+    uint32_t in_flight; /* bit s: a row of it is in slot s, whose step is not finished */
+    uint32_t held;      /* bit s: the same, until sh_wait has given out the results */
+    uint64_t seen;      /* the last submission attempt that held it */
     uint32_t fall_back[SH_SLOTS];
     struct sh_page_table *tables; /* [n_groups] */
-    int32_t *tokens;           /* [length], -1: an embedding, or sampled on the device and not known yet */
-    uint8_t *roles;            /* [length] enum sh_role */
+    int32_t *tokens;              /* [length], -1: an embedding, or sampled on the device and not known yet */
+    uint8_t *roles;               /* [length] enum sh_role */
     uint32_t cap_tokens, cap_roles;
     struct sh_sampler *sampler;
 };
@@ -44,20 +45,20 @@ struct sh_wanted { /* what the caller asked of an output row */
 enum sh_slot_state { SH_SLOT_IDLE, SH_SLOT_RUNNING, SH_SLOT_FINISHED /* or failed; not yet fetched by sh_wait */ };
 struct sh_slot {
     enum sh_slot_state state;
-    sh_ticket ticket;          /* of what is or was here; 0 none */
-    uint32_t segment;          /* running */
-    enum sh_code code;         /* finished: how */
+    sh_ticket ticket;  /* of what is or was here; 0 none */
+    uint32_t segment;  /* running */
+    enum sh_code code; /* finished: how */
     struct sh_error error;
-    bool poisoned;             /* it builds on a step that failed; error says so */
+    bool poisoned; /* it builds on a step that failed; error says so */
     uint64_t begun_ns, step_ns;
 
-    struct sh_step step;       /* points into the arrays below */
-    struct sh_step_row *rows;  /* [max_batch_rows] */
+    struct sh_step step;                /* points into the arrays below */
+    struct sh_step_row *rows;           /* [max_batch_rows] */
     struct sh_step_sequence *sequences; /* [max_sequences] */
-    uint32_t *sequence_ids;    /* [max_sequences] */
+    uint32_t *sequence_ids;             /* [max_sequences] */
     struct sh_step_output *outputs;     /* [max_outputs] */
-    struct sh_wanted *wanted;  /* [max_outputs] */
-    const uint32_t **page_lists; /* [max_sequences][n_groups] */
+    struct sh_wanted *wanted;           /* [max_outputs] */
+    const uint32_t **page_lists;        /* [max_sequences][n_groups] */
     uint32_t *page_ids;
     uint32_t cap_page_ids;
 
@@ -67,7 +68,7 @@ struct sh_slot {
     struct sh_top *tops;
     uint32_t cap_tops;
     uint32_t n_results;
-    const float **captured;    /* [n_capture] */
+    const float **captured; /* [n_capture] */
     uint32_t n_captured;
 };
 
@@ -75,23 +76,25 @@ struct sh_context {
     struct sh_model *model;
     struct sh_context_params params; /* defaults filled in */
     uint32_t n_groups;
-    struct sh_page_pool *pools;      /* [n_groups] */
-    struct sh_exec_context **exec;   /* [n_segments] */
-    bool *holds_group;               /* [n_segments][n_groups] the segment has layers of the group */
-    struct sh_sequence *sequences;   /* [max_sequences] */
+    struct sh_page_pool *pools;    /* [n_groups] */
+    struct sh_exec_context **exec; /* [n_segments] */
+    bool *holds_group;             /* [n_segments][n_groups] the segment has layers of the group */
+    struct sh_sequence *sequences; /* [max_sequences] */
     struct sh_slot slots[SH_SLOTS];
-    sh_ticket next_ticket;           /* from 1 */
-    sh_ticket oldest;                /* the next that sh_wait expects */
+    sh_ticket next_ticket; /* from 1 */
+    sh_ticket oldest;      /* the next that sh_wait expects */
     bool lost;
-    uint32_t *capture;               /* activations */
+    uint32_t *capture; /* activations */
     uint32_t n_capture;
-    uint32_t *segment_capture;       /* [n_capture] scratch of a segment's share */
-    uint32_t *capture_segment;       /* [n_capture] which segment makes it */
+    uint32_t *segment_capture; /* [n_capture] scratch of a segment's share */
+    uint32_t *capture_segment; /* [n_capture] which segment makes it */
 
-    uint32_t *slab_pages;            /* [n_groups] */
-    struct sh_page_change { uint32_t sequence, group, index, old_page /* SH_NONE: appended */; } *changes; /* of the submit under way */
+    uint32_t *slab_pages; /* [n_groups] */
+    struct sh_page_change {
+        uint32_t sequence, group, index, old_page /* SH_NONE: appended */;
+    } * changes; /* of the submit under way */
     uint32_t n_changes, cap_changes;
-    uint64_t attempts;               /* submissions, refused ones too */
+    uint64_t attempts; /* submissions, refused ones too */
 
     atomic_uint_fast64_t stat_pages_used, stat_cache_bytes;
     atomic_uint stat_sequences;
@@ -111,14 +114,15 @@ void sh_context_update_stats(struct sh_context *c);
 /* Finishes what is in flight with this sequence; a step that fails is reported by its own wait, and here. */
 enum sh_code sh_context_settle(struct sh_context *c, struct sh_sequence *s, struct sh_error *err);
 
-/* Brings a running slot to its end: SH_OK, SH_ERR_TIMEOUT (still running), or the step's failure, after which everything is undone. */
+/* Brings a running slot to its end: SH_OK, SH_ERR_TIMEOUT (still running), or the step's failure, after which everything is
+ * undone. */
 enum sh_code sh_slot_finish(struct sh_context *c, struct sh_slot *slot, int64_t timeout_ns, struct sh_error *err);
 /* Starts segment slot->segment. */
 enum sh_code sh_slot_start_segment(struct sh_context *c, struct sh_slot *slot, struct sh_error *err);
 
 /*
- * Capture, for tests and verification: the values of named activations of later submissions, available after their sh_wait until the
- * slot is used again. n = 0 turns it off. Not while a submission is in flight. An executor that does not materialise an
+ * Capture, for tests and verification: the values of named activations of later submissions, available after their sh_wait until
+ * the slot is used again. n = 0 turns it off. Not while a submission is in flight. An executor that does not materialise an
  * activation (fused away) gives NULL.
  */
 enum sh_code sh_context_capture(struct sh_context *c, const char *const *names, uint32_t n, struct sh_error *err);

@@ -45,8 +45,9 @@ static enum sh_code run_segments(struct sh_context *c, struct sh_slot *slot, int
     const uint64_t begun = sh_now_ns();
     for (;;) {
         *result = (struct sh_step_result){0};
-        enum sh_code code = sh_context_executor(c, slot->segment)
-                                ->wait(c->exec[slot->segment], (uint32_t)(slot - c->slots), remaining(timeout_ns, begun), result, err);
+        enum sh_code code =
+            sh_context_executor(c, slot->segment)
+                ->wait(c->exec[slot->segment], (uint32_t)(slot - c->slots), remaining(timeout_ns, begun), result, err);
         if (code != SH_OK) return code;
         if (slot->poisoned) {
             if (err != NULL) *err = slot->error;
@@ -88,7 +89,8 @@ static enum sh_code sample_on_host(struct sh_context *c, const struct sh_wanted 
     return sh_fail(err, code, "%s", local.message);
 }
 
-static enum sh_code make_results(struct sh_context *c, struct sh_slot *slot, const struct sh_step_result *result, struct sh_error *err) {
+static enum sh_code make_results(struct sh_context *c, struct sh_slot *slot, const struct sh_step_result *result,
+                                 struct sh_error *err) {
     const uint32_t n_vocab = c->model->spec.n_vocab;
     struct sh_top *top = slot->tops;
     for (uint32_t i = 0; i < slot->step.n_outputs; i++) {
@@ -193,7 +195,8 @@ enum sh_code sh_slot_finish(struct sh_context *c, struct sh_slot *slot, int64_t 
 
 enum sh_code sh_context_settle(struct sh_context *c, struct sh_sequence *s, struct sh_error *err) {
     enum sh_code first = SH_OK;
-    for (sh_ticket t = c->oldest; t < c->next_ticket && s->in_flight != 0; t++) { /* in order: a later step may need the earlier one */
+    for (sh_ticket t = c->oldest; t < c->next_ticket && s->in_flight != 0;
+         t++) { /* in order: a later step may need the earlier one */
         struct sh_slot *slot = &c->slots[t % SH_SLOTS];
         if (slot->state != SH_SLOT_RUNNING) continue;
         const enum sh_code code = sh_slot_finish(c, slot, -1, first == SH_OK ? err : NULL);
@@ -202,7 +205,8 @@ enum sh_code sh_context_settle(struct sh_context *c, struct sh_sequence *s, stru
     return first;
 }
 
-enum sh_code sh_wait(struct sh_context *c, sh_ticket ticket, int64_t timeout_ns, struct sh_results *results, struct sh_error *err) {
+enum sh_code sh_wait(struct sh_context *c, sh_ticket ticket, int64_t timeout_ns, struct sh_results *results,
+                     struct sh_error *err) {
     *results = (struct sh_results){0};
     if (ticket < c->oldest || ticket >= c->next_ticket)
         return sh_fail(err, SH_ERR_INVALID, "ticket %llu is not in flight", (unsigned long long)ticket);

@@ -8,8 +8,8 @@
 #include "compute/base.h"
 
 struct sh_page_pool {
-    uint32_t *refs;  /* [n_max] 0 = free */
-    uint32_t *free;  /* [n_max] stack of free pages among the reserved */
+    uint32_t *refs; /* [n_max] 0 = free */
+    uint32_t *free; /* [n_max] stack of free pages among the reserved */
     uint32_t n_free, n_reserved, n_max;
 };
 bool sh_page_pool_init(struct sh_page_pool *pool, uint32_t n_max); /* false: no memory */

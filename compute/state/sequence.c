@@ -59,7 +59,8 @@ enum sh_code sh_sequence_set_sampler(struct sh_context *c, uint32_t sequence, co
                                      struct sh_error *err) {
     struct sh_sequence *s = sh_context_sequence(c, sequence, err);
     if (s == NULL) return SH_ERR_INVALID;
-    if (s->in_flight != 0) return sh_fail(err, SH_ERR_BUSY, "sequence %u is in flight; wait for it before setting its sampler", sequence);
+    if (s->in_flight != 0)
+        return sh_fail(err, SH_ERR_BUSY, "sequence %u is in flight; wait for it before setting its sampler", sequence);
     struct sh_sampler *sampler;
     const enum sh_code code = sh_sampler_create(params, c->model->spec.n_vocab, &sampler, err);
     if (code != SH_OK) return code;
@@ -78,7 +79,8 @@ enum sh_code sh_sequence_truncate(struct sh_context *c, uint32_t sequence, uint3
     if (s == NULL) return SH_ERR_INVALID;
     if (s->in_flight != 0) return sh_fail(err, SH_ERR_BUSY, "sequence %u is in flight; wait for it before truncating", sequence);
     if (length > s->length)
-        return sh_fail(err, SH_ERR_INVALID, "sequence %u holds %u tokens, it cannot be truncated to %u", sequence, s->length, length);
+        return sh_fail(err, SH_ERR_INVALID, "sequence %u holds %u tokens, it cannot be truncated to %u", sequence, s->length,
+                       length);
     sh_sequence_cut(c, s, length);
     sh_context_update_stats(c);
     return SH_OK;
@@ -91,9 +93,11 @@ enum sh_code sh_sequence_copy(struct sh_context *c, uint32_t dst, uint32_t src, 
     const enum sh_code code = sh_context_settle(c, from, err);
     if (code != SH_OK) return code;
     if (to == from || to->length != 0)
-        return sh_fail(err, SH_ERR_INVALID, "sequence %u holds %u tokens; a copy goes into another, empty sequence", dst, to->length);
+        return sh_fail(err, SH_ERR_INVALID, "sequence %u holds %u tokens; a copy goes into another, empty sequence", dst,
+                       to->length);
     if (length > from->length)
-        return sh_fail(err, SH_ERR_INVALID, "sequence %u holds %u tokens, %u cannot be copied from it", src, from->length, length);
+        return sh_fail(err, SH_ERR_INVALID, "sequence %u holds %u tokens, %u cannot be copied from it", src, from->length,
+                       length);
     const uint32_t n_pages = sh_pages_of(length);
     bool room = sh_grow((void **)&to->tokens, &to->cap_tokens, length, sizeof *to->tokens) &&
                 sh_grow((void **)&to->roles, &to->cap_roles, length, sizeof *to->roles);

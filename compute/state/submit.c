@@ -1,4 +1,5 @@
-/* sh_submit: the whole batch is checked first, then tokens and pages are taken, then the step is started; any failure undoes it all. */
+/* sh_submit: the whole batch is checked first, then tokens and pages are taken, then the step is started; any failure undoes it
+ * all. */
 #include "compute/state/context.h"
 
 #include <stdlib.h>
@@ -19,7 +20,8 @@ static uint32_t find_output(const struct sh_slot *slot, uint32_t row) {
 static enum sh_code check_sampled(const struct sh_context *c, uint32_t i, const struct sh_row *row, struct sh_error *err) {
     const struct sh_slot *slot = &c->slots[row->ticket % SH_SLOTS];
     if (row->ticket == 0 || slot->ticket != row->ticket || (slot->state != SH_SLOT_RUNNING && slot->code != SH_OK))
-        return sh_fail(err, SH_ERR_INVALID, "row %u: ticket %llu holds no tokens; refer to the latest submission or the one waited for last", i,
+        return sh_fail(err, SH_ERR_INVALID,
+                       "row %u: ticket %llu holds no tokens; refer to the latest submission or the one waited for last", i,
                        (unsigned long long)row->ticket);
     const uint32_t output = find_output(slot, row->sampled_row);
     if (output == SH_NONE || (slot->wanted[output].outputs & SH_OUT_SAMPLE) == 0)
@@ -34,9 +36,11 @@ static enum sh_code check_row(const struct sh_context *c, uint32_t i, const stru
         return sh_fail(err, SH_ERR_INVALID, "row %u: role %d, expected prompt (0) or generated (1)", i, (int)row->role);
     const uint32_t known = SH_OUT_SAMPLE | SH_OUT_LOGITS | SH_OUT_HIDDEN | SH_OUT_LOGPROBS;
     if ((row->outputs & ~known) != 0 || ((row->outputs & SH_OUT_LOGPROBS) != 0 && (row->outputs & SH_OUT_SAMPLE) == 0))
-        return sh_fail(err, SH_ERR_INVALID, "row %u: outputs 0x%x, expected SH_OUT_ bits, log-probs only with a sample", i, row->outputs);
+        return sh_fail(err, SH_ERR_INVALID, "row %u: outputs 0x%x, expected SH_OUT_ bits, log-probs only with a sample", i,
+                       row->outputs);
     if ((row->outputs & SH_OUT_LOGPROBS) != 0 && (row->n_top > 64 || row->n_top > n_vocab))
-        return sh_fail(err, SH_ERR_INVALID, "row %u: n_top is %u, expected at most %u", i, row->n_top, n_vocab < 64 ? n_vocab : 64);
+        return sh_fail(err, SH_ERR_INVALID, "row %u: n_top is %u, expected at most %u", i, row->n_top,
+                       n_vocab < 64 ? n_vocab : 64);
     if (row->position >= c->model->spec.context_length)
         return sh_fail(err, SH_ERR_LIMIT, "row %u: position %u is beyond the context of %u tokens", i, row->position,
                        c->model->spec.context_length);
@@ -54,7 +58,8 @@ static enum sh_code check_row(const struct sh_context *c, uint32_t i, const stru
 static enum sh_code check_batch(struct sh_context *c, const struct sh_batch *batch, struct sh_error *err) {
     if (batch->n_rows == 0) return sh_fail(err, SH_ERR_INVALID, "the batch has no rows");
     if (batch->n_rows > c->params.max_batch_rows)
-        return sh_fail(err, SH_ERR_LIMIT, "the batch has %u rows, this context takes %u", batch->n_rows, c->params.max_batch_rows);
+        return sh_fail(err, SH_ERR_LIMIT, "the batch has %u rows, this context takes %u", batch->n_rows,
+                       c->params.max_batch_rows);
     const uint64_t attempt = ++c->attempts;
     uint32_t n_outputs = 0, expected = 0;
     for (uint32_t i = 0; i < batch->n_rows; i++) {
@@ -68,14 +73,16 @@ static enum sh_code check_batch(struct sh_context *c, const struct sh_batch *bat
             expected = s->length;
         }
         if (row->position != expected)
-            return sh_fail(err, SH_ERR_INVALID, "row %u: position %u of sequence %u, expected %u", i, row->position, row->sequence, expected);
+            return sh_fail(err, SH_ERR_INVALID, "row %u: position %u of sequence %u, expected %u", i, row->position,
+                           row->sequence, expected);
         expected++;
         const enum sh_code code = check_row(c, i, row, err);
         if (code != SH_OK) return code;
         n_outputs += row->outputs != 0;
     }
     if (n_outputs > c->params.max_outputs)
-        return sh_fail(err, SH_ERR_LIMIT, "%u rows of the batch ask for an output, this context gives %u", n_outputs, c->params.max_outputs);
+        return sh_fail(err, SH_ERR_LIMIT, "%u rows of the batch ask for an output, this context gives %u", n_outputs,
+                       c->params.max_outputs);
     return SH_OK;
 }
 
@@ -86,7 +93,8 @@ static bool device_hands_on(const struct sh_context *c, const struct sh_slot *sl
     return slot->state == SH_SLOT_RUNNING && c->model->n_segments == 1 && !slot->wanted[output].host_sample;
 }
 
-static enum sh_code fill_row(struct sh_context *c, struct sh_step_row *to, uint32_t i, const struct sh_row *row, struct sh_error *err) {
+static enum sh_code fill_row(struct sh_context *c, struct sh_step_row *to, uint32_t i, const struct sh_row *row,
+                             struct sh_error *err) {
     *to = (struct sh_step_row){.sampled_from = SH_NONE, .position = row->position, .role = row->role};
     if (row->input == SH_INPUT_TOKEN) {
         to->token = row->token;
@@ -152,8 +160,9 @@ static enum sh_code write_history(struct sh_context *c, struct sh_slot *slot, st
 static enum sh_code grow_pool(struct sh_context *c, uint32_t group, struct sh_error *err) {
     struct sh_page_pool *pool = &c->pools[group];
     if (pool->n_reserved == pool->n_max)
-        return sh_fail(err, SH_ERR_NO_PAGES, "all %u cache pages of %d tokens are in use; end a sequence, or configure a larger cache",
-                       pool->n_max, SH_PAGE_TOKENS);
+        return sh_fail(err, SH_ERR_NO_PAGES,
+                       "all %u cache pages of %d tokens are in use; end a sequence, or configure a larger cache", pool->n_max,
+                       SH_PAGE_TOKENS);
     const uint32_t n = (uint32_t)sh_min_u64(pool->n_max, (uint64_t)pool->n_reserved + c->slab_pages[group]);
     for (uint32_t s = 0; s < c->model->n_segments; s++) {
         if (!c->holds_group[s * c->n_groups + group]) continue;
@@ -274,7 +283,10 @@ static enum sh_code fill_outputs(struct sh_context *c, struct sh_slot *slot, con
         const bool sample = (row->outputs & SH_OUT_SAMPLE) != 0, logprobs = (row->outputs & SH_OUT_LOGPROBS) != 0;
         const bool on_device = sample && last->device_sampling && !logprobs && sh_sampler_is_plain(sampler);
         slot->wanted[n] = (struct sh_wanted){
-            .sequence = row->sequence, .position = row->position, .outputs = row->outputs, .n_top = logprobs ? row->n_top : 0,
+            .sequence = row->sequence,
+            .position = row->position,
+            .outputs = row->outputs,
+            .n_top = logprobs ? row->n_top : 0,
             .host_sample = sample && !on_device,
         };
         slot->outputs[n] = (struct sh_step_output){
@@ -318,9 +330,10 @@ enum sh_code sh_submit(struct sh_context *c, const struct sh_batch *batch, sh_ti
     struct sh_slot *slot = &c->slots[c->next_ticket % SH_SLOTS];
     if (c->lost) return sh_fail(err, SH_ERR_DEVICE_LOST, "the device of this context was lost; load the model again");
     if (slot->state != SH_SLOT_IDLE)
-        return sh_fail(err, SH_ERR_BUSY, "%d submissions are in flight; wait for ticket %llu first", SH_SLOTS, (unsigned long long)c->oldest);
-    /* Rows may refer to what the slot's last step sampled, so its outputs are overwritten as late as can be: a batch that is refused for
-     * want of pages can be submitted again as it is. */
+        return sh_fail(err, SH_ERR_BUSY, "%d submissions are in flight; wait for ticket %llu first", SH_SLOTS,
+                       (unsigned long long)c->oldest);
+    /* Rows may refer to what the slot's last step sampled, so its outputs are overwritten as late as can be: a batch that is
+     * refused for want of pages can be submitted again as it is. */
     enum sh_code code = check_batch(c, batch, err);
     if (code == SH_OK) code = fill_rows(c, slot, batch, err);
     if (code == SH_OK) code = write_history(c, slot, err);

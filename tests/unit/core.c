@@ -22,7 +22,8 @@ static void list_cpus(char *list, size_t cap) {
     list[0] = '\0';
     for (uint32_t i = sh_cpu_n_tables; i-- > 0;) {
         const size_t used = strlen(list);
-        if (sh_cpu_tables[i]->available()) snprintf(list + used, cap - used, "%scpu-%s", used > 0 ? "," : "", sh_cpu_tables[i]->tier);
+        if (sh_cpu_tables[i]->available())
+            snprintf(list + used, cap - used, "%scpu-%s", used > 0 ? "," : "", sh_cpu_tables[i]->tier);
     }
 }
 
@@ -60,7 +61,8 @@ struct sh_device *core_open_device(const char *name) {
 static void load(struct core_model *m, uint32_t n_devices, const struct sh_placement *placement, uint32_t n_placement,
                  const char *path, const struct sh_context_params *context) {
     struct sh_error err = {0};
-    const struct sh_model_params params = {.size = sizeof params, .path = path, .placement = placement, .n_placement = n_placement};
+    const struct sh_model_params params = {
+        .size = sizeof params, .path = path, .placement = placement, .n_placement = n_placement};
     core_ok(sh_model_load(m->devices, n_devices, &params, &m->model, &err), &err);
     core_ok(sh_context_create(m->model, context, &m->context, &err), &err);
     struct sh_model_info info;
@@ -128,7 +130,8 @@ void core_prefill(struct core_model *m, uint32_t sequence, const int32_t *tokens
             const bool last = at + i + 1 == n;
             rows[i] = (struct sh_row){.sequence = sequence, .token = tokens[at + i], .position = begin + at + i};
             const bool observed = all_logits != NULL && (m->observe == NULL || m->observe(rows[i].position));
-            if (all_logits != NULL && !observed) memset(all_logits + (size_t)(at + i) * m->n_vocab, 0, m->n_vocab * sizeof *all_logits);
+            if (all_logits != NULL && !observed)
+                memset(all_logits + (size_t)(at + i) * m->n_vocab, 0, m->n_vocab * sizeof *all_logits);
             if (observed || (last && last_logits != NULL)) rows[i].outputs = SH_OUT_LOGITS;
         }
         const struct sh_batch batch = {.rows = rows, .n_rows = count};
@@ -147,7 +150,10 @@ void core_prefill(struct core_model *m, uint32_t sequence, const int32_t *tokens
 int32_t core_step(struct core_model *m, uint32_t sequence, int32_t token, enum sh_role role, float *logits) {
     struct sh_error err = {0};
     const struct sh_row row = {
-        .sequence = sequence, .role = role, .token = token, .position = sh_sequence_length(m->context, sequence),
+        .sequence = sequence,
+        .role = role,
+        .token = token,
+        .position = sh_sequence_length(m->context, sequence),
         .outputs = SH_OUT_SAMPLE | (logits != NULL ? SH_OUT_LOGITS : 0),
     };
     const struct sh_batch batch = {.rows = &row, .n_rows = 1};

@@ -1,8 +1,9 @@
 /*
  * core.h - for tests that run models: devices by name, a model with a context on them, and the two loops every such test needs.
  *
- * $SHIMMY_TEST_DEVICES lists the devices under test, separated by commas: "cpu-scalar", "cpu-avx2" and so on are the CPU with that
- * instruction set, "cpu" its best; anything else is a part of a Vulkan device's name, such as "llvmpipe". Default: cpu-scalar.
+ * $SHIMMY_TEST_DEVICES lists the devices under test, separated by commas: "cpu-scalar", "cpu-avx2" and so on are the CPU with
+ * that instruction set, "cpu" its best; anything else is a part of a Vulkan device's name, such as "llvmpipe". Default:
+ * cpu-scalar.
  */
 #ifndef SHIMMY_TESTS_CORE_H
 #define SHIMMY_TESTS_CORE_H
@@ -10,8 +11,8 @@
 #include "compute/engine.h"
 
 #define CORE_MAX_DEVICES 8
-/* The names in $SHIMMY_TEST_DEVICES (with commas; "cpu-scalar", "cpu-avx2", or a part of a Vulkan device's name), by default every
- * instruction set of the CPU executor here. How many; lent. */
+/* The names in $SHIMMY_TEST_DEVICES (with commas; "cpu-scalar", "cpu-avx2", or a part of a Vulkan device's name), by default
+ * every instruction set of the CPU executor here. How many; lent. */
 uint32_t core_devices(const char *names[CORE_MAX_DEVICES]);
 /* Opens a device by such a name; fails the running test if that is not possible. */
 struct sh_device *core_open_device(const char *name);
@@ -21,7 +22,8 @@ struct core_model {
     struct sh_model *model;
     struct sh_context *context;
     uint32_t n_vocab;
-    bool (*observe)(uint32_t position); /* which rows core_prefill asks logits of, where it is to ask for all; NULL: every one. The others' are 0 */
+    /* Which rows core_prefill asks logits of, where it is to ask for all; NULL: every one. The others' are 0. */
+    bool (*observe)(uint32_t position);
 };
 /* One device, everything default but what *context says (NULL: default). Fails the test on any error. */
 void core_load(struct core_model *m, const char *device, const char *path, const struct sh_context_params *context);

@@ -1,9 +1,9 @@
 /*
- * The numerics contract: for one device and model, logits are the same bits whether a sequence runs alone or among others, whole or in
- * chunks, on a shared prefix or on its own, from the host's token or the device's, in one segment or in two.
+ * The numerics contract: for one device and model, logits are the same bits whether a sequence runs alone or among others, whole
+ * or in chunks, on a shared prefix or on its own, from the host's token or the device's, in one segment or in two.
  *
- * Runs on small generated models, on every device of $SHIMMY_TEST_DEVICES; with SHIMMY_TEST_FULL=1 also on two layers of real dimensions
- * (2048/5632, 32/4 heads, vocabulary 128k, context 8k).
+ * Runs on small generated models, on every device of $SHIMMY_TEST_DEVICES; with SHIMMY_TEST_FULL=1 also on two layers of real
+ * dimensions (2048/5632, 32/4 heads, vocabulary 128k, context 8k).
  */
 #include "tests/unit/core.h"
 #include "tests/unit/genmodel.h"
@@ -55,7 +55,8 @@ static int write_models(void **state) {
     struct genmodel_params p = genmodel_defaults();
     p.type = "Q4_K_M";
     add_subject("k.gguf", p, SH_KV_F16, 70);
-    p = genmodel_defaults(); /* odd everywhere: three query heads for each of two, biases, head size other than embd / heads, tied */
+    /* odd everywhere: three query heads for each of two, biases, head size other than embd / heads, tied */
+    p = genmodel_defaults();
     p.type = "Q8_0";
     p.heads = 6;
     p.kv_heads = 2;
@@ -99,8 +100,12 @@ static void for_each(contract_fn test) {
     for (uint32_t d = 0; d < n; d++) {
         for (uint32_t i = 0; i < n_subjects; i++) {
             struct subject s = subjects[i];
-            const struct sh_context_params params = {.size = sizeof params, .kv_type = s.kv, .max_sequences = 34, .max_batch_rows = 512,
-                                                     .max_outputs = 160, .kv_tokens = 34 * 192};
+            const struct sh_context_params params = {.size = sizeof params,
+                                                     .kv_type = s.kv,
+                                                     .max_sequences = 34,
+                                                     .max_batch_rows = 512,
+                                                     .max_outputs = 160,
+                                                     .kv_tokens = 34 * 192};
             struct core_model m;
             core_load(&m, names[d], s.path, &params);
             const bool slow = sh_device_get_info(m.devices[0])->kind == SH_DEVICE_SOFTWARE && !full_run();
@@ -138,7 +143,8 @@ static float *reference(struct core_model *m, const int32_t *tokens, uint32_t n)
     return logits;
 }
 
-static void same_rows(const struct core_model *m, const float *found, const float *expected, uint32_t n, const char *what, uint32_t detail) {
+static void same_rows(const struct core_model *m, const float *found, const float *expected, uint32_t n, const char *what,
+                      uint32_t detail) {
     for (uint32_t r = 0; r < n; r++) {
         const float *a = found + (size_t)r * m->n_vocab, *b = expected + (size_t)r * m->n_vocab;
         if (memcmp(a, b, m->n_vocab * sizeof *a) == 0) continue;
@@ -186,15 +192,19 @@ struct companion {
 };
 
 /* One batch: `count[i]` more rows of each companion, in order; the logits of companion `watched` go to `found` rows. */
-static void feed_all(struct core_model *m, struct companion *c, const uint32_t *count, uint32_t n, uint32_t watched, float *found) {
+static void feed_all(struct core_model *m, struct companion *c, const uint32_t *count, uint32_t n, uint32_t watched,
+                     float *found) {
     struct sh_row rows[512];
     uint32_t n_rows = 0;
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t k = 0; k < count[i]; k++) {
             assert_true(n_rows < 512);
             const uint32_t position = c[i].fed++;
-            rows[n_rows++] = (struct sh_row){.sequence = c[i].sequence, .token = c[i].tokens[position], .position = position,
-                                             .outputs = i == watched && (m->observe == NULL || m->observe(position)) ? SH_OUT_LOGITS : 0};
+            rows[n_rows++] =
+                (struct sh_row){.sequence = c[i].sequence,
+                                .token = c[i].tokens[position],
+                                .position = position,
+                                .outputs = i == watched && (m->observe == NULL || m->observe(position)) ? SH_OUT_LOGITS : 0};
         }
     const struct sh_batch batch = {.rows = rows, .n_rows = n_rows};
     struct sh_error err = {0};
@@ -255,7 +265,7 @@ static void decoded(struct core_model *m, const struct subject *s, const char *d
     }
     if (is_tier(m, "scalar") || is_tier(m, "base")) {
         same_rows(m, found, whole, s->n, "decoded", 0);
-    } else { /* 8-bit activations in one role and not in the other: as much as either may be off the exact values (see test_core_parity) */
+    } else { /* 8-bit activations in one role alone: as much as they may be off the exact values (see test_core_parity) */
         for (uint32_t r = 0; r < s->n; r++) {
             double mean = 0, squares = 0;
             for (uint32_t t = 0; t < m->n_vocab; t++)
@@ -359,7 +369,8 @@ static void set_sampler(struct core_model *m, uint32_t sequence, uint32_t kind) 
 enum { STREAMS = 5, STEPS = 40 }; /* or FEW_STEPS */
 #define FEW_STEPS 8
 
-/* Prompt, then `steps` tokens of STREAMS sequences, each step submitted before the last is waited for; tokens and logits as they come. */
+/* Prompt, then `steps` tokens of STREAMS sequences, each step submitted before the last is waited for; tokens and logits as they
+ * come. */
 static void run_referring(struct core_model *m, int32_t *const prompts[STREAMS], const uint32_t *lengths, uint32_t steps,
                           int32_t tokens[STEPS][STREAMS], float *logits) {
     struct sh_error err = {0};
@@ -392,7 +403,8 @@ static void run_referring(struct core_model *m, int32_t *const prompts[STREAMS],
             assert_int_equal(results.count, STREAMS);
             for (uint32_t i = 0; i < STREAMS; i++) {
                 tokens[step - 1][i] = results.items[i].token;
-                memcpy(logits + ((size_t)(step - 1) * STREAMS + i) * m->n_vocab, results.items[i].logits, m->n_vocab * sizeof *logits);
+                memcpy(logits + ((size_t)(step - 1) * STREAMS + i) * m->n_vocab, results.items[i].logits,
+                       m->n_vocab * sizeof *logits);
             }
         }
         last = ticket;
@@ -511,7 +523,9 @@ static void in_order(struct core_model *m, const struct subject *s, const char *
     const uint32_t sequence = core_sequence(m);
     struct sh_row rows[512];
     for (uint32_t i = 0; i < s->n; i++)
-        rows[i] = (struct sh_row){.sequence = sequence, .token = tokens[i], .position = i,
+        rows[i] = (struct sh_row){.sequence = sequence,
+                                  .token = tokens[i],
+                                  .position = i,
                                   .outputs = m->observe == NULL || m->observe(i) ? SH_OUT_LOGITS : 0};
     const uint32_t half = s->n / 2; /* the second half is submitted while the first, which it attends to, is in flight */
     const struct sh_batch first = {.rows = rows, .n_rows = half}, second = {.rows = rows + half, .n_rows = s->n - half};
@@ -543,14 +557,10 @@ static void two_in_flight_keep_order(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(chunked_equals_whole),
-        cmocka_unit_test(alone_equals_batched),
-        cmocka_unit_test(decode_equals_prefill),
-        cmocka_unit_test(shared_prefix_equals_recomputed),
-        cmocka_unit_test(truncated_equals_recomputed),
-        cmocka_unit_test(sampled_reference_equals_host_token),
-        cmocka_unit_test(two_segments_equal_one),
-        cmocka_unit_test(two_segments_overlap),
+        cmocka_unit_test(chunked_equals_whole),        cmocka_unit_test(alone_equals_batched),
+        cmocka_unit_test(decode_equals_prefill),       cmocka_unit_test(shared_prefix_equals_recomputed),
+        cmocka_unit_test(truncated_equals_recomputed), cmocka_unit_test(sampled_reference_equals_host_token),
+        cmocka_unit_test(two_segments_equal_one),      cmocka_unit_test(two_segments_overlap),
         cmocka_unit_test(two_in_flight_keep_order),
     };
     return cmocka_run_group_tests_name("core_contract", tests, write_models, NULL);

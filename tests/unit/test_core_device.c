@@ -39,9 +39,9 @@ static const char *choose(struct sh_device_info *infos, uint32_t n, const char *
 static void auto_prefers_gpus_and_never_software(void **state) {
     (void)state;
     struct sh_device_info all[] = {
-        device(SH_DEVICE_CPU, "Example CPU", true),       device(SH_DEVICE_SOFTWARE, "llvmpipe", true),
-        device(SH_DEVICE_VIRTUAL, "Virtio GPU", true),    device(SH_DEVICE_INTEGRATED, "Iris Graphics", true),
-        device(SH_DEVICE_DISCRETE, "Radeon RX", true),    device(SH_DEVICE_DISCRETE, "GeForce RTX", true),
+        device(SH_DEVICE_CPU, "Example CPU", true),    device(SH_DEVICE_SOFTWARE, "llvmpipe", true),
+        device(SH_DEVICE_VIRTUAL, "Virtio GPU", true), device(SH_DEVICE_INTEGRATED, "Iris Graphics", true),
+        device(SH_DEVICE_DISCRETE, "Radeon RX", true), device(SH_DEVICE_DISCRETE, "GeForce RTX", true),
     };
     assert_string_equal(choose(all, 6, NULL), "Radeon RX");
     assert_non_null(strstr(all[1].reason, "asked for by name"));
@@ -59,10 +59,8 @@ static void auto_prefers_gpus_and_never_software(void **state) {
 static void names_are_parts_and_must_be_clear(void **state) {
     (void)state;
     struct sh_device_info all[] = {
-        device(SH_DEVICE_CPU, "Example CPU 9000", true),
-        device(SH_DEVICE_SOFTWARE, "llvmpipe (LLVM 15)", true),
-        device(SH_DEVICE_DISCRETE, "Radeon RX 7600", true),
-        device(SH_DEVICE_DISCRETE, "Radeon RX 7600 XT", true),
+        device(SH_DEVICE_CPU, "Example CPU 9000", true),    device(SH_DEVICE_SOFTWARE, "llvmpipe (LLVM 15)", true),
+        device(SH_DEVICE_DISCRETE, "Radeon RX 7600", true), device(SH_DEVICE_DISCRETE, "Radeon RX 7600 XT", true),
         device(SH_DEVICE_DISCRETE, "GeForce", false),
     };
     assert_string_equal(choose(all, 5, "cpu"), "Example CPU 9000");

@@ -1,6 +1,6 @@
 /*
- * What goes wrong, and that it costs one load or one step: bad files, cancelled loads, refused batches, full caches, and devices that fail
- * in the middle of a step, which an executor that fails on demand stands in for.
+ * What goes wrong, and that it costs one load or one step: bad files, cancelled loads, refused batches, full caches, and devices
+ * that fail in the middle of a step, which an executor that fails on demand stands in for.
  */
 #include "compute/gguf/write.h"
 #include "compute/program/executor.h"
@@ -36,26 +36,39 @@ static int write_small(void **state) {
 /* ---- files that are wrong ---- */
 
 struct fault { /* what differs from a right file of one layer, embedding 8, two heads of 4, feed-forward 12, vocabulary 16 */
-    const char *key;        /* "llama." is put before it */
+    const char *key; /* "llama." is put before it */
     uint32_t value;
-    const char *skip;       /* a tensor left out */
-    const char *reshape;    /* a tensor with one more row */
-    const char *retype;     /* a tensor written as Q4_1, which is not computed */
-    const char *extra;      /* a tensor more */
+    const char *skip;    /* a tensor left out */
+    const char *reshape; /* a tensor with one more row */
+    const char *retype;  /* a tensor written as Q4_1, which is not computed */
+    const char *extra;   /* a tensor more */
     const char *architecture;
     enum sh_code code;
-    const char *words[3];   /* of the message */
+    const char *words[3]; /* of the message */
 };
 
 static void write_tiny(const char *path, const struct fault *f) {
-    static const struct { const char *key; uint32_t value; } keys[] = {
-        {"block_count", 1}, {"embedding_length", 32}, {"feed_forward_length", 64}, {"attention.head_count", 4},
-        {"attention.head_count_kv", 2}, {"context_length", 64}, {"rope.dimension_count", 8}, {"expert_count", 0},
+    static const struct {
+        const char *key;
+        uint32_t value;
+    } keys[] = {
+        {"block_count", 1},
+        {"embedding_length", 32},
+        {"feed_forward_length", 64},
+        {"attention.head_count", 4},
+        {"attention.head_count_kv", 2},
+        {"context_length", 64},
+        {"rope.dimension_count", 8},
+        {"expert_count", 0},
     };
-    static const struct { const char *name; uint32_t rank; uint64_t dims[2]; } tensors[] = {
-        {"token_embd.weight", 2, {32, 16}},        {"output_norm.weight", 1, {32, 1}},       {"blk.0.attn_norm.weight", 1, {32, 1}},
-        {"blk.0.attn_q.weight", 2, {32, 32}},      {"blk.0.attn_k.weight", 2, {32, 16}},     {"blk.0.attn_v.weight", 2, {32, 16}},
-        {"blk.0.attn_output.weight", 2, {32, 32}}, {"blk.0.ffn_norm.weight", 1, {32, 1}},    {"blk.0.ffn_gate.weight", 2, {32, 64}},
+    static const struct {
+        const char *name;
+        uint32_t rank;
+        uint64_t dims[2];
+    } tensors[] = {
+        {"token_embd.weight", 2, {32, 16}},        {"output_norm.weight", 1, {32, 1}},     {"blk.0.attn_norm.weight", 1, {32, 1}},
+        {"blk.0.attn_q.weight", 2, {32, 32}},      {"blk.0.attn_k.weight", 2, {32, 16}},   {"blk.0.attn_v.weight", 2, {32, 16}},
+        {"blk.0.attn_output.weight", 2, {32, 32}}, {"blk.0.ffn_norm.weight", 1, {32, 1}},  {"blk.0.ffn_gate.weight", 2, {32, 64}},
         {"blk.0.ffn_up.weight", 2, {32, 64}},      {"blk.0.ffn_down.weight", 2, {64, 32}},
     };
     struct sh_gguf_writer *w = NULL;
@@ -113,7 +126,8 @@ static void write_tiny(const char *path, const struct fault *f) {
 
 static enum sh_code try_load(const char *path, uint32_t context, float rope_scale, struct sh_model **model) {
     struct sh_device *device = core_open_device("cpu-scalar");
-    const struct sh_model_params params = {.size = sizeof params, .path = path, .context_length = context, .rope_scale = rope_scale};
+    const struct sh_model_params params = {
+        .size = sizeof params, .path = path, .context_length = context, .rope_scale = rope_scale};
     error = (struct sh_error){0};
     const enum sh_code code = sh_model_load(&device, 1, &params, model, &error);
     if (code == SH_OK) { /* the caller only looks at it */
@@ -177,7 +191,8 @@ static void wrong_files_are_refused_and_named(void **state) {
         const enum sh_code code = try_load(path, 0, 0, &model);
         if (code != faults[i].code) fail_msg("fault %zu: %s: %s", i, sh_code_name(code), error.message);
         for (int w = 0; w < 3 && faults[i].words[w] != NULL; w++)
-            if (strstr(error.message, faults[i].words[w]) == NULL) fail_msg("fault %zu: no '%s' in: %s", i, faults[i].words[w], error.message);
+            if (strstr(error.message, faults[i].words[w]) == NULL)
+                fail_msg("fault %zu: no '%s' in: %s", i, faults[i].words[w], error.message);
         if (code != SH_OK) assert_non_null(strstr(error.message, "tiny.gguf"));
         struct sh_file *file = NULL; /* sh_file_check says the same without loading */
         struct sh_error check = {0};
@@ -314,7 +329,8 @@ static void placements_are_checked(void **state) {
     };
     for (size_t i = 0; i < SH_COUNT(cases); i++) {
         struct sh_model *model = NULL;
-        const struct sh_model_params params = {.size = sizeof params, .path = small, .placement = cases[i].p, .n_placement = cases[i].n};
+        const struct sh_model_params params = {
+            .size = sizeof params, .path = small, .placement = cases[i].p, .n_placement = cases[i].n};
         assert_int_equal(sh_model_load(devices, 2, &params, &model, &error), cases[i].code);
         sh_model_unload(model);
     }
@@ -390,7 +406,8 @@ static void refused_batches_change_nothing(void **state) {
     core_ok(sh_submit(m.context, &(struct sh_batch){two, 2}, &sampled, &error), &error);
     core_ok(sh_wait(m.context, sampled, -1, &results, &error), &error);
 
-#define GOOD {.sequence = s[0], .token = 1, .position = 35}
+#define GOOD                                                                                                                     \
+    { .sequence = s[0], .token = 1, .position = 35 }
     const struct {
         struct sh_row rows[5];
         uint32_t n;
@@ -412,18 +429,34 @@ static void refused_batches_change_nothing(void **state) {
         {{GOOD, {.sequence = s[0], .token = 1, .role = (enum sh_role)7, .position = 36}}, 2, SH_ERR_INVALID, "role 7"},
         {{GOOD, {.sequence = s[0], .token = 1, .outputs = 64, .position = 36}}, 2, SH_ERR_INVALID, "outputs"},
         {{GOOD, {.sequence = s[0], .token = 1, .outputs = SH_OUT_LOGPROBS, .position = 36}}, 2, SH_ERR_INVALID, "sample"},
-        {{GOOD, {.sequence = s[0], .token = 1, .outputs = SH_OUT_SAMPLE | SH_OUT_LOGPROBS, .n_top = 65, .position = 36}}, 2, SH_ERR_INVALID,
+        {{GOOD, {.sequence = s[0], .token = 1, .outputs = SH_OUT_SAMPLE | SH_OUT_LOGPROBS, .n_top = 65, .position = 36}},
+         2,
+         SH_ERR_INVALID,
          "n_top"},
         {{GOOD, {.sequence = s[0], .input = SH_INPUT_SAMPLED, .position = 36}}, 2, SH_ERR_INVALID, "ticket 0"},
-        {{GOOD, {.sequence = s[0], .input = SH_INPUT_SAMPLED, .ticket = sampled + 1, .position = 36}}, 2, SH_ERR_INVALID, "ticket"},
-        {{GOOD, {.sequence = s[0], .input = SH_INPUT_SAMPLED, .ticket = sampled - 2, .position = 36}}, 2, SH_ERR_INVALID, "ticket"},
-        {{GOOD, {.sequence = s[0], .input = SH_INPUT_SAMPLED, .ticket = sampled, .sampled_row = 0, .position = 36}}, 2, SH_ERR_INVALID,
+        {{GOOD, {.sequence = s[0], .input = SH_INPUT_SAMPLED, .ticket = sampled + 1, .position = 36}},
+         2,
+         SH_ERR_INVALID,
+         "ticket"},
+        {{GOOD, {.sequence = s[0], .input = SH_INPUT_SAMPLED, .ticket = sampled - 2, .position = 36}},
+         2,
+         SH_ERR_INVALID,
+         "ticket"},
+        {{GOOD, {.sequence = s[0], .input = SH_INPUT_SAMPLED, .ticket = sampled, .sampled_row = 0, .position = 36}},
+         2,
+         SH_ERR_INVALID,
          "not sampled"},
-        {{GOOD, {.sequence = s[0], .input = SH_INPUT_SAMPLED, .ticket = sampled, .sampled_row = 5, .position = 36}}, 2, SH_ERR_INVALID,
+        {{GOOD, {.sequence = s[0], .input = SH_INPUT_SAMPLED, .ticket = sampled, .sampled_row = 5, .position = 36}},
+         2,
+         SH_ERR_INVALID,
          "not sampled"},
-        {{{.sequence = s[2], .token = 1, .outputs = 2}, {.sequence = s[2], .token = 1, .position = 1, .outputs = 2},
-          {.sequence = s[2], .token = 1, .position = 2, .outputs = 2}, {.sequence = s[2], .token = 1, .position = 3, .outputs = 2}},
-         4, SH_ERR_LIMIT, "ask for an output"},
+        {{{.sequence = s[2], .token = 1, .outputs = 2},
+          {.sequence = s[2], .token = 1, .position = 1, .outputs = 2},
+          {.sequence = s[2], .token = 1, .position = 2, .outputs = 2},
+          {.sequence = s[2], .token = 1, .position = 3, .outputs = 2}},
+         4,
+         SH_ERR_LIMIT,
+         "ask for an output"},
     };
 #undef GOOD
     const struct snapshot shot = look(&m, s);
@@ -588,7 +621,8 @@ static enum sh_code finish_fake(struct sh_exec_context *c, uint32_t slot, int64_
         float best_key = -INFINITY;
         for (uint32_t t = 0; t < fake.n_vocab; t++) {
             const float logit = s->logits[i][t];
-            const float key = o->temperature == 0 ? logit : logit / o->temperature + sh_gumbel(o->seed, o->choice, o->position, t);
+            const float key =
+                o->temperature == 0 ? logit : logit / o->temperature + sh_gumbel(o->seed, o->choice, o->position, t);
             if (key > best_key) {
                 best_key = key;
                 s->tokens[i] = (int32_t)t;
@@ -741,7 +775,8 @@ static void failed_steps_are_undone(void **state) {
         if (dependent == 1) second = (struct sh_row){.sequence = a, .token = tokens[5], .position = 5};
         const sh_ticket x = submit_rows(&m, &first, 1);
         if (dependent == 2)
-            second = (struct sh_row){.sequence = b, .input = SH_INPUT_SAMPLED, .ticket = x, .position = 4, .outputs = SH_OUT_LOGITS};
+            second =
+                (struct sh_row){.sequence = b, .input = SH_INPUT_SAMPLED, .ticket = x, .position = 4, .outputs = SH_OUT_LOGITS};
         const sh_ticket y = submit_rows(&m, &second, 1);
         fake.fail_wait = 1;
         struct sh_results results;
@@ -816,7 +851,8 @@ static void a_row_without_numbers_fails_alone(void **state) {
             core_ok(sh_sequence_set_sampler(m.context, b, &filtered, &error), &error);
         }
         fake.nan_logits = true; /* of the first output */
-        const struct sh_row rows[] = {{.sequence = a, .token = 1, .outputs = SH_OUT_SAMPLE}, {.sequence = b, .token = 1, .outputs = SH_OUT_SAMPLE}};
+        const struct sh_row rows[] = {{.sequence = a, .token = 1, .outputs = SH_OUT_SAMPLE},
+                                      {.sequence = b, .token = 1, .outputs = SH_OUT_SAMPLE}};
         const sh_ticket ticket = submit_rows(&m, rows, 2);
         struct sh_results results;
         core_ok(sh_wait(m.context, ticket, -1, &results, &error), &error);
@@ -845,14 +881,18 @@ static void handed_on_tokens_reach_the_history(void **state) {
         struct sh_results results;
         for (uint32_t i = 0; i < 30; i++) {
             sh_ticket next = 0;
-            row = (struct sh_row){.sequence = s, .role = SH_ROLE_GENERATED, .input = SH_INPUT_SAMPLED, .ticket = last, .position = i + 1,
+            row = (struct sh_row){.sequence = s,
+                                  .role = SH_ROLE_GENERATED,
+                                  .input = SH_INPUT_SAMPLED,
+                                  .ticket = last,
+                                  .position = i + 1,
                                   .outputs = SH_OUT_SAMPLE};
             if (overlapped && i + 1 < 20) next = submit_rows(&m, &row, 1);
             core_ok(sh_wait(m.context, last, -1, &results, &error), &error);
             tokens[overlapped][i] = results.items[0].token;
             if (i == 20) { /* from here on with penalties, on the host */
-                const struct sh_sampler_params penalised = {.size = sizeof penalised, .temperature = 1.5f, .seed = 3, .repeat_penalty = 5,
-                                                            .frequency_penalty = 20};
+                const struct sh_sampler_params penalised = {
+                    .size = sizeof penalised, .temperature = 1.5f, .seed = 3, .repeat_penalty = 5, .frequency_penalty = 20};
                 core_ok(sh_sequence_set_sampler(m.context, s, &penalised, &error), &error);
             }
             if (next == 0) next = submit_rows(&m, &row, 1);

@@ -36,8 +36,12 @@ static void continue_greedily(const char *device, const char *model, const json_
         sh_ticket before, ticket;
         core_ok(sh_submit(m.context, &batch, &before, &err), &err);
         for (size_t i = 0; i < json_array_size(expected); i++) {
-            row = (struct sh_row){.sequence = sequence, .input = SH_INPUT_SAMPLED, .role = SH_ROLE_GENERATED, .ticket = before,
-                                  .position = n + (uint32_t)i, .outputs = SH_OUT_SAMPLE};
+            row = (struct sh_row){.sequence = sequence,
+                                  .input = SH_INPUT_SAMPLED,
+                                  .role = SH_ROLE_GENERATED,
+                                  .ticket = before,
+                                  .position = n + (uint32_t)i,
+                                  .outputs = SH_OUT_SAMPLE};
             core_ok(sh_submit(m.context, &batch, &ticket, &err), &err);
             core_ok(sh_wait(m.context, before, -1, &results, &err), &err);
             assert_int_equal(results.count, 1);

@@ -47,8 +47,14 @@ static void rows_get_what_they_ask_for(void **state) {
         core_load(&m, names[d], model_path, NULL);
         const uint32_t s = core_sequence(&m);
         struct sh_row rows[N];
-        static const uint32_t wishes[N] = {0, SH_OUT_LOGITS, SH_OUT_HIDDEN, SH_OUT_SAMPLE, 0, SH_OUT_SAMPLE | SH_OUT_LOGPROBS,
-                                           SH_OUT_LOGITS | SH_OUT_HIDDEN, SH_OUT_SAMPLE | SH_OUT_LOGPROBS | SH_OUT_LOGITS | SH_OUT_HIDDEN};
+        static const uint32_t wishes[N] = {0,
+                                           SH_OUT_LOGITS,
+                                           SH_OUT_HIDDEN,
+                                           SH_OUT_SAMPLE,
+                                           0,
+                                           SH_OUT_SAMPLE | SH_OUT_LOGPROBS,
+                                           SH_OUT_LOGITS | SH_OUT_HIDDEN,
+                                           SH_OUT_SAMPLE | SH_OUT_LOGPROBS | SH_OUT_LOGITS | SH_OUT_HIDDEN};
         for (uint32_t i = 0; i < N; i++)
             rows[i] = (struct sh_row){.sequence = s, .token = prompt[i], .position = i, .outputs = wishes[i], .n_top = i};
         float *plain = calloc((size_t)N * m.n_vocab, sizeof *plain);
@@ -119,8 +125,11 @@ static void embeddings_stand_for_tokens(void **state) {
         struct sh_row rows[N];
         for (uint32_t i = 0; i < N; i++) {
             const bool as_token = i == 2 || i == 5; /* mixed */
-            rows[i] = (struct sh_row){.sequence = s, .input = as_token ? SH_INPUT_TOKEN : SH_INPUT_EMBEDDING, .token = prompt[i],
-                                      .embedding = embeddings + (size_t)i * width, .position = i,
+            rows[i] = (struct sh_row){.sequence = s,
+                                      .input = as_token ? SH_INPUT_TOKEN : SH_INPUT_EMBEDDING,
+                                      .token = prompt[i],
+                                      .embedding = embeddings + (size_t)i * width,
+                                      .position = i,
                                       .outputs = i + 1 == N ? SH_OUT_LOGITS : 0};
         }
         float *lent = calloc((size_t)N * width, sizeof *lent); /* freed at once: it is read during the submit */
@@ -140,7 +149,8 @@ static void embeddings_stand_for_tokens(void **state) {
     free(embeddings);
 }
 
-/* Captured activations: the hidden state by its name, and the residual stream across a cut, equal on both sides and in one segment. */
+/* Captured activations: the hidden state by its name, and the residual stream across a cut, equal on both sides and in one
+ * segment. */
 static void captured_activations(void **state) {
     (void)state;
     static const char *const wanted[] = {"output_norm", "blk.0.ffn_residual", "blk.2.attn", "token_embd", "blk.1.attn_output"};
@@ -159,7 +169,8 @@ static void captured_activations(void **state) {
             const uint32_t s = core_sequence(&m);
             struct sh_row rows[N];
             for (uint32_t i = 0; i < N; i++)
-                rows[i] = (struct sh_row){.sequence = s, .token = prompt[i], .position = i, .outputs = i % 3 == 0 ? SH_OUT_HIDDEN : 0};
+                rows[i] =
+                    (struct sh_row){.sequence = s, .token = prompt[i], .position = i, .outputs = i % 3 == 0 ? SH_OUT_HIDDEN : 0};
             sh_ticket ticket;
             const struct sh_results results = run(&m, rows, N, &ticket);
             for (uint32_t w = 0; w < WANTED; w++) {
@@ -206,7 +217,8 @@ static void rotation_tables(void **state) {
     both.scaling = SH_ROPE_LINEAR;
     both.factor = both.extend = 2;
     float *p = sh_rope_table(&plain, NULL, CONTEXT);
-    float *scaled[] = {sh_rope_table(&linear, NULL, CONTEXT), sh_rope_table(&extended, NULL, CONTEXT), sh_rope_table(&both, NULL, CONTEXT)};
+    float *scaled[] = {sh_rope_table(&linear, NULL, CONTEXT), sh_rope_table(&extended, NULL, CONTEXT),
+                       sh_rope_table(&both, NULL, CONTEXT)};
     float factors[PAIRS];
     for (int i = 0; i < PAIRS; i++) factors[i] = (float)(1 + i);
     float *divided = sh_rope_table(&plain, factors, CONTEXT);
@@ -216,7 +228,8 @@ static void rotation_tables(void **state) {
             const double angle = at * pow(10000, -2.0 * i / (2 * PAIRS));
             const float *pair = p + (size_t)at * 2 * PAIRS + 2 * i, *other = divided + (size_t)at * 2 * PAIRS + 2 * i;
             assert_true(fabs((double)pair[0] - cos(angle)) < 1e-6 && fabs((double)pair[1] - sin(angle)) < 1e-6);
-            assert_true(fabs((double)other[0] - cos(angle / (1 + i))) < 1e-6 && fabs((double)other[1] - sin(angle / (1 + i))) < 1e-6);
+            assert_true(fabs((double)other[0] - cos(angle / (1 + i))) < 1e-6 &&
+                        fabs((double)other[1] - sin(angle / (1 + i))) < 1e-6);
         }
         for (int k = 0; k < 3 && at % 4 == 0; k++)
             assert_memory_equal(scaled[k] + (size_t)at * 2 * PAIRS, p + (size_t)at / 4 * 2 * PAIRS, 2 * PAIRS * sizeof *p);

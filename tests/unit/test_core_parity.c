@@ -1,6 +1,6 @@
 /*
- * Every llama file of ../shared/parity against the reference values beside it: each position's ten best log-probs and the log-prob of the
- * token that follows, all logits after the prompt, and the greedy continuation, with an f32 cache.
+ * Every llama file of ../shared/parity against the reference values beside it: each position's ten best log-probs and the
+ * log-prob of the token that follows, all logits after the prompt, and the greedy continuation, with an f32 cache.
  */
 #include "tests/unit/core.h"
 #include "tests/unit/shared.h"
@@ -16,8 +16,8 @@
 #include <jansson.h>
 
 static const char *const files[] = {
-    "llama-F32",         "llama-F16",         "llama-BF16",   "llama-Q4_0",         "llama-Q8_0",
-    "llama-Q4_K_M",      "llama-Q4_K_S",      "llama-Q5_K_M", "llama-Q6_K",         "llama-bias-Q8_0",
+    "llama-F32",          "llama-F16",         "llama-BF16",      "llama-Q4_0",           "llama-Q8_0",
+    "llama-Q4_K_M",       "llama-Q4_K_S",      "llama-Q5_K_M",    "llama-Q6_K",           "llama-bias-Q8_0",
     "llama-headdim-Q8_0", "llama-linear-Q8_0", "llama-tied-Q8_0", "llama-ropefreqs-Q8_0", "llama-yarn-Q8_0",
 };
 
@@ -25,8 +25,8 @@ static const char *const files[] = {
  * Allowed differences of a log-prob. The reference computes with float32 activations; its README measures 1e-4 between two such
  * implementations and allows 1e-3; the scalar reference is held to the former. An executor that rounds
  * activations to 8 bits for quantised weights differs by up to 0.5 (rms 0.03 to
- * 0.1), as the reference's own kernels do: there the README's limits for such engines hold, 0.6 and 0.15. Greedy tokens must agree wherever
- * the gap between the best two logits exceeds twice the allowed difference of one (both may move).
+ * 0.1), as the reference's own kernels do: there the README's limits for such engines hold, 0.6 and 0.15. Greedy tokens must
+ * agree wherever the gap between the best two logits exceeds twice the allowed difference of one (both may move).
  */
 struct tolerance {
     const char *tier;

@@ -28,8 +28,8 @@ static void each_read(const struct sh_op *op, uint32_t reads[4]) {
     reads[3] = op->residual;
 }
 
-/* Plays the fused ops against slots that remember whose value they hold: everything read must still be there, and what is kept must be
- * there at the end. Overwriting an input is right only where the op may work in place. */
+/* Plays the fused ops against slots that remember whose value they hold: everything read must still be there, and what is kept
+ * must be there at the end. Overwriting an input is right only where the op may work in place. */
 static void play(const struct sh_segment *segment, const struct sh_fused *f) {
     const struct sh_program *p = segment->program;
     uint32_t *holds = calloc(f->n_slots + 1, sizeof *holds);
@@ -114,8 +114,14 @@ static void add_random_op(struct sh_builder *b, struct test_rng *rng, uint32_t m
     default: {
         const uint32_t q = x, k = pick(b->program, rng, 8, rows), v = pick(b->program, rng, 8, rows);
         if (k == SH_NONE || v == SH_NONE) return;
-        const struct sh_build_attention a = {.n_heads = widths[from] / 8, .n_kv_heads = 1, .k_dim = 8, .v_dim = 8, .n_rot = 8,
-                                             .rope_table = table, .scale = 1, .pairing = SH_ROPE_ADJACENT};
+        const struct sh_build_attention a = {.n_heads = widths[from] / 8,
+                                             .n_kv_heads = 1,
+                                             .k_dim = 8,
+                                             .v_dim = 8,
+                                             .n_rot = 8,
+                                             .rope_table = table,
+                                             .scale = 1,
+                                             .pairing = SH_ROPE_ADJACENT};
         sh_build_attend(b, &a, q, k, v, "rope", "attention");
     }
     }
@@ -231,7 +237,7 @@ static void a_layer_is_planned_tightly(void **state) {
         gathered += f.slots[s].rows == SH_ROWS_OUT;
         if (f.slots[s].width >= 1000) assert_int_equal(f.slots[s].rows, SH_ROWS_OUT);
     }
-    assert_in_range(wide, 1, 5); /* stream, norm, gate, up, glu */
+    assert_in_range(wide, 1, 5);   /* stream, norm, gate, up, glu */
     assert_int_equal(gathered, 2); /* hidden, and logits where the gathered rows were */
     play(&all, &f);
     sh_fused_finish(&f);

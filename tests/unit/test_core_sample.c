@@ -1,4 +1,5 @@
-/* Random numbers against published vectors, the sampler against naive computations and against the distribution it should draw from. */
+/* Random numbers against published vectors, the sampler against naive computations and against the distribution it should draw
+ * from. */
 #include "compute/sample/sample.h"
 #include "tests/unit/shared.h"
 
@@ -18,8 +19,12 @@ static void philox_known_answers(void **state) {
         uint32_t counter[4], key[2], expected[4];
     } vectors[] = {
         {{0, 0, 0, 0}, {0, 0}, {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}},
-        {{0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff}, {0xffffffff, 0xffffffff}, {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}},
-        {{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}, {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
+        {{0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff},
+         {0xffffffff, 0xffffffff},
+         {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}},
+        {{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344},
+         {0xa4093822, 0x299f31d0},
+         {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
     };
     for (size_t i = 0; i < SH_COUNT(vectors); i++) {
         uint32_t out[4];
@@ -46,8 +51,8 @@ static void gumbel_moments(void **state) {
 
 enum { N = 50 };
 
-static int32_t pick(const struct sh_sampler_params *params, const float *logits, uint32_t n, const struct sh_token_history *history,
-                    uint32_t position) {
+static int32_t pick(const struct sh_sampler_params *params, const float *logits, uint32_t n,
+                    const struct sh_token_history *history, uint32_t position) {
     struct sh_sampler *s = NULL;
     struct sh_token_history none = {0};
     int32_t token = -2;
@@ -57,7 +62,8 @@ static int32_t pick(const struct sh_sampler_params *params, const float *logits,
     return token;
 }
 
-/* Chi-square of drawn counts against probabilities [N]; tokens of probability 0 must not appear. Returns the statistic and its degrees. */
+/* Chi-square of drawn counts against probabilities [N]; tokens of probability 0 must not appear. Returns the statistic and its
+ * degrees. */
 static double chi_square(const uint32_t *counts, const double *p, uint32_t draws, uint32_t *degrees) {
     double statistic = 0, rest_p = 0;
     uint32_t rest = 0, cells = 0;
@@ -100,7 +106,10 @@ static void draw_many(const struct sh_sampler_params *params, const float *logit
 }
 
 /* The naive filter: sort everything, cut, renormalise. */
-struct ranked { int32_t token; double logit; };
+struct ranked {
+    int32_t token;
+    double logit;
+};
 static int by_rank(const void *a, const void *b) {
     const struct ranked *x = a, *y = b;
     if (x->logit != y->logit) return x->logit > y->logit ? -1 : 1;
@@ -214,13 +223,15 @@ static void greedy_takes_the_largest_and_the_lowest_id(void **state) {
     (void)state;
     const float nan_value = nanf("");
     const struct sh_sampler_params greedy = {.size = sizeof greedy};
-    const float plain[] = {1, 5, 5, 2}, with_nan[] = {nan_value, -3, nan_value, -2}, minus[] = {-INFINITY, -INFINITY, -7, -INFINITY};
+    const float plain[] = {1, 5, 5, 2}, with_nan[] = {nan_value, -3, nan_value, -2},
+                minus[] = {-INFINITY, -INFINITY, -7, -INFINITY};
     const float infinite[] = {1, INFINITY, 2, INFINITY};
     assert_int_equal(pick(&greedy, plain, 4, NULL, 0), 1);
     assert_int_equal(pick(&greedy, with_nan, 4, NULL, 0), 3);
     assert_int_equal(pick(&greedy, minus, 4, NULL, 0), 2);
     for (uint32_t position = 0; position < 50; position++) {
-        const struct sh_sampler_params hot = {.size = sizeof hot, .temperature = 3}, narrow = {.size = sizeof narrow, .temperature = 3, .top_k = 3};
+        const struct sh_sampler_params hot = {.size = sizeof hot, .temperature = 3},
+                                       narrow = {.size = sizeof narrow, .temperature = 3, .top_k = 3};
         assert_int_not_equal(pick(&hot, with_nan, 4, NULL, position), 0);
         assert_int_not_equal(pick(&hot, with_nan, 4, NULL, position), 2);
         assert_int_equal(pick(&hot, minus, 4, NULL, position), 2);
@@ -253,8 +264,13 @@ static void bias_and_penalties(void **state) {
         }
         const struct sh_logit_bias bias[] = {{3, 1.5f}, {7, -INFINITY}, {3, 0.25f}};
         const struct sh_sampler_params s = {
-            .size = sizeof s, .repeat_penalty = round % 2 ? 1.3f : 0, .repeat_last_n = round % 3 ? 20 : 0,
-            .frequency_penalty = round % 5 ? 0.2f : 0, .presence_penalty = round % 7 ? -0.4f : 0, .bias = bias, .n_bias = round % 11 ? 3 : 0,
+            .size = sizeof s,
+            .repeat_penalty = round % 2 ? 1.3f : 0,
+            .repeat_last_n = round % 3 ? 20 : 0,
+            .frequency_penalty = round % 5 ? 0.2f : 0,
+            .presence_penalty = round % 7 ? -0.4f : 0,
+            .bias = bias,
+            .n_bias = round % 11 ? 3 : 0,
         };
         float expected[N];
         for (int t = 0; t < N; t++) {
@@ -318,9 +334,15 @@ static void wrong_parameters_are_named(void **state) {
         struct sh_sampler_params params;
         const char *word;
     } wrong[] = {
-        {{.temperature = -1}, "temperature"},       {{.temperature = nanf("")}, "temperature"}, {{.top_p = -0.1f}, "top_p"},
-        {{.min_p = 1.5f}, "min_p"},                 {{.repeat_penalty = -2}, "repeat_penalty"}, {{.frequency_penalty = INFINITY}, "frequency"},
-        {{.presence_penalty = nanf("")}, "presence"}, {{.bias = &outside, .n_bias = 1}, "token 50"}, {{.bias = &infinite, .n_bias = 1}, "token 1"},
+        {{.temperature = -1}, "temperature"},
+        {{.temperature = nanf("")}, "temperature"},
+        {{.top_p = -0.1f}, "top_p"},
+        {{.min_p = 1.5f}, "min_p"},
+        {{.repeat_penalty = -2}, "repeat_penalty"},
+        {{.frequency_penalty = INFINITY}, "frequency"},
+        {{.presence_penalty = nanf("")}, "presence"},
+        {{.bias = &outside, .n_bias = 1}, "token 50"},
+        {{.bias = &infinite, .n_bias = 1}, "token 1"},
     };
     for (size_t i = 0; i < SH_COUNT(wrong); i++) {
         struct sh_sampler_params p = wrong[i].params;

@@ -1,6 +1,6 @@
 /*
- * Sequences under random treatment: whatever order of submissions (one or two in flight), copies, truncations, destructions and refusals
- * leads to a sequence's tokens, its logits are those of the same tokens computed afresh, and no page is lost.
+ * Sequences under random treatment: whatever order of submissions (one or two in flight), copies, truncations, destructions and
+ * refusals leads to a sequence's tokens, its logits are those of the same tokens computed afresh, and no page is lost.
  */
 #include "compute/state/context.h"
 #include "tests/unit/core.h"
@@ -92,7 +92,9 @@ static void submit_some(struct world *w) {
         if (s->length + more[k] > LONGEST) more[k] = LONGEST - s->length;
         for (uint32_t t = 0; t < more[k]; t++) {
             fresh[k][t] = (int32_t)below(w, 260);
-            rows[n++] = (struct sh_row){.sequence = s->id, .token = fresh[k][t], .position = s->length + t,
+            rows[n++] = (struct sh_row){.sequence = s->id,
+                                        .token = fresh[k][t],
+                                        .position = s->length + t,
                                         .outputs = t + 1 == more[k] ? SH_OUT_LOGITS : 0};
         }
     }
@@ -165,8 +167,8 @@ static void random_treatment(void **state) {
     const uint32_t n_devices = core_devices(names);
     for (uint32_t d = 0; d < n_devices; d++) {
         /* Destroyed sequences may linger until their step is waited for: room for those. */
-        const struct sh_context_params params = {.size = sizeof params, .kv_type = d % 2 ? SH_KV_F32 : SH_KV_F16, .max_sequences = LIVE + 12,
-                                                 .kv_tokens = PAGES * 32};
+        const struct sh_context_params params = {
+            .size = sizeof params, .kv_type = d % 2 ? SH_KV_F32 : SH_KV_F16, .max_sequences = LIVE + 12, .kv_tokens = PAGES * 32};
         struct world w = {.rng = {d + 7}};
         core_load(&w.m, names[d], model_path, &params);
         core_load(&w.oracle, names[d], model_path, &params);
