@@ -14,7 +14,7 @@ e2e_run       := B='$(B)' node --test --test-reporter=tap
 
 .PHONY: e2e e2e-vulkan
 ifneq ($(and $(e2e_node),$(e2e_npm)),)
-e2e: $(B)/shimmyd $(B)/shimmyctl $(e2e_modules)
+e2e: $(B)/shimmyd $(B)/shimmyctl $(B)/tests/tools/genmodel $(e2e_modules)
 	$(Q)$(e2e_run) $(E2E)
 
 e2e-vulkan: $(B)/shimmyd $(B)/shimmyctl $(e2e_modules)

@@ -117,7 +117,7 @@ void request_unref(struct http_request *request);
 void request_wake(struct http_request *request); /* any thread: its handler or reader is called again */
 void request_gone(struct http_request *request); /* any thread: the client left, or the server stops */
 /* Any thread: writes something that harms no client that only closed its writing side, and makes the kernel of one that is gone answer with a reset. */
-void request_probe(struct http_request *request);
+void request_probe(struct http_request *request, bool streams_only);
 bool request_is_gone(struct http_request *request);
 bool request_expired(const struct http_request *request);
 struct MHD_Response *request_stream_response(struct http_request *request); /* reads by request->read; NULL: no memory */

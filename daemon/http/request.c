@@ -54,14 +54,14 @@ void request_gone(struct http_request *r)
     pthread_mutex_unlock(&r->lock);
 }
 
-void request_probe(struct http_request *r)
+void request_probe(struct http_request *r, bool streams_only)
 {
     static const char interim[] = "HTTP/1.1 100 Continue\r\n\r\n";
     pthread_mutex_lock(&r->lock);
     if (r->answering && r->stream) {
         r->probe = true;
         resume(r);
-    } else if (!r->answering && r->http11 && !r->ended) {
+    } else if (!streams_only && !r->answering && r->http11 && !r->ended) {
         /* Until the response is queued libmicrohttpd writes nothing: the descriptor is ours while we hold the lock. Any HTTP/1.1 client skips it. */
         (void)!send(r->fd, interim, sizeof(interim) - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
     }

@@ -4,7 +4,7 @@
  * libmicrohttpd looks at a descriptor only while it wants to read or write it; a suspended connection neither times out nor notices that its
  * client left. Here each descriptor is watched, edge-triggered, for the end of the peer's stream (EPOLLRDHUP) and for errors (EPOLLHUP,
  * EPOLLERR). The latter end the request. The former may be a client that only closed its writing side: the request goes on, and is probed twice a
- * second by writing, which a client that is gone answers with a reset.
+ * second by writing, which a client that is gone answers with a reset. A stream gets a comment every 15 s in any case, for proxies that lose patience.
  *
  * Deadlines: a request's head must be complete header_timeout after its first byte (or after the connection was opened), its body may take
  * as long again plus one second for each 16 KiB that came; both end with a 408. The whole request's deadline wakes one that waits for its model.
@@ -108,10 +108,11 @@ static void scan_conn(struct http_conn *conn, uint64_t now)
         if (!conn->expired && now > conn->deadline_ns)
             time_out(conn);
     } else if (conn->phase == ANSWERING) {
-        bool quiet = now - conn->phase_ns > KEEP_ALIVE_S * SECOND && conn->request->stream;
-        if ((conn->half_closed || quiet) && now >= conn->probe_ns) {
+        /* The first probe of a quiet stream comes after a while, that of a half-closed connection at once. */
+        uint64_t first = conn->half_closed ? 0 : conn->phase_ns + KEEP_ALIVE_S * SECOND;
+        if (now >= sh_max_u64(first, conn->probe_ns)) {
             conn->probe_ns = now + (conn->half_closed ? SECOND / 2 : KEEP_ALIVE_S * SECOND);
-            request_probe(conn->request);
+            request_probe(conn->request, !conn->half_closed);
         }
         if (!conn->expired && request_expired(conn->request)) {
             conn->expired = true;
