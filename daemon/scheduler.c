@@ -275,7 +275,6 @@ static void take_token(struct run *run, uint32_t index, const struct sh_result *
     struct runner *r = run->runner;
     struct generation *g = run->g;
     struct choice *choice = &run->choices[index];
-    if (!choice->active) return; /* a step that was under way when the choice ended */
     choice->received++;
     choice->last_token = result->token;
     if (!g->params.ignore_eos && sh_vocab_is_end(r->vocab, result->token)) {
@@ -422,19 +421,33 @@ static enum sh_code next_rows(struct run *run, uint32_t *n_rows, struct sh_error
     return SH_OK;
 }
 
-static void take_results(struct run *run, const struct sh_results *results) {
+static enum sh_code not_numbers(const struct sh_result *result, struct sh_error *err) {
+    return sh_fail(err, SH_ERR_DEVICE, "the logits for position %u are not numbers: the model's weights or the device are at fault",
+                   result->position + 1);
+}
+
+static enum sh_code take_results(struct run *run, const struct sh_results *results, struct sh_error *err) {
     const struct gen_params *p = &run->g->params;
     for (uint32_t i = 0; i < results->count; i++) {
         const struct sh_result *result = &results->items[i];
-        if (result->token < 0) { /* echo_logprobs: how probable was the prompt's next token? */
+        if (result->token < 0 && result->logits) { /* echo_logprobs: how probable was the prompt's next token? */
             int32_t next = p->prompt[result->position + 1];
             struct gen_logprob *logprob = logprob_of_row(result->logits, run->runner->info.n_vocab, next, p->n_top);
+            if (logprob && isnan(logprob->logprob)) {
+                free(logprob);
+                return not_numbers(result, err);
+            }
             push_text(run, GEN_EVENT_PROMPT, 0, next, "", 0, logprob, GEN_RUNNING, -1);
             continue;
         }
-        for (uint32_t c = 0; c < p->n_choices; c++)
-            if (run->choices[c].sequence == result->sequence) take_token(run, c, result);
+        for (uint32_t c = 0; c < p->n_choices; c++) {
+            if (run->choices[c].sequence != result->sequence) continue;
+            if (!run->choices[c].active) continue; /* a step that was under way when the choice ended */
+            if (result->token < 0) return not_numbers(result, err);
+            take_token(run, c, result);
+        }
     }
+    return SH_OK;
 }
 
 /* After a step of a whole chunk: was it of a good length? */
@@ -472,8 +485,8 @@ static enum sh_code run_steps(struct run *run, struct sh_error *err) {
         if (run->n_flights == 0) return SH_OK;
         struct sh_results results;
         enum sh_code code = wait_oldest(run, &results, err);
+        if (code == SH_OK) code = take_results(run, &results, err);
         if (code) return code;
-        take_results(run, &results);
     }
 }
 

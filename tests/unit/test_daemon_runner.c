@@ -1,9 +1,11 @@
 /* test_daemon_runner.c - generations on a real runner: choices, ends, queue, cancelling, log-probs. */
-#include "compute/base.h"
+#include "compute/gguf/gguf.h"
 #include "daemon/generation.h"
 #include "tests/unit/daemon_room.h"
 #include "tests/unit/shared.h"
 
+#include <fcntl.h>
+#include <math.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -460,10 +462,46 @@ static void test_keep_alive(void **state) {
     config_unref(brief);
 }
 
+/* A model whose last norm is not a number, so that no logit is one. */
+static void break_model(const char *directory, const char *file) {
+    char path[600];
+    struct sh_gguf *g = NULL;
+    room_model(directory, file, 1, "not numbers");
+    snprintf(path, sizeof path, "%s/%s", directory, file);
+    assert_int_equal(sh_gguf_open(path, &g, NULL), SH_OK);
+    const struct sh_tensor *norm = sh_gguf_tensor(g, "output_norm.weight");
+    const float nan = NAN;
+    const int fd = open(path, O_WRONLY);
+    for (uint64_t i = 0; i < norm->dims[0]; i++) assert_int_equal(pwrite(fd, &nan, 4, (off_t)(norm->offset + 4 * i)), 4);
+    close(fd);
+    sh_gguf_close(g);
+}
+
+/* Weights that make no numbers cost their request, with a reason, whatever it asked for; the runner serves on. */
+static void test_not_numbers(void **state) {
+    (void)state;
+    struct model *good = model;
+    model = room_load("broken");
+    for (int ask = 0; ask < 4; ask++) {
+        struct front *front = front_create();
+        struct gen_params params = params_for(front, 5);
+        params.n_choices = ask == 1 ? 2 : 1;
+        params.logprobs = ask >= 2;
+        params.echo_logprobs = ask == 3;
+        run(&params);
+        assert_int_equal(front->end.finish, GEN_FAILED);
+        assert_non_null(strstr(front->end.error.message, "not numbers"));
+        front_free(front);
+    }
+    model_unref(model);
+    model = good;
+}
+
 static int setup(void **state) {
     (void)state;
     const char *directory = room_directory("runner");
     room_model(directory, "m.gguf", 2, "m");
+    break_model(directory, "broken.gguf");
     config = room_config("--model-dir", directory, "--device", "cpu", "--prefill-chunk", "4", "--max-queue", "2", "--max-sequences", "4", "--kv-type",
                          "f32", NULL);
     room_start(config);
@@ -486,7 +524,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_one),      cmocka_unit_test(test_choices),       cmocka_unit_test(test_stop),
         cmocka_unit_test(test_end_token), cmocka_unit_test(test_context_end),  cmocka_unit_test(test_logprobs),
         cmocka_unit_test(test_queue),    cmocka_unit_test(test_deadline),      cmocka_unit_test(test_unload_drains),
-        cmocka_unit_test(test_storm),    cmocka_unit_test(test_keep_alive),
+        cmocka_unit_test(test_storm),    cmocka_unit_test(test_not_numbers),   cmocka_unit_test(test_keep_alive),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
