@@ -4,11 +4,14 @@
 #include "compute/cpu/avx2_matmul.h"
 #include "compute/cpu/lanes8.h"
 
+#include <cpuid.h>
 #include <math.h>
 
 static bool available(void) {
+    unsigned a, b, c, d;
     __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    /* clang 14 does not know "f16c" here. */
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
 }
 
 static uint64_t matmul_scratch(uint64_t cols) {
