@@ -27,11 +27,30 @@ static void list_cpus(char *list, size_t cap) {
     }
 }
 
+/* Every instruction set of the CPU, and the Vulkan device under test where there is one. */
+static void default_devices(char *list, size_t cap) {
+    list_cpus(list, cap);
+    struct sh_error err = {0};
+    struct sh_device_info infos[16];
+    uint32_t count = 0, chosen = 0;
+    core_ok(sh_device_enumerate(infos, 16, &count, &err), &err);
+    const char *vulkan = getenv("SHIMMY_TEST_VULKAN");
+    if (vulkan == NULL || vulkan[0] == '\0') vulkan = "llvmpipe";
+    if (sh_device_select(infos, count, vulkan, &chosen, &err) == SH_OK) {
+        const size_t used = strlen(list);
+        snprintf(list + used, cap - used, ",%s", vulkan);
+    } else {
+        printf("SKIP Vulkan: %s\n", err.message);
+        fflush(stdout);
+    }
+}
+
 uint32_t core_devices(const char *names[CORE_MAX_DEVICES]) {
-    static char list[512];
+    static char all[512], list[512];
     const char *env = getenv("SHIMMY_TEST_DEVICES");
-    if (env != NULL && env[0] != '\0') snprintf(list, sizeof list, "%s", env);
-    else list_cpus(list, sizeof list);
+    if (env != NULL && env[0] != '\0') snprintf(all, sizeof all, "%s", env);
+    else if (all[0] == '\0') default_devices(all, sizeof all);
+    snprintf(list, sizeof list, "%s", all);
     uint32_t n = 0;
     char *state = NULL;
     for (char *name = strtok_r(list, ",", &state); name != NULL && n < CORE_MAX_DEVICES; name = strtok_r(NULL, ",", &state))

@@ -2,8 +2,8 @@
  * core.h - for tests that run models: devices by name, a model with a context on them, and the two loops every such test needs.
  *
  * $SHIMMY_TEST_DEVICES lists the devices under test, separated by commas: "cpu-scalar", "cpu-avx2" and so on are the CPU with
- * that instruction set, "cpu" its best; anything else is a part of a Vulkan device's name, such as "llvmpipe". Default:
- * cpu-scalar.
+ * that instruction set, "cpu" its best; anything else is a part of a Vulkan device's name, such as "llvmpipe". Default: the CPU
+ * with each instruction set it has, and the Vulkan device that $SHIMMY_TEST_VULKAN names (llvmpipe); without one a line says SKIP.
  */
 #ifndef SHIMMY_TESTS_CORE_H
 #define SHIMMY_TESTS_CORE_H
