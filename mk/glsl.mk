@@ -16,7 +16,7 @@ GLSL_SPV := $(GLSL_KERNELS:%=$(GLSL_OUT)/%.spv)
 ENGINE_EXTRA_OBJ += $(GLSL_OUT)/kernels.o
 
 define glsl_rule
-$(GLSL_OUT)/$(1).spv: $(call glsl_source,$(1)) $(GLSL_MANIFEST) mk/glsl.mk
+$(GLSL_OUT)/$(1).spv: $(call glsl_source,$(1)) $(GLSL_MANIFEST) mk/glsl.mk scripts/glsl-build
 	@mkdir -p $$(@D)
 	$$(call say,GLSLC,$(1))
 	$$(Q)scripts/glsl-build '$(GLSLC)' '$(SPIRV_OPT)' '$(SPIRV_VAL)' $(GLSL_ENV) $$< $$@ $(call glsl_defines,$(1))

@@ -10,8 +10,8 @@ layout(local_size_x = 256) in;
 layout(push_constant) uniform Push { sh_pc_matmul p; };
 #include "weights.glsl"
 
-shared vec4 ws[SH_UNIT * 16]; // [k][64 outputs]
-shared vec4 xs[SH_UNIT * 16]; // [k][64 rows]
+shared float ws[SH_UNIT * 64]; // [k][64 outputs]
+shared float xs[SH_UNIT * 64]; // [k][64 rows]
 
 void main() {
     const uint tid = gl_LocalInvocationID.x;
@@ -43,12 +43,14 @@ void main() {
                 }
                 barrier();
                 [[unroll]] for (uint i = 0u; i < 8u; i++) {
-                    ws[(8u * j + i) * 16u + (line >> 2)][line & 3u] = e[i];
-                    xs[(8u * j + i) * 16u + (line >> 2)][line & 3u] = xv[i >> 2][i & 3u];
+                    ws[(8u * j + i) * 64u + line] = e[i];
+                    xs[(8u * j + i) * 64u + line] = xv[i >> 2][i & 3u];
                 }
                 barrier();
-                [[unroll]] for (uint i = 0u; i < SH_UNIT; i++) {
-                    const vec4 wv = ws[i * 16u + tx], xr = xs[i * 16u + ty];
+                for (uint i = 0u; i < SH_UNIT; i++) {
+                    const uint a = i * 64u + 4u * tx, b = i * 64u + 4u * ty;
+                    const vec4 wv = vec4(ws[a], ws[a + 1u], ws[a + 2u], ws[a + 3u]);
+                    const vec4 xr = vec4(xs[b], xs[b + 1u], xs[b + 2u], xs[b + 3u]);
                     [[unroll]] for (uint r = 0u; r < 4u; r++) acc[r] = fma(wv, vec4(xr[r]), acc[r]);
                 }
             }

@@ -109,8 +109,10 @@ void octet(sh_p_weight w, Unit t, uint j, out float e[8]) {
     uvec4 four = U128(w.quants).v[t.index + (j >> 1) * t.step];
     uint p = (j & 1u) != 0u ? four.z : four.x, q = (j & 1u) != 0u ? four.w : four.y;
     [[unroll]] for (uint i = 0u; i < 4u; i++) {
-        e[i] = t.a * float(bitfieldExtract(int(p), int(8u * i), 8));
-        e[4u + i] = t.a * float(bitfieldExtract(int(q), int(8u * i), 8));
+        precise float v = t.a * float(bitfieldExtract(int(p), int(8u * i), 8));
+        precise float y = t.a * float(bitfieldExtract(int(q), int(8u * i), 8));
+        e[i] = v;
+        e[4u + i] = y;
     }
 #else
     uint q = t.q[j];
@@ -127,13 +129,13 @@ void octet(sh_p_weight w, Unit t, uint j, out float e[8]) {
 #endif
 #if LAYOUT == SH_LAYOUT_Q6_K
         v |= ((high >> (2u * i)) & 3u) << 4;
-        e[i] = a * (float(v) - 32.0);
+        precise float value = a * (float(v) - 32.0);
 #elif LAYOUT == SH_LAYOUT_Q4_0
-        e[i] = t.a * (float(v) - 8.0);
+        precise float value = t.a * (float(v) - 8.0);
 #else
-        precise float product = t.a * float(v);
-        e[i] = product - t.b;
+        precise float value = t.a * float(v) - t.b;
 #endif
+        e[i] = value;
     }
 #endif
 }

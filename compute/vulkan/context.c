@@ -200,10 +200,9 @@ static enum sh_code create_slot(struct sh_exec_context *c, struct sh_vk_slot *sl
     const struct sh_program *program = m->segment.program;
     const struct sh_exec_context_params *p = &c->params;
     slot->pages = sh_calloc(program->n_groups, sizeof *slot->pages);
-    slot->sampled = sh_calloc(p->max_outputs, sizeof *slot->sampled);
     slot->logits_rows_out = sh_calloc(p->max_outputs, sizeof *slot->logits_rows_out);
     slot->hidden_rows_out = sh_calloc(p->max_outputs, sizeof *slot->hidden_rows_out);
-    if ((program->n_groups && !slot->pages) || (p->max_outputs && (!slot->sampled || !slot->logits_rows_out || !slot->hidden_rows_out)))
+    if ((program->n_groups && !slot->pages) || (p->max_outputs && (!slot->logits_rows_out || !slot->hidden_rows_out)))
         return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a step");
     const struct { struct sh_vk_span *span; uint64_t bytes; } uploads[] = {
         {&slot->step, sizeof(struct sh_p_step)},
@@ -277,7 +276,6 @@ void sh_vk_context_destroy(struct sh_exec_context *c) {
         sh_vk_buffer_destroy(vk, &slot->hidden);
         free(slot->pages);
         free(slot->captures);
-        free(slot->sampled);
         free(slot->logits_rows_out);
         free(slot->hidden_rows_out);
         free(slot->captured_out);

@@ -82,7 +82,6 @@ struct sh_vk_slot { /* one of the two steps in flight */
     bool in_flight;
     uint64_t value; /* of the context's semaphore when it is done */
     uint32_t n_rows, n_outputs;
-    bool *sampled; /* [max_outputs] */
     const float **logits_rows_out, **hidden_rows_out, **captured_out;
     uint32_t cap_captured_out;
 };

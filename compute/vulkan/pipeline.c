@@ -17,17 +17,13 @@
 #define CACHE_MAGIC 0x31434b56u /* "VKC1" */
 #define CACHE_MAX_BYTES (64u << 20)
 
-struct made {
-    uint32_t kernel, constants[2];
-    VkPipeline pipeline;
-};
 struct sh_vk_pipelines {
     pthread_mutex_t lock;
     VkPipelineLayout layout;
     VkPipelineCache cache;
     char path[512]; /* "" without a cache directory */
-    struct made *made;
-    uint32_t n_made, cap_made, n_saved;
+    VkPipeline made[SH_KERNEL_COUNT];
+    uint32_t n_made, n_saved;
 };
 
 struct cache_header {
@@ -133,62 +129,49 @@ done:
 void sh_vk_pipelines_destroy(struct sh_vulkan *vk) {
     struct sh_vk_pipelines *p = vk->pipelines;
     if (!p) return;
-    for (uint32_t i = 0; i < p->n_made; i++) vk->DestroyPipeline(vk->device, p->made[i].pipeline, NULL);
+    for (uint32_t k = 0; k < SH_KERNEL_COUNT; k++)
+        if (p->made[k]) vk->DestroyPipeline(vk->device, p->made[k], NULL);
     if (p->cache) vk->DestroyPipelineCache(vk->device, p->cache, NULL);
     if (p->layout) vk->DestroyPipelineLayout(vk->device, p->layout, NULL);
     pthread_mutex_destroy(&p->lock);
-    free(p->made);
     free(p);
     vk->pipelines = NULL;
 }
 
 VkPipelineLayout sh_vk_pipeline_layout(const struct sh_vulkan *vk) { return vk->pipelines->layout; }
 
-static enum sh_code compile(struct sh_vulkan *vk, struct made *m, struct sh_error *err) {
-    const struct sh_kernel_code *code = &sh_kernel_codes[m->kernel];
+static enum sh_code compile(struct sh_vulkan *vk, uint32_t kernel, VkPipeline *out, struct sh_error *err) {
+    const struct sh_kernel_code *code = &sh_kernel_codes[kernel];
     const VkShaderModuleCreateInfo create = {.sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO, .codeSize = code->bytes,
                                              .pCode = code->words};
     VkShaderModule module;
     VkResult result = vk->CreateShaderModule(vk->device, &create, NULL, &module);
     if (result != VK_SUCCESS) return sh_vk_fail(vk, result, code->name, err);
-    const VkSpecializationMapEntry entries[] = {{.constantID = 0, .offset = 0, .size = 4}, {.constantID = 1, .offset = 4, .size = 4}};
-    const VkSpecializationInfo special = {.mapEntryCount = 2, .pMapEntries = entries, .dataSize = sizeof m->constants,
-                                          .pData = m->constants};
     const VkComputePipelineCreateInfo pipeline = {
         .sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO,
         .stage = {.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO, .stage = VK_SHADER_STAGE_COMPUTE_BIT, .module = module,
-                  .pName = "main", .pSpecializationInfo = &special},
+                  .pName = "main"},
         .layout = vk->pipelines->layout,
     };
-    result = vk->CreateComputePipelines(vk->device, vk->pipelines->cache, 1, &pipeline, NULL, &m->pipeline);
+    result = vk->CreateComputePipelines(vk->device, vk->pipelines->cache, 1, &pipeline, NULL, out);
     vk->DestroyShaderModule(vk->device, module, NULL);
-    if (result != VK_SUCCESS) return sh_vk_fail(vk, result, code->name, err);
-    sh_vk_name(vk, VK_OBJECT_TYPE_PIPELINE, (uint64_t)(uintptr_t)m->pipeline, "%s %u %u", code->name, m->constants[0], m->constants[1]);
+    if (result != VK_SUCCESS) {
+        *out = VK_NULL_HANDLE;
+        return sh_vk_fail(vk, result, code->name, err);
+    }
+    sh_vk_name(vk, VK_OBJECT_TYPE_PIPELINE, (uint64_t)(uintptr_t)*out, "%s", code->name);
     return SH_OK;
 }
 
-enum sh_code sh_vk_pipeline(struct sh_vulkan *vk, uint32_t kernel, uint32_t constant0, uint32_t constant1, VkPipeline *out,
-                            struct sh_error *err) {
+enum sh_code sh_vk_pipeline(struct sh_vulkan *vk, uint32_t kernel, VkPipeline *out, struct sh_error *err) {
     struct sh_vk_pipelines *p = vk->pipelines;
     enum sh_code code = SH_OK;
-    *out = VK_NULL_HANDLE;
     pthread_mutex_lock(&p->lock);
-    for (uint32_t i = 0; i < p->n_made && !*out; i++)
-        if (p->made[i].kernel == kernel && p->made[i].constants[0] == constant0 && p->made[i].constants[1] == constant1)
-            *out = p->made[i].pipeline;
-    if (!*out) {
-        if (sh_grow((void **)&p->made, &p->cap_made, p->n_made + 1, sizeof *p->made)) {
-            struct made *m = &p->made[p->n_made];
-            *m = (struct made){.kernel = kernel, .constants = {constant0, constant1}};
-            code = compile(vk, m, err);
-            if (code == SH_OK) {
-                *out = m->pipeline;
-                p->n_made++;
-            }
-        } else {
-            code = sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a pipeline");
-        }
+    if (!p->made[kernel]) {
+        code = compile(vk, kernel, &p->made[kernel], err);
+        if (code == SH_OK) p->n_made++;
     }
+    *out = p->made[kernel];
     pthread_mutex_unlock(&p->lock);
     return code;
 }

@@ -10,7 +10,9 @@
 #include <stdlib.h>
 
 _Static_assert(SH_P_PAGE_TOKENS == SH_PAGE_TOKENS, "the kernels' page size");
-_Static_assert(SH_KERNEL_embed_q6_k - SH_KERNEL_embed_f32 == SH_LAYOUT_Q6_K && SH_KERNEL_matmul_q6_k - SH_KERNEL_matmul_f32 == SH_LAYOUT_Q6_K &&
+_Static_assert(SH_KERNEL_embed_q6_k - SH_KERNEL_embed_f32 == SH_LAYOUT_Q6_K && SH_KERNEL_matmul_r1o2_q6_k - SH_KERNEL_matmul_r1o2_f32 == SH_LAYOUT_Q6_K &&
+                   SH_KERNEL_matmul_r1o4_q6_k - SH_KERNEL_matmul_r1o4_f32 == SH_LAYOUT_Q6_K &&
+                   SH_KERNEL_matmul_r4o4_q6_k - SH_KERNEL_matmul_r4o4_f32 == SH_LAYOUT_Q6_K &&
                    SH_KERNEL_tile_q6_k - SH_KERNEL_tile_f32 == SH_LAYOUT_Q6_K,
                "kernels of a family stand in the order of the layouts");
 
@@ -32,13 +34,15 @@ uint32_t sh_vk_out_class(uint32_t n_outputs) {
 
 /* Which matmul kernel makes `rows` rows (a power of two, the bucket's size): all give the same bits. */
 struct matmul_choice {
-    bool tile;
-    uint32_t rows, outputs;
+    enum sh_kernel kernel; /* of the layout f32; the others follow it */
+    uint32_t rows, outputs; /* of a workgroup */
 };
-static struct matmul_choice choose_matmul(uint32_t rows, uint64_t n) {
-    if (rows > 16) return (struct matmul_choice){.tile = true};
-    const uint32_t together = rows > 4 ? 4 : rows;
-    return (struct matmul_choice){.rows = together, .outputs = together == 1 && n >= 4096 ? 4 : 2};
+static struct matmul_choice choose_matmul(const struct sh_vulkan *vk, uint32_t rows, uint64_t n) {
+    if (rows > 8) return (struct matmul_choice){SH_KERNEL_tile_f32, 64, 64};
+    if (rows > 1) return (struct matmul_choice){SH_KERNEL_matmul_r4o4_f32, 4, 16};
+    /* Fewer outputs a workgroup where the matrix is small, so that there are enough of them for a GPU. */
+    const bool few = n < 8192 && (vk->base.info.kind != SH_DEVICE_SOFTWARE || vk->like_gpu);
+    return few ? (struct matmul_choice){SH_KERNEL_matmul_r1o2_f32, 1, 8} : (struct matmul_choice){SH_KERNEL_matmul_r1o4_f32, 1, 16};
 }
 
 /* ---- the recorder ---- */
@@ -125,13 +129,12 @@ static double flops_per_ns(const struct sh_vulkan *vk) {
     }
 }
 
-static void dispatch(struct recorder *r, enum sh_kernel kernel, uint32_t constant0, uint32_t constant1, const void *push, size_t push_bytes,
-                     struct sh_vk_grid grid, double flops) {
+static void dispatch(struct recorder *r, enum sh_kernel kernel, const void *push, size_t push_bytes, struct sh_vk_grid grid, double flops) {
     struct sh_exec_context *c = r->context;
     struct sh_vulkan *vk = c->vk;
     if (r->code != SH_OK) return;
     VkPipeline pipeline;
-    r->code = sh_vk_pipeline(vk, kernel, constant0, constant1, &pipeline, r->err);
+    r->code = sh_vk_pipeline(vk, kernel, &pipeline, r->err);
     if (r->code != SH_OK) return;
     if (!sh_grow((void **)&r->rec->grids, &r->rec->cap_grids, r->rec->n_grids + 1, sizeof *r->rec->grids)) {
         r->code = sh_fail(r->err, SH_ERR_NO_MEMORY, "no memory for a recording");
@@ -144,7 +147,7 @@ static void dispatch(struct recorder *r, enum sh_kernel kernel, uint32_t constan
     r->rec->grids[r->rec->n_grids++] = grid;
     r->cost_ns += flops / flops_per_ns(vk);
 }
-#define DISPATCH(r, kernel, c0, c1, push, grid, flops) dispatch(r, kernel, c0, c1, &(push), sizeof(push), grid, flops)
+#define DISPATCH(r, kernel, push, grid, flops) dispatch(r, kernel, &(push), sizeof(push), grid, flops)
 
 /* Cuts here if the next op, of `flops`, would make the submission too long. */
 static void maybe_cut(struct recorder *r, double flops) {
@@ -190,7 +193,7 @@ static void record_embed(struct recorder *r, const struct sh_op *op) {
         };
         sh_vk_part_planes(m, op->w, i, &push.w);
         const struct sh_vk_grid grid = {fixed(groups(push.width, 512)), by(SH_COUNT_ROWS, 1)};
-        DISPATCH(r, SH_KERNEL_embed_f32 + w->layout.layout, 0, 0, push, grid, 0);
+        DISPATCH(r, SH_KERNEL_embed_f32 + w->layout.layout, push, grid, 0);
     }
 }
 
@@ -202,7 +205,7 @@ static void record_norm(struct recorder *r, const struct sh_op *op) {
                                     .width = activation(r, op->out)->width, .stride = stride(r, op->out),
                                     .by_output = rows == SH_ROWS_OUT, .eps = op->eps};
     const struct sh_vk_grid grid = {by(count_of(rows), 1), fixed(1)};
-    DISPATCH(r, SH_KERNEL_rms_norm, 0, 0, push, grid, 0);
+    DISPATCH(r, SH_KERNEL_rms_norm, push, grid, 0);
 }
 
 static void record_matmul(struct recorder *r, const struct sh_op *op) {
@@ -233,16 +236,11 @@ static void record_matmul(struct recorder *r, const struct sh_op *op) {
             push.residual_stride = stride(r, op->residual);
             push.flags |= SH_MATMUL_RESIDUAL;
         }
-        const struct matmul_choice choice = choose_matmul(rows, part->n_rows);
+        const struct matmul_choice choice = choose_matmul(r->context->vk, rows, part->n_rows);
         const enum sh_vk_count count = by_output ? SH_COUNT_OUTPUTS : SH_COUNT_ROWS;
         const double part_flops = flops * (double)part->n_rows / (double)weight->rows;
-        if (choice.tile) {
-            const struct sh_vk_grid grid = {fixed(groups(part->n_rows, 64)), by(count, 64)};
-            DISPATCH(r, SH_KERNEL_tile_f32 + w->layout.layout, 0, 0, push, grid, part_flops);
-        } else {
-            const struct sh_vk_grid grid = {fixed(groups(part->n_rows, 2 * choice.outputs)), by(count, choice.rows)};
-            DISPATCH(r, SH_KERNEL_matmul_f32 + w->layout.layout, choice.rows, choice.outputs, push, grid, part_flops);
-        }
+        const struct sh_vk_grid grid = {fixed(groups(part->n_rows, choice.outputs)), by(count, choice.rows)};
+        DISPATCH(r, choice.kernel + w->layout.layout, push, grid, part_flops);
     }
 }
 
@@ -254,7 +252,7 @@ static void record_pair(struct recorder *r, const struct sh_op *op, enum sh_kern
                                     .dst = address(r, op->out), .width = activation(r, op->out)->width, .stride = stride(r, op->out),
                                     .by_output = rows == SH_ROWS_OUT};
     const struct sh_vk_grid grid = {fixed(groups(push.width, 256)), by(count_of(rows), 1)};
-    DISPATCH(r, kernel, 0, 0, push, grid, 0);
+    DISPATCH(r, kernel, push, grid, 0);
 }
 
 static void record_rope(struct recorder *r, const struct sh_op *op) {
@@ -274,7 +272,7 @@ static void record_rope(struct recorder *r, const struct sh_op *op) {
     };
     const uint32_t pairs = (op->attn.n_heads + 2 * op->attn.n_kv_heads) * (pool->k_pad > pool->v_pad ? pool->k_pad : pool->v_pad) / 2;
     const struct sh_vk_grid grid = {fixed(groups(pairs, 64)), by(SH_COUNT_ROWS, 1)};
-    DISPATCH(r, c->params.kv_type == SH_KV_F16 ? SH_KERNEL_rope_cache_f16 : SH_KERNEL_rope_cache_f32, 0, 0, push, grid, 0);
+    DISPATCH(r, c->params.kv_type == SH_KV_F16 ? SH_KERNEL_rope_cache_f16 : SH_KERNEL_rope_cache_f32, push, grid, 0);
 }
 
 static void record_attention(struct recorder *r, const struct sh_op *op) {
@@ -297,17 +295,17 @@ static void record_attention(struct recorder *r, const struct sh_op *op) {
         const uint32_t reads[] = {touch(r, op->x), TOUCH_CACHE}, writes[] = {touch(r, op->out)};
         touches(r, reads, 2, writes, 1);
         const struct sh_vk_grid grid = {fixed(op->attn.n_heads), by(SH_COUNT_ROWS, 1)};
-        DISPATCH(r, half ? SH_KERNEL_attention_f16 : SH_KERNEL_attention_f32, 0, 0, push, grid, flops);
+        DISPATCH(r, half ? SH_KERNEL_attention_f16 : SH_KERNEL_attention_f32, push, grid, flops);
         return;
     }
     const uint32_t reads[] = {touch(r, op->x), TOUCH_CACHE}, writes[] = {TOUCH_SCRATCH};
     touches(r, reads, 2, writes, 1);
     const struct sh_vk_grid split = {fixed(op->attn.n_heads), by(SH_COUNT_ITEMS, 1)};
-    DISPATCH(r, half ? SH_KERNEL_attention_split_f16 : SH_KERNEL_attention_split_f32, 0, 0, push, split, flops);
+    DISPATCH(r, half ? SH_KERNEL_attention_split_f16 : SH_KERNEL_attention_split_f32, push, split, flops);
     const uint32_t merge_writes[] = {touch(r, op->out)};
     touches(r, writes, 1, merge_writes, 1);
     const struct sh_vk_grid merge = {fixed(op->attn.n_heads), by(SH_COUNT_ROWS, 1)};
-    DISPATCH(r, SH_KERNEL_attention_merge, 0, 0, push, merge, 0);
+    DISPATCH(r, SH_KERNEL_attention_merge, push, merge, 0);
 }
 
 static void record_gather(struct recorder *r, const struct sh_op *op) {
@@ -316,7 +314,7 @@ static void record_gather(struct recorder *r, const struct sh_op *op) {
     const struct sh_pc_gather push = {.step = r->slot->step.address, .outputs = r->slot->outputs.address, .x = address(r, op->x),
                                       .dst = address(r, op->out), .width = activation(r, op->out)->width, .stride = stride(r, op->out)};
     const struct sh_vk_grid grid = {fixed(groups(push.width, 256)), by(SH_COUNT_OUTPUTS, 1)};
-    DISPATCH(r, SH_KERNEL_gather, 0, 0, push, grid, 0);
+    DISPATCH(r, SH_KERNEL_gather, push, grid, 0);
 }
 
 static void record_op(struct recorder *r, const struct sh_op *op) {
@@ -344,7 +342,7 @@ static void record_copy(struct recorder *r, uint32_t a, VkDeviceAddress host, bo
                                     .dst = in ? address(r, a) : host, .width = width, .src_stride = in ? width : stride(r, a),
                                     .dst_stride = in ? stride(r, a) : width, .mask = mask};
     const struct sh_vk_grid grid = {fixed(groups(width, 64)), by(count, 1)};
-    DISPATCH(r, SH_KERNEL_copy, 0, 0, push, grid, 0);
+    DISPATCH(r, SH_KERNEL_copy, push, grid, 0);
 }
 
 static void record_captures(struct recorder *r, uint32_t made, const struct sh_vk_capture *captures, uint32_t n) {
@@ -364,9 +362,9 @@ static void record_sampling(struct recorder *r, uint32_t logits) {
     const uint32_t reads[] = {touch(r, logits)}, writes[] = {TOUCH_SAMPLE}, tokens[] = {TOUCH_TOKENS};
     touches(r, reads, 1, writes, 1);
     const struct sh_vk_grid all = {fixed(groups(push.chunks, 1)), by(SH_COUNT_OUTPUTS, 1)}, merge = {by(SH_COUNT_OUTPUTS, 64), fixed(1)};
-    DISPATCH(r, SH_KERNEL_sample, 0, 0, push, all, 0);
+    DISPATCH(r, SH_KERNEL_sample, push, all, 0);
     touches(r, writes, 1, tokens, 1);
-    DISPATCH(r, SH_KERNEL_sample_merge, 0, 0, push, merge, 0);
+    DISPATCH(r, SH_KERNEL_sample_merge, push, merge, 0);
 }
 
 static bool made_here(const struct sh_exec_model *m, uint32_t a) {
@@ -443,10 +441,8 @@ enum sh_code sh_vk_warm_pipelines(const struct sh_exec_model *m, struct sh_error
         if (op->kind != SH_OP_MATMUL) continue;
         const uint32_t layout = m->weights[op->w].layout.layout;
         const uint64_t n = m->weights[op->w].parts[0].n_rows;
-        const struct matmul_choice one = choose_matmul(1, n);
-        code = sh_vk_pipeline(m->vk, SH_KERNEL_matmul_f32 + layout, one.rows, one.outputs, &made, err);
-        if (code == SH_OK && m->segment.program->activations[op->out].rows == SH_ROWS_ALL)
-            code = sh_vk_pipeline(m->vk, SH_KERNEL_tile_f32 + layout, 0, 0, &made, err);
+        for (uint32_t rows = 1; rows <= 16 && code == SH_OK; rows *= 4)
+            code = sh_vk_pipeline(m->vk, choose_matmul(m->vk, rows, n).kernel + layout, &made, err);
     }
     return code;
 }

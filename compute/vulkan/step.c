@@ -144,7 +144,6 @@ static void fill_outputs(struct sh_vk_slot *slot, const struct sh_step *step) {
             .temperature = out->temperature, .seed_low = (uint32_t)out->seed, .seed_high = (uint32_t)(out->seed >> 32),
             .choice = out->choice, .position = out->position,
         };
-        slot->sampled[o] = out->sample;
     }
 }
 
@@ -243,8 +242,6 @@ enum sh_code sh_vk_wait(struct sh_exec_context *c, uint32_t index, int64_t timeo
             flags & SH_OUTPUT_LOGITS ? (const float *)(const void *)slot->logits.mapped + (uint64_t)o * program->n_vocab : NULL;
         slot->hidden_rows_out[o] =
             flags & SH_OUTPUT_HIDDEN ? (const float *)(const void *)slot->hidden.mapped + (uint64_t)o * program->n_embd : NULL;
-        if (slot->sampled[o] && tokens[o] < 0)
-            return sh_fail(err, SH_ERR_DEVICE, "%s: the logits of row %u are not numbers", c->vk->base.info.name, outputs[o].row);
     }
     *result = (struct sh_step_result){.tokens = tokens, .logits = slot->logits_rows_out, .hidden = slot->hidden_rows_out,
                                       .captured = slot->captured_out, .busy_ns = busy_ns(c, index)};

@@ -80,6 +80,7 @@ struct sh_vulkan {
     _Atomic uint64_t bytes[SH_USE_COUNT];
     struct sh_vk_pipelines *pipelines;
     bool stage_always;             /* tests: weights go through the staging ring even where memory is unified */
+    bool like_gpu;                 /* tests: kernels are chosen as for a GPU, whatever the device is */
     bool poison;                   /* tests: fresh memory is filled with NaN, guards between allocations are checked when they are freed */
     _Atomic uint64_t guard_errors; /* with poison: allocations beyond whose end somebody wrote */
 #define X(name) PFN_vk##name name;
@@ -151,9 +152,8 @@ struct sh_vk_pipelines;
 enum sh_code sh_vk_pipelines_create(struct sh_vulkan *vk, const char *cache_dir, struct sh_vk_pipelines **out, struct sh_error *err);
 void sh_vk_pipelines_save(struct sh_vulkan *vk);
 void sh_vk_pipelines_destroy(struct sh_vulkan *vk);
-/* The pipeline of a kernel with its two specialisation constants, made at the first call. Any thread. */
-enum sh_code sh_vk_pipeline(struct sh_vulkan *vk, uint32_t kernel, uint32_t constant0, uint32_t constant1, VkPipeline *out,
-                            struct sh_error *err);
+/* The pipeline of a kernel (enum sh_kernel), made at the first call. Any thread. */
+enum sh_code sh_vk_pipeline(struct sh_vulkan *vk, uint32_t kernel, VkPipeline *out, struct sh_error *err);
 VkPipelineLayout sh_vk_pipeline_layout(const struct sh_vulkan *vk); /* 128 bytes of push constants, no descriptors */
 
 extern const struct sh_executor sh_vulkan_executor;

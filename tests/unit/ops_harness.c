@@ -79,6 +79,7 @@ struct sh_device *ops_open_vulkan(const char *test, bool validation) {
     if (code == SH_ERR_UNSUPPORTED && validation) test_skip(test, "%s", err.message);
     OK(code);
     sh_vulkan_of(device)->poison = true;
+    sh_vulkan_of(device)->like_gpu = true;
     return device;
 }
 

@@ -1,0 +1,91 @@
+/*
+ * vkbench - how fast a Vulkan device's matmul kernels are: one product per weight layout, for one row (weights read per second) and for many
+ * (operations per second). Usage: vkbench DEVICE [ROWS]. DEVICE is a part of the device's name. Prints one line per layout.
+ */
+#include "compute/program/executor.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+static struct sh_error err;
+static void must(enum sh_code code) {
+    if (code == SH_OK) return;
+    fprintf(stderr, "vkbench: %s\n", err.message);
+    exit(1);
+}
+
+/* Seconds of one step of `rows` rows, the best of several. */
+static double measure(struct sh_device *device, uint32_t type, uint32_t cols, uint32_t n, uint32_t rows, uint64_t *weight_bytes) {
+    const struct sh_executor *e = device->executor;
+    struct sh_activation activations[] = {{.name = "x", .width = cols}, {.name = "y", .width = n}};
+    struct sh_weight weight = {.name = "w", .type = type, .cols = cols, .rows = n};
+    struct sh_op op = {.kind = SH_OP_MATMUL, .y = SH_NONE, .z = SH_NONE, .residual = SH_NONE, .bias = SH_NONE, .out = 1};
+    const struct sh_program program = {.activations = activations, .n_activations = 2, .weights = &weight, .n_weights = 1, .ops = &op,
+                                       .n_ops = 1, .n_layers = 1, .n_embd = cols, .n_vocab = 32, .context_length = 32, .hidden = SH_NONE,
+                                       .logits = SH_NONE};
+    const struct sh_segment segment = {.program = &program, .n_ops = 1, .inputs = {0}, .n_inputs = 1};
+    const uint64_t row_bytes = sh_type_row_bytes(type, cols);
+    *weight_bytes = row_bytes * n;
+    uint8_t *data = calloc(n, row_bytes);
+    float *x = calloc((size_t)rows * cols, sizeof *x);
+    struct sh_step_row *step_rows = calloc(rows, sizeof *step_rows);
+    if (!data || !x || !step_rows) exit(1);
+    for (uint64_t i = 0; i < row_bytes * n; i++) data[i] = (uint8_t)(i * 2654435761u >> 27);
+    struct sh_exec_model *model;
+    struct sh_exec_context *context;
+    must(e->model_create(device, &segment, &model, &err));
+    must(e->weight_rows(model, 0, 0, n, data, &err));
+    must(e->model_finish(model, &err));
+    const struct sh_exec_context_params params = {.max_rows = rows, .max_outputs = 1, .max_sequences = 1,
+                                                  .max_pages_per_sequence = rows / SH_PAGE_TOKENS + 1};
+    must(e->context_create(model, &params, &context, &err));
+    for (uint32_t r = 0; r < rows; r++) step_rows[r] = (struct sh_step_row){.sampled_from = SH_NONE, .position = r};
+    uint32_t *pages = calloc(params.max_pages_per_sequence, sizeof *pages);
+    const uint32_t *tables[] = {pages};
+    const struct sh_step_sequence sequence = {.n_rows = rows, .pages = tables, .n_pages = params.max_pages_per_sequence};
+    const struct sh_step step = {.rows = step_rows, .n_rows = rows, .sequences = &sequence, .n_sequences = 1, .inputs = {x}};
+    double best = 1e9;
+    const uint64_t start = sh_now_ns();
+    for (uint32_t i = 0; i < 20 && (i < 3 || sh_now_ns() - start < 1000000000ull); i++) {
+        const uint64_t from = sh_now_ns();
+        struct sh_step_result result;
+        must(e->submit(context, i & 1, &step, &err));
+        must(e->wait(context, i & 1, -1, &result, &err));
+        const double seconds = (double)(result.busy_ns ? result.busy_ns : sh_now_ns() - from) * 1e-9;
+        if (seconds < best) best = seconds;
+    }
+    e->context_destroy(context);
+    e->model_destroy(model);
+    free(pages);
+    free(data);
+    free(x);
+    free(step_rows);
+    return best;
+}
+
+int main(int argc, char **argv) {
+    if (argc < 2 || argc > 3) {
+        fprintf(stderr, "usage: vkbench DEVICE [ROWS]\n");
+        return 2;
+    }
+    struct sh_device_info infos[16];
+    uint32_t count = 0, chosen = 0;
+    must(sh_vulkan_enumerate(infos, 16, &count, &err));
+    must(sh_device_select(infos, count, argv[1], &chosen, &err));
+    const struct sh_device_params device_params = {.size = sizeof device_params, .info = &infos[chosen]};
+    struct sh_device *device;
+    must(sh_vulkan_open(&device_params, &device, &err));
+    const bool software = infos[chosen].kind == SH_DEVICE_SOFTWARE;
+    const uint32_t cols = 4096, n = software ? 4096 : 16384, rows = argc > 2 ? (uint32_t)atoi(argv[2]) : software ? 64 : 512;
+    if (rows < 1 || rows > 4096) return 2;
+    printf("%s, %s\n%-6s %10s %12s %14s\n", infos[chosen].name, infos[chosen].driver, "type", "GB/s", "1 row, us", "many, GFLOP/s");
+    static const uint32_t types[] = {SH_TYPE_F32, SH_TYPE_F16, SH_TYPE_BF16, SH_TYPE_Q4_0, SH_TYPE_Q8_0, SH_TYPE_Q4_K, SH_TYPE_Q5_K, SH_TYPE_Q6_K};
+    for (size_t t = 0; t < SH_COUNT(types); t++) {
+        uint64_t bytes;
+        const double one = measure(device, types[t], cols, n, 1, &bytes), many = measure(device, types[t], cols, n, rows, &bytes);
+        printf("%-6s %10.2f %12.1f %14.1f\n", sh_type_info(types[t])->name, (double)bytes / one * 1e-9, one * 1e6,
+               2.0 * cols * n * rows / many * 1e-9);
+    }
+    device->executor->device_close(device);
+    return 0;
+}
