@@ -1,8 +1,9 @@
 /*
- * config.c - the option table and its four readers: file, environment, flags, and the printers of --help and of the sample file.
+ * config.c - the option table and its four readers: file, environment, flags, and the printers of --help and of the sample
+ * file.
  *
- * A row of the table says everything about an option. A setting passes through set_option whatever it comes from, so that the same
- * words are accepted, and refused, everywhere.
+ * A row of the table says everything about an option. A setting passes through set_option whatever it comes from, so that the
+ * same words are accepted, and refused, everywhere.
  */
 #include "daemon/config.h"
 
@@ -26,8 +27,8 @@ struct option {
     const char *name;
     enum option_type type;
     size_t offset;
-    uint8_t bytes;          /* of a number's field: 4 or 8 */
-    const char *initial;    /* as written in a file */
+    uint8_t bytes;       /* of a number's field: 4 or 8 */
+    const char *initial; /* as written in a file */
     double min, max;
     const char *choices;    /* OPT_CHOICE: "a|b|c"; "" among them means empty is one */
     const char *aliases;    /* environment variables besides SHIMMY_<NAME>, separated by a space */
@@ -42,14 +43,17 @@ static const struct option options[] = {
     {"socket", OPT_STRING, FIELD(socket), "", 0, 0, NULL, NULL, "PATH", true,
      "The control socket. Empty: control.sock in $RUNTIME_DIRECTORY under systemd, else in $XDG_RUNTIME_DIR/shimmy."},
     {"listen", OPT_LISTEN, FIELD(listen), "auto", 0, 0, NULL, NULL, "ADDRESS", true,
-     "Where HTTP is served: auto (127.0.0.1:11435, or the next free port up to 11535), off, or HOST:PORT, several separated by commas. "
+     "Where HTTP is served: auto (127.0.0.1:11435, or the next free port up to 11535), off, or HOST:PORT, several separated by "
+     "commas. "
      "Port 0 takes any free one. [::1]:11435 is how IPv6 is written."},
     {"model_dir", OPT_LIST, FIELD(model_dirs), "", 0, 0, NULL, "SHIMMY_MODEL_PATHS", "DIR", false,
-     "A directory that is searched for .gguf files, with its subdirectories. May be given several times, and as a list separated by colons "
+     "A directory that is searched for .gguf files, with its subdirectories. May be given several times, and as a list separated "
+     "by colons "
      "(or semicolons). ./models is always searched as well."},
     {"base_gguf", OPT_STRING, FIELD(base_gguf), "", 0, 0, NULL, NULL, "FILE", false, "One more model file, wherever it lies."},
     {"device", OPT_STRING, FIELD(device), "auto", 0, 0, NULL, NULL, "auto|cpu|NAME", false,
-     "What models run on: auto (the best GPU, else the CPU; never a software Vulkan driver), cpu, or a part of a device's name as "
+     "What models run on: auto (the best GPU, else the CPU; never a software Vulkan driver), cpu, or a part of a device's name "
+     "as "
      "`shimmyctl devices` shows it. A device that is named and cannot be used is refused, not replaced."},
     {"vulkan_tier", OPT_CHOICE, FIELD(vulkan_tier), "", 0, 0, "|base|fp16|intdot|coopmat", "SHIMMY_VULKAN", "TIER", true,
      "Forces a tier of Vulkan kernels: base, fp16, intdot or coopmat. Empty: the best that the device has."},
@@ -57,34 +61,41 @@ static const struct option options[] = {
      "Forces the instruction set of CPU kernels: scalar, avx2, avxvnni, avx512, amx or neon. Empty: the best that the CPU has."},
     {"validation", OPT_BOOL, FIELD(validation), "no", 0, 0, NULL, NULL, NULL, true,
      "Runs Vulkan under its validation layer, which must be installed; its messages are logged as errors. Slow."},
-    {"threads", OPT_COUNT, FIELD(threads), "0", 0, 1024, NULL, NULL, "N", true, "Threads of the CPU executor. 0: one for each physical core."},
+    {"threads", OPT_COUNT, FIELD(threads), "0", 0, 1024, NULL, NULL, "N", true,
+     "Threads of the CPU executor. 0: one for each physical core."},
     {"context_length", OPT_COUNT, FIELD(context_length), "0", 0, 16777216, NULL, "SHIMMY_MAX_CTX", "TOKENS", false,
-     "The longest context, prompt and answer together. 0: what the model was trained for, at most 8192. More than it was trained for needs "
+     "The longest context, prompt and answer together. 0: what the model was trained for, at most 8192. More than it was trained "
+     "for needs "
      "rope_scale."},
     {"rope_scale", OPT_FACTOR, FIELD(rope_scale), "0", 0, 1024, NULL, NULL, "FACTOR", false,
      "Extends the context linearly by this factor. 0: as the model's file says. A factor below 1 is read as its inverse."},
     {"kv_type", OPT_CHOICE, FIELD(kv_type), "f16", 0, 0, "f16|f32", "SHIMMY_KV_QUANT", "f16|f32", false,
      "How keys and values are kept: f16, or f32, which takes twice the memory."},
     {"kv_tokens", OPT_COUNT, FIELD(kv_tokens), "0", 0, 1e15, NULL, NULL, "TOKENS", false,
-     "The room of a model's cache in tokens over all sequences; memory is taken as it fills. 0: context_length for each of max_sequences."},
+     "The room of a model's cache in tokens over all sequences; memory is taken as it fills. 0: context_length for each of "
+     "max_sequences."},
     {"max_sequences", OPT_COUNT, FIELD(max_sequences), "8", 1, 1024, NULL, NULL, "N", false,
      "Sequences that a model keeps at once: the largest n of a request."},
     {"max_batch_rows", OPT_COUNT, FIELD(max_batch_rows), "512", 1, 65536, NULL, NULL, "ROWS", false,
      "The most tokens computed in one step; activation memory grows with it."},
     {"prefill_chunk", OPT_COUNT, FIELD(prefill_chunk), "512", 1, 65536, NULL, NULL, "ROWS", false,
-     "Prompt tokens computed in one step at most (and not more than max_batch_rows). Where such a step takes long, fewer are taken, so that "
+     "Prompt tokens computed in one step at most (and not more than max_batch_rows). Where such a step takes long, fewer are "
+     "taken, so that "
      "cancellations are noticed soon."},
     {"max_queue", OPT_COUNT, FIELD(max_queue), "64", 0, 100000, NULL, NULL, "N", false,
      "Requests that wait for a model behind the running one; more are refused as busy."},
     {"keep_alive", OPT_SECONDS, FIELD(keep_alive_s), "30min", -1, 1e9, NULL, NULL, "TIME", false,
-     "How long an idle model stays loaded: seconds, or with a unit (90s, 30min, 2h, 1d). 0 unloads it after its last request, -1 keeps it for ever."},
+     "How long an idle model stays loaded: seconds, or with a unit (90s, 30min, 2h, 1d). 0 unloads it after its last request, -1 "
+     "keeps it for ever."},
     {"cache_dir", OPT_STRING, FIELD(cache_dir), "", 0, 0, NULL, NULL, "DIR", true,
      "Where compiled pipelines are kept between runs. Empty: $CACHE_DIRECTORY under systemd, else $XDG_CACHE_HOME/shimmy."},
     {"api_key", OPT_STRING, FIELD(api_key), "", 0, 0, NULL, NULL, "KEY", true,
      "If set, /v1 routes want it as `Authorization: Bearer KEY`. Give it by file or environment: flags are seen by other users."},
     {"cors_origin", OPT_STRING, FIELD(cors_origin), "", 0, 0, NULL, NULL, "ORIGIN", true,
-     "Sent as Access-Control-Allow-Origin, so that web pages of that origin may use the API; * allows all. Empty: no such header."},
-    {"max_connections", OPT_COUNT, FIELD(max_connections), "256", 1, 65536, NULL, NULL, "N", true, "HTTP connections at once; more are refused."},
+     "Sent as Access-Control-Allow-Origin, so that web pages of that origin may use the API; * allows all. Empty: no such "
+     "header."},
+    {"max_connections", OPT_COUNT, FIELD(max_connections), "256", 1, 65536, NULL, NULL, "N", true,
+     "HTTP connections at once; more are refused."},
     {"max_body", OPT_BYTES, FIELD(max_body_bytes), "16M", 1024, 1 << 30, NULL, NULL, "BYTES", true,
      "The longest body of an HTTP request, with K, M or G."},
     {"header_timeout", OPT_SECONDS, FIELD(header_timeout_s), "10", 1, 86400, NULL, NULL, "TIME", true,
@@ -111,7 +122,7 @@ struct loader {
     uint32_t errors;
     const char *path; /* the file being parsed, */
     FILE *file;
-    uint32_t line;    /* and where */
+    uint32_t line; /* and where */
 };
 
 static void SH_PRINTF(3, 4) complain(struct loader *loader, enum sh_log_level level, const char *fmt, ...) {
@@ -209,7 +220,8 @@ static bool listen_is_valid(const char *value, char *why, size_t cap) {
 
 static bool add_to_list(char ***list, const char *value) {
     size_t have = 0;
-    for (; *list && (*list)[have]; have++) {}
+    for (; *list && (*list)[have]; have++) {
+    }
     for (const char *at = value;; at++) {
         const char *end = at + strcspn(at, ":;");
         if (end > at) {
@@ -232,9 +244,9 @@ static double unit_factor(enum option_type type, const char *unit) {
         const char *unit;
         double factor;
     } units[] = {
-        {OPT_BYTES, "K", 1024},     {OPT_BYTES, "M", 1 << 20},   {OPT_BYTES, "G", 1 << 30}, {OPT_SECONDS, "s", 1},
-        {OPT_SECONDS, "sec", 1},    {OPT_SECONDS, "m", 60},      {OPT_SECONDS, "min", 60},  {OPT_SECONDS, "h", 3600},
-        {OPT_SECONDS, "hour", 3600}, {OPT_SECONDS, "d", 86400},  {OPT_SECONDS, "day", 86400},
+        {OPT_BYTES, "K", 1024},      {OPT_BYTES, "M", 1 << 20}, {OPT_BYTES, "G", 1 << 30},   {OPT_SECONDS, "s", 1},
+        {OPT_SECONDS, "sec", 1},     {OPT_SECONDS, "m", 60},    {OPT_SECONDS, "min", 60},    {OPT_SECONDS, "h", 3600},
+        {OPT_SECONDS, "hour", 3600}, {OPT_SECONDS, "d", 86400}, {OPT_SECONDS, "day", 86400},
     };
     if (!*unit) return 1;
     for (uint32_t i = 0; i < SH_COUNT(units); i++)
@@ -320,7 +332,8 @@ static void set_option(struct loader *loader, const struct option *option, const
     if (option->type == OPT_FACTOR) {
         float *factor = field;
         if (*factor > 0 && *factor < 1) {
-            complain(loader, SH_LOG_WARNING, "%s: %s: %s is below 1 and read as its inverse, %g: the context is extended by that factor", where,
+            complain(loader, SH_LOG_WARNING,
+                     "%s: %s: %s is below 1 and read as its inverse, %g: the context is extended by that factor", where,
                      option->name, value, 1 / (double)*factor);
             *factor = 1 / *factor;
         }
@@ -335,15 +348,16 @@ static void unknown(struct loader *loader, const char *where, const char *what, 
 
 /* ---- files ------------------------------------------------------------------------------------------- */
 
-/* libinih as Debian builds it neither tells lines nor takes long ones (it would read the rest as another line): both are done here. */
+/* libinih as Debian builds it neither tells lines nor takes long ones (it would read the rest as another line): both are done
+ * here. */
 static char *ini_line(char *line, int cap, void *user) {
     struct loader *loader = user;
     char *got = fgets(line, cap, loader->file);
     if (!got) return NULL;
     loader->line++;
     if (!strchr(line, '\n') && !feof(loader->file)) {
-        complain(loader, SH_LOG_ERROR, "%s:%u: the line is longer than %d bytes: give lists as several lines", loader->path, loader->line,
-                 cap - 2);
+        complain(loader, SH_LOG_ERROR, "%s:%u: the line is longer than %d bytes: give lists as several lines", loader->path,
+                 loader->line, cap - 2);
         for (int c = 0; c != '\n' && c != EOF;) c = getc(loader->file);
         strcpy(line, "\n");
     }
@@ -355,7 +369,8 @@ static int ini_entry(void *user, const char *section, const char *name, const ch
     char where[600];
     snprintf(where, sizeof where, "%s:%u", loader->path, loader->line);
     if (*section && strcmp(section, "shimmyd") != 0) {
-        complain(loader, SH_LOG_ERROR, "%s: section [%s] is not known: options stand before any section or in [shimmyd]", where, section);
+        complain(loader, SH_LOG_ERROR, "%s: section [%s] is not known: options stand before any section or in [shimmyd]", where,
+                 section);
         return 1;
     }
     const struct option *option = find_option(name);
@@ -376,7 +391,8 @@ static void read_file(struct loader *loader, const char *path, bool required) {
     loader->file = file;
     loader->line = 0;
     int rc = ini_parse_stream(ini_line, loader, ini_entry, loader);
-    if (rc > 0) complain(loader, SH_LOG_ERROR, "%s:%d: not understood: expected 'name = value', '[shimmyd]' or a comment", path, rc);
+    if (rc > 0)
+        complain(loader, SH_LOG_ERROR, "%s:%d: not understood: expected 'name = value', '[shimmyd]' or a comment", path, rc);
     else if (rc < 0 || ferror(file)) complain(loader, SH_LOG_ERROR, "%s: cannot be read", path);
     fclose(file);
 }
@@ -459,7 +475,8 @@ static const struct {
 } actions[] = {
     {"--help", CONFIG_HELP, "Shows this."},
     {"--version", CONFIG_SHOW_VERSION, "Shows the version."},
-    {"--check-config", CONFIG_CHECK, "Reads files, environment and flags, reports what is wrong, and exits: 0 if nothing is, else 1."},
+    {"--check-config", CONFIG_CHECK,
+     "Reads files, environment and flags, reports what is wrong, and exits: 0 if nothing is, else 1."},
     {"--print-config", CONFIG_PRINT, "Prints a sample shimmyd.conf with every option and its default."},
     {"--probe-devices", CONFIG_PROBE_DEVICES, NULL},
 };
@@ -581,7 +598,8 @@ void config_unref(struct config *config) {
     if (!config || __atomic_sub_fetch(&config->refs, 1, __ATOMIC_ACQ_REL) > 0) return;
     for (uint32_t i = 0; i < OPTION_COUNT; i++) {
         void *field = field_of(config, &options[i]);
-        if (options[i].type == OPT_STRING || options[i].type == OPT_CHOICE || options[i].type == OPT_LISTEN) free(*(char **)field);
+        if (options[i].type == OPT_STRING || options[i].type == OPT_CHOICE || options[i].type == OPT_LISTEN)
+            free(*(char **)field);
         if (options[i].type == OPT_LIST) {
             char **list = *(char ***)field;
             for (char **at = list; list && *at; at++) free(*at);
@@ -611,7 +629,8 @@ static bool same_value(const struct config *a, const struct config *b, const str
     return false;
 }
 
-void config_diff(const struct config *a, const struct config *b, void (*fn)(void *user, const char *name, bool needs_restart), void *user) {
+void config_diff(const struct config *a, const struct config *b, void (*fn)(void *user, const char *name, bool needs_restart),
+                 void *user) {
     for (uint32_t i = 0; i < OPTION_COUNT; i++)
         if (!same_value(a, b, &options[i])) fn(user, options[i].name, options[i].restart);
 }
@@ -635,17 +654,19 @@ static void print_wrapped(FILE *to, const char *prefix, const char *text, size_t
 }
 
 void config_print_help(FILE *to) {
-    fputs("Usage: shimmyd [OPTION]...\n"
-          "Serves GGUF language models over a control socket (shimmyctl) and HTTP (OpenAI's API).\n\n"
-          "Every option can also stand in shimmyd.conf as `name = value` (with _ for -) and in the environment as SHIMMY_NAME.\n\n",
-          to);
+    fputs(
+        "Usage: shimmyd [OPTION]...\n"
+        "Serves GGUF language models over a control socket (shimmyctl) and HTTP (OpenAI's API).\n\n"
+        "Every option can also stand in shimmyd.conf as `name = value` (with _ for -) and in the environment as SHIMMY_NAME.\n\n",
+        to);
     for (uint32_t i = 0; i < OPTION_COUNT; i++) {
         char flag[64];
         snprintf(flag, sizeof flag, "%s", options[i].name);
         for (char *c = flag; *c; c++)
             if (*c == '_') *c = '-';
-        fprintf(to, "  --%s%s%s%s%s%s\n", flag, options[i].value_name ? " " : "", options[i].value_name ? options[i].value_name : "",
-                *options[i].initial ? " (" : "", options[i].initial, *options[i].initial ? ")" : "");
+        fprintf(to, "  --%s%s%s%s%s%s\n", flag, options[i].value_name ? " " : "",
+                options[i].value_name ? options[i].value_name : "", *options[i].initial ? " (" : "", options[i].initial,
+                *options[i].initial ? ")" : "");
         print_wrapped(to, "        ", options[i].help, 100);
     }
     fputs("  --config FILE\n        Reads this file instead of the usual ones.\n", to);
@@ -657,8 +678,10 @@ void config_print_help(FILE *to) {
 }
 
 void config_print_sample(FILE *to) {
-    fputs("# shimmyd.conf - options of shimmyd(8), explained in shimmyd.conf(5). Lines that begin with # are comments; what is commented\n"
-          "# out here is the default. Flags (--kv-type) and the environment (SHIMMY_KV_TYPE) override this file. `shimmyd --check-config`\n"
+    fputs("# shimmyd.conf - options of shimmyd(8), explained in shimmyd.conf(5). Lines that begin with # are comments; what is "
+          "commented\n"
+          "# out here is the default. Flags (--kv-type) and the environment (SHIMMY_KV_TYPE) override this file. `shimmyd "
+          "--check-config`\n"
           "# checks it, `systemctl reload shimmyd` puts changes into force as far as that is possible without a restart.\n\n"
           "[shimmyd]\n",
           to);

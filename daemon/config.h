@@ -3,8 +3,8 @@
  *
  * One spelling in three forms: key `kv_type`, flag `--kv-type`, variable `SHIMMY_KV_TYPE`. Flags beat environment beats file.
  * Precedence of sources, weakest first: defaults; /etc/shimmy/shimmyd.conf and conf.d/ *.conf beside it in order of name;
- * $XDG_CONFIG_HOME/shimmy/shimmyd.conf and its conf.d; (or, instead of all these, the file given with --config); environment; flags.
- * Model directories add up over all sources, everything else is overridden.
+ * $XDG_CONFIG_HOME/shimmy/shimmyd.conf and its conf.d; (or, instead of all these, the file given with --config); environment;
+ * flags. Model directories add up over all sources, everything else is overridden.
  *
  * A struct config is immutable once loaded and reference counted; a reload makes a new one. Any thread may read it.
  */
@@ -18,37 +18,39 @@
 enum { CONFIG_LISTEN_MAX = 8 };
 
 struct config {
-    char *socket;              /* control socket path; "" = default by environment */
-    char *listen;              /* "auto", "off", or HOST:PORT[,HOST:PORT...]; port 0 = any */
-    char **model_dirs;         /* NULL-terminated: model_dir, SHIMMY_MODEL_PATHS, ./models */
-    char *base_gguf;           /* SHIMMY_BASE_GGUF or "" */
-    char *device;              /* "auto", "cpu", or a part of a name */
-    char *cache_dir;           /* pipeline cache; "" = $CACHE_DIRECTORY, else $XDG_CACHE_HOME/shimmy */
-    char *kv_type;             /* "f16", "f32" */
-    char *api_key;             /* "" = none wanted; else Authorization: Bearer on /v1 routes */
-    char *cors_origin;         /* "" = no CORS headers */
+    char *socket;      /* control socket path; "" = default by environment */
+    char *listen;      /* "auto", "off", or HOST:PORT[,HOST:PORT...]; port 0 = any */
+    char **model_dirs; /* NULL-terminated: model_dir, SHIMMY_MODEL_PATHS, ./models */
+    char *base_gguf;   /* SHIMMY_BASE_GGUF or "" */
+    char *device;      /* "auto", "cpu", or a part of a name */
+    char *cache_dir;   /* pipeline cache; "" = $CACHE_DIRECTORY, else $XDG_CACHE_HOME/shimmy */
+    char *kv_type;     /* "f16", "f32" */
+    char *api_key;     /* "" = none wanted; else Authorization: Bearer on /v1 routes */
+    char *cors_origin; /* "" = no CORS headers */
     char *log_level;
     char *vulkan_tier, *cpu_isa; /* "" = best */
-    uint32_t context_length;   /* 0 = min(native, 8192) */
-    uint32_t threads;          /* 0 = one per physical core */
+    uint32_t context_length;     /* 0 = min(native, 8192) */
+    uint32_t threads;            /* 0 = one per physical core */
     uint32_t max_sequences, max_batch_rows, prefill_chunk, max_queue;
-    uint64_t kv_tokens;        /* 0 = context length times max_sequences, as memory allows */
+    uint64_t kv_tokens; /* 0 = context length times max_sequences, as memory allows */
     uint32_t max_connections;
     uint64_t max_body_bytes;
     uint32_t request_timeout_s, header_timeout_s, idle_timeout_s, drain_timeout_s;
-    int32_t keep_alive_s;      /* -1 for ever */
+    int32_t keep_alive_s; /* -1 for ever */
     float rope_scale;
-    bool validation;           /* Vulkan validation layer */
+    bool validation; /* Vulkan validation layer */
 
     uint32_t refs; /* config.c's */
 };
 
 /* What the command line asks for, besides options. */
 enum config_action { CONFIG_RUN, CONFIG_HELP, CONFIG_SHOW_VERSION, CONFIG_CHECK, CONFIG_PRINT, CONFIG_PROBE_DEVICES };
-struct config_setting { const char *name, *value; };
+struct config_setting {
+    const char *name, *value;
+};
 struct config_command {
     enum config_action action;
-    const char *file; /* --config FILE or NULL */
+    const char *file;                /* --config FILE or NULL */
     struct config_setting *settings; /* flags in order; strings are argv's */
     uint32_t n_settings;
 };
@@ -63,7 +65,8 @@ struct config *config_ref(struct config *config);
 void config_unref(struct config *config);
 
 /* The names of options that differ, one by one; needs_restart: a reload cannot put that one into force. */
-void config_diff(const struct config *a, const struct config *b, void (*fn)(void *user, const char *name, bool needs_restart), void *user);
+void config_diff(const struct config *a, const struct config *b, void (*fn)(void *user, const char *name, bool needs_restart),
+                 void *user);
 
 void config_print_help(FILE *to);
 void config_print_sample(FILE *to); /* conf/shimmyd.conf */

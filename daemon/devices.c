@@ -22,7 +22,6 @@ extern char **environ;
 
 enum { DEVICES_MAX = 32, PROBE_TIMEOUT_MS = 15000, PROBE_OUTPUT_MAX = 1 << 18 };
 
-
 static struct {
     pthread_mutex_t lock;
     pthread_cond_t done;
@@ -36,7 +35,7 @@ static struct {
     struct config *config;
     struct sh_device_info infos[DEVICES_MAX];
     uint32_t count;
-    struct sh_error error; /* of the configured device; code SH_OK if it can be used */
+    struct sh_error error;               /* of the configured device; code SH_OK if it can be used */
     struct sh_device *open[DEVICES_MAX]; /* by index, as are the next two */
     uint32_t users[DEVICES_MAX];
     bool lost[DEVICES_MAX];
@@ -61,10 +60,10 @@ int devices_probe_main(void) {
     for (uint32_t i = 0; i < count; i++) {
         char uuid[2 * sizeof infos[i].uuid + 1];
         hex(infos[i].uuid, sizeof infos[i].uuid, uuid);
-        json_array_append_new(list, json_pack("{si ss ss ss ss sI sI sb ss}", "kind", (int)infos[i].kind, "name", infos[i].name, "driver",
-                                              infos[i].driver, "tier", infos[i].tier, "uuid", uuid, "memory_bytes",
-                                              (json_int_t)infos[i].memory_bytes, "free_bytes", (json_int_t)infos[i].free_bytes, "usable",
-                                              infos[i].usable, "reason", infos[i].reason));
+        json_array_append_new(list, json_pack("{si ss ss ss ss sI sI sb ss}", "kind", (int)infos[i].kind, "name", infos[i].name,
+                                              "driver", infos[i].driver, "tier", infos[i].tier, "uuid", uuid, "memory_bytes",
+                                              (json_int_t)infos[i].memory_bytes, "free_bytes", (json_int_t)infos[i].free_bytes,
+                                              "usable", infos[i].usable, "reason", infos[i].reason));
     }
     bool ok = json_dumpf(list, stdout, JSON_COMPACT) == 0 && fflush(stdout) == 0;
     json_decref(list);
@@ -77,8 +76,9 @@ static bool read_info(json_t *object, struct sh_device_info *info) {
     int kind, usable;
     json_int_t memory_bytes, free_bytes;
     const char *name, *driver, *tier, *uuid, *reason;
-    if (json_unpack(object, "{si ss ss ss ss sI sI sb ss}", "kind", &kind, "name", &name, "driver", &driver, "tier", &tier, "uuid", &uuid,
-                    "memory_bytes", &memory_bytes, "free_bytes", &free_bytes, "usable", &usable, "reason", &reason) != 0 ||
+    if (json_unpack(object, "{si ss ss ss ss sI sI sb ss}", "kind", &kind, "name", &name, "driver", &driver, "tier", &tier,
+                    "uuid", &uuid, "memory_bytes", &memory_bytes, "free_bytes", &free_bytes, "usable", &usable, "reason",
+                    &reason) != 0 ||
         strlen(uuid) != 2 * sizeof info->uuid)
         return false;
     *info = (struct sh_device_info){.kind = (enum sh_device_kind)kind,
@@ -113,7 +113,8 @@ static char **child_environment(const struct config *config, bool without_driver
     while (environ[have]) have++;
     char **out = sh_calloc(have + 6ull, sizeof *out);
     if (!out) return NULL;
-    static const char *const dropped[] = {"SHIMMY_VULKAN=", "SHIMMY_CPU=", "VK_ICD_FILENAMES=", "VK_DRIVER_FILES=", "VK_ADD_DRIVER_FILES="};
+    static const char *const dropped[] = {
+        "SHIMMY_VULKAN=", "SHIMMY_CPU=", "VK_ICD_FILENAMES=", "VK_DRIVER_FILES=", "VK_ADD_DRIVER_FILES="};
     for (uint32_t i = 0; i < have; i++) {
         bool drop = false;
         for (uint32_t d = 0; d < SH_COUNT(dropped); d++)
@@ -184,8 +185,8 @@ static size_t read_output(int fd, char *buffer, size_t cap, bool *timed_out) {
     }
 }
 
-/* Waits for the child, which has nothing more to say, and may hang in a driver's last breath. Under the lock, so that devices_stop
- * never signals a process that is not ours any more. */
+/* Waits for the child, which has nothing more to say, and may hang in a driver's last breath. Under the lock, so that
+ * devices_stop never signals a process that is not ours any more. */
 static int reap(pid_t pid) {
     int status = 0;
     uint64_t patience = sh_now_ns() + 2000000000;
@@ -238,8 +239,8 @@ static void choose_configured(void) {
     }
     devices.error.code = SH_OK;
     for (uint32_t i = 0; i < devices.count; i++)
-        log_info("device %s (%s, %s): %s: %s", devices.infos[i].name, sh_device_kind_name(devices.infos[i].kind), devices.infos[i].tier,
-                 i == chosen ? "taken" : "not taken", devices.infos[i].reason);
+        log_info("device %s (%s, %s): %s: %s", devices.infos[i].name, sh_device_kind_name(devices.infos[i].kind),
+                 devices.infos[i].tier, i == chosen ? "taken" : "not taken", devices.infos[i].reason);
 }
 
 static void *probe_main(void *unused) {
@@ -325,7 +326,8 @@ static void cache_directory(const struct config *config, char *out, size_t cap) 
     }
 }
 
-static enum sh_code open_device(const struct config *config, uint32_t index, const struct sh_device_info *info, struct sh_error *err) {
+static enum sh_code open_device(const struct config *config, uint32_t index, const struct sh_device_info *info,
+                                struct sh_error *err) {
     char cache[4096];
     cache_directory(config, cache, sizeof cache);
     const char *tier = info->kind == SH_DEVICE_CPU ? config->cpu_isa : config->vulkan_tier;
@@ -362,7 +364,8 @@ enum sh_code devices_acquire(const char *want, struct sh_device **out, struct sh
     else if (count == 0) code = sh_fail(err, SH_ERR_DEVICE, "no device is known: the probe failed, the log says why");
     else code = sh_device_select(infos, count, want ? want : config->device, &chosen, err);
     if (code == SH_OK && devices.lost[chosen])
-        code = sh_fail(err, SH_ERR_DEVICE_LOST, "device %s is lost, and models on it are still being unloaded: try again", infos[chosen].name);
+        code = sh_fail(err, SH_ERR_DEVICE_LOST, "device %s is lost, and models on it are still being unloaded: try again",
+                       infos[chosen].name);
     if (code == SH_OK && !devices.open[chosen]) code = open_device(config, chosen, &infos[chosen], err);
     if (code == SH_OK) {
         *out = devices.open[chosen];
@@ -408,10 +411,11 @@ json_t *devices_json(void) {
     for (uint32_t i = 0; i < devices.count; i++) {
         const struct sh_device_info *info = &devices.infos[i];
         const struct sh_device *open = devices.open[i];
-        json_t *object = json_pack("{ss ss ss ss sb sb ss sI sI sb}", "name", info->name, "kind", sh_device_kind_name(info->kind), "driver",
-                                   info->driver, "tier", open ? sh_device_get_info(open)->tier : info->tier, "usable", info->usable,
-                                   "selected", info->selected, "reason", info->reason, "memory_bytes", (json_int_t)info->memory_bytes,
-                                   "free_bytes", (json_int_t)info->free_bytes, "open", open != NULL);
+        json_t *object =
+            json_pack("{ss ss ss ss sb sb ss sI sI sb}", "name", info->name, "kind", sh_device_kind_name(info->kind), "driver",
+                      info->driver, "tier", open ? sh_device_get_info(open)->tier : info->tier, "usable", info->usable,
+                      "selected", info->selected, "reason", info->reason, "memory_bytes", (json_int_t)info->memory_bytes,
+                      "free_bytes", (json_int_t)info->free_bytes, "open", open != NULL);
         if (open) {
             struct sh_device_memory memory;
             sh_device_get_memory(open, &memory);

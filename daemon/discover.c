@@ -57,7 +57,8 @@ enum sh_code discover_file(const char *path, struct found_model *out, struct sh_
     char directory[PATH_MAX], first[PATH_MAX * 2], full[PATH_MAX * 2];
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
     snprintf(full, sizeof full, "%.*s", slash ? (int)(slash - path) + 1 : 1, slash ? path : ".");
-    if (!realpath(full, directory)) return sh_fail(err, errno == ENOENT ? SH_ERR_NOT_FOUND : SH_ERR_IO, "%s: %s", path, strerror(errno));
+    if (!realpath(full, directory))
+        return sh_fail(err, errno == ENOENT ? SH_ERR_NOT_FOUND : SH_ERR_IO, "%s: %s", path, strerror(errno));
     snprintf(full, sizeof full, "%s/%s", strcmp(directory, "/") == 0 ? "" : directory, name);
 
     size_t prefix;
@@ -78,7 +79,8 @@ enum sh_code discover_file(const char *path, struct found_model *out, struct sh_
         total += (uint64_t)st.st_size;
     }
     if (!split) {
-        if (stat(full, &first_st) != 0) return sh_fail(err, errno == ENOENT ? SH_ERR_NOT_FOUND : SH_ERR_IO, "%s: %s", path, strerror(errno));
+        if (stat(full, &first_st) != 0)
+            return sh_fail(err, errno == ENOENT ? SH_ERR_NOT_FOUND : SH_ERR_IO, "%s: %s", path, strerror(errno));
         if (!S_ISREG(first_st.st_mode)) return sh_fail(err, SH_ERR_INVALID, "%s: not a regular file", path);
         snprintf(first, sizeof first, "%s", full);
         total = (uint64_t)first_st.st_size;
@@ -87,7 +89,8 @@ enum sh_code discover_file(const char *path, struct found_model *out, struct sh_
     }
 
     const char *stem = strrchr(first, '/') + 1;
-    size_t stem_length = split ? prefix - (size_t)(stem - first) : strlen(stem) - (has_suffix(stem, ".gguf") ? strlen(".gguf") : 0);
+    size_t stem_length =
+        split ? prefix - (size_t)(stem - first) : strlen(stem) - (has_suffix(stem, ".gguf") ? strlen(".gguf") : 0);
     *out = (struct found_model){
         .path = strdup(first), .id = strndup(stem, stem_length), .size_bytes = total, .identity = identity_of_stat(&first_st)};
     if (!out->path || !out->id) {
@@ -169,7 +172,8 @@ static int scan(struct walk *walk, const char *directory, int depth) {
 enum sh_code discover_directory(const char *root, struct found_list *list, struct sh_error *err) {
     struct walk walk = {.list = list};
     struct stat st;
-    if (stat(root, &st) != 0) return sh_fail(err, errno == ENOENT ? SH_ERR_NOT_FOUND : SH_ERR_IO, "%s: %s", root, strerror(errno));
+    if (stat(root, &st) != 0)
+        return sh_fail(err, errno == ENOENT ? SH_ERR_NOT_FOUND : SH_ERR_IO, "%s: %s", root, strerror(errno));
     if (!S_ISDIR(st.st_mode)) return sh_fail(err, SH_ERR_INVALID, "%s: not a directory", root);
     enter_once(&walk, &st);
     int count = scan(&walk, root, 1);

@@ -165,10 +165,12 @@ void gen_cancel(struct generation *g, const char *reason) {
 bool gen_cancel_id(uint64_t id, const char *reason) {
     struct generation *g;
     pthread_mutex_lock(&live_lock);
-    for (g = live; g && g->id != id; g = g->next_live) {}
+    for (g = live; g && g->id != id; g = g->next_live) {
+    }
     /* One that is being freed has no references left and is not revived. */
     unsigned refs = g ? atomic_load(&g->refs) : 0;
-    while (refs && !atomic_compare_exchange_weak(&g->refs, &refs, refs + 1)) {}
+    while (refs && !atomic_compare_exchange_weak(&g->refs, &refs, refs + 1)) {
+    }
     pthread_mutex_unlock(&live_lock);
     if (!refs) return false;
 

@@ -2,14 +2,15 @@
  * generation.h - one request for tokens, from a front end (control socket, HTTP) to a model's runner and back as events.
  *
  * A front end fills struct gen_params, calls gen_submit, and is told through `notify` (called from the runner's thread, or from
- * within gen_cancel_id) that events wait; it then takes them with gen_next until it returns false. notify is called when the ring was empty
- * before, never under a lock of the ring, and not any more once gen_release has returned; it must not call gen_release itself.
- * gen_cancel may be called at any time by any thread; gen_release drops the front end's reference (and cancels a generation that is not
- * finished). The event ring is bounded: a reader that lets it fill (GEN_RING_EVENTS) is cut off: the generation is cancelled and its last
- * event says so. *out of gen_submit is set before the first notify can come.
+ * within gen_cancel_id) that events wait; it then takes them with gen_next until it returns false. notify is called when the
+ * ring was empty before, never under a lock of the ring, and not any more once gen_release has returned; it must not call
+ * gen_release itself. gen_cancel may be called at any time by any thread; gen_release drops the front end's reference (and
+ * cancels a generation that is not finished). The event ring is bounded: a reader that lets it fill (GEN_RING_EVENTS) is cut
+ * off: the generation is cancelled and its last event says so. *out of gen_submit is set before the first notify can come.
  *
- * Thread-safety: gen_submit, gen_cancel: any thread. gen_next, gen_release: the front end's, one at a time. gen_release waits for a notify that is
- * being called just then; after it has returned notify is not called any more. notify takes no lock of this room and does not call back into it.
+ * Thread-safety: gen_submit, gen_cancel: any thread. gen_next, gen_release: the front end's, one at a time. gen_release waits
+ * for a notify that is being called just then; after it has returned notify is not called any more. notify takes no lock of
+ * this room and does not call back into it.
  */
 #ifndef SHIMMYD_GENERATION_H
 #define SHIMMYD_GENERATION_H
@@ -18,7 +19,7 @@
 
 #define GEN_RING_EVENTS 4096
 
-struct model;      /* daemon/models.h */
+struct model; /* daemon/models.h */
 struct generation;
 
 enum gen_finish { GEN_RUNNING, GEN_STOP /* end token or stop string */, GEN_LENGTH, GEN_CANCELLED, GEN_FAILED };
@@ -27,18 +28,18 @@ const char *gen_finish_name(enum gen_finish finish); /* OpenAI's words: "stop", 
 struct gen_params {
     const int32_t *prompt; /* copied */
     uint32_t n_prompt;
-    uint32_t n_choices;    /* >= 1: choices 0..n-1 share the prompt, sampled with their own index */
-    uint32_t max_tokens;   /* per choice; 0 = up to the context's end */
+    uint32_t n_choices;               /* >= 1: choices 0..n-1 share the prompt, sampled with their own index */
+    uint32_t max_tokens;              /* per choice; 0 = up to the context's end */
     struct sh_sampler_params sampler; /* choice is filled in by the runner; bias copied */
-    const char *const *stops; /* copied */
+    const char *const *stops;         /* copied */
     uint32_t n_stops;
-    bool ignore_eos;       /* an end token does not end it */
-    bool special;          /* write control tokens into the text */
+    bool ignore_eos; /* an end token does not end it */
+    bool special;    /* write control tokens into the text */
     bool logprobs;
-    uint32_t n_top;        /* with logprobs */
-    bool echo_logprobs;    /* prompt tokens' log-probs too (completions' echo with logprobs): GEN_EVENT_PROMPT */
-    uint64_t deadline_ns;  /* CLOCK_MONOTONIC; 0 = none */
-    uint64_t load_ns;      /* what the request waited for its model's load; only handed on to the usage */
+    uint32_t n_top;       /* with logprobs */
+    bool echo_logprobs;   /* prompt tokens' log-probs too (completions' echo with logprobs): GEN_EVENT_PROMPT */
+    uint64_t deadline_ns; /* CLOCK_MONOTONIC; 0 = none */
+    uint64_t load_ns;     /* what the request waited for its model's load; only handed on to the usage */
     void (*notify)(void *user);
     void *user;
 };
@@ -52,38 +53,40 @@ struct gen_logprob { /* of one token */
 
 enum gen_event_kind {
     GEN_EVENT_STARTED, /* left the queue */
-    GEN_EVENT_PROMPT,  /* with echo_logprobs: token and logprob of one prompt token, in order (the first has none); not counted in the ring's limit */
-    GEN_EVENT_TOKEN,   /* a token of a choice; text may be empty while held back, and tokens may come with a final text */
-    GEN_EVENT_CHOICE,  /* a choice is finished: finish, and the last held-back text */
-    GEN_EVENT_END,     /* all choices are finished, or the whole failed: the last event */
+    GEN_EVENT_PROMPT,  /* with echo_logprobs: one prompt token, in order (the first has no logprob); not counted in the ring's limit */
+    GEN_EVENT_TOKEN,  /* a token of a choice; text may be empty while held back, and tokens may come with a final text */
+    GEN_EVENT_CHOICE, /* a choice is finished: finish, and the last held-back text */
+    GEN_EVENT_END,    /* all choices are finished, or the whole failed: the last event */
 };
 struct gen_event {
     enum gen_event_kind kind;
     uint32_t choice;
-    int32_t token;      /* TOKEN; an end token that stops is not reported as TOKEN */
-    char *text;         /* malloc'd, NUL-terminated, valid UTF-8; "" if nothing may be shown; owned by the taker (gen_event_finish) */
-    size_t text_length; /* bytes; a model may write NULs */
+    int32_t token; /* TOKEN; an end token that stops is not reported as TOKEN */
+    char *text;    /* malloc'd, NUL-terminated, valid UTF-8; "" if nothing may be shown; owned by the taker (gen_event_finish) */
+    size_t text_length;          /* bytes; a model may write NULs */
     struct gen_logprob *logprob; /* PROMPT, TOKEN with logprobs; malloc'd */
     enum gen_finish finish;      /* CHOICE, END */
     int32_t stop_index;          /* CHOICE that ended by stop string number n, else -1 */
-    struct sh_error error;       /* END with GEN_FAILED; also CANCELLED's reason ("deadline", "shutdown", "client", "slow reader") */
+    struct sh_error error; /* END with GEN_FAILED; also CANCELLED's reason ("deadline", "shutdown", "client", "slow reader") */
 };
 void gen_event_finish(struct gen_event *event);
 
-struct gen_usage { /* valid after END */
+struct gen_usage {                             /* valid after END */
     uint32_t prompt_tokens, completion_tokens; /* all choices */
     uint32_t cached_tokens;
     uint64_t queued_ns, load_ns, prefill_ns, first_token_ns /* since submission */, decode_ns;
 };
 
-/* The model must be ready (model_load); the generation takes its own reference on it and drops it at its end. SH_ERR_LIMIT: the prompt does not
- * fit the context, or n_choices the sequences; SH_ERR_BUSY: the queue is full; SH_ERR_CANCELLED: shutting down; SH_ERR_NOT_FOUND: not ready (any more). */
+/* The model must be ready (model_load); the generation takes its own reference on it and drops it at its end. SH_ERR_LIMIT: the
+ * prompt does not fit the context, or n_choices the sequences; SH_ERR_BUSY: the queue is full; SH_ERR_CANCELLED: shutting down;
+ * SH_ERR_NOT_FOUND: not ready (any more). */
 enum sh_code gen_submit(struct model *model, const struct gen_params *params, struct generation **out, struct sh_error *err);
 bool gen_next(struct generation *generation, struct gen_event *event);
 void gen_cancel(struct generation *generation, const char *reason);
 void gen_release(struct generation *generation);
 uint64_t gen_id(const struct generation *generation); /* unique in this process, for Cancel */
-bool gen_cancel_id(uint64_t id, const char *reason);  /* false: no such running or queued generation. A queued one ends before it returns */
+bool gen_cancel_id(uint64_t id,
+                   const char *reason); /* false: no such running or queued generation. A queued one ends before it returns */
 void gen_get_usage(const struct generation *generation, struct gen_usage *out);
 
 #endif

@@ -17,7 +17,7 @@ struct runner;
 struct generation {
     atomic_uint refs; /* the front end's, the runner's */
     uint64_t id;
-    struct model *model; /* NULL in tests of the ring */
+    struct model *model;      /* NULL in tests of the ring */
     struct gen_params params; /* with copies of its own */
     char **stops;
     uint64_t submitted_ns;
@@ -25,18 +25,18 @@ struct generation {
     pthread_mutex_t lock;
     struct gen_event *events; /* lock; ring of `capacity` */
     uint32_t first, count, capacity;
-    uint32_t counted;         /* lock; events that count towards GEN_RING_EVENTS */
-    bool ended;               /* lock; END is in the ring or taken */
-    struct runner *runner;    /* lock; NULL before it is queued and from its end on */
-    struct gen_usage usage;   /* lock */
-    char reason[64];          /* lock; why it is cancelled */
-    atomic_bool cancelled;    /* reason is set; never taken back */
+    uint32_t counted;       /* lock; events that count towards GEN_RING_EVENTS */
+    bool ended;             /* lock; END is in the ring or taken */
+    struct runner *runner;  /* lock; NULL before it is queued and from its end on */
+    struct gen_usage usage; /* lock */
+    char reason[64];        /* lock; why it is cancelled */
+    atomic_bool cancelled;  /* reason is set; never taken back */
 
     pthread_mutex_t notify_lock;
     void (*notify)(void *user); /* notify_lock; NULL after gen_release */
 
-    struct generation *next_queued;  /* runner's lock */
-    bool queued;                     /* runner's lock; in the runner's queue */
+    struct generation *next_queued;                /* runner's lock */
+    bool queued;                                   /* runner's lock; in the runner's queue */
     struct generation *next_live, **previous_live; /* generation.c's list of all */
 };
 
@@ -52,8 +52,9 @@ void gen_end(struct generation *g, enum gen_finish finish, const struct sh_error
 /* Marks it as cancelled unless it is already; the first reason stays. */
 void gen_mark_cancelled(struct generation *g, const char *reason);
 
-/* scheduler.c: takes a queued generation out of the queue, so that its place is free at once. If `hand_over` the runner's thread ends it
- * soon, else the caller has to: true means that the runner's reference is now the caller's. False: it is not queued. generation->lock is held. */
+/* scheduler.c: takes a queued generation out of the queue, so that its place is free at once. If `hand_over` the runner's
+ * thread ends it soon, else the caller has to: true means that the runner's reference is now the caller's. False: it is not
+ * queued. generation->lock is held. */
 bool runner_dequeue(struct runner *runner, struct generation *g, bool hand_over);
 
 /* models.c: hands it to the model's runner. */

@@ -332,8 +332,9 @@ static void load(struct model *m) {
                                         strdup(job.wants.kv_type ? job.wants.kv_type : job.config->kv_type)};
         const char *const labels[] = {m->id};
         metric_set(METRIC_MODEL_LOAD_SECONDS, labels, (double)took / 1e9);
-        log_write(SH_LOG_NOTICE, m->id, "loaded on %s in %.2f s: context %u, %.1f MiB of weights", sh_device_get_info(m->device)->name,
-                  (double)took / 1e9, m->info.context_length, (double)m->info.weights_bytes[0] / (1 << 20));
+        log_write(SH_LOG_NOTICE, m->id, "loaded on %s in %.2f s: context %u, %.1f MiB of weights",
+                  sh_device_get_info(m->device)->name, (double)took / 1e9, m->info.context_length,
+                  (double)m->info.weights_bytes[0] / (1 << 20));
         model_set_state(m, MODEL_READY);
     } else if (code == SH_ERR_CANCELLED) {
         log_write(SH_LOG_INFO, m->id, "load stopped: nobody waits for it any more");
@@ -381,7 +382,8 @@ static struct model *drained(uint64_t now, uint64_t *deadline) {
 static struct model *waited_for(void) {
     struct model *best = NULL;
     for (struct model *m = registry.models; m; m = m->next)
-        if (m->loads && (m->state == MODEL_DISCOVERED || m->state == MODEL_FAILED) && (!best || m->load_order < best->load_order)) best = m;
+        if (m->loads && (m->state == MODEL_DISCOVERED || m->state == MODEL_FAILED) && (!best || m->load_order < best->load_order))
+            best = m;
     return best;
 }
 

@@ -57,8 +57,8 @@ static void write_line(enum sh_log_level level, const char *model, const char *l
     gmtime_r(&now.tv_sec, &tm);
     strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%S", &tm);
     /* One call, so that lines of several threads do not mix. */
-    fprintf(stderr, "%s.%03ldZ %s: %s%s%s\n", stamp, now.tv_nsec / 1000000, level_name(level), model ? model : "", model ? ": " : "",
-            line);
+    fprintf(stderr, "%s.%03ldZ %s: %s%s%s\n", stamp, now.tv_nsec / 1000000, level_name(level), model ? model : "",
+            model ? ": " : "", line);
 }
 
 static void engine_line(void *user, enum sh_log_level level, const char *line) {

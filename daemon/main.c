@@ -1,8 +1,8 @@
 /*
  * main.c - shimmyd from start to end: options, log, signals, sockets, then one loop over epoll until a signal ends it.
  *
- * Threads: this one (control socket, signals, watchdog), libmicrohttpd's, the loader, one runner per loaded model, and for a moment the device
- * probe's. All signals are blocked in all of them and read here from a signalfd.
+ * Threads: this one (control socket, signals, watchdog), libmicrohttpd's, the loader, one runner per loaded model, and for a
+ * moment the device probe's. All signals are blocked in all of them and read here from a signalfd.
  */
 #include "compute/base.h"
 #include "daemon/config.h"
@@ -125,7 +125,8 @@ static void start_watchdog(struct daemon *d) {
     uint64_t usec = 0;
     if (sd_watchdog_enabled(0, &usec) <= 0) return;
     uint64_t ns = usec * 1000 / 2;
-    struct itimerspec every = {{(time_t)(ns / 1000000000), (long)(ns % 1000000000)}, {(time_t)(ns / 1000000000), (long)(ns % 1000000000)}};
+    struct itimerspec every = {{(time_t)(ns / 1000000000), (long)(ns % 1000000000)},
+                               {(time_t)(ns / 1000000000), (long)(ns % 1000000000)}};
     timerfd_settime(d->watchdog, 0, &every, NULL);
 }
 
@@ -183,7 +184,8 @@ static bool start(struct daemon *d) {
     const char *const version[] = {sh_version()};
     metric_set(METRIC_BUILD_INFO, version, 1);
     log_info("control socket %s", control_path(d->control));
-    for (const char *const *address = params.http_addresses; address && *address; address++) log_notice("listening on %s", *address);
+    for (const char *const *address = params.http_addresses; address && *address; address++)
+        log_notice("listening on %s", *address);
     return true;
 refused:
     log_error("%s", err.message);
@@ -218,7 +220,8 @@ static void *stop_models(void *user) {
     return NULL;
 }
 
-/* Running requests may finish within drain_timeout, and their clients are served meanwhile; then everything ends in the reverse order of start. */
+/* Running requests may finish within drain_timeout, and their clients are served meanwhile; then everything ends in the reverse
+ * order of start. */
 static int stop(struct daemon *d) {
     uint64_t limit_ns = d->config->drain_timeout_s * 1000000000ull;
     sd_notifyf(0, "STOPPING=1\nSTATUS=waiting for running requests, at most %u s", d->config->drain_timeout_s);

@@ -12,7 +12,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-struct registry registry = {.lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+struct registry registry = {
+    .lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
 
 const char *model_state_name(enum model_state state) {
     static const char *const names[] = {"discovered", "loading", "ready", "draining", "failed"};
@@ -100,7 +101,8 @@ enum sh_code models_start(struct config *config, struct sh_error *err) {
     registry.started = true;
     /* Most directories are read faster than this; then the first Status is complete. */
     uint64_t deadline = sh_now_ns() + 50000000;
-    while (!registry.scanned && wait_changed_until(deadline)) {}
+    while (!registry.scanned && wait_changed_until(deadline)) {
+    }
     pthread_mutex_unlock(&registry.lock);
     return SH_OK;
 }
@@ -296,14 +298,16 @@ static enum sh_code resolve_locked(const char *name, struct model **out, struct 
     }
     char list[400] = "";
     if (match.count > 1) {
-        for (uint32_t i = 0; i < match.count && i < CANDIDATES_MAX; i++) append(list, sizeof list, "%s%s", i ? ", " : "", match.models[i]->path);
+        for (uint32_t i = 0; i < match.count && i < CANDIDATES_MAX; i++)
+            append(list, sizeof list, "%s%s", i ? ", " : "", match.models[i]->path);
         return sh_fail(err, SH_ERR_INVALID, "'%.80s' fits %u models: give the path of one of %s", name, match.count, list);
     }
     match = nearest_locked(name);
     for (uint32_t i = 0; i < match.count; i++) append(list, sizeof list, "%s%s", i ? ", " : "", match.models[i]->id);
     if (match.count) return sh_fail(err, SH_ERR_NOT_FOUND, "no model is called '%.80s': the nearest are %s", name, list);
     return sh_fail(err, SH_ERR_NOT_FOUND, "no model is called '%.80s': %s", name,
-                   registry.models ? "`shimmyctl list` shows those there are" : "no models are known (option model_dir says where they are)");
+                   registry.models ? "`shimmyctl list` shows those there are"
+                                   : "no models are known (option model_dir says where they are)");
 }
 
 enum sh_code models_resolve(const char *name, struct model **out, struct sh_error *err) {
@@ -336,7 +340,8 @@ struct model *model_create(const struct found_model *found) {
 
 void model_insert(struct model *model) {
     struct model **at = &registry.models;
-    while (*at && (strcmp((*at)->id, model->id) < 0 || (strcmp((*at)->id, model->id) == 0 && strcmp((*at)->path, model->path) < 0)))
+    while (*at &&
+           (strcmp((*at)->id, model->id) < 0 || (strcmp((*at)->id, model->id) == 0 && strcmp((*at)->path, model->path) < 0)))
         at = &(*at)->next;
     model->next = *at;
     *at = model;
@@ -517,7 +522,9 @@ static bool wants_agree(const struct model *model, const struct load_params *wan
     if (want->device && !(have->device && strcasecmp(have->device, want->device) == 0)) {
         const struct sh_device_info *info = model->device ? sh_device_get_info(model->device) : NULL;
         bool is_cpu = strcasecmp(want->device, "cpu") == 0;
-        if (!info || (is_cpu ? info->kind != SH_DEVICE_CPU : info->kind == SH_DEVICE_CPU || !strcasestr(info->name, want->device))) return false;
+        if (!info ||
+            (is_cpu ? info->kind != SH_DEVICE_CPU : info->kind == SH_DEVICE_CPU || !strcasestr(info->name, want->device)))
+            return false;
     }
     if (want->context_length && have->context_length != want->context_length) return false;
     return !want->kv_type || (have->kv_type && strcmp(have->kv_type, want->kv_type) == 0);
@@ -539,7 +546,8 @@ void model_start_drain(struct model *model, uint64_t limit_ns) {
     pthread_cond_signal(&registry.wake);
 }
 
-struct load *model_load(struct model *model, const struct load_params *params, load_done_fn done, load_progress_fn progress, void *user) {
+struct load *model_load(struct model *model, const struct load_params *params, load_done_fn done, load_progress_fn progress,
+                        void *user) {
     struct load *load = sh_calloc(1, sizeof *load);
     if (!load) return NULL;
     atomic_init(&load->refs, 1);
@@ -560,8 +568,8 @@ struct load *model_load(struct model *model, const struct load_params *params, l
         code = sh_fail(&err, SH_ERR_INVALID, "kv_type is '%s': expected f16 or f32", params->kv_type);
     } else if ((model->state == MODEL_READY && !reload) || model->loads) {
         if (!wants_agree(model, params))
-            code = sh_fail(&err, SH_ERR_INVALID, "%s is %s with other settings (device %s, context %u): reload swaps it", model->id,
-                           model->state == MODEL_READY ? "loaded" : "being loaded",
+            code = sh_fail(&err, SH_ERR_INVALID, "%s is %s with other settings (device %s, context %u): reload swaps it",
+                           model->id, model->state == MODEL_READY ? "loaded" : "being loaded",
                            model->device ? sh_device_get_info(model->device)->name : "not chosen yet",
                            model->state == MODEL_READY ? model->info.context_length : model->wants.context_length);
         now = code != SH_OK || model->state == MODEL_READY;
@@ -645,13 +653,15 @@ enum sh_code model_get_vocab(struct model *model, const struct sh_vocab **out, s
     if (held && is_loaded && identity_equal(&held->identity, &loaded)) {
         *out = held->vocab; /* also when the file has been replaced since */
     } else if (is_loaded && !(visible && identity_equal(&now, &loaded))) {
-        code = sh_fail(err, SH_ERR_IO, "%s was replaced after it was loaded, and its vocabulary was not read before that: reload the model",
+        code = sh_fail(err, SH_ERR_IO,
+                       "%s was replaced after it was loaded, and its vocabulary was not read before that: reload the model",
                        model->path);
     } else if (held && !is_loaded && visible && identity_equal(&held->identity, &now)) {
         *out = held->vocab;
     } else {
         held = sh_calloc(1, sizeof *held);
-        code = held ? sh_vocab_open(model->path, &held->vocab, err) : sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a vocabulary");
+        code =
+            held ? sh_vocab_open(model->path, &held->vocab, err) : sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a vocabulary");
         if (code == SH_OK) {
             held->identity = now;
             held->next = model->vocabs; /* the old one may be lent */

@@ -18,16 +18,17 @@ struct model; /* reference counted */
 enum model_state { MODEL_DISCOVERED, MODEL_LOADING, MODEL_READY, MODEL_DRAINING, MODEL_FAILED };
 const char *model_state_name(enum model_state state);
 
-enum sh_code models_start(struct config *config, struct sh_error *err); /* discovery and loader; waits at most 50 ms for the first scan */
-void models_configure(struct config *config); /* takes a reference: what is loaded or scanned from now on goes by it */
-void models_discover(void);       /* scans the configured roots again */
-void models_stop_accepting(void); /* new generations and loads are refused: shutting down */
+enum sh_code models_start(struct config *config,
+                          struct sh_error *err); /* discovery and loader; waits at most 50 ms for the first scan */
+void models_configure(struct config *config);    /* takes a reference: what is loaded or scanned from now on goes by it */
+void models_discover(void);                      /* scans the configured roots again */
+void models_stop_accepting(void);                /* new generations and loads are refused: shutting down */
 /* Waits until running generations are finished or the limit passes, then cancels them; unloads everything, ends the threads. */
 void models_stop(uint64_t limit_ns);
 
-/* Exact and normalised names (design section 3): stems, then general.name; ambiguous and unknown names are errors that list. The result
- * holds a reference (model_unref). A path or file name is found if that file is registered. SH_ERR_NOT_FOUND: unknown; SH_ERR_INVALID: ambiguous.
- * Within the first seconds an unknown name waits for the first scan to end (at most 2 s). */
+/* Exact and normalised names (design section 3): stems, then general.name; ambiguous and unknown names are errors that list.
+ * The result holds a reference (model_unref). A path or file name is found if that file is registered. SH_ERR_NOT_FOUND:
+ * unknown; SH_ERR_INVALID: ambiguous. Within the first seconds an unknown name waits for the first scan to end (at most 2 s). */
 enum sh_code models_resolve(const char *name, struct model **out, struct sh_error *err);
 /* The same, but a path (contains '/' or ends in .gguf) to a file that is not registered registers it: for local clients only. */
 enum sh_code models_resolve_path(const char *name, struct model **out, struct sh_error *err);
@@ -39,13 +40,13 @@ struct model *model_ref(struct model *model);
 const char *model_id(const struct model *model); /* lent with the reference */
 void model_unref(struct model *model);
 
-struct model_view { /* a snapshot; strings copied, model_view_finish frees */
+struct model_view {                                        /* a snapshot; strings copied, model_view_finish frees */
     char *id, *path, *arch, *type, *name, *error, *device; /* never NULL; "" where there is none */
     enum model_state state;
     uint64_t size_bytes, load_ns, created_s /* mtime */;
     bool stale;
-    struct sh_model_info info;          /* valid when ready; its string pointers are NULL */
-    struct sh_context_stats context;    /* valid when ready */
+    struct sh_model_info info;       /* valid when ready; its string pointers are NULL */
+    struct sh_context_stats context; /* valid when ready */
     uint32_t running, queued;
     uint64_t prompt_tokens_total, generated_tokens_total;
 };
@@ -54,30 +55,32 @@ void model_view_finish(struct model_view *view);
 /* All models, sorted by id; calls fn under no lock with a reference held. */
 void models_each(void (*fn)(struct model *model, void *user), void *user);
 
-/* Loads unless ready: registers interest and returns at once; fn is called exactly once, from any thread (also before returning when it is ready
- * already): code SH_OK and a model that is ready and held for the callee (model_unref when done), or the error. progress (may be NULL) is called
- * while it loads. Cancelling: load_cancel drops this interest (fn gets SH_ERR_CANCELLED, before load_cancel returns unless it is being called already);
- * a load nobody waits for any more is stopped. Never NULL but for no memory. progress and done of one load never run at the same time; neither may call
- * load_cancel. Parameters that differ from those of the loaded model are SH_ERR_INVALID unless `reload`. */
+/* Loads unless ready: registers interest and returns at once; fn is called exactly once, from any thread (also before returning
+ * when it is ready already): code SH_OK and a model that is ready and held for the callee (model_unref when done), or the
+ * error. progress (may be NULL) is called while it loads. Cancelling: load_cancel drops this interest (fn gets
+ * SH_ERR_CANCELLED, before load_cancel returns unless it is being called already); a load nobody waits for any more is stopped.
+ * Never NULL but for no memory. progress and done of one load never run at the same time; neither may call load_cancel.
+ * Parameters that differ from those of the loaded model are SH_ERR_INVALID unless `reload`. */
 struct load;
 typedef void (*load_done_fn)(void *user, enum sh_code code, struct model *model, const struct sh_error *err);
 typedef void (*load_progress_fn)(void *user, enum sh_load_phase phase, double fraction);
 struct load_params {
-    const char *device;       /* NULL: the configured one */
-    uint32_t context_length;  /* 0: configured */
-    const char *kv_type;      /* NULL: configured */
-    bool reload;              /* swap a loaded one after draining */
+    const char *device;      /* NULL: the configured one */
+    uint32_t context_length; /* 0: configured */
+    const char *kv_type;     /* NULL: configured */
+    bool reload;             /* swap a loaded one after draining */
 };
-struct load *model_load(struct model *model, const struct load_params *params, load_done_fn done, load_progress_fn progress, void *user);
+struct load *model_load(struct model *model, const struct load_params *params, load_done_fn done, load_progress_fn progress,
+                        void *user);
 void load_cancel(struct load *load);
 void load_release(struct load *load); /* the caller's handle; after done or cancel */
-/* Lets accepted generations finish (at most drain_timeout), then unloads; returns at once. SH_ERR_NOT_FOUND: it is not loaded. done (may be NULL)
- * is called once, from the loader's thread, when it is unloaded. */
+/* Lets accepted generations finish (at most drain_timeout), then unloads; returns at once. SH_ERR_NOT_FOUND: it is not loaded.
+ * done (may be NULL) is called once, from the loader's thread, when it is unloaded. */
 typedef void (*unload_done_fn)(void *user);
 enum sh_code model_unload(struct model *model, unload_done_fn done, void *user, struct sh_error *err);
 
-/* The model's vocabulary, lent for as long as a reference on the model is held, whether it is loaded or not. Read from the file at the first call,
- * which takes time in proportion to its size. */
+/* The model's vocabulary, lent for as long as a reference on the model is held, whether it is loaded or not. Read from the file
+ * at the first call, which takes time in proportion to its size. */
 enum sh_code model_get_vocab(struct model *model, const struct sh_vocab **out, struct sh_error *err);
 const struct sh_vocab *model_vocab(struct model *model); /* the same; NULL on error */
 

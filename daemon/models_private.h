@@ -1,5 +1,6 @@
 /*
- * models_private.h - the registry's insides, for models.c (the callers' side) and loader.c (the thread that scans, loads and unloads).
+ * models_private.h - the registry's insides, for models.c (the callers' side) and loader.c (the thread that scans, loads and
+ * unloads).
  *
  * Lock order: registry.lock, then a generation's, then a runner's. Callbacks are called under none of them.
  */
@@ -13,15 +14,15 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-struct load { /* somebody waits for a model */
-    atomic_uint refs;      /* the caller's handle, the model's list */
-    struct model *model;   /* a reference */
+struct load {            /* somebody waits for a model */
+    atomic_uint refs;    /* the caller's handle, the model's list */
+    struct model *model; /* a reference */
     load_done_fn done;
     load_progress_fn progress;
     void *user;
-    pthread_mutex_t lock;  /* held while progress runs */
-    bool finished;         /* lock; done is called or being called */
-    struct load *next;     /* registry.lock */
+    pthread_mutex_t lock; /* held while progress runs */
+    bool finished;        /* lock; done is called or being called */
+    struct load *next;    /* registry.lock */
 };
 
 struct unload_wait {
@@ -30,13 +31,14 @@ struct unload_wait {
     struct unload_wait *next;
 };
 
-struct model_wants { /* how it is to be loaded, or is */
+struct model_wants {         /* how it is to be loaded, or is */
     char *device;            /* NULL: the configured one */
     uint32_t context_length; /* 0: configured */
     char *kv_type;           /* NULL: configured */
 };
 
-/* A vocabulary opened alone: it outlives the engine's, so that it may be lent. One of a replaced file stays, for it may be in use. */
+/* A vocabulary opened alone: it outlives the engine's, so that it may be lent. One of a replaced file stays, for it may be in
+ * use. */
 struct held_vocab {
     struct sh_vocab *vocab;
     struct file_identity identity;
@@ -67,8 +69,8 @@ struct model {
     struct sh_model_info info;
     uint64_t ready_since_ns;
     uint64_t prompt_tokens, generated_tokens; /* of runners that are gone */
-    bool listed;              /* found by the last scan, or registered by its path */
-    bool by_path;             /* stays although no scan finds it */
+    bool listed;                              /* found by the last scan, or registered by its path */
+    bool by_path;                             /* stays although no scan finds it */
     struct model *next;
 
     pthread_mutex_t vocab_lock;
@@ -94,7 +96,7 @@ void model_insert(struct model *model);
 void model_forget_vocabs(struct model *model); /* nobody but the registry holds a reference */
 
 struct model *model_create(const struct found_model *found); /* one reference, the registry's */
-void set_text(char **slot, const char *value); /* a copy; on no memory the old text stays */
+void set_text(char **slot, const char *value);               /* a copy; on no memory the old text stays */
 
 void load_finish(struct load *load, enum sh_code code, const struct sh_error *err); /* calls done unless it was called */
 void load_unref(struct load *load);

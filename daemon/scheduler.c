@@ -15,8 +15,8 @@ enum {
     FIRST_CHUNK = 128, /* rows of a model's first prompt step */
     LEAST_CHUNK = 16,
 };
-/* A prompt's chunks are sized so that a step takes about this long: between steps cancellations are noticed. What is computed does not depend
- * on how a prompt is cut. */
+/* A prompt's chunks are sized so that a step takes about this long: between steps cancellations are noticed. What is computed
+ * does not depend on how a prompt is cut. */
 #define STEP_LONG_NS 500000000ull
 #define STEP_SHORT_NS 150000000ull
 
@@ -56,9 +56,9 @@ struct choice {
 struct run { /* one generation being served */
     struct runner *runner;
     struct generation *g;
-    struct choice *choices; /* [n_choices] */
-    struct sh_row *rows;    /* [max(chunk, n_choices)] */
-    sh_ticket flights[2];   /* submissions not waited for yet, oldest first, */
+    struct choice *choices;  /* [n_choices] */
+    struct sh_row *rows;     /* [max(chunk, n_choices)] */
+    sh_ticket flights[2];    /* submissions not waited for yet, oldest first, */
     uint32_t flight_rows[2]; /* and their rows */
     uint32_t n_flights;
     uint32_t prompt_at, shared; /* prompt rows submitted, and to submit in the first sequence */
@@ -74,15 +74,17 @@ struct run { /* one generation being served */
 enum sh_code runner_enqueue(struct runner *r, struct generation *g, struct sh_error *err) {
     const struct gen_params *p = &g->params;
     if (p->n_prompt > r->info.context_length)
-        return sh_fail(err, SH_ERR_LIMIT, "the prompt has %u tokens, the context of %s holds %u: shorten it, or load the model with a longer context",
-                       p->n_prompt, r->params.id, r->info.context_length);
+        return sh_fail(
+            err, SH_ERR_LIMIT,
+            "the prompt has %u tokens, the context of %s holds %u: shorten it, or load the model with a longer context",
+            p->n_prompt, r->params.id, r->info.context_length);
     if (p->n_choices > r->params.context.max_sequences)
-        return sh_fail(err, SH_ERR_LIMIT, "%u choices are wanted, at most %u are computed at once (option max_sequences)", p->n_choices,
-                       r->params.context.max_sequences);
+        return sh_fail(err, SH_ERR_LIMIT, "%u choices are wanted, at most %u are computed at once (option max_sequences)",
+                       p->n_choices, r->params.context.max_sequences);
     for (uint32_t i = 0; i < p->n_prompt; i++)
         if (p->prompt[i] < 0 || (uint32_t)p->prompt[i] >= r->info.n_vocab)
-            return sh_fail(err, SH_ERR_INVALID, "prompt token %u is %d: the vocabulary of %s has ids 0 to %u", i, p->prompt[i], r->params.id,
-                           r->info.n_vocab - 1);
+            return sh_fail(err, SH_ERR_INVALID, "prompt token %u is %d: the vocabulary of %s has ids 0 to %u", i, p->prompt[i],
+                           r->params.id, r->info.n_vocab - 1);
 
     enum sh_code code = SH_OK;
     pthread_mutex_lock(&g->lock);
@@ -92,9 +94,11 @@ enum sh_code runner_enqueue(struct runner *r, struct generation *g, struct sh_er
     } else if (r->draining || r->stopping) {
         code = sh_fail(err, SH_ERR_NOT_FOUND, "%s is being unloaded", r->params.id);
     } else if (r->n_queued > 0 && r->n_queued >= r->params.max_queue + (r->current ? 0u : 1u)) {
-        code = sh_fail(err, SH_ERR_BUSY, "%u requests wait for %s already (option max_queue): try again later", r->n_queued, r->params.id);
+        code = sh_fail(err, SH_ERR_BUSY, "%u requests wait for %s already (option max_queue): try again later", r->n_queued,
+                       r->params.id);
     } else if (r->current && r->params.max_queue == 0) {
-        code = sh_fail(err, SH_ERR_BUSY, "%s is busy and no request may wait (option max_queue is 0): try again later", r->params.id);
+        code = sh_fail(err, SH_ERR_BUSY, "%s is busy and no request may wait (option max_queue is 0): try again later",
+                       r->params.id);
     } else {
         atomic_fetch_add(&g->refs, 1);
         g->runner = r;
@@ -208,7 +212,8 @@ static void sweep_queue(struct runner *r) {
 
 static void push_text(struct run *run, enum gen_event_kind kind, uint32_t index, int32_t token, const char *text, size_t length,
                       struct gen_logprob *logprob, enum gen_finish finish, int32_t stop_index) {
-    struct gen_event event = {.kind = kind, .choice = index, .token = token, .logprob = logprob, .finish = finish, .stop_index = stop_index};
+    struct gen_event event = {
+        .kind = kind, .choice = index, .token = token, .logprob = logprob, .finish = finish, .stop_index = stop_index};
     event.text = malloc(length + 1);
     if (event.text) {
         if (length) memcpy(event.text, text, length);
@@ -267,7 +272,8 @@ static void finish_choice(struct run *run, uint32_t index, enum gen_finish finis
     choice->active = false;
     drop_sequence(run, choice);
     if (choice->generated > 1)
-        metric_observe(METRIC_TIME_PER_OUTPUT_TOKEN, NULL, (double)(sh_now_ns() - choice->first_ns) / 1e9 / (choice->generated - 1));
+        metric_observe(METRIC_TIME_PER_OUTPUT_TOKEN, NULL,
+                       (double)(sh_now_ns() - choice->first_ns) / 1e9 / (choice->generated - 1));
 }
 
 /* What became of a sampled token: an event, and perhaps the end of the choice. */
@@ -338,8 +344,8 @@ static void count_prompt(struct runner *r, uint32_t tokens) {
     pthread_mutex_unlock(&r->lock);
 }
 
-/* The next chunk of the prompt, in the first choice's sequence. With one choice the last token is among it and samples; with more it is
- * left to fork_rows. */
+/* The next chunk of the prompt, in the first choice's sequence. With one choice the last token is among it and samples; with
+ * more it is left to fork_rows. */
 static uint32_t prompt_rows(struct run *run) {
     struct runner *r = run->runner;
     const struct gen_params *p = &run->g->params;
@@ -386,7 +392,8 @@ static enum sh_code fork_rows(struct run *run, uint32_t *n_rows, struct sh_error
     return SH_OK;
 }
 
-/* One token for each choice that goes on. A token that is still being sampled on the device is named by its submission and row. */
+/* One token for each choice that goes on. A token that is still being sampled on the device is named by its submission and row.
+ */
 static uint32_t decode_rows(struct run *run) {
     uint32_t n = 0;
     for (uint32_t i = 0; i < run->g->params.n_choices; i++) {
@@ -422,7 +429,8 @@ static enum sh_code next_rows(struct run *run, uint32_t *n_rows, struct sh_error
 }
 
 static enum sh_code not_numbers(const struct sh_result *result, struct sh_error *err) {
-    return sh_fail(err, SH_ERR_DEVICE, "the logits for position %u are not numbers: the model's weights or the device are at fault",
+    return sh_fail(err, SH_ERR_DEVICE,
+                   "the logits for position %u are not numbers: the model's weights or the device are at fault",
                    result->position + 1);
 }
 
@@ -604,7 +612,8 @@ static void *runner_main(void *user) {
     }
 }
 
-enum sh_code runner_create(struct sh_model *engine, const struct runner_params *params, struct runner **out, struct sh_error *err) {
+enum sh_code runner_create(struct sh_model *engine, const struct runner_params *params, struct runner **out,
+                           struct sh_error *err) {
     struct runner *r = sh_calloc(1, sizeof *r);
     char *id = strdup(params->id);
     enum sh_code code = SH_OK;

@@ -1,9 +1,10 @@
 /*
  * scheduler.h - the runner of one ready model: a thread that owns the model's context and turns queued generations into events.
  *
- * Requests are served in the order in which they came; the choices of one request run as one batch. The prompt is computed in chunks of
- * at most prefill_chunk rows, fewer where a step would take long, then each step decodes one token per choice; where sampling happens on the device and the device works
- * asynchronously, the next step is submitted before the last one is looked at.
+ * Requests are served in the order in which they came; the choices of one request run as one batch. The prompt is computed in
+ * chunks of at most prefill_chunk rows, fewer where a step would take long, then each step decodes one token per choice; where
+ * sampling happens on the device and the device works asynchronously, the next step is submitted before the last one is looked
+ * at.
  *
  * Thread-safety: runner_create and runner_destroy: the loader. The others: any thread while the runner lives.
  */
@@ -20,14 +21,16 @@ struct runner_params {
     uint32_t max_queue;     /* generations waiting, the running one not counted */
     bool overlap;           /* the device works asynchronously: keep two steps in flight */
     const char *id;         /* the model's, copied: for logs and metrics */
-    /* Called when a generation ended and when a drained runner has nothing left to do; from the runner's thread, under no lock. */
+    /* Called when a generation ended and when a drained runner has nothing left to do; from the runner's thread, under no lock.
+     */
     void (*idle)(void *user);
     /* The device is lost: the model cannot be used any more. From the runner's thread, once. */
     void (*lost)(void *user, const struct sh_error *err);
     void *user;
 };
 /* engine stays the caller's and outlives the runner. */
-enum sh_code runner_create(struct sh_model *engine, const struct runner_params *params, struct runner **out, struct sh_error *err);
+enum sh_code runner_create(struct sh_model *engine, const struct runner_params *params, struct runner **out,
+                           struct sh_error *err);
 void runner_destroy(struct runner *runner); /* cancels what is left ("shutdown"), ends the thread; NULL is fine */
 
 /* Takes over a reference of the generation's on success. SH_ERR_BUSY: queue full; SH_ERR_NOT_FOUND: draining. */

@@ -1,8 +1,9 @@
 /*
- * call.h - one method call and its replies, between the socket (server.c) and the methods (status.c, load.c, generate.c, text.c).
+ * call.h - one method call and its replies, between the socket (server.c) and the methods (status.c, load.c, generate.c,
+ * text.c).
  *
- * A method is called in the main thread with a struct call and answers it with call_reply or call_error, at once or later. One that answers later
- * sets `state` and its hooks. Other threads may only use call_ref, call_unref and call_post.
+ * A method is called in the main thread with a struct call and answers it with call_reply or call_error, at once or later. One
+ * that answers later sets `state` and its hooks. Other threads may only use call_ref, call_unref and call_post.
  */
 #ifndef SHIMMYD_CALL_H
 #define SHIMMYD_CALL_H
@@ -21,11 +22,11 @@ struct call {
     json_t *request;       /* owned */
     json_t *parameters;    /* in request; never NULL, an object */
     bool more, oneway;
-    bool parked;           /* called again when control_wake is called */
+    bool parked; /* called again when control_wake is called */
 
-    void *state;                          /* of the method; freed by its free_state */
-    void (*wake)(struct call *call);      /* after call_post, or when there is room to write again */
-    void (*left)(struct call *call);      /* the client has left: stop what it wanted */
+    void *state;                           /* of the method; freed by its free_state */
+    void (*wake)(struct call *call);       /* after call_post, or when there is room to write again */
+    void (*left)(struct call *call);       /* the client has left: stop what it wanted */
     void (*free_state)(struct call *call); /* from any thread, with the last reference */
 
     bool posted; /* control's wake lock */
@@ -45,7 +46,7 @@ void call_post(struct call *call); /* wake is called soon, in the main thread */
 
 /* Replies steal their JSON. After a reply that does not continue, or an error, the call is answered: no reply may follow. */
 void call_reply(struct call *call, json_t *parameters, bool continues);
-void call_error(struct call *call, const char *name, json_t *parameters); /* io.shimmy.Daemon.<name> */
+void call_error(struct call *call, const char *name, json_t *parameters);         /* io.shimmy.Daemon.<name> */
 void call_service_error(struct call *call, const char *name, json_t *parameters); /* org.varlink.service.<name> */
 void call_invalid_parameter(struct call *call, const char *parameter, const char *fmt, ...) SH_PRINTF(3, 4);
 bool call_can_write(const struct call *call); /* false: the client reads too slowly, wait for wake */
@@ -56,9 +57,9 @@ enum field_type { FIELD_STRING /* without NULs */, FIELD_TEXT /* any */, FIELD_B
 struct field {
     const char *name;
     enum field_type type;
-    size_t offset;      /* of const char *, json_t *, bool, int64_t, double, json_t * in the struct to fill; left as it is when absent or null */
+    size_t offset; /* of const char *, json_t *, bool, int64_t, double, json_t * (by type) in the struct; absent, null: left alone */
     bool required;
-    double min, max;    /* of numbers */
+    double min, max; /* of numbers */
 };
 bool call_fields(struct call *call, const struct field *fields, uint32_t count, void *out);
 
@@ -69,7 +70,8 @@ void call_load_error(struct call *call, const char *model, enum sh_code code, co
 
 json_t *model_json(struct model *model); /* a Model */
 
-json_t *call_text(const char *text, size_t length); /* a JSON string; U+FFFD for bytes that are not UTF-8 (a lone part of a token's character) */
+/* A JSON string; U+FFFD for bytes that are not UTF-8 (a token may be a part of a character). */
+json_t *call_text(const char *text, size_t length);
 /* The ids of a JSON array, malloc'd; NULL: answered with InvalidParameter. An empty array is one. */
 int32_t *call_ids(struct call *call, const char *parameter, json_t *array, uint32_t *count);
 

@@ -1,6 +1,6 @@
 /*
- * generate.c - Generate and Cancel. A call goes through: load (if need be), submission, events until the last. The registry's and the runner's
- * threads only leave word with call_post; everything else happens in main's.
+ * generate.c - Generate and Cancel. A call goes through: load (if need be), submission, events until the last. The registry's
+ * and the runner's threads only leave word with call_post; everything else happens in main's.
  */
 #include "compute/base.h"
 #include "daemon/control/call.h"
@@ -32,7 +32,8 @@ struct generate_state {
     uint64_t started_ns, deadline_ns;
     pthread_t caller;
     struct load *load;
-    struct generation *generation; /* main's thread only, like all that follows; NULL before submission and after the last event */
+    struct generation
+        *generation; /* main's thread only, like all that follows; NULL before submission and after the last event */
     uint64_t id;
     struct model *model;
     const struct sh_vocab *vocab;
@@ -92,7 +93,8 @@ static struct sh_logit_bias *read_bias(struct call *call, json_t *array, uint32_
     size_t n = json_array_size(array);
     struct sh_logit_bias *bias = sh_calloc(n + 1, sizeof *bias);
     for (size_t i = 0; bias && i < n; i++) {
-        const json_t *item = json_array_get(array, i), *token = json_object_get(item, "token"), *value = json_object_get(item, "bias");
+        const json_t *item = json_array_get(array, i), *token = json_object_get(item, "token"),
+                     *value = json_object_get(item, "bias");
         json_int_t id = json_integer_value(token);
         if (!json_is_integer(token) || id < 0 || id > INT32_MAX || !json_is_number(value)) {
             call_invalid_parameter(call, "logit_bias", "logit_bias: element %zu is not {\"token\": id, \"bias\": number}", i);
@@ -137,8 +139,8 @@ static void add_logprobs(const struct generate_state *state, json_t *out, const 
     for (uint32_t i = 0; i < logprob->n_top; i++) {
         size_t length;
         const char *piece = sh_vocab_piece(state->vocab, logprob->top[i].token, true, &length);
-        json_array_append_new(top, json_pack("{si so sf}", "token", logprob->top[i].token, "text", call_text(piece, length), "logprob",
-                                             (double)logprob->top[i].logprob));
+        json_array_append_new(top, json_pack("{si so sf}", "token", logprob->top[i].token, "text", call_text(piece, length),
+                                             "logprob", (double)logprob->top[i].logprob));
     }
     json_object_set_new(out, "logprob", json_real((double)logprob->logprob));
     json_object_set_new(out, "top", top);
@@ -165,9 +167,10 @@ static void collect(struct generate_state *state, const struct gen_event *event)
 static json_t *timings_json(const struct gen_usage *u) {
     double prefill_s = (double)u->prefill_ns / 1e9, decode_s = (double)u->decode_ns / 1e9;
     uint32_t computed = u->prompt_tokens - u->cached_tokens;
-    return json_pack("{sf sf sf sf sf sf sf}", "queued_ms", (double)u->queued_ns / 1e6, "load_ms", (double)u->load_ns / 1e6, "prefill_ms",
-                     (double)u->prefill_ns / 1e6, "first_token_ms", (double)u->first_token_ns / 1e6, "decode_ms", (double)u->decode_ns / 1e6,
-                     "prompt_per_second", prefill_s > 0 ? computed / prefill_s : 0.0, "generated_per_second",
+    return json_pack("{sf sf sf sf sf sf sf}", "queued_ms", (double)u->queued_ns / 1e6, "load_ms", (double)u->load_ns / 1e6,
+                     "prefill_ms", (double)u->prefill_ns / 1e6, "first_token_ms", (double)u->first_token_ns / 1e6, "decode_ms",
+                     (double)u->decode_ns / 1e6, "prompt_per_second", prefill_s > 0 ? computed / prefill_s : 0.0,
+                     "generated_per_second",
                      decode_s > 0 && u->completion_tokens > 1 ? (u->completion_tokens - 1) / decode_s : 0.0);
 }
 
@@ -176,8 +179,8 @@ static void finish(struct call *call, const struct gen_event *event) {
     json_int_t id = (json_int_t)state->id;
     if (event->finish == GEN_CANCELLED) {
         call_error(call, "Cancelled",
-                   json_pack("{sI ss ss++}", "id", id, "reason", event->error.message, "message", "the request was ended (", event->error.message,
-                             ")"));
+                   json_pack("{sI ss ss++}", "id", id, "reason", event->error.message, "message", "the request was ended (",
+                             event->error.message, ")"));
         return;
     }
     if (event->finish == GEN_FAILED) {
@@ -197,9 +200,9 @@ static void finish(struct call *call, const struct gen_event *event) {
     }
     struct gen_usage usage;
     gen_get_usage(state->generation, &usage);
-    json_t *out = json_pack("{sI so s{sI sI sI} so}", "id", id, "choices", choices, "usage", "prompt_tokens", (json_int_t)usage.prompt_tokens,
-                            "completion_tokens", (json_int_t)usage.completion_tokens, "cached_tokens", (json_int_t)usage.cached_tokens,
-                            "timings", timings_json(&usage));
+    json_t *out = json_pack("{sI so s{sI sI sI} so}", "id", id, "choices", choices, "usage", "prompt_tokens",
+                            (json_int_t)usage.prompt_tokens, "completion_tokens", (json_int_t)usage.completion_tokens,
+                            "cached_tokens", (json_int_t)usage.cached_tokens, "timings", timings_json(&usage));
     if (!call->more) json_object_set_new(out, "seed", json_integer(state->in.seed));
     call_reply(call, out, false);
 }
@@ -224,8 +227,9 @@ static bool take_event(struct call *call, const struct gen_event *event) {
     case GEN_EVENT_CHOICE:
         state->choices[event->choice].finished = choice_json(state, event);
         if (call->more)
-            call_reply(call, json_pack("{sI si so sO}", "id", id, "choice", event->choice, "text", call_text(event->text, event->text_length),
-                                       "finished", state->choices[event->choice].finished),
+            call_reply(call,
+                       json_pack("{sI si so sO}", "id", id, "choice", event->choice, "text",
+                                 call_text(event->text, event->text_length), "finished", state->choices[event->choice].finished),
                        true);
         else collect(state, event);
         break;
@@ -259,8 +263,8 @@ static int32_t *prompt_ids(struct call *call, uint32_t *count) {
     size_t n = 0;
     struct sh_error err;
     uint32_t flags = (state->in.add_special ? SH_TOKENIZE_SPECIAL : 0u) | (state->in.parse_special ? SH_TOKENIZE_PARSE : 0u);
-    enum sh_code code =
-        sh_tokenize(state->vocab, json_string_value(state->in.prompt), json_string_length(state->in.prompt), flags, &ids, &n, &err);
+    enum sh_code code = sh_tokenize(state->vocab, json_string_value(state->in.prompt), json_string_length(state->in.prompt),
+                                    flags, &ids, &n, &err);
     if (code) {
         call_error(call, "TokenizeFailed",
                    json_pack("{ss ss ss}", "model", state->in.model, "code", sh_code_name(code), "message", err.message));
@@ -276,7 +280,8 @@ static void submit(struct call *call) {
     struct sh_error err;
     enum sh_code code = model_get_vocab(state->model, &state->vocab, &err);
     if (code) {
-        call_error(call, "TokenizeFailed", json_pack("{ss ss ss}", "model", in->model, "code", sh_code_name(code), "message", err.message));
+        call_error(call, "TokenizeFailed",
+                   json_pack("{ss ss ss}", "model", in->model, "code", sh_code_name(code), "message", err.message));
         return;
     }
     uint32_t n_prompt = 0, n_bias = 0, n_stops = 0;
@@ -317,7 +322,9 @@ static void submit(struct call *call) {
         if (code == SH_OK) {
             state->id = gen_id(state->generation);
             if (call->more)
-                call_reply(call, json_pack("{sI ss sI}", "id", (json_int_t)state->id, "model", model_id(state->model), "seed", (json_int_t)in->seed),
+                call_reply(call,
+                           json_pack("{sI ss sI}", "id", (json_int_t)state->id, "model", model_id(state->model), "seed",
+                                     (json_int_t)in->seed),
                            true);
         } else if (code == SH_ERR_BUSY) {
             call_error(call, "Busy", json_pack("{ss ss}", "model", in->model, "message", err.message));
@@ -392,7 +399,8 @@ void method_generate(struct call *call) {
         free(state);
         free(choices);
         model_unref(model);
-        call_error(call, "GenerationFailed", json_pack("{ss ss}", "code", sh_code_name(SH_ERR_NO_MEMORY), "message", "no memory"));
+        call_error(call, "GenerationFailed",
+                   json_pack("{ss ss}", "code", sh_code_name(SH_ERR_NO_MEMORY), "message", "no memory"));
         return;
     }
     for (int64_t i = 0; i < in.n; i++) choices[i].tokens = json_array();

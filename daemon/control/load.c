@@ -1,4 +1,5 @@
-/* load.c - Load and Unload. The registry calls back in the loader's thread; what it says is kept in the call's state until main takes it. */
+/* load.c - Load and Unload. The registry calls back in the loader's thread; what it says is kept in the call's state until main
+ * takes it. */
 #include "compute/base.h"
 #include "daemon/control/call.h"
 
@@ -62,7 +63,9 @@ static void load_wake(struct call *call) {
     if (done) {
         if (state->code) call_load_error(call, state->name, state->code, state->err.message);
         else
-            call_reply(call, json_pack("{ss sf so}", "phase", sh_load_phase_name(SH_LOAD_DONE), "fraction", 1.0, "model", model_json(state->model)),
+            call_reply(call,
+                       json_pack("{ss sf so}", "phase", sh_load_phase_name(SH_LOAD_DONE), "fraction", 1.0, "model",
+                                 model_json(state->model)),
                        false);
     } else if (progressed && call->more && call_can_write(call)) {
         call_reply(call, json_pack("{ss sf}", "phase", sh_load_phase_name(phase), "fraction", fraction), true);

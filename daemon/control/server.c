@@ -20,8 +20,8 @@
 enum {
     CLIENTS_MAX = 512,
     READ_CHUNK = 65536,
-    OUTPUT_HIGH = 256 << 10,  /* streams pause above this much unwritten output */
-    OUTPUT_MAX = 64 << 20,    /* a client beyond this is dropped */
+    OUTPUT_HIGH = 256 << 10, /* streams pause above this much unwritten output */
+    OUTPUT_MAX = 64 << 20,   /* a client beyond this is dropped */
 };
 
 struct client {
@@ -32,10 +32,10 @@ struct client {
     struct frame_reader reader;
     char *output;
     size_t output_length, output_capacity, output_sent;
-    struct call *call;   /* being answered */
-    bool half_closed;    /* it writes nothing more, but may read */
-    bool closing;        /* to be closed when everything is written */
-    bool dead;           /* to be freed at the end of control_dispatch */
+    struct call *call; /* being answered */
+    bool half_closed;  /* it writes nothing more, but may read */
+    bool closing;      /* to be closed when everything is written */
+    bool dead;         /* to be freed at the end of control_dispatch */
 };
 
 struct control {
@@ -128,7 +128,8 @@ static void kill_client(struct client *client) {
 
 static void flush_client(struct client *client) {
     while (client->output_sent < client->output_length) {
-        ssize_t n = send(client->fd, client->output + client->output_sent, client->output_length - client->output_sent, MSG_NOSIGNAL);
+        ssize_t n =
+            send(client->fd, client->output + client->output_sent, client->output_length - client->output_sent, MSG_NOSIGNAL);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0 && errno == EAGAIN) break;
         if (n < 0) {
@@ -202,7 +203,9 @@ static void answer_error(struct call *call, const char *interface, const char *n
     answer(call, json_pack("{ss so}", "error", full, "parameters", parameters ? parameters : json_object()), false);
 }
 
-void call_error(struct call *call, const char *name, json_t *parameters) { answer_error(call, "io.shimmy.Daemon", name, parameters); }
+void call_error(struct call *call, const char *name, json_t *parameters) {
+    answer_error(call, "io.shimmy.Daemon", name, parameters);
+}
 
 void call_service_error(struct call *call, const char *name, json_t *parameters) {
     answer_error(call, "org.varlink.service", name, parameters);
@@ -245,11 +248,12 @@ static void start_call(struct client *client, const char *text, size_t length) {
     if (!json_object_get(request, "parameters")) json_object_set_new(request, "parameters", json_object());
     parameters = json_object_get(request, "parameters");
     const json_t *more = json_object_get(request, "more"), *oneway = json_object_get(request, "oneway");
-    const char *why = !json_is_string(json_object_get(request, "method")) ? "the message has no string `method`"
-                      : !json_is_object(parameters)                       ? "`parameters` is not an object"
-                      : (more && !json_is_boolean(more) && !json_is_null(more)) || (oneway && !json_is_boolean(oneway) && !json_is_null(oneway))
-                          ? "`more` and `oneway` are true or false"
-                          : NULL;
+    const char *why =
+        !json_is_string(json_object_get(request, "method")) ? "the message has no string `method`"
+        : !json_is_object(parameters)                       ? "`parameters` is not an object"
+        : (more && !json_is_boolean(more) && !json_is_null(more)) || (oneway && !json_is_boolean(oneway) && !json_is_null(oneway))
+            ? "`more` and `oneway` are true or false"
+            : NULL;
     struct call *call = why ? NULL : sh_calloc(1, sizeof *call);
     if (!call) {
         json_decref(request);
@@ -438,8 +442,9 @@ enum sh_code control_default_path(char *out, size_t cap, struct sh_error *err) {
     if (runtime && *runtime) length = snprintf(out, cap, "%.*s/control.sock", (int)strcspn(runtime, ":"), runtime);
     else if (xdg && *xdg) length = snprintf(out, cap, "%s/shimmy/control.sock", xdg);
     else
-        return sh_fail(err, SH_ERR_INVALID,
-                       "no place for the control socket: neither RUNTIME_DIRECTORY nor XDG_RUNTIME_DIR is set, give --socket PATH");
+        return sh_fail(
+            err, SH_ERR_INVALID,
+            "no place for the control socket: neither RUNTIME_DIRECTORY nor XDG_RUNTIME_DIR is set, give --socket PATH");
     if (length < 0 || (size_t)length >= cap) return sh_fail(err, SH_ERR_INVALID, "the control socket's path is too long");
     return SH_OK;
 }
@@ -447,8 +452,8 @@ enum sh_code control_default_path(char *out, size_t cap, struct sh_error *err) {
 static enum sh_code address_of(const char *path, struct sockaddr_un *address, struct sh_error *err) {
     *address = (struct sockaddr_un){.sun_family = AF_UNIX};
     if (strlen(path) >= sizeof address->sun_path)
-        return sh_fail(err, SH_ERR_INVALID, "control socket %s: the path has %zu bytes, a Unix socket's may have %zu", path, strlen(path),
-                       sizeof address->sun_path - 1);
+        return sh_fail(err, SH_ERR_INVALID, "control socket %s: the path has %zu bytes, a Unix socket's may have %zu", path,
+                       strlen(path), sizeof address->sun_path - 1);
     strcpy(address->sun_path, path);
     return SH_OK;
 }
@@ -457,7 +462,8 @@ static enum sh_code address_of(const char *path, struct sockaddr_un *address, st
 static enum sh_code clear_stale(const char *path, const struct sockaddr_un *address, struct sh_error *err) {
     struct stat st;
     if (lstat(path, &st) != 0) return SH_OK;
-    if (!S_ISSOCK(st.st_mode)) return sh_fail(err, SH_ERR_INVALID, "control socket %s: something else is there: remove it, or give --socket PATH", path);
+    if (!S_ISSOCK(st.st_mode))
+        return sh_fail(err, SH_ERR_INVALID, "control socket %s: something else is there: remove it, or give --socket PATH", path);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0) return sh_fail(err, SH_ERR_IO, "control socket %s: %s", path, strerror(errno));
     int rc = connect(fd, (const struct sockaddr *)address, sizeof *address), why = errno;
@@ -467,7 +473,8 @@ static enum sh_code clear_stale(const char *path, const struct sockaddr_un *addr
         return sh_fail(err, SH_ERR_BUSY, "control socket %s: another shimmyd %s: stop it, or give --socket PATH", path,
                        rc == 0 || why == EAGAIN ? "listens there" : strerror(why));
     log_info("control socket %s: nobody listens on the old one, it is replaced", path);
-    if (unlink(path) != 0 && errno != ENOENT) return sh_fail(err, SH_ERR_IO, "control socket %s: cannot be replaced: %s", path, strerror(errno));
+    if (unlink(path) != 0 && errno != ENOENT)
+        return sh_fail(err, SH_ERR_IO, "control socket %s: cannot be replaced: %s", path, strerror(errno));
     return SH_OK;
 }
 
@@ -481,7 +488,8 @@ static enum sh_code listen_at(struct control *control, struct sh_error *err) {
     if (slash && slash != directory) {
         *slash = 0;
         if (mkdir(directory, 0755) != 0 && errno != EEXIST)
-            return sh_fail(err, SH_ERR_IO, "control socket %s: directory %s cannot be made: %s", control->path, directory, strerror(errno));
+            return sh_fail(err, SH_ERR_IO, "control socket %s: directory %s cannot be made: %s", control->path, directory,
+                           strerror(errno));
     }
     code = clear_stale(control->path, &address, err);
     if (code) return code;
@@ -532,7 +540,8 @@ enum sh_code control_start(const struct control_params *params, struct control *
         control->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         struct epoll_event listener = {.events = EPOLLIN, .data.ptr = &control->listener};
         struct epoll_event wake = {.events = EPOLLIN, .data.ptr = &control->wake_fd};
-        if (control->epoll < 0 || control->wake_fd < 0 || epoll_ctl(control->epoll, EPOLL_CTL_ADD, control->listener, &listener) != 0 ||
+        if (control->epoll < 0 || control->wake_fd < 0 ||
+            epoll_ctl(control->epoll, EPOLL_CTL_ADD, control->listener, &listener) != 0 ||
             epoll_ctl(control->epoll, EPOLL_CTL_ADD, control->wake_fd, &wake) != 0)
             code = sh_fail(err, SH_ERR_IO, "control socket %s: %s", control->path, strerror(errno));
     }
@@ -540,7 +549,8 @@ enum sh_code control_start(const struct control_params *params, struct control *
         control_stop(control);
         return code;
     }
-    control->state = (struct control_state){.path = control->path, .http_addresses = params->http_addresses, .started_ns = sh_now_ns()};
+    control->state =
+        (struct control_state){.path = control->path, .http_addresses = params->http_addresses, .started_ns = sh_now_ns()};
     *out = control;
     return SH_OK;
 }

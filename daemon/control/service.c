@@ -12,54 +12,48 @@ const char control_interface_text[] =
     ;
 
 /* As https://varlink.org/Service gives it. */
-static const char service_interface_text[] =
-    "# The Varlink Service Interface is provided by every varlink service. It\n"
-    "# describes the service and the interfaces it implements.\n"
-    "interface org.varlink.service\n"
-    "\n"
-    "# Get a list of all the interfaces a service provides and information\n"
-    "# about the implementation.\n"
-    "method GetInfo() -> (\n"
-    "  vendor: string,\n"
-    "  product: string,\n"
-    "  version: string,\n"
-    "  url: string,\n"
-    "  interfaces: []string\n"
-    ")\n"
-    "\n"
-    "# Get the description of an interface that is implemented by this service.\n"
-    "method GetInterfaceDescription(interface: string) -> (description: string)\n"
-    "\n"
-    "# The requested interface was not found.\n"
-    "error InterfaceNotFound (interface: string)\n"
-    "\n"
-    "# The requested method was not found\n"
-    "error MethodNotFound (method: string)\n"
-    "\n"
-    "# The interface defines the requested method, but the service does not\n"
-    "# implement it.\n"
-    "error MethodNotImplemented (method: string)\n"
-    "\n"
-    "# One of the passed parameters is invalid.\n"
-    "error InvalidParameter (parameter: string)\n"
-    "\n"
-    "# Client is denied access\n"
-    "error PermissionDenied ()\n"
-    "\n"
-    "# Method is expected to be called with 'more' set to true, but wasn't\n"
-    "error ExpectedMore ()\n";
+static const char service_interface_text[] = "# The Varlink Service Interface is provided by every varlink service. It\n"
+                                             "# describes the service and the interfaces it implements.\n"
+                                             "interface org.varlink.service\n"
+                                             "\n"
+                                             "# Get a list of all the interfaces a service provides and information\n"
+                                             "# about the implementation.\n"
+                                             "method GetInfo() -> (\n"
+                                             "  vendor: string,\n"
+                                             "  product: string,\n"
+                                             "  version: string,\n"
+                                             "  url: string,\n"
+                                             "  interfaces: []string\n"
+                                             ")\n"
+                                             "\n"
+                                             "# Get the description of an interface that is implemented by this service.\n"
+                                             "method GetInterfaceDescription(interface: string) -> (description: string)\n"
+                                             "\n"
+                                             "# The requested interface was not found.\n"
+                                             "error InterfaceNotFound (interface: string)\n"
+                                             "\n"
+                                             "# The requested method was not found\n"
+                                             "error MethodNotFound (method: string)\n"
+                                             "\n"
+                                             "# The interface defines the requested method, but the service does not\n"
+                                             "# implement it.\n"
+                                             "error MethodNotImplemented (method: string)\n"
+                                             "\n"
+                                             "# One of the passed parameters is invalid.\n"
+                                             "error InvalidParameter (parameter: string)\n"
+                                             "\n"
+                                             "# Client is denied access\n"
+                                             "error PermissionDenied ()\n"
+                                             "\n"
+                                             "# Method is expected to be called with 'more' set to true, but wasn't\n"
+                                             "error ExpectedMore ()\n";
 
 const struct method control_methods[] = {
-    {"Status", method_status},
-    {"List", method_list},
-    {"Devices", method_devices},
-    {"Load", method_load},
-    {"Unload", method_unload},
-    {"Generate", method_generate},
-    {"Cancel", method_cancel},
-    {"Tokenize", method_tokenize},
-    {"Detokenize", method_detokenize},
-    {NULL, NULL},
+    {"Status", method_status},         {"List", method_list},
+    {"Devices", method_devices},       {"Load", method_load},
+    {"Unload", method_unload},         {"Generate", method_generate},
+    {"Cancel", method_cancel},         {"Tokenize", method_tokenize},
+    {"Detokenize", method_detokenize}, {NULL, NULL},
 };
 
 /* ---- parameters -------------------------------------------------------------------------------------- */
@@ -105,7 +99,8 @@ static bool read_field(struct call *call, const struct field *field, json_t *val
     if (!right) {
         call_invalid_parameter(call, field->name, "%s: expected %s", field->name, type_name(field->type));
     } else if ((field->type == FIELD_INT || field->type == FIELD_FLOAT) && !(number >= field->min && number <= field->max)) {
-        call_invalid_parameter(call, field->name, "%s: %g is out of range: expected %g to %g", field->name, number, field->min, field->max);
+        call_invalid_parameter(call, field->name, "%s: %g is out of range: expected %g to %g", field->name, number, field->min,
+                               field->max);
         right = false;
     }
     return right;
@@ -127,7 +122,8 @@ bool call_fields(struct call *call, const struct field *fields, uint32_t count, 
     for (uint32_t i = 0; i < count; i++) {
         value = json_object_get(call->parameters, fields[i].name);
         if (fields[i].required && (!value || json_is_null(value))) {
-            call_invalid_parameter(call, fields[i].name, "%s: is missing, expected %s", fields[i].name, type_name(fields[i].type));
+            call_invalid_parameter(call, fields[i].name, "%s: is missing, expected %s", fields[i].name,
+                                   type_name(fields[i].type));
             return false;
         }
     }
@@ -180,8 +176,8 @@ void call_load_error(struct call *call, const char *model, enum sh_code code, co
 static void get_info(struct call *call) {
     if (!call_fields(call, NULL, 0, NULL)) return;
     call_reply(call,
-               json_pack("{ss ss ss ss s[ss]}", "vendor", "shimmyd", "product", "shimmyd", "version", sh_version(), "url", "", "interfaces",
-                         "org.varlink.service", "io.shimmy.Daemon"),
+               json_pack("{ss ss ss ss s[ss]}", "vendor", "shimmyd", "product", "shimmyd", "version", sh_version(), "url", "",
+                         "interfaces", "org.varlink.service", "io.shimmy.Daemon"),
                false);
 }
 

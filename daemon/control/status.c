@@ -11,17 +11,19 @@ static json_t *text_or_null(const char *text) { return *text ? json_string(text)
 json_t *model_json(struct model *model) {
     struct model_view view;
     model_get_view(model, &view);
-    json_t *out = json_pack("{ss ss ss ss ss sI so so so sb si si sI sI}", "id", view.id, "path", view.path, "state", model_state_name(view.state),
-                            "arch", view.arch, "type", view.type, "size_bytes", (json_int_t)view.size_bytes, "error", text_or_null(view.error),
-                            "name", text_or_null(view.name), "device", text_or_null(view.device), "stale", view.stale, "running", view.running,
-                            "queued", view.queued, "prompt_tokens_total", (json_int_t)view.prompt_tokens_total, "generated_tokens_total",
-                            (json_int_t)view.generated_tokens_total);
+    json_t *out =
+        json_pack("{ss ss ss ss ss sI so so so sb si si sI sI}", "id", view.id, "path", view.path, "state",
+                  model_state_name(view.state), "arch", view.arch, "type", view.type, "size_bytes", (json_int_t)view.size_bytes,
+                  "error", text_or_null(view.error), "name", text_or_null(view.name), "device", text_or_null(view.device),
+                  "stale", view.stale, "running", view.running, "queued", view.queued, "prompt_tokens_total",
+                  (json_int_t)view.prompt_tokens_total, "generated_tokens_total", (json_int_t)view.generated_tokens_total);
     if (out && (view.state == MODEL_READY || view.state == MODEL_DRAINING)) {
-        json_t *loaded = json_pack(
-            "{sI sI sI sI sI sI sI sI sf}", "context_length", (json_int_t)view.info.context_length, "context_native",
-            (json_int_t)view.info.context_native, "parameters", (json_int_t)view.info.n_parameters, "layers", (json_int_t)view.info.n_layers,
-            "weights_bytes", (json_int_t)view.info.weights_bytes[0], "cache_bytes", (json_int_t)view.context.cache_bytes, "kv_pages_used",
-            (json_int_t)view.context.pages_used, "kv_pages_total", (json_int_t)view.context.pages_total, "load_ms", (double)view.load_ns / 1e6);
+        json_t *loaded =
+            json_pack("{sI sI sI sI sI sI sI sI sf}", "context_length", (json_int_t)view.info.context_length, "context_native",
+                      (json_int_t)view.info.context_native, "parameters", (json_int_t)view.info.n_parameters, "layers",
+                      (json_int_t)view.info.n_layers, "weights_bytes", (json_int_t)view.info.weights_bytes[0], "cache_bytes",
+                      (json_int_t)view.context.cache_bytes, "kv_pages_used", (json_int_t)view.context.pages_used,
+                      "kv_pages_total", (json_int_t)view.context.pages_total, "load_ms", (double)view.load_ns / 1e6);
         json_object_update(out, loaded);
         json_decref(loaded);
     }
@@ -37,7 +39,8 @@ static json_t *all_models(void) {
     return list;
 }
 
-/* Devices are known when the probe has ended, moments after the start: until then those who ask wait without holding up the others. */
+/* Devices are known when the probe has ended, moments after the start: until then those who ask wait without holding up the
+ * others. */
 static bool wait_for_devices(struct call *call) {
     if (devices_probed()) return false;
     call_park(call);
@@ -57,11 +60,13 @@ void method_status(struct call *call) {
     if (!call_fields(call, NULL, 0, NULL) || wait_for_devices(call)) return;
     const struct control_state *state = control_state(call->control);
     json_t *http = json_array();
-    for (const char *const *address = state->http_addresses; address && *address; address++) json_array_append_new(http, json_string(*address));
+    for (const char *const *address = state->http_addresses; address && *address; address++)
+        json_array_append_new(http, json_string(*address));
     call_reply(call,
                json_pack("{ss si ss sf ss so so so so}", "version", sh_version(), "pid", (int)getpid(), "state",
-                         state->stopping ? "stopping" : "running", "uptime_seconds", (double)(sh_now_ns() - state->started_ns) / 1e9, "socket",
-                         state->path, "http", http, "models", all_models(), "devices", devices_json(), "device_error", device_error()),
+                         state->stopping ? "stopping" : "running", "uptime_seconds",
+                         (double)(sh_now_ns() - state->started_ns) / 1e9, "socket", state->path, "http", http, "models",
+                         all_models(), "devices", devices_json(), "device_error", device_error()),
                false);
 }
 

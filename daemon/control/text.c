@@ -5,7 +5,8 @@
 #include <stdlib.h>
 
 static void tokenize_failed(struct call *call, const char *model, const struct sh_error *err) {
-    call_error(call, "TokenizeFailed", json_pack("{ss ss ss}", "model", model, "code", sh_code_name(err->code), "message", err->message));
+    call_error(call, "TokenizeFailed",
+               json_pack("{ss ss ss}", "model", model, "code", sh_code_name(err->code), "message", err->message));
 }
 
 void method_tokenize(struct call *call) {

@@ -39,7 +39,8 @@ void frame_reader_finish(struct frame_reader *reader) {
 
 static bool is_space(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
 
-/* One byte of the message's value. Braces are counted, the grammar is the JSON parser's business. Returns what is wrong, or NULL. */
+/* One byte of the message's value. Braces are counted, the grammar is the JSON parser's business. Returns what is wrong, or
+ * NULL. */
 static const char *scan_value(struct frame_reader *reader, char c) {
     if (c == '\0') return "the message ends within its JSON object";
     if (reader->in_string) {

@@ -1,6 +1,6 @@
 /*
- * fuzz_varlink.c - any bytes on the control socket. First the framing alone: however the bytes are split, the same messages come out. Then
- * the whole service, over a real socket, without models.
+ * fuzz_varlink.c - any bytes on the control socket. First the framing alone: however the bytes are split, the same messages
+ * come out. Then the whole service, over a real socket, without models.
  */
 #include "compute/base.h"
 #include "daemon/control/control.h"
@@ -79,14 +79,16 @@ static void talk(const uint8_t *data, size_t size) {
         ssize_t n = send(fd, data + at, size - at, MSG_NOSIGNAL);
         if (n > 0) at += (size_t)n;
         control_dispatch(control);
-        while (recv(fd, answer, sizeof answer, 0) > 0) {}
+        while (recv(fd, answer, sizeof answer, 0) > 0) {
+        }
         if (n < 0) break; /* it was refused and closed, or reads no more while it answers */
     }
     shutdown(fd, SHUT_WR);
     struct pollfd p = {.fd = control_fd(control), .events = POLLIN};
     for (int i = 0; i < 1000 && poll(&p, 1, 0) > 0; i++) {
         control_dispatch(control);
-        while (recv(fd, answer, sizeof answer, 0) > 0) {}
+        while (recv(fd, answer, sizeof answer, 0) > 0) {
+        }
     }
     close(fd);
     control_dispatch(control);

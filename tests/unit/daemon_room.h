@@ -1,5 +1,6 @@
 /*
- * daemon_room.h - for tests of the daemon's rooms: a registry over a directory of generated models, on the scalar CPU, in this process.
+ * daemon_room.h - for tests of the daemon's rooms: a registry over a directory of generated models, on the scalar CPU, in this
+ * process.
  *
  * A program that uses it calls daemon_room_main first in main: the device probe runs this same program with --probe-devices.
  */

@@ -1,4 +1,5 @@
-/* test_daemon_config.c - the option table: its sources and their order, what is refused and how, and that sample file and manuals agree with it. */
+/* test_daemon_config.c - the option table: its sources and their order, what is refused and how, and that sample file and
+ * manuals agree with it. */
 #include "compute/base.h"
 #include "daemon/config.h"
 #include "tests/unit/shared.h"
@@ -48,9 +49,10 @@ static void assert_complaint(const char *part) {
 
 static int clean_environment(void **state) {
     (void)state;
-    static const char *const names[] = {"SHIMMY_KV_TYPE", "SHIMMY_KV_QUANT", "SHIMMY_BIND_ADDRESS", "SHIMMY_PORT", "SHIMMY_LISTEN",
-                                        "SHIMMY_MAX_CTX", "SHIMMY_MODEL_PATHS", "SHIMMY_MODEL_DIR", "SHIMMY_ROPE_SCALE", "SHIMMY_BASE_GGUF",
-                                        "SHIMMY_PREFILL_CHUNK", "SHIMMY_VULKAN", "SHIMMY_CPU", "SHIMMY_SOCKET", "SHIMMY_DEVICE"};
+    static const char *const names[] = {"SHIMMY_KV_TYPE",    "SHIMMY_KV_QUANT",  "SHIMMY_BIND_ADDRESS",  "SHIMMY_PORT",
+                                        "SHIMMY_LISTEN",     "SHIMMY_MAX_CTX",   "SHIMMY_MODEL_PATHS",   "SHIMMY_MODEL_DIR",
+                                        "SHIMMY_ROPE_SCALE", "SHIMMY_BASE_GGUF", "SHIMMY_PREFILL_CHUNK", "SHIMMY_VULKAN",
+                                        "SHIMMY_CPU",        "SHIMMY_SOCKET",    "SHIMMY_DEVICE"};
     for (uint32_t i = 0; i < SH_COUNT(names); i++) unsetenv(names[i]);
     setenv("XDG_CONFIG_HOME", "/nonexistent", 1);
     return 0;
@@ -73,7 +75,8 @@ static void test_defaults(void **state) {
 
 static void test_order(void **state) {
     (void)state;
-    const char *file = file_with("order.conf", "# a comment\n[shimmyd]\nkv_type = f32\nmax_queue=7\nthreads = 3 ; a comment\nmodel_dir = /a:/b\n");
+    const char *file = file_with(
+        "order.conf", "# a comment\n[shimmyd]\nkv_type = f32\nmax_queue=7\nthreads = 3 ; a comment\nmodel_dir = /a:/b\n");
     setenv("SHIMMY_MAX_QUEUE", "8", 1);
     setenv("SHIMMY_THREADS", "4", 1);
     setenv("SHIMMY_MODEL_PATHS", "/c;/d", 1);
@@ -126,9 +129,11 @@ static void test_file_errors(void **state) {
     memcpy(long_line, "model_dir = /", 13);
     long_line[sizeof long_line - 1] = 0;
     char text[2000];
-    snprintf(text, sizeof text, "kv_typ = f16\nkv_type = int4\n\nmax_queue = many\nthis is no setting\n"
+    snprintf(text, sizeof text,
+             "kv_typ = f16\nkv_type = int4\n\nmax_queue = many\nthis is no setting\n"
              "[other]\nthreads = 1\n[shimmyd]\nkeep_alive = 5 weeks\n%s\nthreads = 2000\n"
-                   "validation = maybe\nmax_body = 1\nlisten = nowhere\n", long_line);
+             "validation = maybe\nmax_body = 1\nlisten = nowhere\n",
+             long_line);
     const char *file = file_with("errors.conf", text);
     assert_null(load("--config", file, NULL));
     static const char *const expected[] = {
@@ -260,7 +265,8 @@ static void test_sample(void **state) {
     config_print_sample(to);
     fclose(to);
     char *file = test_read_file("conf/shimmyd.conf", &have);
-    if (have != size || memcmp(file, text, size) != 0) fail_msg("conf/shimmyd.conf is old: build/shimmyd --print-config > conf/shimmyd.conf");
+    if (have != size || memcmp(file, text, size) != 0)
+        fail_msg("conf/shimmyd.conf is old: build/shimmyd --print-config > conf/shimmyd.conf");
     free(file);
 
     /* With every comment mark taken from a setting it still is a valid file, and it says what the defaults are. */

@@ -1,4 +1,5 @@
-/* test_daemon_control.c - the control socket as its clients see it: the protocol, every method, and what happens when clients leave. */
+/* test_daemon_control.c - the control socket as its clients see it: the protocol, every method, and what happens when clients
+ * leave. */
 #include "compute/base.h"
 #include "daemon/control/call.h"
 #include "daemon/devices.h"
@@ -47,7 +48,8 @@ struct peer {
 static struct peer peer_open(char terminator) {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     strcpy(address.sun_path, socket_path);
-    struct peer peer = {.fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), .buffer = malloc(40 << 20), .terminator = terminator};
+    struct peer peer = {
+        .fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), .buffer = malloc(40 << 20), .terminator = terminator};
     assert_non_null(peer.buffer);
     assert_true(peer.fd >= 0);
     assert_int_equal(connect(peer.fd, (struct sockaddr *)&address, sizeof address), 0);
@@ -128,19 +130,23 @@ static void test_service(void **state) {
     assert_string_equal(text_at(info, "parameters/interfaces/1"), "io.shimmy.Daemon");
     assert_string_equal(text_at(info, "parameters/version"), sh_version());
     json_decref(info);
-    json_t *own = peer_call(&peer, "{\"method\":\"org.varlink.service.GetInterfaceDescription\",\"parameters\":{\"interface\":\"io.shimmy.Daemon\"}}");
+    json_t *own = peer_call(
+        &peer,
+        "{\"method\":\"org.varlink.service.GetInterfaceDescription\",\"parameters\":{\"interface\":\"io.shimmy.Daemon\"}}");
     size_t size;
     char *file = test_read_file("daemon/control/io.shimmy.Daemon.varlink", &size);
     assert_int_equal(strlen(text_at(own, "parameters/description")), size);
     assert_memory_equal(text_at(own, "parameters/description"), file, size);
     free(file);
     json_decref(own);
-    json_t *service =
-        peer_call(&peer, "{\"method\":\"org.varlink.service.GetInterfaceDescription\",\"parameters\":{\"interface\":\"org.varlink.service\"}}");
+    json_t *service = peer_call(
+        &peer,
+        "{\"method\":\"org.varlink.service.GetInterfaceDescription\",\"parameters\":{\"interface\":\"org.varlink.service\"}}");
     assert_non_null(strstr(text_at(service, "parameters/description"), "method GetInfo()"));
     json_decref(service);
-    assert_error(peer_call(&peer, "{\"method\":\"org.varlink.service.GetInterfaceDescription\",\"parameters\":{\"interface\":\"a.b\"}}"),
-                 "org.varlink.service.InterfaceNotFound");
+    assert_error(
+        peer_call(&peer, "{\"method\":\"org.varlink.service.GetInterfaceDescription\",\"parameters\":{\"interface\":\"a.b\"}}"),
+        "org.varlink.service.InterfaceNotFound");
     assert_error(peer_call(&peer, "{\"method\":\"io.shimmy.Daemon.Nothing\"}"), "org.varlink.service.MethodNotFound");
     assert_error(peer_call(&peer, "{\"method\":\"org.varlink.service.Nothing\"}"), "org.varlink.service.MethodNotFound");
     assert_error(peer_call(&peer, "{\"method\":\"a.b.C\"}"), "org.varlink.service.InterfaceNotFound");
@@ -148,7 +154,8 @@ static void test_service(void **state) {
     peer_close(&peer);
 }
 
-/* Every method of the description has a function, every function a description, and every error that it names is known to the manual. */
+/* Every method of the description has a function, every function a description, and every error that it names is known to the
+ * manual. */
 static void test_interface(void **state) {
     (void)state;
     size_t size;
@@ -192,33 +199,49 @@ static void test_parameters(void **state) {
         {"{\"method\":\"io.shimmy.Daemon.Load\",\"parameters\":{\"model\":\"m\",\"context_length\":-1}}", "context_length"},
         {"{\"method\":\"io.shimmy.Daemon.Load\",\"parameters\":{\"model\":\"m\",\"kv_type\":\"q8\"}}", "kv_type"},
         {"{\"method\":\"io.shimmy.Daemon.Generate\",\"parameters\":{\"model\":\"m\"}}", "prompt"},
-        {"{\"method\":\"io.shimmy.Daemon.Generate\",\"parameters\":{\"model\":\"m\",\"prompt\":\"\",\"prompt_tokens\":[]}}", "prompt"},
-        {"{\"method\":\"io.shimmy.Daemon.Generate\",\"parameters\":{\"model\":\"m\",\"prompt\":\"x\",\"temperature\":-1}}", "temperature"},
-        {"{\"method\":\"io.shimmy.Daemon.Generate\",\"parameters\":{\"model\":\"m\",\"prompt\":\"x\",\"logprobs\":21}}", "logprobs"},
+        {"{\"method\":\"io.shimmy.Daemon.Generate\",\"parameters\":{\"model\":\"m\",\"prompt\":\"\",\"prompt_tokens\":[]}}",
+         "prompt"},
+        {"{\"method\":\"io.shimmy.Daemon.Generate\",\"parameters\":{\"model\":\"m\",\"prompt\":\"x\",\"temperature\":-1}}",
+         "temperature"},
+        {"{\"method\":\"io.shimmy.Daemon.Generate\",\"parameters\":{\"model\":\"m\",\"prompt\":\"x\",\"logprobs\":21}}",
+         "logprobs"},
         {"{\"method\":\"io.shimmy.Daemon.Generate\",\"parameters\":{\"model\":\"m\",\"prompt\":\"x\",\"stop\":[\"\"]}}", "stop"},
-        {"{\"method\":\"io.shimmy.Daemon.Generate\",\"parameters\":{\"model\":\"m\",\"prompt\":\"x\",\"logit_bias\":[{\"token\":1}]}}", "logit_bias"},
-        {"{\"method\":\"io.shimmy.Daemon.Generate\",\"parameters\":{\"model\":\"m\",\"prompt_tokens\":[1,\"2\"]}}", "prompt_tokens"},
+        {"{\"method\":\"io.shimmy.Daemon.Generate\",\"parameters\":{\"model\":\"m\",\"prompt\":\"x\",\"logit_bias\":[{\"token\":"
+         "1}]}}",
+         "logit_bias"},
+        {"{\"method\":\"io.shimmy.Daemon.Generate\",\"parameters\":{\"model\":\"m\",\"prompt_tokens\":[1,\"2\"]}}",
+         "prompt_tokens"},
         {"{\"method\":\"io.shimmy.Daemon.Tokenize\",\"parameters\":{\"model\":\"m\"}}", "content"},
         {"{\"method\":\"io.shimmy.Daemon.Detokenize\",\"parameters\":{\"model\":\"m\",\"tokens\":[-1]}}", "tokens"},
         {"{\"method\":\"io.shimmy.Daemon.Cancel\",\"parameters\":{\"id\":\"7\"}}", "id"},
     };
     for (uint32_t i = 0; i < SH_COUNT(cases); i++) {
         json_t *answer = peer_call(&peer, cases[i].call);
-        if (strcmp(text_at(answer, "error"), "org.varlink.service.InvalidParameter") != 0) fail_msg("%s: %s", cases[i].call, text_at(answer, "error"));
+        if (strcmp(text_at(answer, "error"), "org.varlink.service.InvalidParameter") != 0)
+            fail_msg("%s: %s", cases[i].call, text_at(answer, "error"));
         assert_string_equal(text_at(answer, "parameters/parameter"), cases[i].parameter);
         json_decref(answer);
     }
-    assert_error(peer_call(&peer, "{\"method\":\"io.shimmy.Daemon.Cancel\",\"parameters\":{\"id\":999999}}"), "io.shimmy.Daemon.GenerationNotFound");
+    assert_error(peer_call(&peer, "{\"method\":\"io.shimmy.Daemon.Cancel\",\"parameters\":{\"id\":999999}}"),
+                 "io.shimmy.Daemon.GenerationNotFound");
     assert_error(peer_call(&peer, "{\"method\":\"io.shimmy.Daemon.Load\",\"parameters\":{\"model\":\"nothing-like-it\"}}"),
                  "io.shimmy.Daemon.ModelNotFound");
-    assert_error(peer_call(&peer, "{\"method\":\"io.shimmy.Daemon.Unload\",\"parameters\":{\"model\":\"other\"}}"), "io.shimmy.Daemon.ModelNotLoaded");
+    assert_error(peer_call(&peer, "{\"method\":\"io.shimmy.Daemon.Unload\",\"parameters\":{\"model\":\"other\"}}"),
+                 "io.shimmy.Daemon.ModelNotLoaded");
     peer_close(&peer);
 }
 
 static void test_messages(void **state) {
     (void)state;
-    static const char *const refused[] = {"hello", "[]", "{\"method\":}", "{\"method\":5}", "{\"parameters\":{}}", "{\"method\":\"a.b\",\"parameters\":5}",
-                                          "{\"method\":\"a.b\",\"more\":1}", "{\"method\":\"a.b\",\"method\":\"a.c\"}", "{} x"};
+    static const char *const refused[] = {"hello",
+                                          "[]",
+                                          "{\"method\":}",
+                                          "{\"method\":5}",
+                                          "{\"parameters\":{}}",
+                                          "{\"method\":\"a.b\",\"parameters\":5}",
+                                          "{\"method\":\"a.b\",\"more\":1}",
+                                          "{\"method\":\"a.b\",\"method\":\"a.c\"}",
+                                          "{} x"};
     for (uint32_t i = 0; i < SH_COUNT(refused); i++) {
         struct peer peer = peer_open('\n');
         assert_error(peer_call(&peer, refused[i]), "io.shimmy.Daemon.InvalidMessage");
@@ -316,24 +339,28 @@ static void test_load(void **state) {
         json_decref(answer);
     }
     assert_true(fraction == 1 && steps >= 2);
-    assert_error(peer_call(&peer, "{\"method\":\"io.shimmy.Daemon.Load\",\"parameters\":{\"model\":\"m\",\"context_length\":64}}"),
-                 "io.shimmy.Daemon.LoadFailed");
-    json_t *again = peer_call(&peer, "{\"method\":\"io.shimmy.Daemon.Load\",\"parameters\":{\"model\":\"m\",\"context_length\":64,\"reload\":true}}");
+    assert_error(
+        peer_call(&peer, "{\"method\":\"io.shimmy.Daemon.Load\",\"parameters\":{\"model\":\"m\",\"context_length\":64}}"),
+        "io.shimmy.Daemon.LoadFailed");
+    json_t *again = peer_call(
+        &peer, "{\"method\":\"io.shimmy.Daemon.Load\",\"parameters\":{\"model\":\"m\",\"context_length\":64,\"reload\":true}}");
     assert_int_equal(json_integer_value(at(again, "parameters/model/context_length")), 64);
     json_decref(again);
     json_t *unloaded = peer_call(&peer, "{\"method\":\"io.shimmy.Daemon.Unload\",\"parameters\":{\"model\":\"m\"}}");
     assert_null(at(unloaded, "error"));
     json_decref(unloaded);
     assert_int_equal(room_state("m"), MODEL_DISCOVERED);
-    assert_error(peer_call(&peer, "{\"method\":\"io.shimmy.Daemon.Load\",\"parameters\":{\"model\":\"broken\"}}"), "io.shimmy.Daemon.LoadFailed");
+    assert_error(peer_call(&peer, "{\"method\":\"io.shimmy.Daemon.Load\",\"parameters\":{\"model\":\"broken\"}}"),
+                 "io.shimmy.Daemon.LoadFailed");
     peer_close(&peer);
 }
 
 static void test_text(void **state) {
     (void)state;
     struct peer peer = peer_open(0);
-    json_t *tokens =
-        peer_call(&peer, "{\"method\":\"io.shimmy.Daemon.Tokenize\",\"parameters\":{\"model\":\"m\",\"content\":\"Hello w\\u00f6rld\\u0000!\"}}");
+    json_t *tokens = peer_call(
+        &peer,
+        "{\"method\":\"io.shimmy.Daemon.Tokenize\",\"parameters\":{\"model\":\"m\",\"content\":\"Hello w\\u00f6rld\\u0000!\"}}");
     json_t *ids = at(tokens, "parameters/tokens");
     assert_true(json_array_size(ids) > 3);
     json_t *call = json_pack("{ss s{ss sO}}", "method", "io.shimmy.Daemon.Detokenize", "parameters", "model", "m", "tokens", ids);
@@ -346,10 +373,12 @@ static void test_text(void **state) {
     json_decref(call);
     json_decref(back);
     json_decref(tokens);
-    assert_error(peer_call(&peer, "{\"method\":\"io.shimmy.Daemon.Detokenize\",\"parameters\":{\"model\":\"m\",\"tokens\":[1000000]}}"),
-                 "io.shimmy.Daemon.TokenizeFailed");
-    assert_error(peer_call(&peer, "{\"method\":\"io.shimmy.Daemon.Tokenize\",\"parameters\":{\"model\":\"broken\",\"content\":\"x\"}}"),
-                 "io.shimmy.Daemon.TokenizeFailed");
+    assert_error(
+        peer_call(&peer, "{\"method\":\"io.shimmy.Daemon.Detokenize\",\"parameters\":{\"model\":\"m\",\"tokens\":[1000000]}}"),
+        "io.shimmy.Daemon.TokenizeFailed");
+    assert_error(
+        peer_call(&peer, "{\"method\":\"io.shimmy.Daemon.Tokenize\",\"parameters\":{\"model\":\"broken\",\"content\":\"x\"}}"),
+        "io.shimmy.Daemon.TokenizeFailed");
     peer_close(&peer);
 }
 
@@ -357,8 +386,9 @@ static void test_generate(void **state) {
     (void)state;
     struct peer peer = peer_open(0);
     /* At once, from text, two choices; the model loads by itself. */
-    json_t *whole = peer_call(&peer, "{\"method\":\"io.shimmy.Daemon.Generate\",\"parameters\":{\"model\":\"m\",\"prompt\":\"Once\",\"n\":2,"
-                                     "\"seed\":11,\"max_tokens\":12,\"ignore_eos\":true}}");
+    json_t *whole =
+        peer_call(&peer, "{\"method\":\"io.shimmy.Daemon.Generate\",\"parameters\":{\"model\":\"m\",\"prompt\":\"Once\",\"n\":2,"
+                         "\"seed\":11,\"max_tokens\":12,\"ignore_eos\":true}}");
     assert_null(at(whole, "error"));
     assert_int_equal(json_array_size(at(whole, "parameters/choices")), 2);
     assert_int_equal(json_array_size(at(whole, "parameters/choices/0/tokens")), 12);
@@ -368,8 +398,10 @@ static void test_generate(void **state) {
     assert_string_equal(text_at(whole, "parameters/choices/1/finish_reason"), "length");
 
     /* Streamed: the same tokens and the same text. */
-    peer_send(&peer, "{\"method\":\"io.shimmy.Daemon.Generate\",\"more\":true,\"parameters\":{\"model\":\"m\",\"prompt\":\"Once\",\"n\":2,"
-                     "\"seed\":11,\"max_tokens\":12,\"ignore_eos\":true,\"logprobs\":2}}");
+    peer_send(
+        &peer,
+        "{\"method\":\"io.shimmy.Daemon.Generate\",\"more\":true,\"parameters\":{\"model\":\"m\",\"prompt\":\"Once\",\"n\":2,"
+        "\"seed\":11,\"max_tokens\":12,\"ignore_eos\":true,\"logprobs\":2}}");
     json_t *first = peer_receive(&peer);
     assert_true(json_integer_value(at(first, "parameters/id")) > 0);
     assert_string_equal(text_at(first, "parameters/model"), "m");
@@ -409,22 +441,26 @@ static void test_generate(void **state) {
     }
     json_decref(whole);
 
-    json_t *by_ids = peer_call(&peer, "{\"method\":\"io.shimmy.Daemon.Generate\",\"parameters\":{\"model\":\"m\",\"prompt_tokens\":[1,5,9],"
-                                      "\"temperature\":0,\"max_tokens\":3,\"logit_bias\":[{\"token\":42,\"bias\":1000}]}}");
+    json_t *by_ids =
+        peer_call(&peer, "{\"method\":\"io.shimmy.Daemon.Generate\",\"parameters\":{\"model\":\"m\",\"prompt_tokens\":[1,5,9],"
+                         "\"temperature\":0,\"max_tokens\":3,\"logit_bias\":[{\"token\":42,\"bias\":1000}]}}");
     assert_int_equal(json_integer_value(at(by_ids, "parameters/choices/0/tokens/2")), 42);
     json_decref(by_ids);
     json_t *too_long = json_array();
     for (int i = 0; i < 300; i++) json_array_append_new(too_long, json_integer(7));
-    json_t *call = json_pack("{ss s{ss so}}", "method", "io.shimmy.Daemon.Generate", "parameters", "model", "m", "prompt_tokens", too_long);
+    json_t *call =
+        json_pack("{ss s{ss so}}", "method", "io.shimmy.Daemon.Generate", "parameters", "model", "m", "prompt_tokens", too_long);
     char *text = json_dumps(call, 0);
     json_t *refused = peer_call(&peer, text);
     assert_string_equal(text_at(refused, "parameters/code"), "limit");
     assert_error(refused, "io.shimmy.Daemon.GenerationFailed");
     free(text);
     json_decref(call);
-    assert_error(peer_call(&peer, "{\"method\":\"io.shimmy.Daemon.Generate\",\"parameters\":{\"model\":\"m\",\"prompt\":\"x\",\"max_tokens\":200,"
-                                  "\"ignore_eos\":true,\"timeout_seconds\":0.001}}"),
-                 "io.shimmy.Daemon.Cancelled");
+    assert_error(
+        peer_call(&peer,
+                  "{\"method\":\"io.shimmy.Daemon.Generate\",\"parameters\":{\"model\":\"m\",\"prompt\":\"x\",\"max_tokens\":200,"
+                  "\"ignore_eos\":true,\"timeout_seconds\":0.001}}"),
+        "io.shimmy.Daemon.Cancelled");
     peer_close(&peer);
 }
 
@@ -449,9 +485,11 @@ static void assert_soon(uint32_t want_running, uint32_t want_queued) {
     fail_msg("running %u, queued %u after a second: expected %u, %u", running, queued, want_running, want_queued);
 }
 
-/* A slow model: the prompt's context is small, so what is needed is time. It is given by a queue that the first request holds up. */
+/* A slow model: the prompt's context is small, so what is needed is time. It is given by a queue that the first request holds
+ * up. */
 static json_int_t start_long(struct peer *peer) {
-    peer_send(peer, "{\"method\":\"io.shimmy.Daemon.Generate\",\"more\":true,\"parameters\":{\"model\":\"m\",\"prompt\":\"x\",\"n\":8,\"ignore_eos\":true}}");
+    peer_send(peer, "{\"method\":\"io.shimmy.Daemon.Generate\",\"more\":true,\"parameters\":{\"model\":\"m\",\"prompt\":\"x\","
+                    "\"n\":8,\"ignore_eos\":true}}");
     json_t *first = peer_receive(peer);
     json_int_t id = json_integer_value(at(first, "parameters/id"));
     assert_true(id > 0);
@@ -502,7 +540,9 @@ static void test_slow_reader(void **state) {
     struct peer slow = peer_open(0), quick = peer_open(0);
     enum { CALLS = 400 };
     for (int i = 0; i < CALLS; i++)
-        peer_send(&slow, "{\"method\":\"org.varlink.service.GetInterfaceDescription\",\"parameters\":{\"interface\":\"io.shimmy.Daemon\"}}");
+        peer_send(
+            &slow,
+            "{\"method\":\"org.varlink.service.GetInterfaceDescription\",\"parameters\":{\"interface\":\"io.shimmy.Daemon\"}}");
     json_t *answer = peer_call(&quick, "{\"method\":\"org.varlink.service.GetInfo\"}");
     assert_null(at(answer, "error"));
     json_decref(answer);
@@ -637,10 +677,10 @@ int main(int argc, char **argv) {
     int status;
     if (daemon_room_main(argc, argv, &status)) return status;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_service),     cmocka_unit_test(test_interface),   cmocka_unit_test(test_parameters),
-        cmocka_unit_test(test_messages),    cmocka_unit_test(test_status),      cmocka_unit_test(test_load),
-        cmocka_unit_test(test_text),        cmocka_unit_test(test_generate),    cmocka_unit_test(test_leaving),
-        cmocka_unit_test(test_slow_reader), cmocka_unit_test(test_many_clients), cmocka_unit_test(test_socket_file),
+        cmocka_unit_test(test_service),      cmocka_unit_test(test_interface),    cmocka_unit_test(test_parameters),
+        cmocka_unit_test(test_messages),     cmocka_unit_test(test_status),       cmocka_unit_test(test_load),
+        cmocka_unit_test(test_text),         cmocka_unit_test(test_generate),     cmocka_unit_test(test_leaving),
+        cmocka_unit_test(test_slow_reader),  cmocka_unit_test(test_many_clients), cmocka_unit_test(test_socket_file),
         cmocka_unit_test(test_default_path),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

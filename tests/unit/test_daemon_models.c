@@ -32,7 +32,16 @@ static void test_discover(void **state) {
     (void)state;
     const char *root = room_directory(".hidden-root");
     char path[700], target[700];
-    static const char *const folders[] = {"a", "a/b", ".git", "deep", "deep/1", "deep/1/2", "deep/1/2/3", "deep/1/2/3/4", "deep/1/2/3/4/5", "deep/1/2/3/4/5/6",
+    static const char *const folders[] = {"a",
+                                          "a/b",
+                                          ".git",
+                                          "deep",
+                                          "deep/1",
+                                          "deep/1/2",
+                                          "deep/1/2/3",
+                                          "deep/1/2/3/4",
+                                          "deep/1/2/3/4/5",
+                                          "deep/1/2/3/4/5/6",
                                           "deep/1/2/3/4/5/6/7"};
     for (uint32_t i = 0; i < SH_COUNT(folders); i++) {
         snprintf(path, sizeof path, "%s/%s", root, folders[i]);
@@ -284,12 +293,14 @@ static void test_loads(void **state) {
     wait_done(&other);
     assert_int_equal(other.code, SH_ERR_INVALID);
     load_release(load);
-    load = model_load(one, &(struct load_params){.context_length = 256, .device = "CPU", .kv_type = "f16"}, take_outcome, NULL, &same);
+    load = model_load(one, &(struct load_params){.context_length = 256, .device = "CPU", .kv_type = "f16"}, take_outcome, NULL,
+                      &same);
     wait_done(&same);
     assert_int_equal(same.code, SH_OK);
     model_unref(same.model);
     load_release(load);
-    load = model_load(one, &(struct load_params){.context_length = 128, .kv_type = "f32", .reload = true}, take_outcome, NULL, &reloaded);
+    load = model_load(one, &(struct load_params){.context_length = 128, .kv_type = "f32", .reload = true}, take_outcome, NULL,
+                      &reloaded);
     wait_done(&reloaded);
     assert_int_equal(reloaded.code, SH_OK);
     struct model_view view;
@@ -362,10 +373,12 @@ static void test_storm(void **state) {
     const char *directory = room_directory("storm");
     room_model(directory, "one.gguf", 1, "1");
     room_model(directory, "two.gguf", 1, "2");
-    struct config *config = room_config("--model-dir", directory, "--device", "cpu", "--max-batch-rows", "16", "--max-sequences", "2", NULL);
+    struct config *config =
+        room_config("--model-dir", directory, "--device", "cpu", "--max-batch-rows", "16", "--max-sequences", "2", NULL);
     room_start(config);
     pthread_t threads[6];
-    for (uintptr_t i = 0; i < SH_COUNT(threads); i++) assert_int_equal(pthread_create(&threads[i], NULL, load_and_cancel, (void *)(i + 1)), 0);
+    for (uintptr_t i = 0; i < SH_COUNT(threads); i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, load_and_cancel, (void *)(i + 1)), 0);
     for (uint32_t i = 0; i < SH_COUNT(threads); i++) {
         void *wrong;
         pthread_join(threads[i], &wrong);
@@ -382,7 +395,8 @@ static void test_probe(void **state) {
     const char *script = test_scratch("probe.sh");
     char text[600], self[300] = "";
     assert_true(readlink("/proc/self/exe", self, sizeof self - 1) > 0);
-    snprintf(text, sizeof text, "#!/bin/sh\n[ \"$VK_ICD_FILENAMES\" = /dev/null ] || kill -SEGV $$\nexec %s --probe-devices\n", self);
+    snprintf(text, sizeof text, "#!/bin/sh\n[ \"$VK_ICD_FILENAMES\" = /dev/null ] || kill -SEGV $$\nexec %s --probe-devices\n",
+             self);
     test_write_file(script, text, strlen(text));
     assert_int_equal(chmod(script, 0755), 0);
     devices_start(config, script, NULL, NULL);

@@ -54,9 +54,7 @@ static void take(struct front *front, const struct gen_event *event) {
     assert_false(front->ended);
     switch (event->kind) {
     case GEN_EVENT_STARTED: front->started = true; break;
-    case GEN_EVENT_PROMPT:
-        front->prompt_logprobs[front->n_prompt_events++] = event->logprob ? event->logprob->logprob : 1;
-        break;
+    case GEN_EVENT_PROMPT: front->prompt_logprobs[front->n_prompt_events++] = event->logprob ? event->logprob->logprob : 1; break;
     case GEN_EVENT_TOKEN:
     case GEN_EVENT_CHOICE:
         assert_true(front->started);
@@ -67,7 +65,8 @@ static void take(struct front *front, const struct gen_event *event) {
             front->choices[event->choice].finish = event->finish;
             front->choices[event->choice].stop_index = event->stop_index;
         } else {
-            if (event->logprob) front->choices[event->choice].logprobs[front->choices[event->choice].count] = event->logprob->logprob;
+            if (event->logprob)
+                front->choices[event->choice].logprobs[front->choices[event->choice].count] = event->logprob->logprob;
             front->choices[event->choice].tokens[front->choices[event->choice].count++] = event->token;
         }
         break;
@@ -425,7 +424,8 @@ static void *storm(void *user) {
 static void test_storm(void **state) {
     (void)state;
     pthread_t threads[4];
-    for (uintptr_t i = 0; i < SH_COUNT(threads); i++) assert_int_equal(pthread_create(&threads[i], NULL, storm, (void *)(i + 1)), 0);
+    for (uintptr_t i = 0; i < SH_COUNT(threads); i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, storm, (void *)(i + 1)), 0);
     for (uint32_t i = 0; i < SH_COUNT(threads); i++) {
         void *wrong;
         pthread_join(threads[i], &wrong);
@@ -502,8 +502,8 @@ static int setup(void **state) {
     const char *directory = room_directory("runner");
     room_model(directory, "m.gguf", 2, "m");
     break_model(directory, "broken.gguf");
-    config = room_config("--model-dir", directory, "--device", "cpu", "--prefill-chunk", "4", "--max-queue", "2", "--max-sequences", "4", "--kv-type",
-                         "f32", NULL);
+    config = room_config("--model-dir", directory, "--device", "cpu", "--prefill-chunk", "4", "--max-queue", "2",
+                         "--max-sequences", "4", "--kv-type", "f32", NULL);
     room_start(config);
     model = room_load("m");
     return 0;
@@ -521,10 +521,10 @@ int main(int argc, char **argv) {
     int status;
     if (daemon_room_main(argc, argv, &status)) return status;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_one),      cmocka_unit_test(test_choices),       cmocka_unit_test(test_stop),
-        cmocka_unit_test(test_end_token), cmocka_unit_test(test_context_end),  cmocka_unit_test(test_logprobs),
-        cmocka_unit_test(test_queue),    cmocka_unit_test(test_deadline),      cmocka_unit_test(test_unload_drains),
-        cmocka_unit_test(test_storm),    cmocka_unit_test(test_not_numbers),   cmocka_unit_test(test_keep_alive),
+        cmocka_unit_test(test_one),       cmocka_unit_test(test_choices),     cmocka_unit_test(test_stop),
+        cmocka_unit_test(test_end_token), cmocka_unit_test(test_context_end), cmocka_unit_test(test_logprobs),
+        cmocka_unit_test(test_queue),     cmocka_unit_test(test_deadline),    cmocka_unit_test(test_unload_drains),
+        cmocka_unit_test(test_storm),     cmocka_unit_test(test_not_numbers), cmocka_unit_test(test_keep_alive),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -13,7 +13,8 @@ struct expectation {
 };
 
 /* Feeds `bytes` in pieces of `step` and checks that exactly these messages come out. */
-static void feed(const char *bytes, size_t count, size_t step, const struct expectation *expected, size_t n_expected, char terminator) {
+static void feed(const char *bytes, size_t count, size_t step, const struct expectation *expected, size_t n_expected,
+                 char terminator) {
     struct frame_reader reader = {0};
     size_t got = 0;
     bool bad = false;
@@ -42,11 +43,11 @@ static void feed(const char *bytes, size_t count, size_t step, const struct expe
     frame_reader_finish(&reader);
 }
 
-#define FEED(bytes, terminator, ...)                                                                                   \
-    do {                                                                                                               \
-        const struct expectation expected[] = {__VA_ARGS__};                                                           \
-        for (size_t step = 1; step <= sizeof(bytes); step++)                                                           \
-            feed(bytes, sizeof(bytes) - 1, step, expected, sizeof expected / sizeof *expected, terminator);            \
+#define FEED(bytes, terminator, ...)                                                                                             \
+    do {                                                                                                                         \
+        const struct expectation expected[] = {__VA_ARGS__};                                                                     \
+        for (size_t step = 1; step <= sizeof(bytes); step++)                                                                     \
+            feed(bytes, sizeof(bytes) - 1, step, expected, sizeof expected / sizeof *expected, terminator);                      \
     } while (0)
 
 static void test_nul(void **state) {
