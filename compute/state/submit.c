@@ -109,10 +109,6 @@ static enum sh_code fill_row(struct sh_context *c, struct sh_step_row *to, uint3
             to->sampled_from = output;
             return SH_OK;
         }
-        if (slot->state == SH_SLOT_RUNNING) {
-            const enum sh_code code = sh_slot_finish(c, slot, -1, err);
-            if (code != SH_OK) return code;
-        }
         to->token = slot->tokens[output];
         if (to->token < 0)
             return sh_fail(err, SH_ERR_INVALID, "row %u: row %u of ticket %llu has no token: its logits are not numbers", i,
@@ -121,8 +117,23 @@ static enum sh_code fill_row(struct sh_context *c, struct sh_step_row *to, uint3
     return SH_OK;
 }
 
+/* Finishes the step in flight if one row needs a token of it on the host: before any row is filled, because then the host knows the
+ * others' too, and nobody would tell this batch later. */
+static enum sh_code finish_needed(struct sh_context *c, const struct sh_batch *batch, struct sh_error *err) {
+    for (uint32_t i = 0; i < batch->n_rows; i++) {
+        const struct sh_row *row = &batch->rows[i];
+        if (row->input != SH_INPUT_SAMPLED) continue;
+        struct sh_slot *slot = &c->slots[row->ticket % SH_SLOTS];
+        if (slot->state != SH_SLOT_RUNNING || device_hands_on(c, slot, find_output(slot, row->sampled_row))) continue;
+        return sh_slot_finish(c, slot, -1, err); /* the only one: the batch's own slot is idle */
+    }
+    return SH_OK;
+}
+
 /* Rows, and the sequences they belong to. */
 static enum sh_code fill_rows(struct sh_context *c, struct sh_slot *slot, const struct sh_batch *batch, struct sh_error *err) {
+    const enum sh_code finished = finish_needed(c, batch, err);
+    if (finished != SH_OK) return finished;
     uint32_t n = 0;
     for (uint32_t i = 0; i < batch->n_rows; i++) {
         if (i == 0 || batch->rows[i - 1].sequence != batch->rows[i].sequence) {
