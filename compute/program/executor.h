@@ -62,7 +62,7 @@ struct sh_step {
     uint32_t n_capture;
 };
 struct sh_step_result { /* lent until the next submit on this slot */
-    const int32_t *tokens;       /* [n_outputs], -1 where not sampled on the device */
+    const int32_t *tokens;       /* [n_outputs], -1 where not sampled on the device, or where the logits are not numbers */
     const float *const *logits;  /* [n_outputs], NULL where not wanted */
     const float *const *hidden;
     const float *outputs[SH_BOUNDARY_MAX]; /* the segment's output activations [n_rows][width] */
