@@ -168,18 +168,40 @@ static enum sh_code create_objects(struct sh_exec_context *c, struct sh_error *e
     return SH_OK;
 }
 
+/* The kernels' indices have 32 bits, and SPIR-V takes them as signed. */
+static enum sh_code check_reach(const struct sh_exec_context *c, uint64_t rows, uint64_t floats_per_row, const char *what,
+                                struct sh_error *err) {
+    if (rows == 0 || floats_per_row <= INT32_MAX / rows) return SH_OK;
+    return sh_fail(err, SH_ERR_LIMIT, "%s: %s: %llu rows of %llu floats are more than the %d that a kernel can address; ask for fewer rows per step",
+                   c->vk->base.info.name, what, (unsigned long long)rows, (unsigned long long)floats_per_row, INT32_MAX);
+}
+
+static enum sh_code check_reaches(const struct sh_exec_context *c, uint64_t attention, struct sh_error *err) {
+    const struct sh_fused *fused = &c->model->fused;
+    enum sh_code code = check_reach(c, c->max_items, attention / 4, "split attention", err);
+    for (uint32_t s = 0; s < fused->n_slots && code == SH_OK; s++)
+        code = check_reach(c, fused->slots[s].rows == SH_ROWS_OUT ? c->params.max_outputs : c->params.max_rows,
+                           sh_vk_stride(fused->slots[s].width), "activations", err);
+    for (uint32_t g = 0; g < c->model->segment.program->n_groups && code == SH_OK; g++)
+        if (c->pools[g].page_bytes > UINT32_MAX) /* a layer's place in its page has 32 bits */
+            code = sh_fail(err, SH_ERR_UNSUPPORTED, "%s: a cache page of %d tokens takes %llu bytes, the kernels take up to %u",
+                           c->vk->base.info.name, SH_PAGE_TOKENS, (unsigned long long)c->pools[g].page_bytes, UINT32_MAX);
+    return code;
+}
+
 static enum sh_code create_activations(struct sh_exec_context *c, struct sh_error *err) {
     const struct sh_exec_model *m = c->model;
     const struct sh_program *program = m->segment.program;
     c->spans = sh_calloc(m->fused.n_slots, sizeof *c->spans);
     if (!c->spans && m->fused.n_slots) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the list of activations");
-    enum sh_code code = SH_OK;
     uint64_t attention = 0, total = 0;
     for (uint32_t i = 0; i < m->fused.n_ops; i++) {
         const struct sh_op *op = &m->fused.ops[i];
         if (op->kind == SH_OP_ATTENTION)
             attention = sh_max_u64(attention, (uint64_t)op->attn.n_heads * (((op->attn.v_dim + 7) & ~7u) + 2) * 4);
     }
+    enum sh_code code = check_reaches(c, attention, err);
+    if (code != SH_OK) return code;
     for (uint32_t s = 0; s < m->fused.n_slots; s++)
         total += (uint64_t)sh_vk_stride(m->fused.slots[s].width) * 4 *
                  (m->fused.slots[s].rows == SH_ROWS_OUT ? c->params.max_outputs : c->params.max_rows);

@@ -120,6 +120,9 @@ static enum sh_code mark_uses(struct sh_exec_model *m, struct sh_error *err) {
             return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: tensor '%s' has type %s, for which there is no Vulkan kernel",
                            m->vk->base.info.name, weight->name,
                            sh_type_info(weight->type) ? sh_type_info(weight->type)->name : "unknown");
+        if (m->weights[w].vector && weight->rows > INT32_MAX / weight->cols) /* the kernels' indices; the RoPE table of a huge context */
+            return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: '%s' has %llu rows of %llu, the kernels take up to %d elements; ask for a shorter context",
+                           m->vk->base.info.name, weight->name, (unsigned long long)weight->rows, (unsigned long long)weight->cols, INT32_MAX);
     }
     return SH_OK;
 }
@@ -172,6 +175,13 @@ static enum sh_code take_matrix(struct sh_exec_model *m, struct sh_vk_weight *we
     return SH_OK;
 }
 
+/* A type of memory that runs out is replaced by the next one, so that some buffers may be reachable for the host and others not. */
+static bool all_mapped(const struct sh_vk_arena *arena) {
+    for (uint32_t i = 0; i < arena->n_buffers; i++)
+        if (!arena->buffers[i].mapped) return false;
+    return true;
+}
+
 enum sh_code sh_vk_model_create(struct sh_device *device, const struct sh_segment *segment, struct sh_exec_model **out, struct sh_error *err) {
     struct sh_vulkan *vk = sh_vulkan_of(device);
     const struct sh_program *program = segment->program;
@@ -199,7 +209,7 @@ enum sh_code sh_vk_model_create(struct sh_device *device, const struct sh_segmen
         if (code == SH_OK && m->weights[w].vector)
             code = take(m, program->weights[w].rows * program->weights[w].cols * 4, &need, &m->weights[w].table, err);
     }
-    if (code == SH_OK && m->arena.n_buffers && (vk->stage_always || !m->arena.buffers[0].mapped)) code = staging_create(vk, &m->staging, err);
+    if (code == SH_OK && (vk->stage_always || !all_mapped(&m->arena))) code = staging_create(vk, &m->staging, err);
     if (code != SH_OK) {
         sh_vk_model_destroy(m);
         return code;

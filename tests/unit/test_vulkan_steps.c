@@ -237,27 +237,55 @@ static void refused_steps_leave_the_context_usable(void **state) {
     close_bench(&b);
 }
 
-/* Logits that are not numbers give no token. */
-static void nan_logits_give_no_token(void **state) {
+/* A row whose logits are not numbers gets no token; the others of its step do, and the device works on. */
+static void nan_logits_cost_their_row(void **state) {
     (void)state;
     struct bench b = open_bench(&small, __func__, false, 2);
     const struct sh_executor *e = b.device->executor;
     struct sh_error err = {0};
-    float embedding[256];
-    for (int i = 0; i < 256; i++) embedding[i] = NAN;
-    const uint32_t *pages[] = {ascending};
-    struct sh_step_row row = {.sampled_from = SH_NONE, .embedding = embedding};
-    const struct sh_step_sequence sequence = {.n_rows = 1, .pages = pages, .n_pages = 1};
-    const struct sh_step_output output = {.sample = true};
-    const struct sh_step step = {.rows = &row, .n_rows = 1, .sequences = &sequence, .n_sequences = 1, .outputs = &output, .n_outputs = 1};
-    OK(e->submit(b.context, 0, &step, &err));
+    float embedding[2][256];
+    for (int i = 0; i < 256; i++) {
+        embedding[0][i] = NAN;
+        embedding[1][i] = (float)(i % 7);
+    }
+    const uint32_t *pages[] = {ascending}, *others[] = {ascending + 1};
+    struct sh_step_row rows[] = {{.sampled_from = SH_NONE, .embedding = embedding[0]},
+                                 {.sampled_from = SH_NONE, .embedding = embedding[1], .sequence = 1}};
+    const struct sh_step_sequence sequences[] = {{.n_rows = 1, .pages = pages, .n_pages = 1},
+                                                 {.first_row = 1, .n_rows = 1, .pages = others, .n_pages = 1}};
+    const struct sh_step_output outputs[] = {{.row = 0, .sample = true}, {.row = 1, .sample = true}};
+    const struct sh_step both = {.rows = rows, .n_rows = 2, .sequences = sequences, .n_sequences = 2, .outputs = outputs, .n_outputs = 2};
+    const struct sh_step_sequence alone = {.n_rows = 1, .pages = others, .n_pages = 1};
+    const struct sh_step second = {.rows = rows + 1, .n_rows = 1, .sequences = &alone, .n_sequences = 1, .outputs = outputs, .n_outputs = 1};
     struct sh_step_result result;
+    OK(e->submit(b.context, 0, &both, &err));
     OK(e->wait(b.context, 0, -1, &result, &err));
     assert_int_equal(result.tokens[0], -1);
-    for (int i = 0; i < 256; i++) embedding[i] = 1;
-    OK(e->submit(b.context, 1, &step, &err));
+    const int32_t token = result.tokens[1];
+    assert_true(token >= 0);
+    rows[1].sequence = 0;
+    OK(e->submit(b.context, 1, &second, &err));
     OK(e->wait(b.context, 1, -1, &result, &err));
-    assert_in_range(result.tokens[0], 0, small.n_vocab - 1);
+    assert_int_equal(result.tokens[0], token);
+    close_bench(&b);
+}
+
+/* What the kernels' 32-bit indices cannot reach is refused with the figures, before memory is taken for it. */
+static void contexts_beyond_the_indices_are_refused(void **state) {
+    (void)state;
+    struct tiny_params wide = small;
+    wide.n_ff = 33024;
+    struct bench b = open_bench(&wide, __func__, false, 2);
+    const struct sh_executor *e = b.device->executor;
+    struct sh_error err = {0};
+    struct sh_exec_context *context = NULL;
+    struct sh_device_memory before, after;
+    e->device_memory(b.device, &before);
+    const struct sh_exec_context_params rows = {.max_rows = 65535, .max_outputs = 1, .max_sequences = 1, .max_pages_per_sequence = 2};
+    assert_int_equal(e->context_create(b.model, &rows, &context, &err), SH_ERR_LIMIT);
+    assert_non_null(strstr(err.message, "65535 rows of 33024 floats"));
+    e->device_memory(b.device, &after);
+    assert_memory_equal(&before, &after, sizeof before);
     close_bench(&b);
 }
 
@@ -352,7 +380,8 @@ int main(void) {
         cmocka_unit_test(logits_agree_with_double),
         cmocka_unit_test(copied_page_continues_alike),
         cmocka_unit_test(refused_steps_leave_the_context_usable),
-        cmocka_unit_test(nan_logits_give_no_token),
+        cmocka_unit_test(nan_logits_cost_their_row),
+        cmocka_unit_test(contexts_beyond_the_indices_are_refused),
         cmocka_unit_test(a_lost_device_is_an_ordinary_error),
         cmocka_unit_test(contexts_run_side_by_side),
         cmocka_unit_test(pipeline_cache_survives),
