@@ -10,6 +10,8 @@
  * unless the step is over or the host is busy elsewhere. */
 #define SPIN_ROUNDS 4000u
 
+#define LOAD_PATIENCE 4u /* steps that pass before a waiting load has its turn */
+
 struct share { /* one worker's part of a run; the others take from it when theirs is done */
     _Alignas(64) atomic_uint_fast64_t next;
     uint64_t end;
@@ -36,8 +38,10 @@ struct sh_pool {
     /* Who holds the pool. */
     pthread_mutex_t owner_lock;
     pthread_cond_t owner_changed;
-    uint64_t next_ticket, serving;
+    uint64_t next_ticket, serving; /* of steps */
     bool busy;
+    uint32_t waiting_loads;
+    uint64_t loads_since; /* `serving` when the first of them came, or when the last one was let in */
     uint32_t references;
 };
 
@@ -138,14 +142,23 @@ void sh_pool_run(struct sh_pool *pool, uint32_t workers, uint64_t n_items, uint6
     }
 }
 
+/* Loads yield, but not for ever: steps of two contexts can follow each other without a gap. */
+static bool load_is_due(const struct sh_pool *pool) {
+    return pool->waiting_loads > 0 && pool->serving - pool->loads_since >= LOAD_PATIENCE;
+}
+
 void sh_pool_enter(struct sh_pool *pool, enum sh_pool_use use) {
     pthread_mutex_lock(&pool->owner_lock);
     if (use == SH_POOL_STEP) {
         const uint64_t ticket = pool->next_ticket++;
-        while (pool->busy || pool->serving != ticket) pthread_cond_wait(&pool->owner_changed, &pool->owner_lock);
+        while (pool->busy || pool->serving != ticket || load_is_due(pool)) pthread_cond_wait(&pool->owner_changed, &pool->owner_lock);
         pool->serving++;
     } else {
-        while (pool->busy || pool->serving != pool->next_ticket) pthread_cond_wait(&pool->owner_changed, &pool->owner_lock);
+        if (pool->waiting_loads++ == 0) pool->loads_since = pool->serving;
+        while (pool->busy || (pool->serving != pool->next_ticket && !load_is_due(pool)))
+            pthread_cond_wait(&pool->owner_changed, &pool->owner_lock);
+        pool->waiting_loads--;
+        pool->loads_since = pool->serving;
     }
     pool->busy = true;
     atomic_store(&pool->held, true);

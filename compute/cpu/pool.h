@@ -3,8 +3,8 @@
  * workers as the device that wants most. Idle workers sleep on a condition variable and cost nothing; while somebody holds the pool they
  * spin briefly between parallel sections, because those follow each other within microseconds.
  *
- * Holding: sh_pool_enter/leave bracket a step or a piece of a load. Steps are served in order of arrival; a load enters only when no step
- * holds or awaits the pool, so a load yields to steps at every piece.
+ * Holding: sh_pool_enter/leave bracket a step or a piece of a load. Steps are served in order of arrival; a load enters when no step holds
+ * or awaits the pool, so it yields to steps at every piece, or after four steps where they never leave a gap.
  *
  * Thread-safety: sh_pool_acquire/release/enter/leave any thread; sh_pool_run only the thread that has entered. Items of one run must be
  * independent of each other: then results depend neither on the number of workers nor on who runs which item.

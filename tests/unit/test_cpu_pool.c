@@ -87,6 +87,43 @@ static void test_pool_load_yields(void **state) {
     sh_pool_release(pool);
 }
 
+struct stepper {
+    struct sh_pool *pool;
+    atomic_bool *stop;
+    atomic_uint *steps;
+};
+static void *step_on_and_on(void *arg) {
+    struct stepper *s = arg;
+    while (!atomic_load(s->stop)) {
+        sh_pool_enter(s->pool, SH_POOL_STEP);
+        pause_ms(1);
+        atomic_fetch_add(s->steps, 1);
+        sh_pool_leave(s->pool);
+    }
+    return NULL;
+}
+
+/* Three threads whose steps leave no gap between them: every piece of a load still gets its turn after a few steps. */
+static void test_pool_load_is_not_starved(void **state) {
+    (void)state;
+    struct sh_pool *pool = acquire(2);
+    atomic_bool stop = false;
+    atomic_uint steps = 0;
+    struct stepper stepper = {pool, &stop, &steps};
+    pthread_t threads[3];
+    for (int i = 0; i < 3; i++) assert_int_equal(pthread_create(&threads[i], NULL, step_on_and_on, &stepper), 0);
+    while (atomic_load(&steps) < 6) pause_ms(1);
+    for (int piece = 0; piece < 10; piece++) {
+        const unsigned before = atomic_load(&steps);
+        sh_pool_enter(pool, SH_POOL_LOAD);
+        assert_true(atomic_load(&steps) - before <= 200); /* four, and what passed before it stood in the queue: this thread may be held up */
+        sh_pool_leave(pool);
+    }
+    atomic_store(&stop, true);
+    for (int i = 0; i < 3; i++) pthread_join(threads[i], NULL);
+    sh_pool_release(pool);
+}
+
 static uint64_t cpu_ns(void) {
     struct timespec t;
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
@@ -122,6 +159,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_pool_every_item_once),
         cmocka_unit_test(test_pool_load_yields),
+        cmocka_unit_test(test_pool_load_is_not_starved),
         cmocka_unit_test(test_pool_idle_costs_nothing),
         cmocka_unit_test(test_pool_limits),
     };
