@@ -37,3 +37,8 @@ $(GLSL_OUT)/kernels.o: $(GLSL_OUT)/kernels.c compute/vulkan/kernels.h $(B)/flags
 	$(Q)$(CC) $(CFLAGS_ALL) -c $< -o $@
 
 -include $(GLSL_SPV:.spv=.d)
+
+# Machine code of every kernel for RDNA2 and RDNA3 on RADV's null device: registers, spills (an error), load widths.
+.PHONY: isa
+isa: $(B)/tests/tools/isa
+	$(Q)scripts/isa-table $< tests/isa/table.md
