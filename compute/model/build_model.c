@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 static const struct sh_architecture architectures[] = {
     {"llama", sh_build_llama},
@@ -73,6 +74,18 @@ static enum sh_code check_all_used(const struct sh_gguf *g, const struct sh_prog
     return SH_OK;
 }
 
+/* A configured context may be huge: its table must fit twice, here and on its device. */
+static enum sh_code check_table(const struct sh_gguf *g, const struct sh_spec *spec, uint32_t positions, struct sh_error *err) {
+    const uint64_t bytes = (uint64_t)positions * spec->rope.n_rot * sizeof(float);
+    const long pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGESIZE);
+    if (pages <= 0 || page_bytes <= 0 || bytes <= (uint64_t)pages * (uint64_t)page_bytes / 2) return SH_OK;
+    return sh_fail(err, SH_ERR_NO_MEMORY,
+                   "%s: a rotation table for %u positions needs %llu MiB twice, this machine has %llu MiB; "
+                   "configure a shorter context",
+                   sh_gguf_path(g, 0), positions, (unsigned long long)(bytes >> 20),
+                   (unsigned long long)((uint64_t)pages * (uint64_t)page_bytes >> 20));
+}
+
 enum sh_code sh_model_build(const struct sh_gguf *g, const struct sh_model_params *params, struct sh_spec *spec,
                             struct sh_program **out, struct sh_error *err) {
     struct sh_str name = {0};
@@ -100,6 +113,8 @@ enum sh_code sh_model_build(const struct sh_gguf *g, const struct sh_model_param
     b.program->n_vocab = spec->n_vocab;
     b.program->context_length = spec->context_length;
     const uint32_t positions = check_only ? 1 : spec->context_length;
+    code = check_table(g, spec, positions, err);
+    if (code != SH_OK) goto fail;
     float *table = sh_rope_table(&spec->rope, factors, positions);
     const uint32_t rope_table = sh_build_constant(&b, spec->rope.n_rot, positions, table, "rope_table");
     architecture->build(&b, spec, rope_table);

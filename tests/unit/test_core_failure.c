@@ -2,6 +2,7 @@
  * What goes wrong, and that it costs one load or one step: bad files, cancelled loads, refused batches, full caches, and devices
  * that fail in the middle of a step, which an executor that fails on demand stands in for.
  */
+#include "compute/gguf/quant.h"
 #include "compute/gguf/write.h"
 #include "compute/program/executor.h"
 #include "compute/sample/sample.h"
@@ -35,13 +36,14 @@ static int write_small(void **state) {
 
 /* ---- files that are wrong ---- */
 
-struct fault { /* what differs from a right file of one layer, embedding 8, two heads of 4, feed-forward 12, vocabulary 16 */
+struct fault { /* what differs from a right file of one layer, embedding 32, four heads of 8, feed-forward 64, vocabulary 16 */
     const char *key; /* "llama." is put before it */
     uint32_t value;
     const char *skip;    /* a tensor left out */
     const char *reshape; /* a tensor with one more row */
     const char *retype;  /* a tensor written as Q4_1, which is not computed */
     const char *extra;   /* a tensor more */
+    uint32_t vectors;    /* the type of norms; 0 is F32 */
     const char *architecture;
     enum sh_code code;
     const char *words[3]; /* of the message */
@@ -108,7 +110,7 @@ static void write_tiny(const char *path, const struct fault *f) {
         if (f->skip != NULL && strcmp(f->skip, tensors[i].name) == 0) continue;
         if (f->reshape != NULL && strcmp(f->reshape, tensors[i].name) == 0) dims[tensors[i].rank - 1]++;
         const bool other = f->retype != NULL && strcmp(f->retype, tensors[i].name) == 0;
-        const uint32_t type = other ? SH_TYPE_Q4_1 : SH_TYPE_F32;
+        const uint32_t type = other ? SH_TYPE_Q4_1 : tensors[i].rank == 1 ? f->vectors : SH_TYPE_F32;
         sh_gguf_add_tensor(w, tensors[i].name, type, tensors[i].rank, dims);
         bytes[i] = sh_type_row_bytes(type, dims[0]) * dims[1];
     }
@@ -117,9 +119,16 @@ static void write_tiny(const char *path, const struct fault *f) {
         bytes[SH_COUNT(tensors)] = 32 * sizeof(float);
     }
     core_ok(sh_gguf_writer_begin(w, &error), &error);
-    static const float zeros[4096];
-    for (size_t i = 0; i < SH_COUNT(bytes); i++)
-        if (bytes[i] > 0) core_ok(sh_gguf_writer_data(w, zeros, bytes[i], &error), &error);
+    for (size_t i = 0; i < SH_COUNT(bytes); i++) {
+        float values[2200] = {0};
+        uint8_t stored[sizeof values] = {0};
+        const bool vector = i < SH_COUNT(tensors) && tensors[i].rank == 1;
+        for (int k = 0; k < 2200; k++) /* exact in half precision too */
+            values[k] = vector ? (float)(k % 5 + 4) / 4 : (float)((k * 7 + (int)i) % 17 - 8) / 16;
+        const uint32_t type = vector ? f->vectors : SH_TYPE_F32;
+        assert_true(bytes[i] <= sizeof stored && sh_quantize(type, values, stored, type == SH_TYPE_F32 ? 2200 : 32));
+        if (bytes[i] > 0) core_ok(sh_gguf_writer_data(w, stored, bytes[i], &error), &error);
+    }
     core_ok(sh_gguf_writer_finish(w, &error), &error);
     sh_gguf_writer_destroy(w);
 }
@@ -203,6 +212,48 @@ static void wrong_files_are_refused_and_named(void **state) {
     }
 }
 
+/* Norms in half precision, and a model in shards, are the same model. */
+static void logits_of(const char *path, float *logits, uint32_t n_vocab) {
+    struct core_model m;
+    core_load(&m, "cpu-scalar", path, NULL);
+    assert_int_equal(m.n_vocab, n_vocab);
+    const int32_t tokens[] = {3, 1, 4, 1, 5, 9, 2, 6};
+    core_prefill(&m, core_sequence(&m), tokens, 8, 0, NULL, logits);
+    core_unload(&m);
+}
+
+static void vectors_in_half_precision(void **state) {
+    (void)state;
+    static const uint32_t types[] = {SH_TYPE_F32, SH_TYPE_F16, SH_TYPE_BF16};
+    float expected[16], found[16];
+    char path[256];
+    snprintf(path, sizeof path, "%s", test_scratch("vectors.gguf"));
+    for (size_t i = 0; i < SH_COUNT(types); i++) {
+        write_tiny(path, &(struct fault){.vectors = types[i]});
+        logits_of(path, i == 0 ? expected : found, 16);
+        if (i > 0) assert_memory_equal(found, expected, sizeof expected);
+    }
+    assert_true(expected[0] != expected[1] && isfinite(expected[0]));
+}
+
+static void shards_are_one_model(void **state) {
+    (void)state;
+    struct genmodel_params p = genmodel_defaults();
+    float expected[512], found[512];
+    char whole[256], parts[256], shard[300];
+    snprintf(whole, sizeof whole, "%s", test_scratch("whole.gguf"));
+    snprintf(parts, sizeof parts, "%s", test_scratch("parts.gguf"));
+    core_ok(genmodel_write(whole, &p, &error), &error);
+    p.shards = 3;
+    core_ok(genmodel_write(parts, &p, &error), &error);
+    logits_of(whole, expected, 512);
+    for (uint32_t i = 0; i < 3; i++) {
+        genmodel_shard_path(parts, i, 3, shard, sizeof shard);
+        logits_of(shard, found, 512);
+        assert_memory_equal(found, expected, sizeof expected);
+    }
+}
+
 static void context_lengths(void **state) {
     (void)state;
     char path[256];
@@ -216,6 +267,9 @@ static void context_lengths(void **state) {
     assert_non_null(strstr(error.message, "65"));
     assert_non_null(strstr(error.message, "64"));
     assert_int_equal(try_load(path, 257, 4, &model), SH_ERR_INVALID);
+    write_tiny(path, &(struct fault){.key = "context_length", .value = 1u << 24});
+    core_ok(try_load(path, 0, 0, &model), &error); /* the default is much less */
+    write_tiny(path, &(struct fault){.code = SH_OK});
     assert_int_equal(try_load(path, 64, 0.5f, &model), SH_ERR_INVALID);
     assert_int_equal(try_load(path, 64, NAN, &model), SH_ERR_INVALID);
     assert_int_equal(try_load("/nonexistent/model.gguf", 0, 0, &model), SH_ERR_NOT_FOUND);
@@ -923,6 +977,8 @@ static void handed_on_tokens_reach_the_history(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(wrong_files_are_refused_and_named),
+        cmocka_unit_test(vectors_in_half_precision),
+        cmocka_unit_test(shards_are_one_model),
         cmocka_unit_test(context_lengths),
         cmocka_unit_test(loads_can_be_cancelled_at_every_call),
         cmocka_unit_test(files_that_shrink_while_they_are_read),
