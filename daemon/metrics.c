@@ -20,20 +20,37 @@ struct family {
     double buckets[BUCKETS_MAX + 1];    /* ascending upper bounds, 0-terminated */
 };
 
-#define SECONDS_FIRST {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300}
-#define SECONDS_TOKEN {0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5}
+#define SECONDS_FIRST                                                                                                            \
+    { 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300 }
+#define SECONDS_TOKEN                                                                                                            \
+    { 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5 }
 
 static const struct family families[METRIC_COUNT] = {
-    [METRIC_REQUESTS] = {"shimmy_requests_total", "HTTP requests answered, by route and status code.", COUNTER, {"route", "code"}},
+    [METRIC_REQUESTS] = {"shimmy_requests_total",
+                         "HTTP requests answered, by route and status code.",
+                         COUNTER,
+                         {"route", "code"}},
     [METRIC_REQUESTS_RUNNING] = {"shimmy_requests_running", "Generations that a model is working on now.", GAUGE},
     [METRIC_REQUESTS_QUEUED] = {"shimmy_requests_queued", "Generations that wait for their turn.", GAUGE},
-    [METRIC_REQUESTS_CANCELLED] = {"shimmy_requests_cancelled_total", "Generations that ended early, by reason.", COUNTER, {"reason"}},
-    [METRIC_TIME_TO_FIRST_TOKEN] = {"shimmy_time_to_first_token_seconds", "From a generation's submission to its first token.",
-                                    HISTOGRAM, {NULL}, SECONDS_FIRST},
-    [METRIC_TIME_PER_OUTPUT_TOKEN] = {"shimmy_time_per_output_token_seconds", "Between the tokens of a generation after the first.",
-                                      HISTOGRAM, {NULL}, SECONDS_TOKEN},
-    [METRIC_REQUEST_DURATION] = {"shimmy_request_duration_seconds", "From an HTTP request's first line to the end of its answer.",
-                                 HISTOGRAM, {"route"}, SECONDS_FIRST},
+    [METRIC_REQUESTS_CANCELLED] = {"shimmy_requests_cancelled_total",
+                                   "Generations that ended early, by reason.",
+                                   COUNTER,
+                                   {"reason"}},
+    [METRIC_TIME_TO_FIRST_TOKEN] = {"shimmy_time_to_first_token_seconds",
+                                    "From a generation's submission to its first token.",
+                                    HISTOGRAM,
+                                    {NULL},
+                                    SECONDS_FIRST},
+    [METRIC_TIME_PER_OUTPUT_TOKEN] = {"shimmy_time_per_output_token_seconds",
+                                      "Between the tokens of a generation after the first.",
+                                      HISTOGRAM,
+                                      {NULL},
+                                      SECONDS_TOKEN},
+    [METRIC_REQUEST_DURATION] = {"shimmy_request_duration_seconds",
+                                 "From an HTTP request's first line to the end of its answer.",
+                                 HISTOGRAM,
+                                 {"route"},
+                                 SECONDS_FIRST},
     [METRIC_PROMPT_TOKENS] = {"shimmy_prompt_tokens_total", "Prompt tokens taken in.", COUNTER, {"model"}},
     [METRIC_GENERATED_TOKENS] = {"shimmy_generated_tokens_total", "Tokens generated.", COUNTER, {"model"}},
     [METRIC_KV_PAGES_USED] = {"shimmy_kv_pages_used", "Pages of the key-value cache in use.", GAUGE, {"model"}},
@@ -41,7 +58,9 @@ static const struct family families[METRIC_COUNT] = {
     [METRIC_KV_PAGES_TOTAL] = {"shimmy_kv_pages_total", "Pages that the key-value cache may grow to.", UNTYPED, {"model"}},
     [METRIC_MODEL_STATE] = {"shimmy_model_state", "1 for the state that a model is in, else 0.", GAUGE, {"model", "state"}},
     [METRIC_MODEL_LOAD_SECONDS] = {"shimmy_model_load_seconds", "How long a model's last load took.", GAUGE, {"model"}},
-    [METRIC_DEVICE_MEMORY] = {"shimmy_device_memory_bytes", "Memory that this process holds on a device, by use.", GAUGE,
+    [METRIC_DEVICE_MEMORY] = {"shimmy_device_memory_bytes",
+                              "Memory that this process holds on a device, by use.",
+                              GAUGE,
                               {"device", "kind"}},
     [METRIC_HTTP_CONNECTIONS] = {"shimmy_http_connections", "Open HTTP connections.", GAUGE},
     [METRIC_CONTROL_CONNECTIONS] = {"shimmy_control_connections", "Open connections on the control socket.", GAUGE},
@@ -51,8 +70,8 @@ static const struct family families[METRIC_COUNT] = {
 struct series {
     struct series *next;
     uint64_t hash;
-    char *labels[LABELS_MAX]; /* valid UTF-8 */
-    double value;             /* counters, gauges; a histogram's sum */
+    char *labels[LABELS_MAX];         /* valid UTF-8 */
+    double value;                     /* counters, gauges; a histogram's sum */
     uint64_t counts[BUCKETS_MAX + 1]; /* observations per bucket, the last one without upper bound */
 };
 
@@ -62,91 +81,74 @@ static struct {
     uint32_t count;
 } stores[METRIC_COUNT];
 
-static uint32_t n_labels(const struct family *f)
-{
+static uint32_t n_labels(const struct family *f) {
     uint32_t n = 0;
-    while (f->labels[n])
-        n++;
+    while (f->labels[n]) n++;
     return n;
 }
 
-static uint32_t n_buckets(const struct family *f)
-{
+static uint32_t n_buckets(const struct family *f) {
     uint32_t n = 0;
-    while (f->buckets[n] > 0)
-        n++;
+    while (f->buckets[n] > 0) n++;
     return n;
 }
 
-static uint64_t hash_labels(const char *const *labels, uint32_t n)
-{
+static uint64_t hash_labels(const char *const *labels, uint32_t n) {
     uint64_t h = 1469598103934665603u; /* FNV-1a; the NUL between two values is hashed too */
     for (uint32_t i = 0; i < n; i++)
         for (const char *p = labels[i];; p++) {
             h = (h ^ (unsigned char)*p) * 1099511628211u;
-            if (!*p)
-                break;
+            if (!*p) break;
         }
     return h;
 }
 
 /* The length of the UTF-8 sequence at s, or 0 if it is none (truncated, overlong, a surrogate, beyond U+10FFFF). */
-static uint32_t utf8_length(const unsigned char *s)
-{
-    if (s[0] < 0x80)
-        return 1;
+static uint32_t utf8_length(const unsigned char *s) {
+    if (s[0] < 0x80) return 1;
     uint32_t n = s[0] >= 0xf0 && s[0] < 0xf5 ? 4 : s[0] >= 0xe0 && s[0] < 0xf0 ? 3 : s[0] >= 0xc2 && s[0] < 0xe0 ? 2 : 0;
     for (uint32_t i = 1; i < n; i++)
-        if ((s[i] & 0xc0) != 0x80)
-            return 0;
-    if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) || (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f))
+        if ((s[i] & 0xc0) != 0x80) return 0;
+    if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) || (s[0] == 0xf0 && s[1] < 0x90) ||
+        (s[0] == 0xf4 && s[1] > 0x8f))
         return 0;
     return n;
 }
 
 /* A copy in which bytes that are no UTF-8 are '?': a scraper refuses the whole page for one such byte in a file's name. */
-static char *copy_label(const char *value)
-{
+static char *copy_label(const char *value) {
     char *copy = strdup(value);
     for (unsigned char *p = (unsigned char *)copy; p && *p;) {
         uint32_t n = utf8_length(p);
-        if (!n)
-            *p = '?';
+        if (!n) *p = '?';
         p += n ? n : 1;
     }
     return copy;
 }
 
-static struct series *find(enum metric_id id, const char *const *labels, uint32_t n, uint64_t hash)
-{
+static struct series *find(enum metric_id id, const char *const *labels, uint32_t n, uint64_t hash) {
     for (struct series *s = stores[id].first; s; s = s->next) {
         uint32_t same = 0;
-        while (s->hash == hash && same < n && strcmp(s->labels[same], labels[same]) == 0)
-            same++;
-        if (s->hash == hash && same == n)
-            return s;
+        while (s->hash == hash && same < n && strcmp(s->labels[same], labels[same]) == 0) same++;
+        if (s->hash == hash && same == n) return s;
     }
     return NULL;
 }
 
-static void free_series(struct series *s)
-{
-    for (uint32_t i = 0; i < LABELS_MAX; i++)
-        free(s->labels[i]);
+static void free_series(struct series *s) {
+    for (uint32_t i = 0; i < LABELS_MAX; i++) free(s->labels[i]);
     free(s);
 }
 
 /* The series of these labels, made if there is none. NULL: no memory (the observation is lost). */
-static struct series *get(enum metric_id id, const char *const *labels)
-{
+static struct series *get(enum metric_id id, const char *const *labels) {
     static const char *const other[LABELS_MAX] = {"other", "other"};
     uint32_t n = n_labels(&families[id]);
     const char *clean[LABELS_MAX] = {0};
     char *copies[LABELS_MAX] = {0};
     struct series *s = NULL;
     for (uint32_t i = 0; i < n; i++)
-        if (!(clean[i] = copies[i] = copy_label(labels[i])))
-            goto done;
+        if (!(clean[i] = copies[i] = copy_label(labels[i]))) goto done;
     uint64_t hash = hash_labels(clean, n);
     s = find(id, clean, n, hash);
     if (!s && n && stores[id].count >= SERIES_MAX - 1) {
@@ -154,67 +156,55 @@ static struct series *get(enum metric_id id, const char *const *labels)
         s = find(id, other, n, hash);
         for (uint32_t i = 0; !s && i < n; i++) {
             free(copies[i]);
-            if (!(copies[i] = strdup(other[i])))
-                goto done;
+            if (!(copies[i] = strdup(other[i]))) goto done;
         }
     }
-    if (s || !(s = sh_calloc(1, sizeof(*s))))
-        goto done;
+    if (s || !(s = sh_calloc(1, sizeof(*s)))) goto done;
     s->hash = hash;
     memcpy(s->labels, copies, sizeof(s->labels));
     memset(copies, 0, sizeof(copies));
-    if (!stores[id].end)
-        stores[id].end = &stores[id].first;
+    if (!stores[id].end) stores[id].end = &stores[id].first;
     *stores[id].end = s;
     stores[id].end = &s->next;
     stores[id].count++;
 done:
-    for (uint32_t i = 0; i < LABELS_MAX; i++)
-        free(copies[i]);
+    for (uint32_t i = 0; i < LABELS_MAX; i++) free(copies[i]);
     return s;
 }
 
-void metric_add(enum metric_id id, const char *const *labels, double value)
-{
+void metric_add(enum metric_id id, const char *const *labels, double value) {
     pthread_mutex_lock(&lock);
     struct series *s = get(id, labels);
-    if (s)
-        s->value += value;
+    if (s) s->value += value;
     pthread_mutex_unlock(&lock);
 }
 
-void metric_set(enum metric_id id, const char *const *labels, double value)
-{
+void metric_set(enum metric_id id, const char *const *labels, double value) {
     pthread_mutex_lock(&lock);
     struct series *s = get(id, labels);
-    if (s)
-        s->value = value;
+    if (s) s->value = value;
     pthread_mutex_unlock(&lock);
 }
 
-void metric_observe(enum metric_id id, const char *const *labels, double value)
-{
+void metric_observe(enum metric_id id, const char *const *labels, double value) {
     pthread_mutex_lock(&lock);
     struct series *s = get(id, labels);
     if (s) {
         uint32_t i = 0;
-        while (families[id].buckets[i] > 0 && !(value <= families[id].buckets[i]))
-            i++;
+        while (families[id].buckets[i] > 0 && !(value <= families[id].buckets[i])) i++;
         s->counts[i]++;
         s->value += value;
     }
     pthread_mutex_unlock(&lock);
 }
 
-void metric_remove(enum metric_id id, const char *const *labels)
-{
+void metric_remove(enum metric_id id, const char *const *labels) {
     uint32_t n = n_labels(&families[id]);
     pthread_mutex_lock(&lock);
     struct series *s = find(id, labels, n, hash_labels(labels, n));
     for (struct series **p = &stores[id].first; s && *p; p = &(*p)->next)
         if (*p == s) {
-            if (stores[id].end == &s->next)
-                stores[id].end = p;
+            if (stores[id].end == &s->next) stores[id].end = p;
             *p = s->next;
             stores[id].count--;
             free_series(s);
@@ -223,8 +213,7 @@ void metric_remove(enum metric_id id, const char *const *labels)
     pthread_mutex_unlock(&lock);
 }
 
-static void write_number(FILE *out, double v)
-{
+static void write_number(FILE *out, double v) {
     if (isnan(v)) {
         fputs("NaN", out);
     } else if (isinf(v)) {
@@ -233,26 +222,21 @@ static void write_number(FILE *out, double v)
         char text[40];
         for (int digits = 6; digits <= 17; digits++) { /* the shortest that reads back as the same number */
             snprintf(text, sizeof(text), "%.*g", digits, v);
-            if (strtod(text, NULL) == v)
-                break;
+            if (strtod(text, NULL) == v) break;
         }
         fputs(text, out);
     }
 }
 
-static void write_series(FILE *out, const struct family *f, const char *suffix, const struct series *s, const char *le)
-{
+static void write_series(FILE *out, const struct family *f, const char *suffix, const struct series *s, const char *le) {
     char open = '{';
     fprintf(out, "%s%s", f->name, suffix);
     for (uint32_t i = 0; f->labels[i]; i++, open = ',') {
         fprintf(out, "%c%s=\"", open, f->labels[i]);
         for (const char *p = s->labels[i]; *p; p++) {
-            if (*p == '\\' || *p == '"')
-                fputc('\\', out);
-            if (*p == '\n')
-                fputs("\\n", out);
-            else
-                fputc(*p, out);
+            if (*p == '\\' || *p == '"') fputc('\\', out);
+            if (*p == '\n') fputs("\\n", out);
+            else fputc(*p, out);
         }
         fputc('"', out);
     }
@@ -263,14 +247,12 @@ static void write_series(FILE *out, const struct family *f, const char *suffix, 
     fputs(open == '{' ? " " : "} ", out);
 }
 
-static void write_histogram(FILE *out, const struct family *f, const struct series *s)
-{
+static void write_histogram(FILE *out, const struct family *f, const struct series *s) {
     uint32_t n = n_buckets(f);
     uint64_t sum = 0;
     for (uint32_t i = 0; i <= n; i++) {
         char le[40] = "+Inf";
-        if (i < n)
-            snprintf(le, sizeof(le), "%g", f->buckets[i]);
+        if (i < n) snprintf(le, sizeof(le), "%g", f->buckets[i]);
         sum += s->counts[i];
         write_series(out, f, "_bucket", s, le);
         fprintf(out, "%llu\n", (unsigned long long)sum);
@@ -282,13 +264,11 @@ static void write_histogram(FILE *out, const struct family *f, const struct seri
     fprintf(out, "%llu\n", (unsigned long long)sum);
 }
 
-char *metrics_text(size_t *length)
-{
+char *metrics_text(size_t *length) {
     static const struct series zero;
     char *text = NULL;
     FILE *out = open_memstream(&text, length);
-    if (!out)
-        return NULL;
+    if (!out) return NULL;
     pthread_mutex_lock(&lock);
     for (uint32_t id = 0; id < METRIC_COUNT; id++) {
         const struct family *f = &families[id];

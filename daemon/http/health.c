@@ -5,10 +5,11 @@
 #include "daemon/metrics.h"
 #include "daemon/models.h"
 
-struct counts { json_int_t by_state[MODEL_FAILED + 1], total; };
+struct counts {
+    json_int_t by_state[MODEL_FAILED + 1], total;
+};
 
-static void count(struct model *model, void *user)
-{
+static void count(struct model *model, void *user) {
     struct counts *counts = user;
     struct model_view view;
     model_get_view(model, &view);
@@ -17,8 +18,7 @@ static void count(struct model *model, void *user)
     model_view_finish(&view);
 }
 
-enum http_step health_get(struct http_request *r)
-{
+enum http_step health_get(struct http_request *r) {
     struct counts counts = {0};
     models_each(count, &counts);
     bool draining = atomic_load(&r->http->draining);
@@ -26,12 +26,12 @@ enum http_step health_get(struct http_request *r)
     for (int state = 0; state <= MODEL_FAILED; state++)
         json_object_set_new(models, model_state_name((enum model_state)state), json_integer(counts.by_state[state]));
     return answer_json(r, draining ? 503 : 200,
-                       json_pack("{s:s,s:s,s:s,s:f,s:o}", "status", draining ? "draining" : "ok", "service", "shimmyd", "version", SHIMMY_VERSION,
-                                 "uptime_seconds", (double)((sh_now_ns() - r->http->started_ns) / 1000000) / 1000, "models", models));
+                       json_pack("{s:s,s:s,s:s,s:f,s:o}", "status", draining ? "draining" : "ok", "service", "shimmyd", "version",
+                                 SHIMMY_VERSION, "uptime_seconds", (double)((sh_now_ns() - r->http->started_ns) / 1000000) / 1000,
+                                 "models", models));
 }
 
-enum http_step metrics_get(struct http_request *r)
-{
+enum http_step metrics_get(struct http_request *r) {
     size_t length = 0;
     models_refresh_metrics();
     char *text = metrics_text(&length);

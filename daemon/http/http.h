@@ -1,6 +1,7 @@
 /*
- * http.h - the HTTP server as main sees it. libmicrohttpd runs its own epoll thread; streams are suspended while their generation has nothing
- * to say, and every connection's descriptor is watched by an epoll of ours, so that a client that leaves is noticed in either state.
+ * http.h - the HTTP server as main sees it. libmicrohttpd runs its own epoll thread; streams are suspended while their
+ * generation has nothing to say, and every connection's descriptor is watched by an epoll of ours, so that a client that
+ * leaves is noticed in either state.
  */
 #ifndef SHIMMYD_HTTP_H
 #define SHIMMYD_HTTP_H

@@ -1,11 +1,13 @@
 /*
  * internal.h - the HTTP room's own view of server, connections and requests.
  *
- * Threads: each listening address has a libmicrohttpd daemon with a few epoll threads; a connection stays with one of them. All of a
- * request is worked on by its connection's thread, which suspends the connection when there is nothing to do. Others (runners, the loader,
- * the watcher) only call request_wake, request_gone and request_probe, which take the request's lock and resume it.
+ * Threads: each listening address has a libmicrohttpd daemon with a few epoll threads; a connection stays with one of them.
+ * All of a request is worked on by its connection's thread, which suspends the connection when there is nothing to do. Others
+ * (runners, the loader, the watcher) only call request_wake, request_gone and request_probe, which take the request's lock and
+ * resume it.
  *
- * Lock order: the watcher's lock, then a request's lock, then libmicrohttpd's own. Nothing of other rooms is called with one of them held.
+ * Lock order: the watcher's lock, then a request's lock, then libmicrohttpd's own. Nothing of other rooms is called with one
+ * of them held.
  */
 #ifndef SHIMMYD_HTTP_INTERNAL_H
 #define SHIMMYD_HTTP_INTERNAL_H
@@ -58,9 +60,9 @@ void watch_close(struct http_watch *watch, struct http_conn *conn);
 /* The head of a request has come, its body is awaited. Takes a reference of the request's until watch_done. */
 void watch_request(struct http_watch *watch, struct http_conn *conn, struct http_request *request);
 void watch_body(struct http_watch *watch, struct http_conn *conn, uint64_t bytes); /* of body received so far */
-void watch_answering(struct http_watch *watch, struct http_conn *conn); /* the whole request is here */
-void watch_done(struct http_watch *watch, struct http_conn *conn); /* the next request's head may come */
-void watch_end_all(struct http_watch *watch); /* request_gone for every request */
+void watch_answering(struct http_watch *watch, struct http_conn *conn);            /* the whole request is here */
+void watch_done(struct http_watch *watch, struct http_conn *conn);                 /* the next request's head may come */
+void watch_end_all(struct http_watch *watch);                                      /* request_gone for every request */
 
 /* ---- request.c ---- */
 
@@ -72,38 +74,39 @@ enum http_step {
 enum { HTTP_GET = 1, HTTP_POST = 2 };
 
 struct http_route {
-    const char *path; /* ends in '/': a prefix, the rest is request->rest */
+    const char *path;  /* ends in '/': a prefix, the rest is request->rest */
     const char *label; /* for metrics */
     unsigned methods;
-    bool open; /* needs no API key */
+    bool open;                                              /* needs no API key */
     enum http_step (*handle)(struct http_request *request); /* called until it does not return HTTP_WAIT */
 };
 const struct http_route *http_route_find(const char *path, const char **rest);
 
 struct http_request {
     struct http *http;
-    struct http_conn *conn; /* NULL: unwatched */
-    struct MHD_Connection *mhd; /* the connection's thread only, and under `lock` while suspended */
+    struct http_conn *conn;         /* NULL: unwatched */
+    struct MHD_Connection *mhd;     /* the connection's thread only, and under `lock` while suspended */
     const struct http_route *route; /* NULL: none fits */
     const char *label;
     char *path, *rest; /* rest: within path, what follows a prefix route */
-    unsigned method; /* HTTP_GET (also HEAD) or HTTP_POST, 0 for others */
+    unsigned method;   /* HTTP_GET (also HEAD) or HTTP_POST, 0 for others */
     bool options, http11;
     char *body;
     size_t body_length, body_capacity;
-    uint64_t body_total; /* discarded bytes too */
-    struct api_error refusal; /* status != 0: known before the body came */
-    bool complete; /* head and body are here */
-    bool settled;  /* libmicrohttpd knows that nothing more is to be read */
+    uint64_t body_total;              /* discarded bytes too */
+    struct api_error refusal;         /* status != 0: known before the body came */
+    bool complete;                    /* head and body are here */
+    bool settled;                     /* libmicrohttpd knows that nothing more is to be read */
     uint64_t started_ns, deadline_ns; /* deadline 0: none */
     uint64_t number;
     unsigned status; /* of the response queued, 0 none */
 
-    void *job; /* of the handler */
+    void *job;                    /* of the handler */
     void (*job_close)(void *job); /* connection's thread, when the request ends: cancels what runs for it */
     void (*job_free)(void *job);  /* when the last reference goes */
     bool stream; /* the response is read by `read`; set before it is queued, read by others once `answering` is set */
-    /* Up to max bytes of the stream: > 0 bytes, 0: none now, -1: end, -2: broken off. probe: say something harmless, the client may be gone. */
+    /* Up to max bytes of the stream: > 0 bytes, 0: none now, -1: end, -2: broken off. probe: say something harmless, the
+     * client may be gone. */
     ssize_t (*read)(void *job, char *buf, size_t max, bool probe);
 
     pthread_mutex_t lock;
@@ -116,7 +119,8 @@ void request_ref(struct http_request *request);
 void request_unref(struct http_request *request);
 void request_wake(struct http_request *request); /* any thread: its handler or reader is called again */
 void request_gone(struct http_request *request); /* any thread: the client left, or the server stops */
-/* Any thread: writes something that harms no client that only closed its writing side, and makes the kernel of one that is gone answer with a reset. */
+/* Any thread: writes something that harms no client that only closed its writing side, and makes the kernel of one that is
+ * gone answer with a reset. */
 void request_probe(struct http_request *request, bool streams_only);
 bool request_is_gone(struct http_request *request);
 bool request_expired(const struct http_request *request);
@@ -128,9 +132,11 @@ void http_completed(void *cls, struct MHD_Connection *mhd, void **con_cls, enum 
 
 /* ---- respond.c: all return HTTP_ANSWERED, or HTTP_DROP when there is no memory ---- */
 
-enum http_step answer_json(struct http_request *request, unsigned status, json_t *value); /* takes the reference; NULL: no memory */
+enum http_step answer_json(struct http_request *request, unsigned status,
+                           json_t *value); /* takes the reference; NULL: no memory */
 enum http_step answer_error(struct http_request *request, const struct api_error *error);
-enum http_step answer_text(struct http_request *request, unsigned status, const char *type, char *text, size_t length); /* takes text */
+enum http_step answer_text(struct http_request *request, unsigned status, const char *type, char *text,
+                           size_t length); /* takes text */
 enum http_step answer_options(struct http_request *request);
 enum http_step answer_stream(struct http_request *request); /* text/event-stream, by request->read */
 json_t *api_error_json(const struct api_error *error);

@@ -12,95 +12,74 @@ enum { IN_FLIGHT = 4 /* prompts of one request that wait or run at once */, OUT_
 
 /* ---- helpers of the families ---- */
 
-json_t *api_ids_json(const int32_t *ids, size_t count)
-{
+json_t *api_ids_json(const int32_t *ids, size_t count) {
     json_t *array = json_array();
-    for (size_t i = 0; i < count; i++)
-        json_array_append_new(array, json_integer(ids[i]));
+    for (size_t i = 0; i < count; i++) json_array_append_new(array, json_integer(ids[i]));
     return array;
 }
 
-double api_logprob(float logprob)
-{
-    return logprob >= -9999.0f ? (double)logprob : -9999.0;
-}
+double api_logprob(float logprob) { return logprob >= -9999.0f ? (double)logprob : -9999.0; }
 
-json_t *api_token_name(const struct api_job *job, int32_t token, const char *escape)
-{
-    if (job->q.tokens_as_ids)
-        return json_sprintf("token_id:%d", token);
+json_t *api_token_name(const struct api_job *job, int32_t token, const char *escape) {
+    if (job->q.tokens_as_ids) return json_sprintf("token_id:%d", token);
     size_t length;
     const char *piece = sh_vocab_piece(job->vocab, token, true, &length);
     json_t *name = json_stringn(piece ? piece : "", length);
-    if (name)
-        return name;
+    if (name) return name;
     size_t n = strlen(escape);
     char *text = malloc(n + length * 4 + 1);
-    if (!text)
-        return NULL;
+    if (!text) return NULL;
     memcpy(text, escape, n);
-    for (size_t i = 0; i < length; i++)
-        n += (size_t)sprintf(text + n, "\\x%02x", (unsigned char)piece[i]);
+    for (size_t i = 0; i < length; i++) n += (size_t)sprintf(text + n, "\\x%02x", (unsigned char)piece[i]);
     name = json_stringn(text, n);
     free(text);
     return name;
 }
 
-static uint64_t count_chars(const char *text, size_t length)
-{
+static uint64_t count_chars(const char *text, size_t length) {
     uint64_t n = 0;
-    for (size_t i = 0; i < length; i++)
-        n += ((unsigned char)text[i] & 0xc0) != 0x80;
+    for (size_t i = 0; i < length; i++) n += ((unsigned char)text[i] & 0xc0) != 0x80;
     return n;
 }
 
 /* ---- output ---- */
 
-static json_t *envelope(const struct api_job *job, const char *object, json_t *choices)
-{
+static json_t *envelope(const struct api_job *job, const char *object, json_t *choices) {
     return json_pack("{s:s,s:s,s:I,s:o,s:s,s:I,s:o}", "id", job->id, "object", object, "created", job->created, "model",
                      json_bytes(job->model_id, strlen(job->model_id)), "system_fingerprint", job->fingerprint, "seed",
                      (json_int_t)job->q.sampler.seed, "choices", choices);
 }
 
-static json_t *usage_json(const struct api_job *job)
-{
+static json_t *usage_json(const struct api_job *job) {
     json_int_t prompt = job->usage.prompt_tokens, completion = job->usage.completion_tokens;
-    return json_pack("{s:I,s:I,s:I,s:{s:I}}", "prompt_tokens", prompt, "completion_tokens", completion, "total_tokens", prompt + completion,
-                     "prompt_tokens_details", "cached_tokens", (json_int_t)job->usage.cached_tokens);
+    return json_pack("{s:I,s:I,s:I,s:{s:I}}", "prompt_tokens", prompt, "completion_tokens", completion, "total_tokens",
+                     prompt + completion, "prompt_tokens_details", "cached_tokens", (json_int_t)job->usage.cached_tokens);
 }
 
-static bool append(char **text, size_t *length, size_t *capacity, const char *more, size_t n)
-{
+static bool append(char **text, size_t *length, size_t *capacity, const char *more, size_t n) {
     if (*length + n + 1 > *capacity) {
         size_t wanted = (size_t)sh_max_u64(*capacity * 2, sh_align_up(*length + n + 1, 256));
         char *grown = realloc(*text, wanted);
-        if (!grown)
-            return false;
+        if (!grown) return false;
         *text = grown;
         *capacity = wanted;
     }
-    if (n)
-        memcpy(*text + *length, more, n);
+    if (n) memcpy(*text + *length, more, n);
     *length += n;
     (*text)[*length] = 0;
     return true;
 }
 
-static void fail_memory(struct api_job *job)
-{
-    if (!job->error.status)
-        api_fail(&job->error, 503, "out_of_memory", NULL, "no memory for the answer");
+static void fail_memory(struct api_job *job) {
+    if (!job->error.status) api_fail(&job->error, 503, "out_of_memory", NULL, "no memory for the answer");
 }
 
-static void send_line(struct api_job *job, const char *line)
-{
+static void send_line(struct api_job *job, const char *line) {
     if (!append(&job->out, &job->out_length, &job->out_capacity, line, strlen(line)))
         job->overrun = true; /* what is missing in between cannot be said any more: break off */
 }
 
-static void send_event(struct api_job *job, json_t *event)
-{
+static void send_event(struct api_job *job, json_t *event) {
     char *text = event ? json_text(event) : NULL;
     if (text) {
         send_line(job, "data: ");
@@ -113,70 +92,55 @@ static void send_event(struct api_job *job, json_t *event)
     json_decref(event);
 }
 
-static void send_piece(struct api_job *job, struct api_part *part, struct api_choice *choice, const struct api_piece *piece)
-{
+static void send_piece(struct api_job *job, struct api_part *part, struct api_choice *choice, const struct api_piece *piece) {
     json_t *event = envelope(job, job->family->chunk_object, json_pack("[o]", job->family->chunk(job, part, choice, piece)));
     if (piece->first && job->q.kind == API_CHAT && job->q.return_token_ids)
         json_object_set_new(event, "prompt_token_ids", api_ids_json(part->ids, part->n_ids));
-    if (job->q.include_usage)
-        json_object_set_new(event, "usage", json_null());
+    if (job->q.include_usage) json_object_set_new(event, "usage", json_null());
     send_event(job, event);
 }
 
-static void begin_choice(struct api_job *job, struct api_part *part, struct api_choice *choice)
-{
-    if (choice->begun)
-        return;
+static void begin_choice(struct api_job *job, struct api_part *part, struct api_choice *choice) {
+    if (choice->begun) return;
     choice->begun = true;
     const char *text = part->text ? part->text : "";
     size_t length = part->text_length;
     choice->chars = count_chars(text, length);
     if (job->q.stream) {
         const struct api_piece piece = {.text = text, .length = length, .logprobs = part->echo_logprobs, .first = true};
-        if (length || job->q.kind == API_CHAT || job->q.return_token_ids)
-            send_piece(job, part, choice, &piece);
+        if (length || job->q.kind == API_CHAT || job->q.return_token_ids) send_piece(job, part, choice, &piece);
     } else {
-        if (!append(&choice->text, &choice->length, &choice->capacity, text, length))
-            fail_memory(job);
+        if (!append(&choice->text, &choice->length, &choice->capacity, text, length)) fail_memory(job);
         choice->logprobs = part->echo_logprobs ? json_deep_copy(part->echo_logprobs) : NULL;
     }
 }
 
 /* ---- events ---- */
 
-static void on_token(struct api_job *job, struct api_part *part, struct api_choice *choice, const struct gen_event *event)
-{
+static void on_token(struct api_job *job, struct api_part *part, struct api_choice *choice, const struct gen_event *event) {
     size_t length;
     json_t *ids = NULL, *logprobs = NULL, **to = job->q.stream ? &logprobs : &choice->logprobs;
-    if (job->drop_tokens)
-        return;
-    if (job->q.logprobs && event->logprob)
-        job->family->add_logprob(job, to, event->token, event->logprob, choice->chars);
+    if (job->drop_tokens) return;
+    if (job->q.logprobs && event->logprob) job->family->add_logprob(job, to, event->token, event->logprob, choice->chars);
     const char *piece = sh_vocab_piece(job->vocab, event->token, job->q.special, &length);
     choice->chars += count_chars(piece, length);
     if (job->q.stream) {
         ids = job->q.return_token_ids ? api_ids_json(&event->token, 1) : NULL;
         const struct api_piece add = {.text = event->text, .length = event->text_length, .token_ids = ids, .logprobs = logprobs};
-        if (add.length || ids || logprobs)
-            send_piece(job, part, choice, &add);
+        if (add.length || ids || logprobs) send_piece(job, part, choice, &add);
         json_decref(ids);
         json_decref(logprobs);
         return;
     }
-    if (!append(&choice->text, &choice->length, &choice->capacity, event->text, event->text_length))
-        fail_memory(job);
-    if (job->q.return_token_ids && !choice->token_ids)
-        choice->token_ids = json_array();
-    if (job->q.return_token_ids)
-        json_array_append_new(choice->token_ids, json_integer(event->token));
+    if (!append(&choice->text, &choice->length, &choice->capacity, event->text, event->text_length)) fail_memory(job);
+    if (job->q.return_token_ids && !choice->token_ids) choice->token_ids = json_array();
+    if (job->q.return_token_ids) json_array_append_new(choice->token_ids, json_integer(event->token));
 }
 
-static void on_choice(struct api_job *job, struct api_part *part, struct api_choice *choice, const struct gen_event *event)
-{
+static void on_choice(struct api_job *job, struct api_part *part, struct api_choice *choice, const struct gen_event *event) {
     choice->finish = job->drop_tokens ? GEN_LENGTH : event->finish;
     choice->finished = true;
-    if (event->finish != GEN_STOP && event->finish != GEN_LENGTH)
-        return; /* END tells why */
+    if (event->finish != GEN_STOP && event->finish != GEN_LENGTH) return; /* END tells why */
     const char *text = job->drop_tokens || !event->text ? "" : event->text;
     size_t length = job->drop_tokens ? 0 : event->text_length;
     if (job->q.stream) {
@@ -187,8 +151,7 @@ static void on_choice(struct api_job *job, struct api_part *part, struct api_cho
     }
 }
 
-static void on_end(struct api_job *job, struct api_part *part, const struct gen_event *event)
-{
+static void on_end(struct api_job *job, struct api_part *part, const struct gen_event *event) {
     struct gen_usage usage;
     part->ended = true;
     job->n_ended++;
@@ -196,8 +159,7 @@ static void on_end(struct api_job *job, struct api_part *part, const struct gen_
     job->usage.prompt_tokens += usage.prompt_tokens;
     job->usage.completion_tokens += job->drop_tokens ? 0 : usage.completion_tokens;
     job->usage.cached_tokens += usage.cached_tokens;
-    if (job->error.status)
-        return;
+    if (job->error.status) return;
     const char *why = event->error.message;
     if (event->finish == GEN_FAILED) {
         api_fail_code(&job->error, event->error.code, NULL, why);
@@ -205,21 +167,17 @@ static void on_end(struct api_job *job, struct api_part *part, const struct gen_
         job->overrun = strcmp(why, "slow reader") == 0;
         if (strcmp(why, "deadline") == 0)
             api_fail(&job->error, 503, "deadline_exceeded", NULL, "the request took longer than request_timeout allows");
-        else if (strcmp(why, "shutdown") == 0)
-            api_fail(&job->error, 503, "shutting_down", NULL, "the server is shutting down");
-        else
-            api_fail(&job->error, 500, "cancelled", NULL, "the generation was cancelled: %s", why);
+        else if (strcmp(why, "shutdown") == 0) api_fail(&job->error, 503, "shutting_down", NULL, "the server is shutting down");
+        else api_fail(&job->error, 500, "cancelled", NULL, "the generation was cancelled: %s", why);
     }
 }
 
-static void on_event(struct api_job *job, struct api_part *part, const struct gen_event *event)
-{
+static void on_event(struct api_job *job, struct api_part *part, const struct gen_event *event) {
     struct api_choice *choice = event->choice < job->q.n ? &part->choices[event->choice] : NULL;
     switch (event->kind) {
     case GEN_EVENT_STARTED:
         job->started = true;
-        for (uint32_t i = 0; job->family->begins_at_start && i < job->q.n; i++)
-            begin_choice(job, part, &part->choices[i]);
+        for (uint32_t i = 0; job->family->begins_at_start && i < job->q.n; i++) begin_choice(job, part, &part->choices[i]);
         break;
     case GEN_EVENT_PROMPT: {
         /* Offsets within the echoed text: a prefix space that the tokenizer added is not there. */
@@ -232,29 +190,20 @@ static void on_event(struct api_job *job, struct api_part *part, const struct ge
     }
     case GEN_EVENT_TOKEN:
     case GEN_EVENT_CHOICE:
-        if (!choice)
-            break;
+        if (!choice) break;
         begin_choice(job, part, choice);
-        if (event->kind == GEN_EVENT_TOKEN)
-            on_token(job, part, choice, event);
-        else
-            on_choice(job, part, choice, event);
+        if (event->kind == GEN_EVENT_TOKEN) on_token(job, part, choice, event);
+        else on_choice(job, part, choice, event);
         break;
-    case GEN_EVENT_END:
-        on_end(job, part, event);
-        break;
+    case GEN_EVENT_END: on_end(job, part, event); break;
     }
 }
 
 /* ---- submitting ---- */
 
-static void notify(void *user)
-{
-    request_wake(user);
-}
+static void notify(void *user) { request_wake(user); }
 
-static enum sh_code submit(struct api_job *job, struct api_part *part, struct sh_error *err)
-{
+static enum sh_code submit(struct api_job *job, struct api_part *part, struct sh_error *err) {
     const struct api_request *q = &job->q;
     struct gen_params params = {
         .prompt = part->ids,
@@ -278,27 +227,21 @@ static enum sh_code submit(struct api_job *job, struct api_part *part, struct sh
     return gen_submit(job->ready, &params, &part->generation, err);
 }
 
-static void submit_more(struct api_job *job)
-{
+static void submit_more(struct api_job *job) {
     while (job->n_submitted < job->n_parts && job->n_submitted - job->n_ended < IN_FLIGHT && !job->error.status) {
         struct api_part *part = &job->parts[job->n_submitted];
         struct sh_error why;
         enum sh_code code = submit(job, part, &why);
-        if (code == SH_ERR_BUSY && job->n_submitted > job->n_ended)
-            return; /* again when one of ours has ended */
-        if (code == SH_ERR_NOT_FOUND)
-            api_fail(&job->error, 503, "model_unloaded", "model", "%s", why.message);
-        else if (code)
-            api_fail_code(&job->error, code, job->q.kind == API_CHAT ? "messages" : "prompt", why.message);
-        if (code)
-            return;
+        if (code == SH_ERR_BUSY && job->n_submitted > job->n_ended) return; /* again when one of ours has ended */
+        if (code == SH_ERR_NOT_FOUND) api_fail(&job->error, 503, "model_unloaded", "model", "%s", why.message);
+        else if (code) api_fail_code(&job->error, code, job->q.kind == API_CHAT ? "messages" : "prompt", why.message);
+        if (code) return;
         job->n_submitted++;
     }
 }
 
 /* max_tokens is 0: the answer is the prompt, if that. */
-static void finish_dry(struct api_job *job)
-{
+static void finish_dry(struct api_job *job) {
     for (uint32_t p = 0; p < job->n_parts; p++) {
         struct api_part *part = &job->parts[p];
         const struct gen_event event = {.kind = GEN_EVENT_CHOICE, .finish = GEN_LENGTH};
@@ -313,8 +256,7 @@ static void finish_dry(struct api_job *job)
 }
 
 /* Takes what there is. True: nothing more will come. */
-static bool pump(struct api_job *job)
-{
+static bool pump(struct api_job *job) {
     for (uint32_t p = 0; p < job->n_submitted && !job->dry; p++) {
         struct api_part *part = &job->parts[p];
         struct gen_event event;
@@ -327,15 +269,13 @@ static bool pump(struct api_job *job)
             part->generation = NULL;
         }
     }
-    if (job->n_submitted < job->n_parts && !job->error.status)
-        submit_more(job);
+    if (job->n_submitted < job->n_parts && !job->error.status) submit_more(job);
     return job->error.status || job->n_ended == job->n_parts;
 }
 
 /* ---- streams ---- */
 
-static void end_stream(struct api_job *job)
-{
+static void end_stream(struct api_job *job) {
     if (job->error.status) {
         send_event(job, api_error_json(&job->error));
     } else if (job->q.include_usage) {
@@ -347,32 +287,26 @@ static void end_stream(struct api_job *job)
     job->out_ended = true;
 }
 
-static ssize_t read_events(void *user, char *buf, size_t max, bool probe)
-{
+static ssize_t read_events(void *user, char *buf, size_t max, bool probe) {
     struct api_job *job = user;
     if (job->out_taken == job->out_length) {
         job->out_taken = job->out_length = 0;
-        if (job->out_ended)
-            return -1;
+        if (job->out_ended) return -1;
         if (pump(job) && job->out_length == 0) /* else what was said before goes first */
             end_stream(job);
-        if (probe && job->out_length == 0)
-            send_line(job, ": keep-alive\n\n");
+        if (probe && job->out_length == 0) send_line(job, ": keep-alive\n\n");
     }
-    if (job->overrun)
-        return -2;
+    if (job->overrun) return -2;
     size_t n = job->out_length - job->out_taken;
     n = n < max ? n : max;
-    if (n)
-        memcpy(buf, job->out + job->out_taken, n);
+    if (n) memcpy(buf, job->out + job->out_taken, n);
     job->out_taken += n;
     return (ssize_t)n;
 }
 
 /* ---- whole answers ---- */
 
-static enum http_step answer_whole(struct api_job *job)
-{
+static enum http_step answer_whole(struct api_job *job) {
     json_t *choices = json_array();
     for (uint32_t p = 0; p < job->n_parts; p++)
         for (uint32_t c = 0; c < job->q.n; c++)
@@ -386,27 +320,22 @@ static enum http_step answer_whole(struct api_job *job)
 
 /* ---- loading ---- */
 
-static void load_done(void *user, enum sh_code code, struct model *model, const struct sh_error *err)
-{
+static void load_done(void *user, enum sh_code code, struct model *model, const struct sh_error *err) {
     struct api_job *job = user;
     struct http_request *r = job->request;
     pthread_mutex_lock(&r->lock);
     bool closed = job->closed;
     job->load_done = true;
     job->load_code = code;
-    if (err)
-        job->load_error = *err;
-    if (code == SH_OK && !closed)
-        job->ready = model;
+    if (err) job->load_error = *err;
+    if (code == SH_OK && !closed) job->ready = model;
     pthread_mutex_unlock(&r->lock);
-    if (code == SH_OK && closed)
-        model_unref(model);
+    if (code == SH_OK && closed) model_unref(model);
     request_wake(r);
     request_unref(r);
 }
 
-static bool describe_model(struct api_job *job)
-{
+static bool describe_model(struct api_job *job) {
     struct model_view view;
     uint64_t h = 1469598103934665603u;
     model_get_view(job->ready, &view);
@@ -414,17 +343,14 @@ static bool describe_model(struct api_job *job)
     const char *texts[] = {SHIMMY_VERSION, view.id, view.type, view.device};
     const uint64_t numbers[] = {view.size_bytes, view.created_s};
     for (size_t i = 0; i < SH_COUNT(texts); i++)
-        for (const char *p = texts[i]; *p; p++)
-            h = (h ^ (unsigned char)*p) * 1099511628211u;
-    for (size_t i = 0; i < SH_COUNT(numbers); i++)
-        h = (h ^ numbers[i]) * 1099511628211u;
+        for (const char *p = texts[i]; *p; p++) h = (h ^ (unsigned char)*p) * 1099511628211u;
+    for (size_t i = 0; i < SH_COUNT(numbers); i++) h = (h ^ numbers[i]) * 1099511628211u;
     snprintf(job->fingerprint, sizeof(job->fingerprint), "fp_%016llx", (unsigned long long)h);
     model_view_finish(&view);
     return job->model_id != NULL;
 }
 
-static bool check_tokens(struct api_job *job)
-{
+static bool check_tokens(struct api_job *job) {
     uint32_t n_vocab = sh_vocab_size(job->vocab);
     for (uint32_t p = 0; p < job->n_parts; p++) {
         char at[64];
@@ -433,72 +359,61 @@ static bool check_tokens(struct api_job *job)
                             "%s: found no tokens, expected at least one", job->q.kind == API_CHAT ? "messages" : "prompt");
         for (size_t i = 0; i < job->parts[p].n_ids; i++) {
             int32_t id = job->parts[p].ids[i];
-            if (id >= 0 && (uint32_t)id < n_vocab)
-                continue;
-            if (job->n_parts > 1)
-                snprintf(at, sizeof(at), "prompt[%u][%zu]", p, i);
-            else
-                snprintf(at, sizeof(at), "prompt[%zu]", i);
-            return api_fail(&job->error, 400, "invalid_value", at, "%s: found the token id %d, expected one below %u, the model's vocabulary", at, id,
-                            n_vocab);
+            if (id >= 0 && (uint32_t)id < n_vocab) continue;
+            if (job->n_parts > 1) snprintf(at, sizeof(at), "prompt[%u][%zu]", p, i);
+            else snprintf(at, sizeof(at), "prompt[%zu]", i);
+            return api_fail(&job->error, 400, "invalid_value", at,
+                            "%s: found the token id %d, expected one below %u, the model's vocabulary", at, id, n_vocab);
         }
     }
     for (uint32_t i = 0; i < job->q.sampler.n_bias; i++)
         if ((uint32_t)job->q.bias[i].token >= n_vocab)
             return api_fail(&job->error, 400, "invalid_value", "logit_bias",
-                            "logit_bias: found the token id %d, expected one below %u, the model's vocabulary", job->q.bias[i].token, n_vocab);
+                            "logit_bias: found the token id %d, expected one below %u, the model's vocabulary",
+                            job->q.bias[i].token, n_vocab);
     return true;
 }
 
-static bool merge_stops(struct api_job *job)
-{
+static bool merge_stops(struct api_job *job) {
     uint32_t n_own = 0;
     const char *const *own = job->q.kind == API_CHAT && !job->q.ignore_eos ? sh_chat_stops(job->vocab, &n_own) : NULL;
     const char **all = sh_calloc((uint64_t)n_own + job->q.n_stops + 1, sizeof(*all));
-    if (!all)
-        return false;
-    for (uint32_t i = 0; i < job->q.n_stops; i++)
-        all[job->n_stops++] = job->q.stops[i];
-    for (uint32_t i = 0; i < n_own; i++)
-        all[job->n_stops++] = own[i];
+    if (!all) return false;
+    for (uint32_t i = 0; i < job->q.n_stops; i++) all[job->n_stops++] = job->q.stops[i];
+    for (uint32_t i = 0; i < n_own; i++) all[job->n_stops++] = own[i];
     job->stops = all;
     return true;
 }
 
 /* The model is ready: from the request to submitted generations. */
-static bool start(struct api_job *job)
-{
+static bool start(struct api_job *job) {
     job->vocab = model_vocab(job->ready);
     if (!job->vocab)
-        return api_fail(&job->error, 503, "model_unloaded", "model", "the model was unloaded before the request could start, try again");
+        return api_fail(&job->error, 503, "model_unloaded", "model",
+                        "the model was unloaded before the request could start, try again");
     job->n_parts = job->q.kind == API_CHAT ? 1 : job->q.n_prompts;
     job->parts = sh_calloc(job->n_parts, sizeof(*job->parts));
     bool memory = job->parts && describe_model(job) && merge_stops(job);
     for (uint32_t p = 0; memory && p < job->n_parts; p++) {
         memory = (job->parts[p].choices = sh_calloc(job->q.n, sizeof(*job->parts[p].choices))) != NULL;
-        for (uint32_t c = 0; memory && c < job->q.n; c++)
-            job->parts[p].choices[c].index = p * job->q.n + c;
+        for (uint32_t c = 0; memory && c < job->q.n; c++) job->parts[p].choices[c].index = p * job->q.n + c;
     }
     if (!memory) {
         fail_memory(job);
         return false;
     }
-    if (!job->family->prepare(job, &job->error) || !check_tokens(job))
-        return false;
+    if (!job->family->prepare(job, &job->error) || !check_tokens(job)) return false;
     bool nothing = job->q.has_max_tokens && job->q.max_tokens == 0;
     job->drop_tokens = nothing && job->q.echo && job->q.logprobs;
     job->dry = nothing && !job->drop_tokens;
-    if (job->dry)
-        finish_dry(job);
-    else
-        submit_more(job);
+    if (job->dry) finish_dry(job);
+    else submit_more(job);
     return job->error.status == 0;
 }
 
 /* ---- the job ---- */
 
-static void job_close(void *user)
-{
+static void job_close(void *user) {
     struct api_job *job = user;
     pthread_mutex_lock(&job->request->lock);
     job->closed = true;
@@ -516,8 +431,7 @@ static void job_close(void *user)
         }
 }
 
-static void job_free(void *user)
-{
+static void job_free(void *user) {
     struct api_job *job = user;
     for (uint32_t p = 0; p < job->n_parts && job->parts; p++) {
         struct api_part *part = &job->parts[p];
@@ -541,23 +455,20 @@ static void job_free(void *user)
     free(job);
 }
 
-static bool draw_random(struct api_job *job)
-{
+static bool draw_random(struct api_job *job) {
     unsigned char bytes[12];
     uint64_t seed;
-    if (getrandom(bytes, sizeof(bytes), 0) != (ssize_t)sizeof(bytes) || getrandom(&seed, sizeof(seed), 0) != (ssize_t)sizeof(seed))
+    if (getrandom(bytes, sizeof(bytes), 0) != (ssize_t)sizeof(bytes) ||
+        getrandom(&seed, sizeof(seed), 0) != (ssize_t)sizeof(seed))
         return api_fail(&job->error, 500, "internal_error", NULL, "the system gives no random numbers");
     int n = snprintf(job->id, sizeof(job->id), "%s", job->family->id_prefix);
-    for (size_t i = 0; i < sizeof(bytes); i++)
-        n += snprintf(job->id + n, sizeof(job->id) - (size_t)n, "%02x", bytes[i]);
-    if (!job->q.has_seed)
-        job->q.sampler.seed = seed >> 11; /* 53 bits: every JSON reader can give it back */
+    for (size_t i = 0; i < sizeof(bytes); i++) n += snprintf(job->id + n, sizeof(job->id) - (size_t)n, "%02x", bytes[i]);
+    if (!job->q.has_seed) job->q.sampler.seed = seed >> 11; /* 53 bits: every JSON reader can give it back */
     job->created = (json_int_t)time(NULL);
     return true;
 }
 
-static bool begin(struct api_job *job)
-{
+static bool begin(struct api_job *job) {
     struct http_request *r = job->request;
     json_t *body = api_parse_body(r->body, r->body_length, &job->error);
     bool ok = body && api_request_parse(body, job->family->kind, &job->q, &job->error);
@@ -565,21 +476,18 @@ static bool begin(struct api_job *job)
     free(r->body);
     r->body = NULL;
     r->body_length = r->body_capacity = 0;
-    if (!ok || !draw_random(job) || !api_find_model(job->q.model, &job->model, &job->error))
-        return false;
+    if (!ok || !draw_random(job) || !api_find_model(job->q.model, &job->model, &job->error)) return false;
     const struct load_params params = {0};
     job->phase = JOB_LOADING;
     job->load_began_ns = sh_now_ns();
     request_ref(r); /* load_done's */
-    if ((job->load = model_load(job->model, &params, load_done, NULL, job)) != NULL)
-        return true;
+    if ((job->load = model_load(job->model, &params, load_done, NULL, job)) != NULL) return true;
     request_unref(r);
     fail_memory(job);
     return false;
 }
 
-static enum http_step wait_for_load(struct api_job *job)
-{
+static enum http_step wait_for_load(struct api_job *job) {
     pthread_mutex_lock(&job->request->lock);
     bool done = job->load_done;
     pthread_mutex_unlock(&job->request->lock);
@@ -587,8 +495,7 @@ static enum http_step wait_for_load(struct api_job *job)
         api_fail(&job->error, 503, "deadline_exceeded", NULL, "the model was not loaded within request_timeout");
         return answer_error(job->request, &job->error);
     }
-    if (!done)
-        return HTTP_WAIT;
+    if (!done) return HTTP_WAIT;
     load_release(job->load);
     job->load = NULL;
     if (job->load_code == SH_ERR_NO_MEMORY || job->load_code == SH_ERR_NO_DEVICE_MEMORY || job->load_code == SH_ERR_CANCELLED ||
@@ -597,35 +504,28 @@ static enum http_step wait_for_load(struct api_job *job)
     else if (job->load_code) /* the file's or the configuration's fault, not the request's */
         api_fail(&job->error, 500, "model_load_failed", "model", "%s", job->load_error.message);
     job->phase = JOB_RUNNING;
-    if (job->error.status || !start(job))
-        return answer_error(job->request, &job->error);
+    if (job->error.status || !start(job)) return answer_error(job->request, &job->error);
     return HTTP_ANSWERED;
 }
 
-enum http_step api_run(struct http_request *r, const struct api_family *family)
-{
+enum http_step api_run(struct http_request *r, const struct api_family *family) {
     struct api_job *job = r->job;
     if (!job) {
-        if (!(job = sh_calloc(1, sizeof(*job))))
-            return HTTP_DROP;
+        if (!(job = sh_calloc(1, sizeof(*job)))) return HTTP_DROP;
         job->request = r;
         job->family = family;
         r->job = job;
         r->job_close = job_close;
         r->job_free = job_free;
         r->read = read_events;
-        if (!begin(job))
-            return answer_error(r, &job->error);
+        if (!begin(job)) return answer_error(r, &job->error);
     }
     if (job->phase == JOB_LOADING) {
         enum http_step step = wait_for_load(job);
-        if (step == HTTP_WAIT || job->error.status)
-            return step;
+        if (step == HTTP_WAIT || job->error.status) return step;
     }
     bool done = pump(job);
-    if (job->error.status && job->out_length == 0)
-        return answer_error(r, &job->error);
-    if (job->q.stream)
-        return job->started || job->out_length || done ? answer_stream(r) : HTTP_WAIT;
+    if (job->error.status && job->out_length == 0) return answer_error(r, &job->error);
+    if (job->q.stream) return job->started || job->out_length || done ? answer_stream(r) : HTTP_WAIT;
     return job->error.status ? answer_error(r, &job->error) : done ? answer_whole(job) : HTTP_WAIT;
 }

@@ -1,6 +1,7 @@
 /*
- * openai.h - what /v1/completions and /v1/chat/completions share: from a parsed request over the model's load to generations and back
- * as one JSON answer or as a stream of events. The two families differ in how a prompt becomes tokens and in the shape of a choice.
+ * openai.h - what /v1/completions and /v1/chat/completions share: from a parsed request over the model's load to generations
+ * and back as one JSON answer or as a stream of events. The two families differ in how a prompt becomes tokens and in the
+ * shape of a choice.
  *
  * A job belongs to its connection's thread; only load_done (openai.c) comes from another one.
  */
@@ -48,9 +49,11 @@ struct api_family {
     /* Fills ids (and text) of all parts. */
     bool (*prepare)(struct api_job *job, struct api_error *err);
     /* Adds one token to a log-prob object, making it if *object is NULL. logprob NULL: none (the first token of a prompt). */
-    void (*add_logprob)(const struct api_job *job, json_t **object, int32_t token, const struct gen_logprob *logprob, uint64_t offset);
+    void (*add_logprob)(const struct api_job *job, json_t **object, int32_t token, const struct gen_logprob *logprob,
+                        uint64_t offset);
     /* A choice of a chunk and of a whole answer. New references. */
-    json_t *(*chunk)(const struct api_job *job, const struct api_part *part, const struct api_choice *choice, const struct api_piece *piece);
+    json_t *(*chunk)(const struct api_job *job, const struct api_part *part, const struct api_choice *choice,
+                     const struct api_piece *piece);
     json_t *(*whole)(const struct api_job *job, const struct api_part *part, const struct api_choice *choice);
 };
 
@@ -69,8 +72,8 @@ struct api_job {
     uint32_t n_parts, n_submitted, n_ended;
     struct gen_usage usage;
     struct api_error error; /* status != 0 */
-    bool dry;        /* max_tokens is 0: nothing is generated */
-    bool drop_tokens; /* the same, but one token is computed for the sake of the prompt's log-probs */
+    bool dry;               /* max_tokens is 0: nothing is generated */
+    bool drop_tokens;       /* the same, but one token is computed for the sake of the prompt's log-probs */
     enum { JOB_NEW, JOB_LOADING, JOB_RUNNING } phase;
     bool started, overrun; /* a generation has left the queue; the reader was too slow */
     uint64_t load_began_ns;

@@ -10,8 +10,7 @@
 
 /* ---- errors ---- */
 
-bool api_fail(struct api_error *err, unsigned status, const char *code, const char *param, const char *fmt, ...)
-{
+bool api_fail(struct api_error *err, unsigned status, const char *code, const char *param, const char *fmt, ...) {
     struct sh_error line; /* sh_fail's rules: one line, cut at a UTF-8 boundary */
     char text[2048];
     va_list args;
@@ -28,93 +27,66 @@ bool api_fail(struct api_error *err, unsigned status, const char *code, const ch
     return false;
 }
 
-bool api_fail_code(struct api_error *err, enum sh_code code, const char *param, const char *message)
-{
+bool api_fail_code(struct api_error *err, enum sh_code code, const char *param, const char *message) {
     switch (code) {
-    case SH_ERR_INVALID:
-        return api_fail(err, 400, "invalid_value", param, "%s", message);
-    case SH_ERR_NOT_FOUND:
-        return api_fail(err, 404, "model_not_found", param, "%s", message);
-    case SH_ERR_LIMIT:
-        return api_fail(err, 400, "context_length_exceeded", param, "%s", message);
-    case SH_ERR_BUSY:
-        return api_fail(err, 429, "queue_full", NULL, "%s", message);
+    case SH_ERR_INVALID: return api_fail(err, 400, "invalid_value", param, "%s", message);
+    case SH_ERR_NOT_FOUND: return api_fail(err, 404, "model_not_found", param, "%s", message);
+    case SH_ERR_LIMIT: return api_fail(err, 400, "context_length_exceeded", param, "%s", message);
+    case SH_ERR_BUSY: return api_fail(err, 429, "queue_full", NULL, "%s", message);
     case SH_ERR_NO_MEMORY:
     case SH_ERR_NO_DEVICE_MEMORY:
-    case SH_ERR_NO_PAGES:
-        return api_fail(err, 503, "out_of_memory", NULL, "%s", message);
-    case SH_ERR_CANCELLED:
-        return api_fail(err, 503, "cancelled", NULL, "%s", message);
-    case SH_ERR_TIMEOUT:
-        return api_fail(err, 503, "deadline_exceeded", NULL, "%s", message);
-    default:
-        return api_fail(err, 500, sh_code_name(code), NULL, "%s", message);
+    case SH_ERR_NO_PAGES: return api_fail(err, 503, "out_of_memory", NULL, "%s", message);
+    case SH_ERR_CANCELLED: return api_fail(err, 503, "cancelled", NULL, "%s", message);
+    case SH_ERR_TIMEOUT: return api_fail(err, 503, "deadline_exceeded", NULL, "%s", message);
+    default: return api_fail(err, 500, sh_code_name(code), NULL, "%s", message);
     }
 }
 
-static bool no_memory(struct api_error *err)
-{
-    return api_fail(err, 503, "out_of_memory", NULL, "no memory for this request");
-}
+static bool no_memory(struct api_error *err) { return api_fail(err, 503, "out_of_memory", NULL, "no memory for this request"); }
 
 /* "the string \"hot\"", "the integer 3", "an object": what stands there, short. */
-static const char *found(const json_t *value, char *buf, size_t cap)
-{
+static const char *found(const json_t *value, char *buf, size_t cap) {
     switch (json_typeof(value)) {
-    case JSON_OBJECT:
-        snprintf(buf, cap, "an object");
-        break;
-    case JSON_ARRAY:
-        snprintf(buf, cap, "an array of %zu", json_array_size(value));
-        break;
+    case JSON_OBJECT: snprintf(buf, cap, "an object"); break;
+    case JSON_ARRAY: snprintf(buf, cap, "an array of %zu", json_array_size(value)); break;
     case JSON_STRING: {
         const char *text = json_string_value(value);
         int shown = 0; /* not within a code point */
         for (int i = 0; i <= 40; i++) {
-            if (((unsigned char)text[i] & 0xc0) != 0x80)
-                shown = i;
-            if (!text[i])
-                break;
+            if (((unsigned char)text[i] & 0xc0) != 0x80) shown = i;
+            if (!text[i]) break;
         }
         snprintf(buf, cap, "the string \"%.*s\"%s", shown, text, text[shown] ? "..." : "");
         break;
     }
-    case JSON_INTEGER:
-        snprintf(buf, cap, "the integer %lld", (long long)json_integer_value(value));
-        break;
-    case JSON_REAL:
-        snprintf(buf, cap, "the number %g", json_real_value(value));
-        break;
-    default:
-        snprintf(buf, cap, "%s", json_is_true(value) ? "true" : json_is_false(value) ? "false" : "null");
+    case JSON_INTEGER: snprintf(buf, cap, "the integer %lld", (long long)json_integer_value(value)); break;
+    case JSON_REAL: snprintf(buf, cap, "the number %g", json_real_value(value)); break;
+    default: snprintf(buf, cap, "%s", json_is_true(value) ? "true" : json_is_false(value) ? "false" : "null");
     }
     return buf;
 }
 
-static bool wrong(struct api_error *err, const char *param, const json_t *value, const char *expected)
-{
+static bool wrong(struct api_error *err, const char *param, const json_t *value, const char *expected) {
     char buf[128];
-    if (!value)
-        return api_fail(err, 400, "missing_required_parameter", param, "%s: missing, expected %s", param, expected);
-    return api_fail(err, 400, "invalid_type", param, "%s: found %s, expected %s", param, found(value, buf, sizeof(buf)), expected);
+    if (!value) return api_fail(err, 400, "missing_required_parameter", param, "%s: missing, expected %s", param, expected);
+    return api_fail(err, 400, "invalid_type", param, "%s: found %s, expected %s", param, found(value, buf, sizeof(buf)),
+                    expected);
 }
 
-static bool out_of_range(struct api_error *err, const char *param, const json_t *value, const char *expected)
-{
+static bool out_of_range(struct api_error *err, const char *param, const json_t *value, const char *expected) {
     wrong(err, param, value, expected);
     err->code = "invalid_value";
     return false;
 }
 
-json_t *api_parse_body(const char *body, size_t length, struct api_error *err)
-{
+json_t *api_parse_body(const char *body, size_t length, struct api_error *err) {
     json_error_t at;
     json_t *root = json_loadb(body ? body : "", length, JSON_ALLOW_NUL, &at);
     if (!root) {
-        if (!length)
-            api_fail(err, 400, "invalid_json", NULL, "the body is empty, expected a JSON object");
+        if (!length) api_fail(err, 400, "invalid_json", NULL, "the body is empty, expected a JSON object");
         else
-            api_fail(err, 400, "invalid_json", NULL, "the body is not valid JSON: %s at line %d, column %d", at.text, at.line, at.column);
+            api_fail(err, 400, "invalid_json", NULL, "the body is not valid JSON: %s at line %d, column %d", at.text, at.line,
+                     at.column);
         return NULL;
     }
     if (!json_is_object(root)) {
@@ -128,115 +100,88 @@ json_t *api_parse_body(const char *body, size_t length, struct api_error *err)
 
 /* ---- single fields; null and absent mean the default, which *out holds already ---- */
 
-static const json_t *field(const json_t *body, const char *name)
-{
+static const json_t *field(const json_t *body, const char *name) {
     const json_t *value = json_object_get(body, name);
     return value && !json_is_null(value) ? value : NULL;
 }
 
-static bool get_bool(const json_t *body, const char *name, bool *out, struct api_error *err)
-{
+static bool get_bool(const json_t *body, const char *name, bool *out, struct api_error *err) {
     const json_t *value = field(body, name);
-    if (value && !json_is_boolean(value))
-        return wrong(err, name, value, "a boolean");
-    if (value)
-        *out = json_is_true(value);
+    if (value && !json_is_boolean(value)) return wrong(err, name, value, "a boolean");
+    if (value) *out = json_is_true(value);
     return true;
 }
 
-static bool read_integer(const json_t *value, const char *param, int64_t min, int64_t max, int64_t *out, struct api_error *err)
-{
+static bool read_integer(const json_t *value, const char *param, int64_t min, int64_t max, int64_t *out, struct api_error *err) {
     char expected[80];
-    if (max == INT64_MAX)
-        snprintf(expected, sizeof(expected), "an integer");
-    else
-        snprintf(expected, sizeof(expected), "an integer from %lld to %lld", (long long)min, (long long)max);
+    if (max == INT64_MAX) snprintf(expected, sizeof(expected), "an integer");
+    else snprintf(expected, sizeof(expected), "an integer from %lld to %lld", (long long)min, (long long)max);
     double real = json_is_real(value) ? json_real_value(value) : 0;
-    if (json_is_integer(value))
-        *out = json_integer_value(value);
+    if (json_is_integer(value)) *out = json_integer_value(value);
     else if (json_is_real(value) && real == floor(real) && fabs(real) < 9e15) /* 16.0 is what some languages make of 16 */
         *out = (int64_t)real;
-    else
-        return wrong(err, param, value, expected);
+    else return wrong(err, param, value, expected);
     return (*out >= min && *out <= max) || out_of_range(err, param, value, expected);
 }
 
-static bool get_integer(const json_t *body, const char *name, int64_t min, int64_t max, int64_t *out, struct api_error *err)
-{
+static bool get_integer(const json_t *body, const char *name, int64_t min, int64_t max, int64_t *out, struct api_error *err) {
     const json_t *value = field(body, name);
     return !value || read_integer(value, name, min, max, out, err);
 }
 
-static bool get_count(const json_t *body, const char *name, uint32_t min, uint32_t max, uint32_t *out, struct api_error *err)
-{
+static bool get_count(const json_t *body, const char *name, uint32_t min, uint32_t max, uint32_t *out, struct api_error *err) {
     int64_t value = *out;
-    if (!get_integer(body, name, min, max, &value, err))
-        return false;
+    if (!get_integer(body, name, min, max, &value, err)) return false;
     *out = (uint32_t)value;
     return true;
 }
 
-static bool get_number(const json_t *body, const char *name, double min, double max, float *out, struct api_error *err)
-{
+static bool get_number(const json_t *body, const char *name, double min, double max, float *out, struct api_error *err) {
     const json_t *value = field(body, name);
     char expected[80];
-    if (!value)
-        return true;
+    if (!value) return true;
     snprintf(expected, sizeof(expected), "a number from %g to %g", min, max);
-    if (!json_is_number(value))
-        return wrong(err, name, value, expected);
+    if (!json_is_number(value)) return wrong(err, name, value, expected);
     double number = json_number_value(value);
-    if (!(number >= min && number <= max))
-        return out_of_range(err, name, value, expected);
+    if (!(number >= min && number <= max)) return out_of_range(err, name, value, expected);
     *out = (float)number;
     return true;
 }
 
 /* A copy of a string without NULs. */
-static bool copy_string(const json_t *value, const char *param, char **out, struct api_error *err)
-{
-    if (!json_is_string(value))
-        return wrong(err, param, value, "a string");
+static bool copy_string(const json_t *value, const char *param, char **out, struct api_error *err) {
+    if (!json_is_string(value)) return wrong(err, param, value, "a string");
     if (strlen(json_string_value(value)) != json_string_length(value))
         return api_fail(err, 400, "invalid_value", param, "%s: found a string with a NUL character, expected none", param);
     *out = strdup(json_string_value(value));
     return *out || no_memory(err);
 }
 
-static bool copy_text(const json_t *value, const char *param, char **out, size_t *length, struct api_error *err)
-{
-    if (!json_is_string(value))
-        return wrong(err, param, value, "a string");
+static bool copy_text(const json_t *value, const char *param, char **out, size_t *length, struct api_error *err) {
+    if (!json_is_string(value)) return wrong(err, param, value, "a string");
     *length = json_string_length(value);
-    if (!(*out = malloc(*length + 1)))
-        return no_memory(err);
+    if (!(*out = malloc(*length + 1))) return no_memory(err);
     memcpy(*out, json_string_value(value), *length + 1);
     return true;
 }
 
-static bool get_model(const json_t *body, char **out, struct api_error *err)
-{
+static bool get_model(const json_t *body, char **out, struct api_error *err) {
     const json_t *value = field(body, "model");
-    if (!value)
-        return true;
-    if (!copy_string(value, "model", out, err))
-        return false;
+    if (!value) return true;
+    if (!copy_string(value, "model", out, err)) return false;
     return **out || api_fail(err, 400, "invalid_value", "model", "model: found an empty string, expected a model's id");
 }
 
-static bool copy_ids(const json_t *array, const char *param, int32_t **out, uint32_t *count, struct api_error *err)
-{
+static bool copy_ids(const json_t *array, const char *param, int32_t **out, uint32_t *count, struct api_error *err) {
     size_t n = json_array_size(array);
     if (n > INT32_MAX / sizeof(int32_t))
         return api_fail(err, 400, "invalid_value", param, "%s: found %zu token ids, too many", param, n);
-    if (!(*out = malloc(n ? n * sizeof(**out) : 1)))
-        return no_memory(err);
+    if (!(*out = malloc(n ? n * sizeof(**out) : 1))) return no_memory(err);
     for (size_t i = 0; i < n; i++) {
         char at[96];
         int64_t id;
         snprintf(at, sizeof(at), "%s[%zu]", param, i);
-        if (!read_integer(json_array_get(array, i), at, 0, INT32_MAX, &id, err))
-            return false;
+        if (!read_integer(json_array_get(array, i), at, 0, INT32_MAX, &id, err)) return false;
         (*out)[i] = (int32_t)id;
     }
     *count = (uint32_t)n;
@@ -289,73 +234,61 @@ static const struct unsupported {
     {"lora", FALSE_OR_EMPTY, 3},
 };
 
-static bool is_harmless(const json_t *value, enum harmless harmless, uint32_t n)
-{
+static bool is_harmless(const json_t *value, enum harmless harmless, uint32_t n) {
     switch (harmless) {
-    case ONLY_NULL:
-        return false;
+    case ONLY_NULL: return false;
     case FALSE_OR_EMPTY:
         return json_is_false(value) || (json_is_string(value) && !json_string_length(value)) ||
                (json_is_array(value) && !json_array_size(value));
-    case ZERO:
-        return json_is_number(value) && json_number_value(value) == 0;
-    case ONE:
-        return json_is_number(value) && json_number_value(value) == 1;
-    case AS_N:
-        return json_is_integer(value) && json_integer_value(value) == (json_int_t)n;
+    case ZERO: return json_is_number(value) && json_number_value(value) == 0;
+    case ONE: return json_is_number(value) && json_number_value(value) == 1;
+    case AS_N: return json_is_integer(value) && json_integer_value(value) == (json_int_t)n;
     }
     return false;
 }
 
-static bool check_unsupported(const json_t *body, enum api_kind kind, uint32_t n, struct api_error *err)
-{
+static bool check_unsupported(const json_t *body, enum api_kind kind, uint32_t n, struct api_error *err) {
     char buf[128];
     for (size_t i = 0; i < SH_COUNT(unsupported); i++) {
         const struct unsupported *u = &unsupported[i];
         const json_t *value = field(body, u->name);
         if (value && (u->kinds & (kind == API_CHAT ? 2 : 1)) && !is_harmless(value, u->harmless, n))
-            return api_fail(err, 400, "unsupported_parameter", u->name, "%s: found %s; this server does not do that, leave it out%s", u->name,
-                            found(value, buf, sizeof(buf)), u->harmless == AS_N ? " or make it equal to n" : "");
+            return api_fail(err, 400, "unsupported_parameter", u->name,
+                            "%s: found %s; this server does not do that, leave it out%s", u->name, found(value, buf, sizeof(buf)),
+                            u->harmless == AS_N ? " or make it equal to n" : "");
     }
     const json_t *format = field(body, "response_format"), *type = json_object_get(format, "type");
-    if (format && !json_is_object(format))
-        return wrong(err, "response_format", format, "an object");
-    if (format && !json_is_string(type))
-        return wrong(err, "response_format.type", type, "a string");
+    if (format && !json_is_object(format)) return wrong(err, "response_format", format, "an object");
+    if (format && !json_is_string(type)) return wrong(err, "response_format.type", type, "a string");
     if (format && strcmp(json_string_value(type), "text") != 0)
         return api_fail(err, 400, "unsupported_parameter", "response_format",
                         "response_format.type: found %s; this server does only \"text\"", found(type, buf, sizeof(buf)));
     const json_t *modalities = field(body, "modalities");
     size_t i;
     json_t *modality;
-    json_array_foreach (modalities, i, modality)
-        if (!json_is_string(modality) || strcmp(json_string_value(modality), "text") != 0)
-            return api_fail(err, 400, "unsupported_parameter", "modalities", "modalities: found %s; this server does only \"text\"",
-                            found(modality, buf, sizeof(buf)));
+    json_array_foreach(modalities, i, modality) if (!json_is_string(modality) ||
+                                                    strcmp(json_string_value(modality), "text") !=
+                                                        0) return api_fail(err, 400, "unsupported_parameter", "modalities",
+                                                                           "modalities: found %s; this server does only \"text\"",
+                                                                           found(modality, buf, sizeof(buf)));
     return true;
 }
 
 /* ---- parts of a generation request ---- */
 
-static bool parse_stops(const json_t *body, struct api_request *out, struct api_error *err)
-{
+static bool parse_stops(const json_t *body, struct api_request *out, struct api_error *err) {
     const json_t *stop = field(body, "stop");
-    if (!stop)
-        return true;
+    if (!stop) return true;
     bool array = json_is_array(stop);
     size_t n = array ? json_array_size(stop) : 1;
-    if (!array && !json_is_string(stop))
-        return wrong(err, "stop", stop, "a string or an array of strings");
+    if (!array && !json_is_string(stop)) return wrong(err, "stop", stop, "a string or an array of strings");
     if (n > API_STOPS_MAX)
         return api_fail(err, 400, "invalid_value", "stop", "stop: found %zu strings, expected at most %d", n, API_STOPS_MAX);
-    if (n && !(out->stops = sh_calloc(n, sizeof(*out->stops))))
-        return no_memory(err);
+    if (n && !(out->stops = sh_calloc(n, sizeof(*out->stops)))) return no_memory(err);
     for (size_t i = 0; i < n; i++) {
         char at[32] = "stop";
-        if (array)
-            snprintf(at, sizeof(at), "stop[%zu]", i);
-        if (!copy_string(array ? json_array_get(stop, i) : stop, at, &out->stops[i], err))
-            return false;
+        if (array) snprintf(at, sizeof(at), "stop[%zu]", i);
+        if (!copy_string(array ? json_array_get(stop, i) : stop, at, &out->stops[i], err)) return false;
         out->n_stops++;
         if (!out->stops[i][0])
             return api_fail(err, 400, "invalid_value", at, "%s: found an empty string, expected a text to stop at", at);
@@ -363,40 +296,34 @@ static bool parse_stops(const json_t *body, struct api_request *out, struct api_
     return true;
 }
 
-static bool parse_bias(const json_t *body, struct api_request *out, struct api_error *err)
-{
+static bool parse_bias(const json_t *body, struct api_request *out, struct api_error *err) {
     const json_t *map = field(body, "logit_bias");
-    if (!map)
-        return true;
-    if (!json_is_object(map))
-        return wrong(err, "logit_bias", map, "an object from token ids to numbers");
-    if (!json_object_size(map))
-        return true;
-    if (!(out->bias = sh_calloc(json_object_size(map), sizeof(*out->bias))))
-        return no_memory(err);
+    if (!map) return true;
+    if (!json_is_object(map)) return wrong(err, "logit_bias", map, "an object from token ids to numbers");
+    if (!json_object_size(map)) return true;
+    if (!(out->bias = sh_calloc(json_object_size(map), sizeof(*out->bias)))) return no_memory(err);
     const char *key;
     json_t *value;
-    json_object_foreach ((json_t *)map, key, value) {
+    json_object_foreach((json_t *)map, key, value) {
         char at[96], *end;
         long id = strtol(key, &end, 10);
         snprintf(at, sizeof(at), "logit_bias[\"%.40s\"]", key);
         if (*key < '0' || *key > '9' || *end || id < 0 || id > INT32_MAX)
-            return api_fail(err, 400, "invalid_value", "logit_bias", "logit_bias: found the key \"%.40s\", expected token ids as keys", key);
-        if (!json_is_number(value))
-            return wrong(err, at, value, "a number from -100 to 100");
+            return api_fail(err, 400, "invalid_value", "logit_bias",
+                            "logit_bias: found the key \"%.40s\", expected token ids as keys", key);
+        if (!json_is_number(value)) return wrong(err, at, value, "a number from -100 to 100");
         double bias = json_number_value(value);
-        if (!(bias >= -100 && bias <= 100))
-            return out_of_range(err, at, value, "a number from -100 to 100");
+        if (!(bias >= -100 && bias <= 100)) return out_of_range(err, at, value, "a number from -100 to 100");
         out->bias[out->sampler.n_bias++] = (struct sh_logit_bias){(int32_t)id, bias <= -100 ? -INFINITY : (float)bias};
     }
     out->sampler.bias = out->bias;
     return true;
 }
 
-static bool parse_sampling(const json_t *body, struct api_request *out, struct api_error *err)
-{
+static bool parse_sampling(const json_t *body, struct api_request *out, struct api_error *err) {
     struct sh_sampler_params *s = &out->sampler;
-    *s = (struct sh_sampler_params){.size = sizeof(*s), .temperature = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f, .repeat_penalty = 1};
+    *s = (struct sh_sampler_params){
+        .size = sizeof(*s), .temperature = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f, .repeat_penalty = 1};
     int64_t top_k = s->top_k, last_n = 64, seed = -1;
     if (!get_number(body, "temperature", 0, 100, &s->temperature, err) || !get_number(body, "top_p", 0, 1, &s->top_p, err) ||
         !get_number(body, "min_p", 0, 1, &s->min_p, err) || !get_integer(body, "top_k", -1, INT32_MAX, &top_k, err) ||
@@ -410,22 +337,19 @@ static bool parse_sampling(const json_t *body, struct api_request *out, struct a
     s->top_k = top_k < 0 ? 0 : (uint32_t)top_k;
     if (field(body, "top_p") && s->top_p < 1e-6f)
         s->top_p = 1e-6f; /* zero is "off" to the sampler, and "only the best" to a client */
-    if (last_n == 0)
-        s->repeat_penalty = 1;
+    if (last_n == 0) s->repeat_penalty = 1;
     s->repeat_last_n = last_n < 0 ? UINT32_MAX : (uint32_t)last_n;
     out->has_seed = seed != -1; /* -1 asks for a random one, as llama.cpp's clients do */
     s->seed = (uint64_t)seed;
     return true;
 }
 
-static bool parse_limits(const json_t *body, struct api_request *out, struct api_error *err)
-{
+static bool parse_limits(const json_t *body, struct api_request *out, struct api_error *err) {
     int64_t max_tokens = -1;
     if (!get_integer(body, "max_tokens", -1, INT32_MAX, &max_tokens, err) ||
         !get_integer(body, "max_completion_tokens", -1, INT32_MAX, &max_tokens, err))
         return false;
-    if (out->kind == API_COMPLETIONS && !field(body, "max_tokens") && !field(body, "max_completion_tokens"))
-        max_tokens = 16;
+    if (out->kind == API_COMPLETIONS && !field(body, "max_tokens") && !field(body, "max_completion_tokens")) max_tokens = 16;
     if (out->kind == API_CHAT && max_tokens == 0)
         return api_fail(err, 400, "invalid_value", "max_tokens", "max_tokens: found 0, expected at least 1");
     out->has_max_tokens = max_tokens >= 0;
@@ -433,8 +357,7 @@ static bool parse_limits(const json_t *body, struct api_request *out, struct api
     return true;
 }
 
-static bool parse_logprobs(const json_t *body, struct api_request *out, struct api_error *err)
-{
+static bool parse_logprobs(const json_t *body, struct api_request *out, struct api_error *err) {
     if (out->kind == API_COMPLETIONS) {
         out->logprobs = field(body, "logprobs") != NULL;
         return get_count(body, "logprobs", 0, API_TOP_MAX, &out->n_top, err);
@@ -442,56 +365,53 @@ static bool parse_logprobs(const json_t *body, struct api_request *out, struct a
     if (!get_bool(body, "logprobs", &out->logprobs, err) || !get_count(body, "top_logprobs", 0, API_TOP_MAX, &out->n_top, err))
         return false;
     if (out->n_top && !out->logprobs)
-        return api_fail(err, 400, "invalid_value", "top_logprobs", "top_logprobs: found %u without \"logprobs\": true, expected both", out->n_top);
+        return api_fail(err, 400, "invalid_value", "top_logprobs",
+                        "top_logprobs: found %u without \"logprobs\": true, expected both", out->n_top);
     return true;
 }
 
-static bool parse_prompt(const json_t *value, const char *param, struct api_prompt *out, struct api_error *err)
-{
+static bool parse_prompt(const json_t *value, const char *param, struct api_prompt *out, struct api_error *err) {
     if (json_is_array(value))
-        return json_array_size(value) ? copy_ids(value, param, &out->ids, &out->n_ids, err)
-                                      : api_fail(err, 400, "invalid_value", param, "%s: found an empty array, expected token ids", param);
+        return json_array_size(value)
+                   ? copy_ids(value, param, &out->ids, &out->n_ids, err)
+                   : api_fail(err, 400, "invalid_value", param, "%s: found an empty array, expected token ids", param);
     return copy_text(value, param, &out->text, &out->length, err);
 }
 
-static bool parse_prompts(const json_t *body, struct api_request *out, struct api_error *err)
-{
+static bool parse_prompts(const json_t *body, struct api_request *out, struct api_error *err) {
     const json_t *prompt = field(body, "prompt"), *first = json_array_get(prompt, 0);
     if (!json_is_string(prompt) && !json_is_array(prompt))
         return wrong(err, "prompt", prompt, "a string, token ids, or an array of either");
     bool many = json_is_string(first) || json_is_array(first);
     size_t n = many ? json_array_size(prompt) : 1;
     if (n > API_PROMPTS_MAX)
-        return api_fail(err, 400, "invalid_value", "prompt", "prompt: found %zu prompts, expected at most %d", n, API_PROMPTS_MAX);
-    if (!(out->prompts = sh_calloc(n, sizeof(*out->prompts))))
-        return no_memory(err);
+        return api_fail(err, 400, "invalid_value", "prompt", "prompt: found %zu prompts, expected at most %d", n,
+                        API_PROMPTS_MAX);
+    if (!(out->prompts = sh_calloc(n, sizeof(*out->prompts)))) return no_memory(err);
     out->n_prompts = (uint32_t)n;
-    if (!many)
-        return parse_prompt(prompt, "prompt", &out->prompts[0], err);
+    if (!many) return parse_prompt(prompt, "prompt", &out->prompts[0], err);
     for (size_t i = 0; i < n; i++) {
         const json_t *one = json_array_get(prompt, i);
         char at[32];
         snprintf(at, sizeof(at), "prompt[%zu]", i);
         if (json_is_string(first) != json_is_string(one) || json_is_array(first) != json_is_array(one))
-            return wrong(err, at, one, json_is_string(first) ? "a string, like prompt[0]" : "an array of token ids, like prompt[0]");
-        if (!parse_prompt(one, at, &out->prompts[i], err))
-            return false;
+            return wrong(err, at, one,
+                         json_is_string(first) ? "a string, like prompt[0]" : "an array of token ids, like prompt[0]");
+        if (!parse_prompt(one, at, &out->prompts[i], err)) return false;
     }
     return true;
 }
 
 /* A message's content: a string, or parts of type text joined by line feeds. */
-static bool parse_content(const json_t *content, const char *param, char **out, struct api_error *err)
-{
+static bool parse_content(const json_t *content, const char *param, char **out, struct api_error *err) {
     char *text = NULL;
     size_t length = 0, i;
     json_t *part;
     if (!json_is_array(content)) {
-        if (!json_is_string(content))
-            return wrong(err, param, content, "a string or an array of text parts");
+        if (!json_is_string(content)) return wrong(err, param, content, "a string or an array of text parts");
         return copy_string(content, param, out, err);
     }
-    json_array_foreach (content, i, part) {
+    json_array_foreach(content, i, part) {
         char at[96], *grown;
         const json_t *type = json_object_get(part, "type"), *value = json_object_get(part, "text");
         snprintf(at, sizeof(at), "%s[%zu]", param, i);
@@ -501,8 +421,8 @@ static bool parse_content(const json_t *content, const char *param, char **out, 
         }
         if (!json_is_string(type) || strcmp(json_string_value(type), "text") != 0) {
             char buf[128];
-            api_fail(err, 400, "unsupported_parameter", at, "%s.type: found %s; this server reads only parts of type \"text\"", at,
-                     type ? found(type, buf, sizeof(buf)) : "nothing");
+            api_fail(err, 400, "unsupported_parameter", at, "%s.type: found %s; this server reads only parts of type \"text\"",
+                     at, type ? found(type, buf, sizeof(buf)) : "nothing");
             goto fail;
         }
         snprintf(at, sizeof(at), "%s[%zu].text", param, i);
@@ -520,8 +440,7 @@ static bool parse_content(const json_t *content, const char *param, char **out, 
             goto fail;
         }
         text = grown;
-        if (i)
-            text[length++] = '\n';
+        if (i) text[length++] = '\n';
         memcpy(text + length, json_string_value(value), more + 1);
         length += more;
     }
@@ -535,28 +454,25 @@ fail:
     return false;
 }
 
-static bool parse_message(const json_t *message, size_t index, struct sh_chat_message *out, struct api_error *err)
-{
+static bool parse_message(const json_t *message, size_t index, struct sh_chat_message *out, struct api_error *err) {
     char at[48], *text = NULL;
     snprintf(at, sizeof(at), "messages[%zu]", index);
-    if (!json_is_object(message))
-        return wrong(err, at, message, "an object with role and content");
+    if (!json_is_object(message)) return wrong(err, at, message, "an object with role and content");
     const json_t *role = json_object_get(message, "role");
     snprintf(at, sizeof(at), "messages[%zu].role", index);
-    if (!json_is_string(role))
-        return wrong(err, at, role, "\"system\", \"developer\", \"user\" or \"assistant\"");
+    if (!json_is_string(role)) return wrong(err, at, role, "\"system\", \"developer\", \"user\" or \"assistant\"");
     const char *name = json_string_value(role);
     if (strcmp(name, "tool") == 0 || strcmp(name, "function") == 0)
         return api_fail(err, 400, "unsupported_parameter", at, "%s: found \"%s\"; this server does not do tool calls", at, name);
-    if (strcmp(name, "system") != 0 && strcmp(name, "developer") != 0 && strcmp(name, "user") != 0 && strcmp(name, "assistant") != 0)
+    if (strcmp(name, "system") != 0 && strcmp(name, "developer") != 0 && strcmp(name, "user") != 0 &&
+        strcmp(name, "assistant") != 0)
         return out_of_range(err, at, role, "\"system\", \"developer\", \"user\" or \"assistant\"");
     const json_t *calls = field(message, "tool_calls");
     if (calls && !(json_is_array(calls) && !json_array_size(calls))) {
         snprintf(at, sizeof(at), "messages[%zu].tool_calls", index);
         return api_fail(err, 400, "unsupported_parameter", at, "%s: this server does not do tool calls", at);
     }
-    if (!copy_string(role, at, &text, err))
-        return false;
+    if (!copy_string(role, at, &text, err)) return false;
     out->role = text;
     snprintf(at, sizeof(at), "messages[%zu].content", index);
     text = NULL;
@@ -565,35 +481,29 @@ static bool parse_message(const json_t *message, size_t index, struct sh_chat_me
     return ok;
 }
 
-static bool parse_messages(const json_t *body, struct api_request *out, struct api_error *err)
-{
+static bool parse_messages(const json_t *body, struct api_request *out, struct api_error *err) {
     const json_t *messages = field(body, "messages");
     size_t n = json_array_size(messages);
-    if (!json_is_array(messages))
-        return wrong(err, "messages", messages, "an array of messages");
+    if (!json_is_array(messages)) return wrong(err, "messages", messages, "an array of messages");
     if (!n || n > API_MESSAGES_MAX)
-        return api_fail(err, 400, "invalid_value", "messages", "messages: found %zu messages, expected 1 to %d", n, API_MESSAGES_MAX);
-    if (!(out->messages = sh_calloc(n, sizeof(*out->messages))))
-        return no_memory(err);
+        return api_fail(err, 400, "invalid_value", "messages", "messages: found %zu messages, expected 1 to %d", n,
+                        API_MESSAGES_MAX);
+    if (!(out->messages = sh_calloc(n, sizeof(*out->messages)))) return no_memory(err);
     for (size_t i = 0; i < n; i++) {
         out->n_messages++; /* so that a message that is only half read is freed too */
-        if (!parse_message(json_array_get(messages, i), i, &out->messages[i], err))
-            return false;
+        if (!parse_message(json_array_get(messages, i), i, &out->messages[i], err)) return false;
     }
     return true;
 }
 
-static bool parse_stream(const json_t *body, struct api_request *out, struct api_error *err)
-{
+static bool parse_stream(const json_t *body, struct api_request *out, struct api_error *err) {
     const json_t *options = field(body, "stream_options");
-    if (!get_bool(body, "stream", &out->stream, err))
-        return false;
-    if (!options)
-        return true;
-    if (!json_is_object(options))
-        return wrong(err, "stream_options", options, "an object");
+    if (!get_bool(body, "stream", &out->stream, err)) return false;
+    if (!options) return true;
+    if (!json_is_object(options)) return wrong(err, "stream_options", options, "an object");
     if (!out->stream)
-        return api_fail(err, 400, "invalid_value", "stream_options", "stream_options: found without \"stream\": true, expected only with it");
+        return api_fail(err, 400, "invalid_value", "stream_options",
+                        "stream_options: found without \"stream\": true, expected only with it");
     if (!get_bool(options, "include_usage", &out->include_usage, err)) {
         snprintf(err->param, sizeof(err->param), "stream_options.include_usage");
         return false;
@@ -601,17 +511,16 @@ static bool parse_stream(const json_t *body, struct api_request *out, struct api
     return true;
 }
 
-bool api_request_parse(const json_t *body, enum api_kind kind, struct api_request *out, struct api_error *err)
-{
+bool api_request_parse(const json_t *body, enum api_kind kind, struct api_request *out, struct api_error *err) {
     *out = (struct api_request){.kind = kind, .n = 1, .add_special = true, .add_generation_prompt = true};
     bool skip_special = true;
     if (!get_model(body, &out->model, err) || !get_count(body, "n", 1, API_CHOICES_MAX, &out->n, err) ||
         !check_unsupported(body, kind, out->n, err))
         return false;
-    if (!(kind == API_CHAT ? parse_messages(body, out, err) : parse_prompts(body, out, err)))
-        return false;
-    if (!parse_stream(body, out, err) || !parse_stops(body, out, err) || !parse_sampling(body, out, err) || !parse_limits(body, out, err) ||
-        !parse_logprobs(body, out, err) || !get_bool(body, "ignore_eos", &out->ignore_eos, err) ||
+    if (!(kind == API_CHAT ? parse_messages(body, out, err) : parse_prompts(body, out, err))) return false;
+    if (!parse_stream(body, out, err) || !parse_stops(body, out, err) || !parse_sampling(body, out, err) ||
+        !parse_limits(body, out, err) || !parse_logprobs(body, out, err) ||
+        !get_bool(body, "ignore_eos", &out->ignore_eos, err) ||
         !get_bool(body, "return_token_ids", &out->return_token_ids, err) ||
         !get_bool(body, "return_tokens_as_token_ids", &out->tokens_as_ids, err) ||
         !get_bool(body, "skip_special_tokens", &skip_special, err))
@@ -622,8 +531,7 @@ bool api_request_parse(const json_t *body, enum api_kind kind, struct api_reques
     return get_bool(body, "add_generation_prompt", &out->add_generation_prompt, err);
 }
 
-void api_request_finish(struct api_request *request)
-{
+void api_request_finish(struct api_request *request) {
     for (uint32_t i = 0; i < request->n_prompts; i++) {
         free(request->prompts[i].text);
         free(request->prompts[i].ids);
@@ -632,8 +540,7 @@ void api_request_finish(struct api_request *request)
         free((char *)request->messages[i].role);
         free((char *)request->messages[i].content);
     }
-    for (uint32_t i = 0; i < request->n_stops; i++)
-        free(request->stops[i]);
+    for (uint32_t i = 0; i < request->n_stops; i++) free(request->stops[i]);
     free(request->prompts);
     free(request->messages);
     free(request->stops);
@@ -644,34 +551,29 @@ void api_request_finish(struct api_request *request)
 
 /* ---- tokenize, detokenize ---- */
 
-bool api_tokenize_parse(const json_t *body, struct api_tokenize *out, struct api_error *err)
-{
+bool api_tokenize_parse(const json_t *body, struct api_tokenize *out, struct api_error *err) {
     *out = (struct api_tokenize){.parse_special = true};
     const json_t *content = json_object_get(body, "content");
     return get_model(body, &out->model, err) && get_bool(body, "add_special", &out->add_special, err) &&
-           get_bool(body, "parse_special", &out->parse_special, err) && copy_text(content, "content", &out->content, &out->length, err);
+           get_bool(body, "parse_special", &out->parse_special, err) &&
+           copy_text(content, "content", &out->content, &out->length, err);
 }
 
-void api_tokenize_finish(struct api_tokenize *request)
-{
+void api_tokenize_finish(struct api_tokenize *request) {
     free(request->model);
     free(request->content);
     memset(request, 0, sizeof(*request));
 }
 
-bool api_detokenize_parse(const json_t *body, struct api_detokenize *out, struct api_error *err)
-{
+bool api_detokenize_parse(const json_t *body, struct api_detokenize *out, struct api_error *err) {
     *out = (struct api_detokenize){0};
     const json_t *tokens = json_object_get(body, "tokens");
-    if (!get_model(body, &out->model, err))
-        return false;
-    if (!json_is_array(tokens))
-        return wrong(err, "tokens", tokens, "an array of token ids");
+    if (!get_model(body, &out->model, err)) return false;
+    if (!json_is_array(tokens)) return wrong(err, "tokens", tokens, "an array of token ids");
     return copy_ids(tokens, "tokens", &out->tokens, &out->n_tokens, err);
 }
 
-void api_detokenize_finish(struct api_detokenize *request)
-{
+void api_detokenize_finish(struct api_detokenize *request) {
     free(request->model);
     free(request->tokens);
     memset(request, 0, sizeof(*request));

@@ -1,9 +1,10 @@
 /*
  * params.h - from a request's JSON to plain structs: pure functions that know neither libmicrohttpd nor a model.
  *
- * Each parser fills its struct or an api_error whose message names the field, what was found and what is expected. Fields that it does
- * not know are ignored, except those that are known to change an answer and that this server does not do: they are an error unless set to what
- * has no effect. A struct is valid (and must be finished) after either result. Thread-safety: no shared state, any thread.
+ * Each parser fills its struct or an api_error whose message names the field, what was found and what is expected. Fields that
+ * it does not know are ignored, except those that are known to change an answer and that this server does not do: they are an
+ * error unless set to what has no effect. A struct is valid (and must be finished) after either result. Thread-safety: no
+ * shared state, any thread.
  */
 #ifndef SHIMMYD_HTTP_PARAMS_H
 #define SHIMMYD_HTTP_PARAMS_H
@@ -14,7 +15,7 @@
 
 enum { API_STOPS_MAX = 16, API_CHOICES_MAX = 128, API_PROMPTS_MAX = 256, API_TOP_MAX = 20, API_MESSAGES_MAX = 16384 };
 
-struct api_error {          /* OpenAI's error object and the status that goes with it */
+struct api_error { /* OpenAI's error object and the status that goes with it */
     unsigned status;
     const char *type, *code; /* constants; code NULL: null */
     char param[96];          /* "" = null */
@@ -39,7 +40,7 @@ enum api_kind { API_COMPLETIONS, API_CHAT };
 
 struct api_request {
     enum api_kind kind;
-    char *model; /* NULL: none named */
+    char *model;                /* NULL: none named */
     struct api_prompt *prompts; /* completions: at least one */
     uint32_t n_prompts;
     struct sh_chat_message *messages; /* chat: at least one; strings owned */

@@ -12,17 +12,11 @@
 
 enum { DISCARD_BYTES = 16 << 20 }; /* of a body that is refused, read and thrown away so that the client gets to read why */
 
-void request_ref(struct http_request *r)
-{
-    atomic_fetch_add(&r->refs, 1);
-}
+void request_ref(struct http_request *r) { atomic_fetch_add(&r->refs, 1); }
 
-void request_unref(struct http_request *r)
-{
-    if (atomic_fetch_sub(&r->refs, 1) != 1)
-        return;
-    if (r->job)
-        r->job_free(r->job);
+void request_unref(struct http_request *r) {
+    if (atomic_fetch_sub(&r->refs, 1) != 1) return;
+    if (r->job) r->job_free(r->job);
     pthread_mutex_destroy(&r->lock);
     free(r->path);
     free(r->body);
@@ -30,8 +24,7 @@ void request_unref(struct http_request *r)
 }
 
 /* Under the lock: lets the connection's thread have it again. */
-static void resume(struct http_request *r)
-{
+static void resume(struct http_request *r) {
     r->woken = true;
     if (r->suspended) {
         r->suspended = false;
@@ -39,51 +32,44 @@ static void resume(struct http_request *r)
     }
 }
 
-void request_wake(struct http_request *r)
-{
+void request_wake(struct http_request *r) {
     pthread_mutex_lock(&r->lock);
     resume(r);
     pthread_mutex_unlock(&r->lock);
 }
 
-void request_gone(struct http_request *r)
-{
+void request_gone(struct http_request *r) {
     pthread_mutex_lock(&r->lock);
     r->gone = true;
     resume(r);
     pthread_mutex_unlock(&r->lock);
 }
 
-void request_probe(struct http_request *r, bool streams_only)
-{
+void request_probe(struct http_request *r, bool streams_only) {
     static const char interim[] = "HTTP/1.1 100 Continue\r\n\r\n";
     pthread_mutex_lock(&r->lock);
     if (r->answering && r->stream) {
         r->probe = true;
         resume(r);
     } else if (!streams_only && !r->answering && r->http11 && !r->ended) {
-        /* Until the response is queued libmicrohttpd writes nothing: the descriptor is ours while we hold the lock. Any HTTP/1.1 client skips it. */
+        /* Until the response is queued libmicrohttpd writes nothing: the descriptor is ours while we hold the lock. Any
+         * HTTP/1.1 client skips it. */
         (void)!send(r->fd, interim, sizeof(interim) - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
     }
     pthread_mutex_unlock(&r->lock);
 }
 
-bool request_is_gone(struct http_request *r)
-{
+bool request_is_gone(struct http_request *r) {
     pthread_mutex_lock(&r->lock);
     bool gone = r->gone;
     pthread_mutex_unlock(&r->lock);
     return gone;
 }
 
-bool request_expired(const struct http_request *r)
-{
-    return r->deadline_ns && sh_now_ns() > r->deadline_ns;
-}
+bool request_expired(const struct http_request *r) { return r->deadline_ns && sh_now_ns() > r->deadline_ns; }
 
 /* Suspends (false) unless something came in the meantime (true: go on). */
-static bool keep_going(struct http_request *r, bool *probe)
-{
+static bool keep_going(struct http_request *r, bool *probe) {
     pthread_mutex_lock(&r->lock);
     bool go = r->woken || r->gone || atomic_load(&r->http->stopping);
     r->woken = false;
@@ -99,8 +85,7 @@ static bool keep_going(struct http_request *r, bool *probe)
 
 /* ---- head ---- */
 
-static bool same_secret(const char *a, const char *b)
-{
+static bool same_secret(const char *a, const char *b) {
     size_t n = strlen(a), m = strlen(b);
     unsigned char different = n != m;
     for (size_t i = 0; i < m; i++) /* takes as long for any guess of one length */
@@ -108,32 +93,28 @@ static bool same_secret(const char *a, const char *b)
     return !different;
 }
 
-static bool authorised(struct http_request *r)
-{
+static bool authorised(struct http_request *r) {
     const char *value = MHD_lookup_connection_value(r->mhd, MHD_HEADER_KIND, MHD_HTTP_HEADER_AUTHORIZATION);
-    if (!*r->http->api_key || (r->route && r->route->open))
-        return true;
-    if (!value || strncasecmp(value, "Bearer ", 7) != 0)
-        return false;
+    if (!*r->http->api_key || (r->route && r->route->open)) return true;
+    if (!value || strncasecmp(value, "Bearer ", 7) != 0) return false;
     value += 7;
     return same_secret(value + strspn(value, " "), r->http->api_key);
 }
 
-static void check_head(struct http_request *r, const char *method)
-{
+static void check_head(struct http_request *r, const char *method) {
     struct http *http = r->http;
     const char *length = MHD_lookup_connection_value(r->mhd, MHD_HEADER_KIND, MHD_HTTP_HEADER_CONTENT_LENGTH);
     if (atomic_load(&http->draining) && !(r->route && r->route->open))
         api_fail(&r->refusal, 503, "shutting_down", NULL, "the server is shutting down");
     else if (atomic_load(&http->connections) > http->max_connections && !(r->route && r->route->open))
-        api_fail(&r->refusal, 503, "too_many_connections", NULL, "%u connections are open, all that max_connections allows; try again later",
-                 http->max_connections);
+        api_fail(&r->refusal, 503, "too_many_connections", NULL,
+                 "%u connections are open, all that max_connections allows; try again later", http->max_connections);
     else if (!authorised(r))
-        api_fail(&r->refusal, 401, "invalid_api_key", NULL, "%s, expected \"Authorization: Bearer KEY\" with this server's api_key",
+        api_fail(&r->refusal, 401, "invalid_api_key", NULL,
+                 "%s, expected \"Authorization: Bearer KEY\" with this server's api_key",
                  MHD_lookup_connection_value(r->mhd, MHD_HEADER_KIND, MHD_HTTP_HEADER_AUTHORIZATION) ? "the API key is not valid"
                                                                                                      : "no API key was given");
-    else if (!r->route)
-        api_fail(&r->refusal, 404, "not_found", NULL, "there is nothing at %.200s", r->path);
+    else if (!r->route) api_fail(&r->refusal, 404, "not_found", NULL, "there is nothing at %.200s", r->path);
     else if (!(r->route->methods & r->method))
         api_fail(&r->refusal, 405, "method_not_allowed", NULL, "%s is not answered at %s, expected %s", method, r->label,
                  r->route->methods & HTTP_POST ? "POST" : "GET");
@@ -143,13 +124,11 @@ static void check_head(struct http_request *r, const char *method)
 }
 
 static struct http_request *request_create(struct http *http, struct MHD_Connection *mhd, const char *url, const char *method,
-                                           const char *version)
-{
+                                           const char *version) {
     static atomic_ullong numbers;
     struct http_request *r = sh_calloc(1, sizeof(*r));
     const char *rest;
-    if (!r)
-        return NULL;
+    if (!r) return NULL;
     atomic_init(&r->refs, 1);
     pthread_mutex_init(&r->lock, NULL);
     r->http = http;
@@ -159,10 +138,11 @@ static struct http_request *request_create(struct http *http, struct MHD_Connect
     r->started_ns = sh_now_ns();
     r->number = atomic_fetch_add(&numbers, 1) + 1;
     r->http11 = strcmp(version, MHD_HTTP_VERSION_1_1) == 0;
-    r->method = strcmp(method, "POST") == 0 ? HTTP_POST : strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0 ? HTTP_GET : 0;
+    r->method = strcmp(method, "POST") == 0                                 ? HTTP_POST
+                : strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0 ? HTTP_GET
+                                                                            : 0;
     r->options = strcmp(method, "OPTIONS") == 0;
-    if (http->request_timeout_s)
-        r->deadline_ns = r->started_ns + (uint64_t)http->request_timeout_s * 1000000000u;
+    if (http->request_timeout_s) r->deadline_ns = r->started_ns + (uint64_t)http->request_timeout_s * 1000000000u;
     if (!(r->path = strdup(url))) {
         request_unref(r);
         return NULL;
@@ -171,21 +151,19 @@ static struct http_request *request_create(struct http *http, struct MHD_Connect
     r->rest = r->route ? r->path + (rest - r->path) : NULL;
     r->label = r->route ? r->route->label : "other";
     atomic_fetch_add(&http->requests, 1);
-    if (r->conn)
-        watch_request(http->watch, r->conn, r);
+    if (r->conn) watch_request(http->watch, r->conn, r);
     return r;
 }
 
 /* ---- body ---- */
 
-static bool take_body(struct http_request *r, const char *data, size_t size)
-{
+static bool take_body(struct http_request *r, const char *data, size_t size) {
     uint64_t limit = r->http->max_body_bytes;
     r->body_total += size;
-    if (r->conn)
-        watch_body(r->http->watch, r->conn, r->body_total);
+    if (r->conn) watch_body(r->http->watch, r->conn, r->body_total);
     if (!r->refusal.status && r->body_total > limit)
-        api_fail(&r->refusal, 413, "body_too_large", NULL, "the body has more than %llu bytes (max_body)", (unsigned long long)limit);
+        api_fail(&r->refusal, 413, "body_too_large", NULL, "the body has more than %llu bytes (max_body)",
+                 (unsigned long long)limit);
     if (r->refusal.status) {
         free(r->body);
         r->body = NULL;
@@ -209,37 +187,28 @@ static bool take_body(struct http_request *r, const char *data, size_t size)
 
 /* ---- answer ---- */
 
-static enum http_step run(struct http_request *r)
-{
-    if (r->options)
-        return answer_options(r);
-    if (r->refusal.status)
-        return answer_error(r, &r->refusal);
+static enum http_step run(struct http_request *r) {
+    if (r->options) return answer_options(r);
+    if (r->refusal.status) return answer_error(r, &r->refusal);
     return r->route->handle(r);
 }
 
-static enum MHD_Result answer(struct http_request *r)
-{
+static enum MHD_Result answer(struct http_request *r) {
     bool probe;
     if (!r->complete) {
         r->complete = true;
-        if (r->conn)
-            watch_answering(r->http->watch, r->conn);
+        if (r->conn) watch_answering(r->http->watch, r->conn);
     }
     do {
-        if (request_is_gone(r) || atomic_load(&r->http->stopping))
-            return MHD_NO;
+        if (request_is_gone(r) || atomic_load(&r->http->stopping)) return MHD_NO;
         switch (run(r)) {
-        case HTTP_ANSWERED:
-            return MHD_YES;
-        case HTTP_DROP:
-            return MHD_NO;
+        case HTTP_ANSWERED: return MHD_YES;
+        case HTTP_DROP: return MHD_NO;
         case HTTP_WAIT:
-            if (r->settled)
-                break;
-            /* libmicrohttpd notes what a connection waits for only when it was not suspended meanwhile. Suspended right now it would still
-             * wait for more to read, read when it is resumed, and take a client that closed its writing side for one that is gone.
-             * It calls again at once. */
+            if (r->settled) break;
+            /* libmicrohttpd notes what a connection waits for only when it was not suspended meanwhile. Suspended right now it
+             * would still wait for more to read, read when it is resumed, and take a client that closed its writing side for
+             * one that is gone. It calls again at once. */
             r->settled = true;
             return MHD_YES;
         }
@@ -248,18 +217,18 @@ static enum MHD_Result answer(struct http_request *r)
 }
 
 enum MHD_Result http_access(void *cls, struct MHD_Connection *mhd, const char *url, const char *method, const char *version,
-                            const char *upload, size_t *upload_size, void **con_cls)
-{
+                            const char *upload, size_t *upload_size, void **con_cls) {
     struct http_request *r = *con_cls;
     if (!r) {
-        if (!(r = request_create(cls, mhd, url, method, version)))
-            return MHD_NO;
+        if (!(r = request_create(cls, mhd, url, method, version))) return MHD_NO;
         *con_cls = r;
         check_head(r, method);
         const char *length = MHD_lookup_connection_value(mhd, MHD_HEADER_KIND, MHD_HTTP_HEADER_CONTENT_LENGTH);
-        /* Answering now closes the connection under a client that is still sending: only if it waits to be told to, or has too much to say. */
+        /* Answering now closes the connection under a client that is still sending: only if it waits to be told to, or has too
+         * much to say. */
         if (r->refusal.status && length &&
-            (MHD_lookup_connection_value(mhd, MHD_HEADER_KIND, MHD_HTTP_HEADER_EXPECT) || strtoull(length, NULL, 10) > DISCARD_BYTES))
+            (MHD_lookup_connection_value(mhd, MHD_HEADER_KIND, MHD_HTTP_HEADER_EXPECT) ||
+             strtoull(length, NULL, 10) > DISCARD_BYTES))
             return answer(r);
         return MHD_YES;
     }
@@ -271,53 +240,41 @@ enum MHD_Result http_access(void *cls, struct MHD_Connection *mhd, const char *u
     return answer(r);
 }
 
-static ssize_t read_stream(void *cls, uint64_t pos, char *buf, size_t max)
-{
+static ssize_t read_stream(void *cls, uint64_t pos, char *buf, size_t max) {
     struct http_request *r = cls;
     bool probe = false;
     (void)pos;
     for (;;) {
-        if (request_is_gone(r) || atomic_load(&r->http->stopping))
-            return MHD_CONTENT_READER_END_WITH_ERROR;
+        if (request_is_gone(r) || atomic_load(&r->http->stopping)) return MHD_CONTENT_READER_END_WITH_ERROR;
         ssize_t n = r->read(r->job, buf, max, probe);
-        if (n)
-            return n == -1 ? MHD_CONTENT_READER_END_OF_STREAM : n < 0 ? MHD_CONTENT_READER_END_WITH_ERROR : n;
-        if (!keep_going(r, &probe))
-            return 0;
+        if (n) return n == -1 ? MHD_CONTENT_READER_END_OF_STREAM : n < 0 ? MHD_CONTENT_READER_END_WITH_ERROR : n;
+        if (!keep_going(r, &probe)) return 0;
     }
 }
 
-static void free_stream(void *cls)
-{
-    request_unref(cls);
-}
+static void free_stream(void *cls) { request_unref(cls); }
 
-struct MHD_Response *request_stream_response(struct http_request *r)
-{
+struct MHD_Response *request_stream_response(struct http_request *r) {
     struct MHD_Response *response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16 << 10, read_stream, r, free_stream);
-    if (response)
-        request_ref(r);
+    if (response) request_ref(r);
     return response;
 }
 
-void http_completed(void *cls, struct MHD_Connection *mhd, void **con_cls, enum MHD_RequestTerminationCode code)
-{
+void http_completed(void *cls, struct MHD_Connection *mhd, void **con_cls, enum MHD_RequestTerminationCode code) {
     struct http_request *r = *con_cls;
     struct http *http = cls;
     (void)mhd;
-    if (!r)
-        return;
+    if (!r) return;
     *con_cls = NULL;
     pthread_mutex_lock(&r->lock);
     r->ended = true; /* the connection is not ours any more */
     r->suspended = false;
     pthread_mutex_unlock(&r->lock);
-    if (r->conn)
-        watch_done(http->watch, r->conn);
-    if (r->job)
-        r->job_close(r->job);
+    if (r->conn) watch_done(http->watch, r->conn);
+    if (r->job) r->job_close(r->job);
     char status[16];
-    snprintf(status, sizeof(status), "%u", r->status ? r->status : 499); /* 499, as others log it: gone before there was an answer */
+    snprintf(status, sizeof(status), "%u",
+             r->status ? r->status : 499); /* 499, as others log it: gone before there was an answer */
     const char *labels[] = {r->label, status};
     double seconds = (double)(sh_now_ns() - r->started_ns) * 1e-9;
     metric_add(METRIC_REQUESTS, labels, 1);

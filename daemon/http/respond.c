@@ -6,16 +6,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-char *json_text(const json_t *value)
-{
-    return json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
-}
+char *json_text(const json_t *value) { return json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(9)); }
 
-json_t *json_bytes(const char *text, size_t length)
-{
+json_t *json_bytes(const char *text, size_t length) {
     json_t *string = json_stringn(text, length);
-    if (string)
-        return string;
+    if (string) return string;
     char *clean = malloc(length * 3 + 1); /* U+FFFD has three bytes */
     size_t n = 0;
     for (size_t i = 0; clean && i < length;) {
@@ -34,52 +29,40 @@ json_t *json_bytes(const char *text, size_t length)
     return string;
 }
 
-json_t *api_error_json(const struct api_error *error)
-{
-    return json_pack("{s:{s:o,s:s,s:s?,s:s?}}", "error", "message", json_bytes(error->message, strlen(error->message)), "type", error->type,
-                     "param", error->param[0] ? error->param : NULL, "code", error->code);
+json_t *api_error_json(const struct api_error *error) {
+    return json_pack("{s:{s:o,s:s,s:s?,s:s?}}", "error", "message", json_bytes(error->message, strlen(error->message)), "type",
+                     error->type, "param", error->param[0] ? error->param : NULL, "code", error->code);
 }
 
-static void add_cors(struct http_request *r, struct MHD_Response *response)
-{
+static void add_cors(struct http_request *r, struct MHD_Response *response) {
     const char *origin = r->http->cors_origin;
-    if (!*origin)
-        return;
+    if (!*origin) return;
     MHD_add_response_header(response, "Access-Control-Allow-Origin", origin);
-    if (strcmp(origin, "*") != 0)
-        MHD_add_response_header(response, MHD_HTTP_HEADER_VARY, "Origin");
-    if (!r->options)
-        return;
+    if (strcmp(origin, "*") != 0) MHD_add_response_header(response, MHD_HTTP_HEADER_VARY, "Origin");
+    if (!r->options) return;
     const char *wanted = MHD_lookup_connection_value(r->mhd, MHD_HEADER_KIND, "Access-Control-Request-Headers");
     MHD_add_response_header(response, "Access-Control-Allow-Methods", "GET, HEAD, POST, OPTIONS");
     MHD_add_response_header(response, "Access-Control-Allow-Headers", wanted ? wanted : "Authorization, Content-Type");
     MHD_add_response_header(response, "Access-Control-Max-Age", "86400");
 }
 
-static const char *allowed(const struct http_request *r)
-{
+static const char *allowed(const struct http_request *r) {
     return !r->route || r->route->methods == (HTTP_GET | HTTP_POST) ? "GET, HEAD, POST, OPTIONS"
            : r->route->methods & HTTP_POST                          ? "POST, OPTIONS"
                                                                     : "GET, HEAD, OPTIONS";
 }
 
 /* Takes the response. */
-static enum http_step queue(struct http_request *r, unsigned status, struct MHD_Response *response, const char *type)
-{
+static enum http_step queue(struct http_request *r, unsigned status, struct MHD_Response *response, const char *type) {
     char number[32];
-    if (!response)
-        return HTTP_DROP;
+    if (!response) return HTTP_DROP;
     snprintf(number, sizeof(number), "req-%llu", (unsigned long long)r->number);
-    if (type)
-        MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, type);
+    if (type) MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, type);
     MHD_add_response_header(response, "Server", "shimmyd/" SHIMMY_VERSION);
     MHD_add_response_header(response, "X-Request-Id", number);
-    if (status == 405 || r->options)
-        MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, allowed(r));
-    if (status == 401)
-        MHD_add_response_header(response, MHD_HTTP_HEADER_WWW_AUTHENTICATE, "Bearer");
-    if (status == 429 || status == 503)
-        MHD_add_response_header(response, MHD_HTTP_HEADER_RETRY_AFTER, "1");
+    if (status == 405 || r->options) MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, allowed(r));
+    if (status == 401) MHD_add_response_header(response, MHD_HTTP_HEADER_WWW_AUTHENTICATE, "Bearer");
+    if (status == 429 || status == 503) MHD_add_response_header(response, MHD_HTTP_HEADER_RETRY_AFTER, "1");
     if (!r->complete || (atomic_load(&r->http->draining) && !r->stream))
         MHD_add_response_header(response, MHD_HTTP_HEADER_CONNECTION, "close");
     add_cors(r, response);
@@ -88,47 +71,39 @@ static enum http_step queue(struct http_request *r, unsigned status, struct MHD_
     pthread_mutex_unlock(&r->lock);
     enum MHD_Result queued = MHD_queue_response(r->mhd, status, response);
     MHD_destroy_response(response);
-    if (queued != MHD_YES)
-        return HTTP_DROP;
+    if (queued != MHD_YES) return HTTP_DROP;
     r->status = status;
     return HTTP_ANSWERED;
 }
 
-enum http_step answer_text(struct http_request *r, unsigned status, const char *type, char *text, size_t length)
-{
-    if (!text)
-        return HTTP_DROP;
+enum http_step answer_text(struct http_request *r, unsigned status, const char *type, char *text, size_t length) {
+    if (!text) return HTTP_DROP;
     struct MHD_Response *response = MHD_create_response_from_buffer(length, text, MHD_RESPMEM_MUST_FREE);
-    if (!response)
-        free(text);
+    if (!response) free(text);
     return queue(r, status, response, type);
 }
 
-enum http_step answer_json(struct http_request *r, unsigned status, json_t *value)
-{
+enum http_step answer_json(struct http_request *r, unsigned status, json_t *value) {
     char *text = value ? json_text(value) : NULL;
     json_decref(value);
     return answer_text(r, status, "application/json", text, text ? strlen(text) : 0);
 }
 
-enum http_step answer_error(struct http_request *r, const struct api_error *error)
-{
+enum http_step answer_error(struct http_request *r, const struct api_error *error) {
     return answer_json(r, error->status, api_error_json(error));
 }
 
-enum http_step answer_options(struct http_request *r)
-{
+enum http_step answer_options(struct http_request *r) {
     return queue(r, MHD_HTTP_NO_CONTENT, MHD_create_response_from_buffer(0, "", MHD_RESPMEM_PERSISTENT), NULL);
 }
 
-enum http_step answer_stream(struct http_request *r)
-{
+enum http_step answer_stream(struct http_request *r) {
     struct MHD_Response *response = request_stream_response(r);
     r->stream = true;
     if (response) {
         MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-cache");
-        /* node-fetch 2, which the openai client of Node 18 uses, takes the end of a chunked answer on a connection that stays open for a
-         * "premature close". A stream pays for its connection anyway. */
+        /* node-fetch 2, which the openai client of Node 18 uses, takes the end of a chunked answer on a connection that stays
+         * open for a "premature close". A stream pays for its connection anyway. */
         MHD_add_response_header(response, MHD_HTTP_HEADER_CONNECTION, "close");
         MHD_add_response_header(response, "X-Accel-Buffering", "no"); /* a proxy is not to collect the stream */
     }

@@ -14,8 +14,8 @@
 #include <unistd.h>
 
 enum {
-    THREADS = 2,     /* per address: while one tokenises a long prompt, the other answers */
-    SPARE = 16,      /* connections beyond the configured number, which are told so with a 503 */
+    THREADS = 2, /* per address: while one tokenises a long prompt, the other answers */
+    SPARE = 16,  /* connections beyond the configured number, which are told so with a 503 */
     LAST_WORDS_MS = 1000,
     ARENA = 32 << 10 /* libmicrohttpd's memory for one connection: bounds the size of a request's head */
 };
@@ -31,8 +31,7 @@ static const struct http_route routes[] = {
     {"/detokenize", "/detokenize", HTTP_POST, false, detokenize_post},
 };
 
-const struct http_route *http_route_find(const char *path, const char **rest)
-{
+const struct http_route *http_route_find(const char *path, const char **rest) {
     for (size_t i = 0; i < SH_COUNT(routes); i++) {
         size_t n = strlen(routes[i].path);
         bool prefix = routes[i].path[n - 1] == '/';
@@ -46,8 +45,7 @@ const struct http_route *http_route_find(const char *path, const char **rest)
 }
 
 static void log_line(void *cls, const char *fmt, va_list args) __attribute__((format(printf, 2, 0)));
-static void log_line(void *cls, const char *fmt, va_list args)
-{
+static void log_line(void *cls, const char *fmt, va_list args) {
     char line[512];
     (void)cls;
     vsnprintf(line, sizeof(line), fmt, args);
@@ -55,8 +53,8 @@ static void log_line(void *cls, const char *fmt, va_list args)
     log_debug("http: %s", line);
 }
 
-static void notify_connection(void *cls, struct MHD_Connection *mhd, void **socket_context, enum MHD_ConnectionNotificationCode code)
-{
+static void notify_connection(void *cls, struct MHD_Connection *mhd, void **socket_context,
+                              enum MHD_ConnectionNotificationCode code) {
     struct http *http = cls;
     if (code == MHD_CONNECTION_NOTIFY_STARTED) {
         int fd = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
@@ -71,34 +69,31 @@ static void notify_connection(void *cls, struct MHD_Connection *mhd, void **sock
         metric_add(METRIC_HTTP_CONNECTIONS, NULL, 1);
         *socket_context = watch_open(http->watch, fd);
     } else {
-        if (*socket_context)
-            watch_close(http->watch, *socket_context);
+        if (*socket_context) watch_close(http->watch, *socket_context);
         atomic_fetch_sub(&http->connections, 1);
         metric_add(METRIC_HTTP_CONNECTIONS, NULL, -1);
     }
 }
 
-static enum sh_code start_daemon(struct http *http, uint32_t i, struct sh_error *err)
-{
+static enum sh_code start_daemon(struct http *http, uint32_t i, struct sh_error *err) {
     unsigned limit = http->max_connections / http->n_sockets + THREADS + SPARE;
     http->daemons[i] = MHD_start_daemon(
         MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, http_access, http,
-        MHD_OPTION_EXTERNAL_LOGGER, log_line, http, MHD_OPTION_LISTEN_SOCKET, http->sockets[i].fd, MHD_OPTION_CONNECTION_LIMIT, limit,
-        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)http->idle_timeout_s, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)ARENA,
-        MHD_OPTION_THREAD_POOL_SIZE, (unsigned)THREADS, MHD_OPTION_NOTIFY_COMPLETED, http_completed, http, MHD_OPTION_NOTIFY_CONNECTION,
-        notify_connection, http, MHD_OPTION_END);
+        MHD_OPTION_EXTERNAL_LOGGER, log_line, http, MHD_OPTION_LISTEN_SOCKET, http->sockets[i].fd, MHD_OPTION_CONNECTION_LIMIT,
+        limit, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)http->idle_timeout_s, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)ARENA,
+        MHD_OPTION_THREAD_POOL_SIZE, (unsigned)THREADS, MHD_OPTION_NOTIFY_COMPLETED, http_completed, http,
+        MHD_OPTION_NOTIFY_CONNECTION, notify_connection, http, MHD_OPTION_END);
     if (!http->daemons[i])
         return sh_fail(err, SH_ERR_IO, "%s: the HTTP server did not start (no memory or no threads)", http->sockets[i].address);
     http->addresses[i] = http->sockets[i].address;
     return SH_OK;
 }
 
-enum sh_code http_start(const struct config *config, const int *inherited_fds, uint32_t n_inherited, struct http **out, struct sh_error *err)
-{
+enum sh_code http_start(const struct config *config, const int *inherited_fds, uint32_t n_inherited, struct http **out,
+                        struct sh_error *err) {
     enum sh_code code = SH_OK;
     struct http *http = sh_calloc(1, sizeof(*http));
-    if (!http)
-        return sh_fail(err, SH_ERR_NO_MEMORY, "http: no memory");
+    if (!http) return sh_fail(err, SH_ERR_NO_MEMORY, "http: no memory");
     http->api_key = strdup(config->api_key);
     http->cors_origin = strdup(config->cors_origin);
     http->max_connections = config->max_connections;
@@ -107,20 +102,20 @@ enum sh_code http_start(const struct config *config, const int *inherited_fds, u
     http->header_timeout_s = config->header_timeout_s;
     http->idle_timeout_s = config->idle_timeout_s;
     http->started_ns = sh_now_ns();
-    if (!http->api_key || !http->cors_origin)
-        code = sh_fail(err, SH_ERR_NO_MEMORY, "http: no memory");
+    if (!http->api_key || !http->cors_origin) code = sh_fail(err, SH_ERR_NO_MEMORY, "http: no memory");
     if (!code && n_inherited > HTTP_SOCKETS_MAX)
-        code = sh_fail(err, SH_ERR_INVALID, "http: %u inherited sockets, at most %d are supported", n_inherited, HTTP_SOCKETS_MAX);
+        code =
+            sh_fail(err, SH_ERR_INVALID, "http: %u inherited sockets, at most %d are supported", n_inherited, HTTP_SOCKETS_MAX);
     for (; !code && http->n_sockets < n_inherited; http->n_sockets += !code)
         code = http_listen_adopt(inherited_fds[http->n_sockets], &http->sockets[http->n_sockets], err);
     if (!code && !n_inherited && strcmp(config->listen, "off") != 0)
         code = http_listen_open(config->listen, http->sockets, &http->n_sockets, err);
-    if (!code)
-        code = watch_create(http, &http->watch, err);
+    if (!code) code = watch_create(http, &http->watch, err);
     for (uint32_t i = 0; !code && i < http->n_sockets; i++) {
         code = start_daemon(http, i, err);
         if (!code && !http->sockets[i].loopback && !*http->api_key)
-            log_warning("%s is reachable from other machines and no api_key is set: anybody who reaches it can use it", http->addresses[i]);
+            log_warning("%s is reachable from other machines and no api_key is set: anybody who reaches it can use it",
+                        http->addresses[i]);
     }
     if (code) {
         http_stop(http);
@@ -130,32 +125,21 @@ enum sh_code http_start(const struct config *config, const int *inherited_fds, u
     return SH_OK;
 }
 
-const char *const *http_addresses(const struct http *http)
-{
-    return http->addresses;
-}
+const char *const *http_addresses(const struct http *http) { return http->addresses; }
 
-void http_stop_accepting(struct http *http)
-{
-    atomic_store(&http->draining, true);
-}
+void http_stop_accepting(struct http *http) { atomic_store(&http->draining, true); }
 
-void http_stop(struct http *http)
-{
-    if (!http)
-        return;
+void http_stop(struct http *http) {
+    if (!http) return;
     atomic_store(&http->draining, true);
     /* What just ended by models_stop still has to reach its client. */
     for (uint32_t ms = 0; ms < LAST_WORDS_MS && atomic_load(&http->requests); ms += 10)
         nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
     atomic_store(&http->stopping, true); /* from here on nothing suspends; what is suspended is resumed and ends */
-    if (http->watch)
-        watch_end_all(http->watch);
+    if (http->watch) watch_end_all(http->watch);
     for (uint32_t i = 0; i < http->n_sockets; i++) {
-        if (http->daemons[i])
-            MHD_stop_daemon(http->daemons[i]); /* closes the listening socket too */
-        else
-            close(http->sockets[i].fd);
+        if (http->daemons[i]) MHD_stop_daemon(http->daemons[i]); /* closes the listening socket too */
+        else close(http->sockets[i].fd);
     }
     watch_destroy(http->watch);
     free(http->api_key);

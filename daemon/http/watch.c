@@ -1,13 +1,15 @@
 /*
  * watch.c - an epoll of ours over all connections' descriptors, and the deadlines that libmicrohttpd does not keep.
  *
- * libmicrohttpd looks at a descriptor only while it wants to read or write it; a suspended connection neither times out nor notices that its
- * client left. Here each descriptor is watched, edge-triggered, for the end of the peer's stream (EPOLLRDHUP) and for errors (EPOLLHUP,
- * EPOLLERR). The latter end the request. The former may be a client that only closed its writing side: the request goes on, and is probed twice a
- * second by writing, which a client that is gone answers with a reset. A stream gets a comment every 15 s in any case, for proxies that lose patience.
+ * libmicrohttpd looks at a descriptor only while it wants to read or write it; a suspended connection neither times out nor
+ * notices that its client left. Here each descriptor is watched, edge-triggered, for the end of the peer's stream (EPOLLRDHUP)
+ * and for errors (EPOLLHUP, EPOLLERR). The latter end the request. The former may be a client that only closed its writing
+ * side: the request goes on, and is probed twice a second by writing, which a client that is gone answers with a reset. A
+ * stream gets a comment every 15 s in any case, for proxies that lose patience.
  *
- * Deadlines: a request's head must be complete header_timeout after its first byte (or after the connection was opened), its body may take
- * as long again plus one second for each 16 KiB that came; both end with a 408. The whole request's deadline wakes one that waits for its model.
+ * Deadlines: a request's head must be complete header_timeout after its first byte (or after the connection was opened), its
+ * body may take as long again plus one second for each 16 KiB that came; both end with a 408. The whole request's deadline
+ * wakes one that waits for its model.
  */
 #include "daemon/http/internal.h"
 
@@ -55,22 +57,18 @@ struct http_watch {
     bool stop;
 };
 
-static void arm(struct http_watch *w, struct http_conn *conn, int op, bool readable)
-{
+static void arm(struct http_watch *w, struct http_conn *conn, int op, bool readable) {
     struct epoll_event event = {.events = EPOLLRDHUP | EPOLLET | (readable ? EPOLLIN : 0), .data.u64 = conn->id};
     epoll_ctl(w->epoll, op, conn->fd, &event);
 }
 
-static struct http_conn *find(struct http_watch *w, uint64_t id)
-{
+static struct http_conn *find(struct http_watch *w, uint64_t id) {
     struct http_conn *conn = w->table[id % TABLE_SIZE];
-    while (conn && conn->id != id)
-        conn = conn->next;
+    while (conn && conn->id != id) conn = conn->next;
     return conn;
 }
 
-static void on_event(struct http_watch *w, uint64_t id, uint32_t events, uint64_t now)
-{
+static void on_event(struct http_watch *w, uint64_t id, uint32_t events, uint64_t now) {
     pthread_mutex_lock(&w->lock);
     struct http_conn *conn = find(w, id);
     if (conn) {
@@ -79,34 +77,30 @@ static void on_event(struct http_watch *w, uint64_t id, uint32_t events, uint64_
             conn->deadline_ns = now + w->http->header_timeout_s * SECOND;
             arm(w, conn, EPOLL_CTL_MOD, false);
         }
-        if (events & EPOLLRDHUP)
-            conn->half_closed = true;
-        if ((events & (EPOLLHUP | EPOLLERR)) && conn->request)
-            request_gone(conn->request);
+        if (events & EPOLLRDHUP) conn->half_closed = true;
+        if ((events & (EPOLLHUP | EPOLLERR)) && conn->request) request_gone(conn->request);
     }
     pthread_mutex_unlock(&w->lock);
 }
 
 /* Nothing was answered yet, so libmicrohttpd writes nothing and the descriptor is free for these few bytes. */
-static void time_out(struct http_conn *conn)
-{
-    static const char body[] = "{\"error\":{\"message\":\"the request did not arrive in time\",\"type\":\"invalid_request_error\",\"param\":null,"
-                               "\"code\":\"request_timeout\"}}";
+static void time_out(struct http_conn *conn) {
+    static const char body[] =
+        "{\"error\":{\"message\":\"the request did not arrive in time\",\"type\":\"invalid_request_error\",\"param\":null,"
+        "\"code\":\"request_timeout\"}}";
     char text[512];
-    int n = snprintf(text, sizeof(text),
-                     "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
-                     sizeof(body) - 1, body);
-    if (conn->phase == HEAD || conn->phase == BODY)
-        (void)!send(conn->fd, text, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL);
+    int n = snprintf(
+        text, sizeof(text),
+        "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
+        sizeof(body) - 1, body);
+    if (conn->phase == HEAD || conn->phase == BODY) (void)!send(conn->fd, text, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL);
     shutdown(conn->fd, SHUT_RDWR);
     conn->expired = true;
 }
 
-static void scan_conn(struct http_conn *conn, uint64_t now)
-{
+static void scan_conn(struct http_conn *conn, uint64_t now) {
     if (conn->phase == HEAD || conn->phase == BODY) {
-        if (!conn->expired && now > conn->deadline_ns)
-            time_out(conn);
+        if (!conn->expired && now > conn->deadline_ns) time_out(conn);
     } else if (conn->phase == ANSWERING) {
         /* The first probe of a quiet stream comes after a while, that of a half-closed connection at once. */
         uint64_t first = conn->half_closed ? 0 : conn->phase_ns + KEEP_ALIVE_S * SECOND;
@@ -121,8 +115,7 @@ static void scan_conn(struct http_conn *conn, uint64_t now)
     }
 }
 
-static void *watch_main(void *arg)
-{
+static void *watch_main(void *arg) {
     struct http_watch *w = arg;
     struct epoll_event events[256];
     uint64_t next_scan = 0;
@@ -131,38 +124,30 @@ static void *watch_main(void *arg)
         bool stop = w->stop;
         int timeout = w->count ? SCAN_MS : -1;
         pthread_mutex_unlock(&w->lock);
-        if (stop)
-            return NULL;
+        if (stop) return NULL;
         int n = epoll_wait(w->epoll, events, (int)SH_COUNT(events), timeout);
         uint64_t now = sh_now_ns(), value;
         for (int i = 0; i < n; i++) {
-            if (events[i].data.u64)
-                on_event(w, events[i].data.u64, events[i].events, now);
-            else
-                (void)!read(w->wake, &value, sizeof(value));
+            if (events[i].data.u64) on_event(w, events[i].data.u64, events[i].events, now);
+            else (void)!read(w->wake, &value, sizeof(value));
         }
-        if (now < next_scan)
-            continue;
+        if (now < next_scan) continue;
         next_scan = now + SCAN_MS * (SECOND / 1000) / 2;
         pthread_mutex_lock(&w->lock);
         for (size_t i = 0; i < TABLE_SIZE && w->count; i++)
-            for (struct http_conn *conn = w->table[i]; conn; conn = conn->next)
-                scan_conn(conn, now);
+            for (struct http_conn *conn = w->table[i]; conn; conn = conn->next) scan_conn(conn, now);
         pthread_mutex_unlock(&w->lock);
     }
 }
 
-static void poke(struct http_watch *w)
-{
+static void poke(struct http_watch *w) {
     const uint64_t one = 1;
     (void)!write(w->wake, &one, sizeof(one));
 }
 
-enum sh_code watch_create(struct http *http, struct http_watch **out, struct sh_error *err)
-{
+enum sh_code watch_create(struct http *http, struct http_watch **out, struct sh_error *err) {
     struct http_watch *w = sh_calloc(1, sizeof(*w));
-    if (!w)
-        return sh_fail(err, SH_ERR_NO_MEMORY, "http: no memory");
+    if (!w) return sh_fail(err, SH_ERR_NO_MEMORY, "http: no memory");
     w->http = http;
     w->epoll = epoll_create1(EPOLL_CLOEXEC);
     w->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -179,10 +164,8 @@ enum sh_code watch_create(struct http *http, struct http_watch **out, struct sh_
     return SH_OK;
 }
 
-void watch_destroy(struct http_watch *w)
-{
-    if (!w)
-        return;
+void watch_destroy(struct http_watch *w) {
+    if (!w) return;
     if (w->running) {
         pthread_mutex_lock(&w->lock);
         w->stop = true;
@@ -190,63 +173,51 @@ void watch_destroy(struct http_watch *w)
         poke(w);
         pthread_join(w->thread, NULL);
     }
-    if (w->epoll >= 0)
-        close(w->epoll);
-    if (w->wake >= 0)
-        close(w->wake);
+    if (w->epoll >= 0) close(w->epoll);
+    if (w->wake >= 0) close(w->wake);
     pthread_mutex_destroy(&w->lock);
     free(w);
 }
 
-static void set_phase(struct http_conn *conn, enum phase phase, uint64_t seconds)
-{
+static void set_phase(struct http_conn *conn, enum phase phase, uint64_t seconds) {
     conn->phase = phase;
     conn->phase_ns = sh_now_ns();
     conn->deadline_ns = conn->phase_ns + seconds * SECOND;
     conn->probe_ns = 0;
+    conn->expired = false;
 }
 
-struct http_conn *watch_open(struct http_watch *w, int fd)
-{
+struct http_conn *watch_open(struct http_watch *w, int fd) {
     struct http_conn *conn = sh_calloc(1, sizeof(*conn));
-    if (!conn)
-        return NULL;
+    if (!conn) return NULL;
     conn->fd = fd;
     set_phase(conn, HEAD, w->http->header_timeout_s);
     pthread_mutex_lock(&w->lock);
     conn->id = ++w->last_id;
     struct http_conn **bucket = &w->table[conn->id % TABLE_SIZE];
     conn->next = *bucket;
-    if (conn->next)
-        conn->next->prev = conn;
+    if (conn->next) conn->next->prev = conn;
     *bucket = conn;
     bool first = w->count++ == 0;
     arm(w, conn, EPOLL_CTL_ADD, false);
     pthread_mutex_unlock(&w->lock);
-    if (first)
-        poke(w); /* it may be waiting without a timeout */
+    if (first) poke(w); /* it may be waiting without a timeout */
     return conn;
 }
 
-void watch_close(struct http_watch *w, struct http_conn *conn)
-{
+void watch_close(struct http_watch *w, struct http_conn *conn) {
     pthread_mutex_lock(&w->lock);
     epoll_ctl(w->epoll, EPOLL_CTL_DEL, conn->fd, NULL);
-    if (conn->prev)
-        conn->prev->next = conn->next;
-    else
-        w->table[conn->id % TABLE_SIZE] = conn->next;
-    if (conn->next)
-        conn->next->prev = conn->prev;
+    if (conn->prev) conn->prev->next = conn->next;
+    else w->table[conn->id % TABLE_SIZE] = conn->next;
+    if (conn->next) conn->next->prev = conn->prev;
     w->count--;
     pthread_mutex_unlock(&w->lock);
-    if (conn->request)
-        request_unref(conn->request);
+    if (conn->request) request_unref(conn->request);
     free(conn);
 }
 
-void watch_request(struct http_watch *w, struct http_conn *conn, struct http_request *request)
-{
+void watch_request(struct http_watch *w, struct http_conn *conn, struct http_request *request) {
     request_ref(request);
     pthread_mutex_lock(&w->lock);
     conn->request = request;
@@ -254,38 +225,32 @@ void watch_request(struct http_watch *w, struct http_conn *conn, struct http_req
     pthread_mutex_unlock(&w->lock);
 }
 
-void watch_body(struct http_watch *w, struct http_conn *conn, uint64_t bytes)
-{
+void watch_body(struct http_watch *w, struct http_conn *conn, uint64_t bytes) {
     pthread_mutex_lock(&w->lock);
     conn->deadline_ns = conn->phase_ns + (w->http->header_timeout_s + bytes / BODY_BYTES_PER_S) * SECOND;
     pthread_mutex_unlock(&w->lock);
 }
 
-void watch_answering(struct http_watch *w, struct http_conn *conn)
-{
+void watch_answering(struct http_watch *w, struct http_conn *conn) {
     pthread_mutex_lock(&w->lock);
     set_phase(conn, ANSWERING, 0);
     pthread_mutex_unlock(&w->lock);
 }
 
-void watch_done(struct http_watch *w, struct http_conn *conn)
-{
+void watch_done(struct http_watch *w, struct http_conn *conn) {
     pthread_mutex_lock(&w->lock);
     struct http_request *request = conn->request;
     conn->request = NULL;
     set_phase(conn, IDLE, 0);
     arm(w, conn, EPOLL_CTL_MOD, true);
     pthread_mutex_unlock(&w->lock);
-    if (request)
-        request_unref(request);
+    if (request) request_unref(request);
 }
 
-void watch_end_all(struct http_watch *w)
-{
+void watch_end_all(struct http_watch *w) {
     pthread_mutex_lock(&w->lock);
     for (size_t i = 0; i < TABLE_SIZE; i++)
         for (struct http_conn *conn = w->table[i]; conn; conn = conn->next)
-            if (conn->request)
-                request_gone(conn->request);
+            if (conn->request) request_gone(conn->request);
     pthread_mutex_unlock(&w->lock);
 }

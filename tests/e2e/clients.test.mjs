@@ -70,7 +70,7 @@ test('a reader that stalls is cut off', there, async () => {
   socket.write(daemon.rawPost('/v1/completions', { ...endless, stream: true }));
   await waitFor('it runs', async () => (await daemon.running()) === 1);
   socket.pause();
-  await waitFor('the generation is over', async () => (await daemon.running()) === 0, 60000);
+  await waitFor('the generation is over', async () => (await daemon.running()) === 0, 120000);
   const slow = await daemon.metric('shimmy_requests_cancelled_total{reason="slow reader"}');
   assert.equal(slow, 1);
   socket.destroy();

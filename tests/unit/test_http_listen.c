@@ -13,24 +13,19 @@
 
 #include <cmocka.h>
 
-static bool has_ipv6(void)
-{
+static bool has_ipv6(void) {
     struct sockaddr_in6 address = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT};
     int fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
     bool ok = fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof(address)) == 0;
-    if (fd >= 0)
-        close(fd);
+    if (fd >= 0) close(fd);
     return ok;
 }
 
-static void close_all(struct http_socket *sockets, uint32_t n)
-{
-    for (uint32_t i = 0; i < n; i++)
-        close(sockets[i].fd);
+static void close_all(struct http_socket *sockets, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++) close(sockets[i].fd);
 }
 
-static void test_port_zero_and_lists(void **state)
-{
+static void test_port_zero_and_lists(void **state) {
     (void)state;
     struct http_socket s[HTTP_SOCKETS_MAX];
     struct sh_error err;
@@ -55,8 +50,7 @@ static void test_port_zero_and_lists(void **state)
     close_all(s, n);
 }
 
-static void test_auto_takes_the_next_free_port(void **state)
-{
+static void test_auto_takes_the_next_free_port(void **state) {
     (void)state;
     struct http_socket first[HTTP_SOCKETS_MAX], second[HTTP_SOCKETS_MAX];
     struct sh_error err;
@@ -71,25 +65,31 @@ static void test_auto_takes_the_next_free_port(void **state)
     close_all(second, m);
 }
 
-static void test_refused(void **state)
-{
+static void test_refused(void **state) {
     (void)state;
-    static const char *const bad[] = {"", "8080", ":8080", "localhost", "localhost:", "localhost:x", "localhost:99999", "127.0.0.1:0,", "::1:0",
-                                      "[]:0", "no.such.host.invalid:0"};
+    static const char *const bad[] = {"",
+                                      "8080",
+                                      ":8080",
+                                      "localhost",
+                                      "localhost:",
+                                      "localhost:x",
+                                      "localhost:99999",
+                                      "127.0.0.1:0,",
+                                      "::1:0",
+                                      "[]:0",
+                                      "no.such.host.invalid:0"};
     struct http_socket s[HTTP_SOCKETS_MAX];
     struct sh_error err;
     uint32_t n;
     for (size_t i = 0; i < SH_COUNT(bad); i++) {
-        if (http_listen_open(bad[i], s, &n, &err) != SH_ERR_INVALID)
-            fail_msg("\"%s\" was not refused", bad[i]);
+        if (http_listen_open(bad[i], s, &n, &err) != SH_ERR_INVALID) fail_msg("\"%s\" was not refused", bad[i]);
         assert_int_equal(n, 0);
         assert_true(strstr(err.message, "listen") != NULL);
     }
     assert_int_equal(http_listen_adopt(STDERR_FILENO, &s[0], &err), SH_ERR_INVALID);
 }
 
-static void test_routes(void **state)
-{
+static void test_routes(void **state) {
     (void)state;
     const char *rest;
     assert_string_equal(http_route_find("/v1/models", &rest)->label, "/v1/models");
@@ -100,8 +100,7 @@ static void test_routes(void **state)
     assert_null(http_route_find("/healthz", &rest));
 }
 
-int main(void)
-{
+int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_port_zero_and_lists),
         cmocka_unit_test(test_auto_takes_the_next_free_port),

@@ -11,34 +11,29 @@
 
 #include <cmocka.h>
 
-static void assert_line(const char *line)
-{
+static void assert_line(const char *line) {
     size_t length;
     char *text = metrics_text(&length);
     assert_non_null(text);
     assert_int_equal(strlen(text), length);
     char *wanted = NULL;
     assert_true(asprintf(&wanted, "\n%s\n", line) > 0);
-    if (!strstr(text, wanted))
-        fail_msg("no line '%s' in:\n%s", line, text);
+    if (!strstr(text, wanted)) fail_msg("no line '%s' in:\n%s", line, text);
     free(wanted);
     free(text);
 }
 
-static uint32_t count_lines(const char *prefix)
-{
+static uint32_t count_lines(const char *prefix) {
     size_t length;
     char *text = metrics_text(&length);
     assert_non_null(text);
     uint32_t n = 0;
-    for (const char *p = text; (p = strstr(p, prefix)) != NULL; p++)
-        n += p > text && p[-1] == '\n';
+    for (const char *p = text; (p = strstr(p, prefix)) != NULL; p++) n += p > text && p[-1] == '\n';
     free(text);
     return n;
 }
 
-static void test_unlabelled_families_start_at_zero(void **state)
-{
+static void test_unlabelled_families_start_at_zero(void **state) {
     (void)state;
     assert_line("shimmy_requests_running 0");
     assert_line("# TYPE shimmy_requests_running gauge");
@@ -46,8 +41,7 @@ static void test_unlabelled_families_start_at_zero(void **state)
     assert_line("shimmy_time_to_first_token_seconds_count 0");
 }
 
-static void test_counters_and_gauges(void **state)
-{
+static void test_counters_and_gauges(void **state) {
     (void)state;
     const char *labels[] = {"/v1/completions", "200"};
     metric_add(METRIC_REQUESTS, labels, 1);
@@ -65,8 +59,7 @@ static void test_counters_and_gauges(void **state)
     assert_line("shimmy_model_load_seconds{model=\"m\"} 0.1");
 }
 
-static void test_labels_are_escaped(void **state)
-{
+static void test_labels_are_escaped(void **state) {
     (void)state;
     const char *labels[] = {"a\"b\\c\nd"};
     metric_add(METRIC_PROMPT_TOKENS, labels, 5);
@@ -76,8 +69,7 @@ static void test_labels_are_escaped(void **state)
     assert_line("shimmy_prompt_tokens_total{model=\"caf?-\xf0\x9f\x99\x82-???\"} 7");
 }
 
-static void test_histogram_is_cumulative(void **state)
-{
+static void test_histogram_is_cumulative(void **state) {
     (void)state;
     const char *labels[] = {"/health"};
     metric_observe(METRIC_REQUEST_DURATION, labels, 0.001); /* a bound belongs to its bucket */
@@ -92,8 +84,7 @@ static void test_histogram_is_cumulative(void **state)
     assert_line("shimmy_request_duration_seconds_count{route=\"/health\"} 3");
 }
 
-static void test_series_are_removed_and_capped(void **state)
-{
+static void test_series_are_removed_and_capped(void **state) {
     (void)state;
     const char *first[] = {"first"}, *last[] = {"last"};
     metric_set(METRIC_KV_PAGES_USED, first, 1);
@@ -116,8 +107,7 @@ static void test_series_are_removed_and_capped(void **state)
     assert_line("shimmy_requests_total{route=\"other\",code=\"other\"} 1002");
 }
 
-static void test_promtool_accepts(void **state)
-{
+static void test_promtool_accepts(void **state) {
     (void)state;
     if (system("command -v promtool >/dev/null 2>&1") != 0) {
         print_message("SKIP test_promtool_accepts: promtool (package prometheus) is not installed\n");
@@ -136,8 +126,7 @@ static void test_promtool_accepts(void **state)
     free(text);
 }
 
-int main(void)
-{
+int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_unlabelled_families_start_at_zero),
         cmocka_unit_test(test_counters_and_gauges),

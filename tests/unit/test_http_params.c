@@ -11,32 +11,26 @@
 
 #include <cmocka.h>
 
-static json_t *parse(const char *text)
-{
+static json_t *parse(const char *text) {
     struct api_error err;
     json_t *body = api_parse_body(text, strlen(text), &err);
-    if (!body)
-        fail_msg("%s: %s", text, err.message);
+    if (!body) fail_msg("%s: %s", text, err.message);
     return body;
 }
 
-static void accept(enum api_kind kind, const char *text, struct api_request *out)
-{
+static void accept(enum api_kind kind, const char *text, struct api_request *out) {
     struct api_error err;
     json_t *body = parse(text);
-    if (!api_request_parse(body, kind, out, &err))
-        fail_msg("%s: %s", text, err.message);
+    if (!api_request_parse(body, kind, out, &err)) fail_msg("%s: %s", text, err.message);
     json_decref(body);
 }
 
 /* It is a 400 that names `param`, and whose message holds `words`. */
-static void refuse(enum api_kind kind, const char *text, const char *param, const char *words)
-{
+static void refuse(enum api_kind kind, const char *text, const char *param, const char *words) {
     struct api_request q;
     struct api_error err;
     json_t *body = parse(text);
-    if (api_request_parse(body, kind, &q, &err))
-        fail_msg("accepted: %s", text);
+    if (api_request_parse(body, kind, &q, &err)) fail_msg("accepted: %s", text);
     if (err.status != 400 || strcmp(err.param, param) != 0 || !strstr(err.message, words))
         fail_msg("%s: status %u, param \"%s\", message \"%s\"", text, err.status, err.param, err.message);
     assert_string_equal(err.type, "invalid_request_error");
@@ -44,8 +38,7 @@ static void refuse(enum api_kind kind, const char *text, const char *param, cons
     json_decref(body);
 }
 
-static void test_defaults(void **state)
-{
+static void test_defaults(void **state) {
     (void)state;
     struct api_request q;
     accept(API_COMPLETIONS, "{\"prompt\": \"hi\", \"unknown\": {}}", &q);
@@ -54,7 +47,8 @@ static void test_defaults(void **state)
     assert_string_equal(q.prompts[0].text, "hi");
     assert_true(q.has_max_tokens);
     assert_int_equal(q.max_tokens, 16);
-    assert_true(fabsf(q.sampler.temperature - 0.8f) < 1e-6f && fabsf(q.sampler.top_p - 0.95f) < 1e-6f && fabsf(q.sampler.min_p - 0.05f) < 1e-6f);
+    assert_true(fabsf(q.sampler.temperature - 0.8f) < 1e-6f && fabsf(q.sampler.top_p - 0.95f) < 1e-6f &&
+                fabsf(q.sampler.min_p - 0.05f) < 1e-6f);
     assert_int_equal(q.sampler.top_k, 40);
     assert_true(q.sampler.repeat_penalty == 1 && q.sampler.frequency_penalty == 0 && q.sampler.presence_penalty == 0);
     assert_false(q.has_seed || q.stream || q.echo || q.logprobs || q.ignore_eos || q.special);
@@ -68,14 +62,15 @@ static void test_defaults(void **state)
     api_request_finish(&q);
 }
 
-static void test_every_field(void **state)
-{
+static void test_every_field(void **state) {
     (void)state;
     struct api_request q;
     accept(API_COMPLETIONS,
            "{\"model\":\"m\",\"prompt\":[[1,2],[3]],\"max_tokens\":7.0,\"temperature\":0,\"top_k\":-1,\"top_p\":0,\"min_p\":0.5,"
-           "\"repeat_penalty\":1.5,\"repeat_last_n\":-1,\"frequency_penalty\":-2,\"presence_penalty\":2,\"logit_bias\":{\"5\":-100,\"6\":1.5},"
-           "\"seed\":-7,\"n\":3,\"stop\":[\"a\",\"b\"],\"logprobs\":5,\"echo\":true,\"stream\":true,\"stream_options\":{\"include_usage\":true},"
+           "\"repeat_penalty\":1.5,\"repeat_last_n\":-1,\"frequency_penalty\":-2,\"presence_penalty\":2,\"logit_bias\":{\"5\":-"
+           "100,\"6\":1.5},"
+           "\"seed\":-7,\"n\":3,\"stop\":[\"a\",\"b\"],\"logprobs\":5,\"echo\":true,\"stream\":true,\"stream_options\":{"
+           "\"include_usage\":true},"
            "\"ignore_eos\":true,\"return_token_ids\":true,\"return_tokens_as_token_ids\":true,\"skip_special_tokens\":false,"
            "\"add_special_tokens\":false,\"best_of\":3,\"suffix\":\"\"}",
            &q);
@@ -99,7 +94,8 @@ static void test_every_field(void **state)
     assert_int_equal(q.n, 3);
     assert_int_equal(q.n_stops, 2);
     assert_string_equal(q.stops[1], "b");
-    assert_true(q.logprobs && q.n_top == 5 && q.echo && q.stream && q.include_usage && q.ignore_eos && q.return_token_ids && q.tokens_as_ids);
+    assert_true(q.logprobs && q.n_top == 5 && q.echo && q.stream && q.include_usage && q.ignore_eos && q.return_token_ids &&
+                q.tokens_as_ids);
     assert_true(q.special && !q.add_special);
     api_request_finish(&q);
 
@@ -114,14 +110,16 @@ static void test_every_field(void **state)
     api_request_finish(&q);
 }
 
-static void test_chat(void **state)
-{
+static void test_chat(void **state) {
     (void)state;
     struct api_request q;
     accept(API_CHAT,
-           "{\"messages\":[{\"role\":\"developer\",\"content\":\"s\"},{\"role\":\"user\",\"name\":\"x\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},"
-           "{\"type\":\"text\",\"text\":\"b\"}]},{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[]}],\"logprobs\":true,\"top_logprobs\":20,"
-           "\"max_tokens\":5,\"max_completion_tokens\":9,\"tools\":[],\"tool_choice\":\"none\",\"response_format\":{\"type\":\"text\"},"
+           "{\"messages\":[{\"role\":\"developer\",\"content\":\"s\"},{\"role\":\"user\",\"name\":\"x\",\"content\":[{\"type\":"
+           "\"text\",\"text\":\"a\"},"
+           "{\"type\":\"text\",\"text\":\"b\"}]},{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[]}],\"logprobs\":true,"
+           "\"top_logprobs\":20,"
+           "\"max_tokens\":5,\"max_completion_tokens\":9,\"tools\":[],\"tool_choice\":\"none\",\"response_format\":{\"type\":"
+           "\"text\"},"
            "\"modalities\":[\"text\"],\"user\":\"u\",\"store\":false}",
            &q);
     assert_int_equal(q.n_messages, 3);
@@ -135,10 +133,11 @@ static void test_chat(void **state)
     api_request_finish(&q);
 }
 
-static void test_wrong_types_name_the_field(void **state)
-{
+static void test_wrong_types_name_the_field(void **state) {
     (void)state;
-    static const struct { const char *field, *param, *words; } common[] = {
+    static const struct {
+        const char *field, *param, *words;
+    } common[] = {
         {"\"model\":3", "model", "found the integer 3, expected a string"},
         {"\"model\":\"\"", "model", "empty string"},
         {"\"model\":\"a\\u0000b\"", "model", "NUL"},
@@ -199,8 +198,7 @@ static void test_wrong_types_name_the_field(void **state)
     refuse(API_COMPLETIONS, "{\"prompt\":\"a\",\"echo\":0}", "echo", "expected a boolean");
 }
 
-static void test_wrong_chats(void **state)
-{
+static void test_wrong_chats(void **state) {
     (void)state;
     refuse(API_CHAT, "{}", "messages", "missing");
     refuse(API_CHAT, "{\"messages\":\"hi\"}", "messages", "found the string \"hi\"");
@@ -211,18 +209,22 @@ static void test_wrong_chats(void **state)
     refuse(API_CHAT, "{\"messages\":[{\"role\":\"tool\",\"content\":\"a\"}]}", "messages[0].role", "tool calls");
     refuse(API_CHAT, "{\"messages\":[{\"role\":\"user\"}]}", "messages[0].content", "missing");
     refuse(API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":null}]}", "messages[0].content", "found null");
-    refuse(API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]}", "messages[0].content[0]", "\"image_url\"");
-    refuse(API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\"}]}]}", "messages[0].content[0].text", "missing");
-    refuse(API_CHAT, "{\"messages\":[{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{}]}]}", "messages[0].tool_calls", "tool calls");
-    refuse(API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"top_logprobs\":2}", "top_logprobs", "without \"logprobs\"");
+    refuse(API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]}", "messages[0].content[0]",
+           "\"image_url\"");
+    refuse(API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\"}]}]}", "messages[0].content[0].text",
+           "missing");
+    refuse(API_CHAT, "{\"messages\":[{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{}]}]}", "messages[0].tool_calls",
+           "tool calls");
+    refuse(API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"top_logprobs\":2}", "top_logprobs",
+           "without \"logprobs\"");
     refuse(API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"logprobs\":2}", "logprobs", "expected a boolean");
     refuse(API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"max_tokens\":0}", "max_tokens", "at least 1");
 }
 
-static void test_bodies_that_are_no_json(void **state)
-{
+static void test_bodies_that_are_no_json(void **state) {
     (void)state;
-    static const char *const bodies[] = {"", "{", "[]", "3", "{\"a\":}", "{\"a\":\"\xff\"}", "{\"a\":\"\xed\xa0\x80\"}", "{\"a\":\"\\ud800\"}", "{} x"};
+    static const char *const bodies[] = {
+        "", "{", "[]", "3", "{\"a\":}", "{\"a\":\"\xff\"}", "{\"a\":\"\xed\xa0\x80\"}", "{\"a\":\"\\ud800\"}", "{} x"};
     for (size_t i = 0; i < SH_COUNT(bodies); i++) {
         struct api_error err = {0};
         assert_null(api_parse_body(bodies[i], strlen(bodies[i]), &err));
@@ -238,8 +240,7 @@ static void test_bodies_that_are_no_json(void **state)
     free(deep);
 }
 
-static void test_tokens(void **state)
-{
+static void test_tokens(void **state) {
     (void)state;
     struct api_tokenize t;
     struct api_detokenize d;
@@ -266,12 +267,14 @@ static void test_tokens(void **state)
     json_decref(body);
 }
 
-static void test_codes_become_statuses(void **state)
-{
+static void test_codes_become_statuses(void **state) {
     (void)state;
-    static const struct { enum sh_code code; unsigned status; } map[] = {
-        {SH_ERR_INVALID, 400}, {SH_ERR_NOT_FOUND, 404}, {SH_ERR_LIMIT, 400},     {SH_ERR_BUSY, 429},
-        {SH_ERR_NO_PAGES, 503}, {SH_ERR_DEVICE, 500},   {SH_ERR_CANCELLED, 503}, {SH_ERR_FORMAT, 500},
+    static const struct {
+        enum sh_code code;
+        unsigned status;
+    } map[] = {
+        {SH_ERR_INVALID, 400},  {SH_ERR_NOT_FOUND, 404}, {SH_ERR_LIMIT, 400},     {SH_ERR_BUSY, 429},
+        {SH_ERR_NO_PAGES, 503}, {SH_ERR_DEVICE, 500},    {SH_ERR_CANCELLED, 503}, {SH_ERR_FORMAT, 500},
     };
     for (size_t i = 0; i < SH_COUNT(map); i++) {
         struct api_error err;
@@ -281,17 +284,12 @@ static void test_codes_become_statuses(void **state)
     }
 }
 
-int main(void)
-{
+int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),
-        cmocka_unit_test(test_every_field),
-        cmocka_unit_test(test_chat),
-        cmocka_unit_test(test_wrong_types_name_the_field),
-        cmocka_unit_test(test_wrong_chats),
-        cmocka_unit_test(test_bodies_that_are_no_json),
-        cmocka_unit_test(test_tokens),
-        cmocka_unit_test(test_codes_become_statuses),
+        cmocka_unit_test(test_defaults),    cmocka_unit_test(test_every_field),
+        cmocka_unit_test(test_chat),        cmocka_unit_test(test_wrong_types_name_the_field),
+        cmocka_unit_test(test_wrong_chats), cmocka_unit_test(test_bodies_that_are_no_json),
+        cmocka_unit_test(test_tokens),      cmocka_unit_test(test_codes_become_statuses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
