@@ -1,5 +1,6 @@
-# make bench: speed on generated models of 1.1 thousand million weights (or MODELS='a.gguf b.gguf'), start-up, memory, size, next to the
-# machine's read bandwidth, and, with PEER_ROOT set to a root that has llama-bench, the peer's figures from the same run.
+# make bench: speed on generated models of 1.1 thousand million weights (or MODELS='a.gguf b.gguf'), start-up, memory, size,
+# next to the machine's read bandwidth, and, with PEER_ROOT set to a root that has llama-bench, the peer's figures from the
+# same run.
 BENCH_DEVICE ?= cpu
 BENCH        := $(patsubst tests/bench/%.c,$(B)/tests/bench/%,$(wildcard tests/bench/*.c))
 MODELS       ?=

@@ -5,25 +5,28 @@
 #include <math.h>
 
 #define SPLIT SH_AVX2_ATTENTION_SPLIT /* positions whose softmax is computed together; parts are joined in ascending order */
-#define PIECE 32  /* positions converted to floats at a time; divides SPLIT and every page */
+#define PIECE 32                      /* positions converted to floats at a time; divides SPLIT and every page */
 
 /* Scratch of one item, all 32-byte aligned. Dimensions are padded with zeros to multiples of 8. */
 struct work {
     uint32_t k_pad, v_pad;
-    float *q;      /* [n_heads][k_pad] */
-    float *rows;   /* [PIECE][max(k_pad, v_pad)] keys or values of a piece */
-    float *scores; /* [n_heads][SPLIT] */
+    float *q;        /* [n_heads][k_pad] */
+    float *rows;     /* [PIECE][max(k_pad, v_pad)] keys or values of a piece */
+    float *scores;   /* [n_heads][SPLIT] */
     float *partials; /* two: that of this part, and that of all parts before */
 };
 
-/* A partial: values [n_heads][v_pad], not yet divided by the sum; then per head the largest score and the sum of exp(score - largest). */
+/* A partial: values [n_heads][v_pad], not yet divided by the sum; then per head the largest score and the sum of exp(score -
+ * largest). */
 struct partial {
     float *values, *most, *sum;
 };
 
 static uint32_t pad8(uint32_t n) { return (n + 7) / 8 * 8; }
 
-uint64_t sh_avx2_attention_partial(uint32_t n_heads, uint32_t v_dim) { return (uint64_t)n_heads * pad8(v_dim) + 2 * (uint64_t)pad8(n_heads); }
+uint64_t sh_avx2_attention_partial(uint32_t n_heads, uint32_t v_dim) {
+    return (uint64_t)n_heads * pad8(v_dim) + 2 * (uint64_t)pad8(n_heads);
+}
 
 static struct partial partial_at(const struct sh_cpu_attention *a, float *at) {
     float *most = at + (size_t)a->n_heads * pad8(a->cache->v_dim);
@@ -33,7 +36,8 @@ static struct partial partial_at(const struct sh_cpu_attention *a, float *at) {
 uint64_t sh_avx2_attention_scratch(uint32_t n_heads, uint32_t n_positions, uint32_t k_dim, uint32_t v_dim) {
     (void)n_positions;
     const uint64_t k = pad8(k_dim), v = pad8(v_dim);
-    return (n_heads * k + PIECE * sh_max_u64(k, v) + n_heads * SPLIT + 2 * sh_avx2_attention_partial(n_heads, v_dim)) * sizeof(float);
+    return (n_heads * k + PIECE * sh_max_u64(k, v) + n_heads * SPLIT + 2 * sh_avx2_attention_partial(n_heads, v_dim)) *
+           sizeof(float);
 }
 
 static struct work lay_out(const struct sh_cpu_attention *a, float *scratch) {
@@ -58,7 +62,8 @@ static void convert(enum sh_kv_type type, const void *src, uint32_t n, uint32_t 
             memcpy(out, (const float *)src + (size_t)t * dim, dim * sizeof *out);
         } else {
             const uint16_t *half = (const uint16_t *)src + (size_t)t * dim;
-            for (uint32_t d = 0; d < whole; d += 8) _mm256_storeu_ps(out + d, _mm256_cvtph_ps(_mm_loadu_si128((const void *)(half + d))));
+            for (uint32_t d = 0; d < whole; d += 8)
+                _mm256_storeu_ps(out + d, _mm256_cvtph_ps(_mm_loadu_si128((const void *)(half + d))));
             for (uint32_t d = whole; d < dim; d++) out[d] = _cvtsh_ss(half[d]);
         }
         for (uint32_t d = dim; d < pad; d++) out[d] = 0.0f;
@@ -110,7 +115,8 @@ static void accumulate(const float *p, const float *values, uint32_t n, uint32_t
     }
     for (; d < pad; d += 8) {
         __m256 o = _mm256_loadu_ps(out + d);
-        for (uint32_t t = 0; t < n; t++) o = _mm256_fmadd_ps(_mm256_broadcast_ss(p + t), _mm256_loadu_ps(values + (size_t)t * pad + d), o);
+        for (uint32_t t = 0; t < n; t++)
+            o = _mm256_fmadd_ps(_mm256_broadcast_ss(p + t), _mm256_loadu_ps(values + (size_t)t * pad + d), o);
         _mm256_storeu_ps(out + d, o);
     }
 }
@@ -134,7 +140,8 @@ static float soften(float *scores, uint32_t n, float *largest) {
 
 static float exp_of(float x) { return _mm256_cvtss_f32(sh_avx2_exp(_mm256_set1_ps(x))); }
 
-/* Joins a part to what came before it, head by head: total = total * exp(most - new most) + part * exp(part's most - new most). */
+/* Joins a part to what came before it, head by head: total = total * exp(most - new most) + part * exp(part's most - new most).
+ */
 static void join(const struct sh_cpu_attention *a, const struct partial *total, const struct partial *part) {
     const uint32_t v_pad = pad8(a->cache->v_dim);
     for (uint32_t h = 0; h < a->n_heads; h++) {
@@ -157,7 +164,8 @@ static void run_part(const struct sh_cpu_attention *a, const struct work *w, uin
     const uint32_t begin = part * SPLIT, end = a->n_positions - begin < SPLIT ? a->n_positions : begin + SPLIT;
     for (uint32_t t = begin; t < end; t += PIECE) {
         const uint32_t n = end - t < PIECE ? end - t : PIECE;
-        convert(c->kv_type, (const uint8_t *)c->pages[t / c->page_tokens] + sh_ref_cache_k(c, a->kv_head, t), n, c->k_dim, w->k_pad, w->rows);
+        convert(c->kv_type, (const uint8_t *)c->pages[t / c->page_tokens] + sh_ref_cache_k(c, a->kv_head, t), n, c->k_dim,
+                w->k_pad, w->rows);
         for (uint32_t h = 0; h < a->n_heads; h++)
             score(w->q + (size_t)h * w->k_pad, w->rows, n, w->k_pad, a->scale, w->scores + (size_t)h * SPLIT + (t - begin));
     }
@@ -165,7 +173,8 @@ static void run_part(const struct sh_cpu_attention *a, const struct work *w, uin
     memset(out->values, 0, (size_t)a->n_heads * w->v_pad * sizeof *out->values);
     for (uint32_t t = begin; t < end; t += PIECE) {
         const uint32_t n = end - t < PIECE ? end - t : PIECE;
-        convert(c->kv_type, (const uint8_t *)c->pages[t / c->page_tokens] + sh_ref_cache_v(c, a->kv_head, t), n, c->v_dim, w->v_pad, w->rows);
+        convert(c->kv_type, (const uint8_t *)c->pages[t / c->page_tokens] + sh_ref_cache_v(c, a->kv_head, t), n, c->v_dim,
+                w->v_pad, w->rows);
         for (uint32_t h = 0; h < a->n_heads; h++)
             accumulate(w->scores + (size_t)h * SPLIT + (t - begin), w->rows, n, w->v_pad, out->values + (size_t)h * w->v_pad);
     }

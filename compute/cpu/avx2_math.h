@@ -18,12 +18,14 @@ static inline float sh_avx2_max(__m256 v) {
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
 
-/* exp(x) = 2^n exp(r), n = round(x / ln 2), |r| <= ln(2)/2 by a two-part ln 2; exp(r) by its Taylor series to r^7, whose remainder is below
- * 6e-9. Relative error below 2e-7 (tested). Below -87.3 the result is 0, above 88.7 infinity; NaN stays NaN. */
+/* exp(x) = 2^n exp(r), n = round(x / ln 2), |r| <= ln(2)/2 by a two-part ln 2; exp(r) by its Taylor series to r^7, whose
+ * remainder is below 6e-9. Relative error below 2e-7 (tested). Below -87.3 the result is 0, above 88.7 infinity; NaN stays NaN.
+ */
 static inline __m256 sh_avx2_exp(__m256 x) {
     const __m256 highest = _mm256_set1_ps(88.72283f), lowest = _mm256_set1_ps(-87.33654f);
     const __m256 in = _mm256_max_ps(lowest, _mm256_min_ps(highest, x)); /* the second operand is returned where one is NaN */
-    const __m256 n = _mm256_round_ps(_mm256_mul_ps(in, _mm256_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const __m256 n =
+        _mm256_round_ps(_mm256_mul_ps(in, _mm256_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693145751953125f), in);
     r = _mm256_fnmadd_ps(n, _mm256_set1_ps(1.428606765330187e-06f), r);
     __m256 p = _mm256_set1_ps(1.0f / 5040.0f);

@@ -4,7 +4,7 @@
 #include "compute/cpu/lanes8.h"
 
 #define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
+#define UNROLLED(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < (n); i++)
 #define MAX_TILE 4 /* activation rows that share one pass over a group of weights */
 
 /* Activation rows whose operands are walked again and again for the groups of a piece: they stay in the second-level cache. */
@@ -40,7 +40,8 @@ static void prepare_32(const float *x, uint64_t cols, uint8_t *out) {
     float *scales = (float *)(void *)(out + sh_lanes8_scales_at(cols));
     int32_t *sums = (int32_t *)(void *)(out + sh_lanes8_sums_at(SH_LANES8_Q8_32, cols));
     for (uint64_t b = 0; b < cols / 32; b++, x += 32, q += 32) {
-        const __m256 m = _mm256_max_ps(_mm256_max_ps(magnitude(x), magnitude(x + 8)), _mm256_max_ps(magnitude(x + 16), magnitude(x + 24)));
+        const __m256 m =
+            _mm256_max_ps(_mm256_max_ps(magnitude(x), magnitude(x + 8)), _mm256_max_ps(magnitude(x + 16), magnitude(x + 24)));
         __m256 inverse;
         block_scale(sh_avx2_max(m), &scales[b], &inverse);
         sums[b] = quantise16(x, inverse, q) + quantise16(x + 16, inverse, q + 16);
@@ -66,6 +67,11 @@ static void prepare_256(const float *x, uint64_t cols, uint8_t *out) {
     }
 }
 
+static void prepare_floats(const float *x, uint64_t cols, uint64_t bytes, uint8_t *out) {
+    memcpy(out, x, cols * sizeof *x);
+    memset(out + cols * sizeof *x, 0, bytes - cols * sizeof *x);
+}
+
 void sh_avx2_prepare(uint32_t operand, const float *x, uint64_t cols, uint32_t n_rows, void *out) {
     const uint64_t stride = sh_lanes8_operand_bytes(operand, cols);
     for (uint32_t r = 0; r < n_rows; r++, x += cols) {
@@ -73,9 +79,7 @@ void sh_avx2_prepare(uint32_t operand, const float *x, uint64_t cols, uint32_t n
         switch (operand) {
         case SH_LANES8_Q8_32: prepare_32(x, cols, to); break;
         case SH_LANES8_Q8_256: prepare_256(x, cols, to); break;
-        default:
-            memcpy(to, x, cols * sizeof *x);
-            memset(to + cols * sizeof *x, 0, stride - cols * sizeof *x);
+        default: prepare_floats(x, cols, stride, to); break;
         }
     }
 }
@@ -112,17 +116,17 @@ INLINE void dot_q4_0(const uint8_t *w, const struct rows *rows, __m256 *acc, con
     for (uint64_t b = 0; b < rows->cols / 32; b++, w += SH_LANES8_Q4_0) {
         fetch(w, SH_LANES8_Q4_0);
         __m256i s[MAX_TILE];
-        UNROLL for (int i = 0; i < n; i++) s[i] = _mm256_setzero_si256();
-        UNROLL for (int v = 0; v < 4; v++) {
+        UNROLLED (i, n) s[i] = _mm256_setzero_si256();
+        UNROLLED (v, 4) {
             const __m256i both = load(w + 16 + 32 * v), low = low_nibbles(both), high = high_nibbles(both);
-            UNROLL for (int i = 0; i < n; i++) {
+            UNROLLED (i, n) {
                 const uint8_t *x = rows->x + i * rows->stride + 32 * b + 4 * v;
                 s[i] = _mm256_add_epi16(s[i], _mm256_maddubs_epi16(low, word(x)));
                 s[i] = _mm256_add_epi16(s[i], _mm256_maddubs_epi16(high, word(x + 16)));
             }
         }
         const __m256 d = halves(w);
-        UNROLL for (int i = 0; i < n; i++) {
+        UNROLLED (i, n) {
             const uint8_t *x = rows->x + i * rows->stride;
             const __m256i dot = _mm256_sub_epi32(pairs_to_sum(s[i]), _mm256_slli_epi32(word(x + sums + 4 * b), 3));
             const __m256 scale = _mm256_mul_ps(d, _mm256_set1_ps(real(x + scales + 4 * b)));
@@ -137,32 +141,32 @@ INLINE void dot_q8_0(const uint8_t *w, const struct rows *rows, __m256 *acc, con
     for (uint64_t b = 0; b < rows->cols / 32; b++, w += SH_LANES8_Q8_0) {
         fetch(w, SH_LANES8_Q8_0);
         __m256i s[MAX_TILE];
-        UNROLL for (int i = 0; i < n; i++) s[i] = _mm256_setzero_si256();
-        UNROLL for (int v = 0; v < 8; v++) {
+        UNROLLED (i, n) s[i] = _mm256_setzero_si256();
+        UNROLLED (v, 8) {
             const __m256i q = load(w + 16 + 32 * v), size = _mm256_abs_epi8(q);
-            UNROLL for (int i = 0; i < n; i++) {
+            UNROLLED (i, n) {
                 const __m256i x = word(rows->x + i * rows->stride + 32 * b + 4 * v);
                 s[i] = _mm256_add_epi32(s[i], pairs_to_sum(_mm256_maddubs_epi16(size, _mm256_sign_epi8(x, q))));
             }
         }
         const __m256 d = halves(w);
-        UNROLL for (int i = 0; i < n; i++) {
+        UNROLLED (i, n) {
             const __m256 scale = _mm256_mul_ps(d, _mm256_set1_ps(real(rows->x + i * rows->stride + scales + 4 * b)));
             acc[i] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(s[i]), acc[i]);
         }
     }
 }
 
-/* The scale of sub-block 2p + odd of each row as two equal 16-bit numbers. Both halves of `pair` hold [row][2] bytes of all rows; the lower
- * lanes pick rows 0..3, the upper ones rows 4..7. */
+/* The scale of sub-block 2p + odd of each row as two equal 16-bit numbers. Both halves of `pair` hold [row][2] bytes of all rows;
+ * the lower lanes pick rows 0..3, the upper ones rows 4..7. */
 INLINE __m256i scale_of(__m256i pair, int odd) {
-    const __m256i pick = _mm256_setr_epi8(0, -1, 0, -1, 2, -1, 2, -1, 4, -1, 4, -1, 6, -1, 6, -1, 8, -1, 8, -1, 10, -1, 10, -1, 12, -1, 12,
-                                          -1, 14, -1, 14, -1);
+    const __m256i pick = _mm256_setr_epi8(0, -1, 0, -1, 2, -1, 2, -1, 4, -1, 4, -1, 6, -1, 6, -1, 8, -1, 8, -1, 10, -1, 10, -1,
+                                          12, -1, 12, -1, 14, -1, 14, -1);
     return _mm256_shuffle_epi8(odd ? _mm256_srli_epi16(pair, 8) : pair, pick);
 }
 INLINE __m256i signed_scale_of(__m256i pair, int odd) { /* sign-extended: the byte is shifted down from the upper half */
-    const __m256i pick = _mm256_setr_epi8(-1, 0, -1, 0, -1, 2, -1, 2, -1, 4, -1, 4, -1, 6, -1, 6, -1, 8, -1, 8, -1, 10, -1, 10, -1, 12, -1, 12,
-                                          -1, 14, -1, 14);
+    const __m256i pick = _mm256_setr_epi8(-1, 0, -1, 0, -1, 2, -1, 2, -1, 4, -1, 4, -1, 6, -1, 6, -1, 8, -1, 8, -1, 10, -1, 10,
+                                          -1, 12, -1, 12, -1, 14, -1, 14);
     return _mm256_srai_epi16(_mm256_shuffle_epi8(odd ? _mm256_srli_epi16(pair, 8) : pair, pick), 8);
 }
 INLINE __m256i pair_of(const uint8_t *p) { return _mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)p)); }
@@ -171,10 +175,10 @@ INLINE __m256i pair_of(const uint8_t *p) { return _mm256_broadcastsi128_si256(_m
 INLINE void finish_k(const uint8_t *w, const struct rows *rows, uint64_t b, const __m256i *sums, __m256 *acc, const int n) {
     const uint64_t scales = sh_lanes8_scales_at(rows->cols), sums32 = sh_lanes8_sums32_at(rows->cols);
     const __m256 d = halves(w), dmin = halves(w + 16);
-    UNROLL for (int i = 0; i < n; i++) {
+    UNROLLED (i, n) {
         const uint8_t *x = rows->x + i * rows->stride;
         __m256i mins = _mm256_setzero_si256();
-        UNROLL for (int p = 0; p < 4; p++) {
+        UNROLLED (p, 4) {
             const __m256i m = _mm256_cvtepu8_epi16(_mm_loadu_si128((const void *)(w + 96 + 16 * p)));
             mins = _mm256_add_epi32(mins, _mm256_madd_epi16(m, word(x + sums32 + 16 * b + 4 * p)));
         }
@@ -187,15 +191,15 @@ INLINE void finish_k(const uint8_t *w, const struct rows *rows, uint64_t b, cons
 INLINE void dot_q4_k(const uint8_t *w, const struct rows *rows, __m256 *acc, const int n) {
     for (uint64_t b = 0; b < rows->cols / 256; b++, w += SH_LANES8_Q4_K) {
         __m256i sums[MAX_TILE];
-        UNROLL for (int i = 0; i < n; i++) sums[i] = _mm256_setzero_si256();
+        UNROLLED (i, n) sums[i] = _mm256_setzero_si256();
         for (int c = 0; c < 4; c++) {
             const uint8_t *q = w + 160 + 256 * c;
             fetch(q, 296);
             __m256i low[MAX_TILE], high[MAX_TILE];
-            UNROLL for (int i = 0; i < n; i++) low[i] = high[i] = _mm256_setzero_si256();
-            UNROLL for (int v = 0; v < 8; v++) {
+            UNROLLED (i, n) low[i] = high[i] = _mm256_setzero_si256();
+            UNROLLED (v, 8) {
                 const __m256i both = load(q + 32 * v), lo = low_nibbles(both), hi = high_nibbles(both);
-                UNROLL for (int i = 0; i < n; i++) {
+                UNROLLED (i, n) {
                     const uint8_t *x = rows->x + i * rows->stride + 256 * b + 64 * c + 4 * v;
                     low[i] = _mm256_add_epi16(low[i], _mm256_maddubs_epi16(lo, word(x)));
                     high[i] = _mm256_add_epi16(high[i], _mm256_maddubs_epi16(hi, word(x + 32)));
@@ -203,7 +207,7 @@ INLINE void dot_q4_k(const uint8_t *w, const struct rows *rows, __m256 *acc, con
             }
             const __m256i pair = pair_of(w + 32 + 16 * c);
             const __m256i even = scale_of(pair, 0), odd = scale_of(pair, 1);
-            UNROLL for (int i = 0; i < n; i++) {
+            UNROLLED (i, n) {
                 sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(low[i], even));
                 sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(high[i], odd));
             }
@@ -217,29 +221,30 @@ INLINE void dot_q5_k(const uint8_t *w, const struct rows *rows, __m256 *acc, con
     const __m256i bit = _mm256_set1_epi8(16);
     for (uint64_t b = 0; b < rows->cols / 256; b++, w += SH_LANES8_Q5_K) {
         __m256i sums[MAX_TILE];
-        UNROLL for (int i = 0; i < n; i++) sums[i] = _mm256_setzero_si256();
+        UNROLLED (i, n) sums[i] = _mm256_setzero_si256();
         for (int c = 0; c < 4; c++) {
             const uint8_t *q = w + 416 + 256 * c;
             fetch(q, 360);
             const __m256i pair = pair_of(w + 32 + 16 * c), even = scale_of(pair, 0), odd = scale_of(pair, 1);
             for (int half = 0; half < 2; half++) {
                 __m256i low[MAX_TILE], high[MAX_TILE];
-                UNROLL for (int i = 0; i < n; i++) low[i] = high[i] = _mm256_setzero_si256();
-                UNROLL for (int u = 0; u < 4; u++) {
+                UNROLLED (i, n) low[i] = high[i] = _mm256_setzero_si256();
+                UNROLLED (u, 4) {
                     const int v = 4 * half + u;
                     const __m256i both = load(q + 32 * v);
                     /* bits 2c and 2c + 1 of each byte, moved to bit 4: what comes in from the neighbouring byte is masked away */
                     const __m256i top = _mm256_srl_epi16(load(w + 160 + 32 * v), _mm_cvtsi32_si128(2 * c));
                     const __m256i lo_bit = _mm256_and_si256(_mm256_slli_epi16(top, 4), bit);
                     const __m256i hi_bit = _mm256_and_si256(_mm256_slli_epi16(top, 3), bit);
-                    const __m256i lo = _mm256_or_si256(low_nibbles(both), lo_bit), hi = _mm256_or_si256(high_nibbles(both), hi_bit);
-                    UNROLL for (int i = 0; i < n; i++) {
+                    const __m256i lo = _mm256_or_si256(low_nibbles(both), lo_bit),
+                                  hi = _mm256_or_si256(high_nibbles(both), hi_bit);
+                    UNROLLED (i, n) {
                         const uint8_t *x = rows->x + i * rows->stride + 256 * b + 64 * c + 4 * v;
                         low[i] = _mm256_add_epi16(low[i], _mm256_maddubs_epi16(lo, word(x)));
                         high[i] = _mm256_add_epi16(high[i], _mm256_maddubs_epi16(hi, word(x + 32)));
                     }
                 }
-                UNROLL for (int i = 0; i < n; i++) {
+                UNROLLED (i, n) {
                     sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(low[i], even));
                     sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(high[i], odd));
                 }
@@ -249,15 +254,15 @@ INLINE void dot_q5_k(const uint8_t *w, const struct rows *rows, __m256 *acc, con
     }
 }
 
-/* Quants 0..63 stand for -32..31. Two vectors, 2 * 2 * 63 * 127 = 32,004, fit into 16 bits; a sub-block of 16 is four vectors. Half h of a
- * block: nibbles [a][v] and bit pairs [v]; low nibbles with bits 2a, 2a+1 are elements 128h + 32a + 4v.., high nibbles with bits 2a+4, 2a+5
- * those 64 further. Element e belongs to sub-block e / 16. */
+/* Quants 0..63 stand for -32..31. Two vectors, 2 * 2 * 63 * 127 = 32,004, fit into 16 bits; a sub-block of 16 is four vectors.
+ * Half h of a block: nibbles [a][v] and bit pairs [v]; low nibbles with bits 2a, 2a+1 are elements 128h + 32a + 4v.., high
+ * nibbles with bits 2a+4, 2a+5 those 64 further. Element e belongs to sub-block e / 16. */
 INLINE void dot_q6_k(const uint8_t *w, const struct rows *rows, __m256 *acc, const int n) {
     const uint64_t scales = sh_lanes8_scales_at(rows->cols), sums16 = sh_lanes8_sums_at(SH_LANES8_Q8_256, rows->cols);
     const __m256i bits = _mm256_set1_epi8(0x30);
     for (uint64_t b = 0; b < rows->cols / 256; b++, w += SH_LANES8_Q6_K) {
         __m256i sums[MAX_TILE];
-        UNROLL for (int i = 0; i < n; i++) sums[i] = _mm256_setzero_si256();
+        UNROLLED (i, n) sums[i] = _mm256_setzero_si256();
         for (int part = 0; part < 4; part++) { /* 2h + a: 32 elements from low nibbles, 32 from high ones */
             const int h = part / 2, a = part % 2;
             const uint8_t *q = w + 656 + 256 * part;
@@ -266,22 +271,23 @@ INLINE void dot_q6_k(const uint8_t *w, const struct rows *rows, __m256 *acc, con
             for (int sub = 0; sub < 2; sub++) {
                 const __m256i low_scale = sub ? signed_scale_of(low_pair, 1) : signed_scale_of(low_pair, 0);
                 const __m256i high_scale = sub ? signed_scale_of(high_pair, 1) : signed_scale_of(high_pair, 0);
-                UNROLL for (int two = 0; two < 2; two++) {
+                UNROLLED (two, 2) {
                     __m256i low[MAX_TILE], high[MAX_TILE];
-                    UNROLL for (int u = 0; u < 2; u++) {
+                    UNROLLED (u, 2) {
                         const int v = 4 * sub + 2 * two + u;
                         const __m256i both = load(q + 32 * v);
                         const __m256i top = _mm256_srl_epi16(load(w + 144 + 256 * h + 32 * v), _mm_cvtsi32_si128(2 * a));
                         const __m256i lo = _mm256_or_si256(low_nibbles(both), _mm256_and_si256(_mm256_slli_epi16(top, 4), bits));
                         const __m256i hi = _mm256_or_si256(high_nibbles(both), _mm256_and_si256(top, bits));
-                        UNROLL for (int i = 0; i < n; i++) {
+                        UNROLLED (i, n) {
                             const uint8_t *x = rows->x + i * rows->stride + 256 * b + 128 * h + 32 * a + 4 * v;
-                            const __m256i first = _mm256_maddubs_epi16(lo, word(x)), second = _mm256_maddubs_epi16(hi, word(x + 64));
+                            const __m256i first = _mm256_maddubs_epi16(lo, word(x)),
+                                          second = _mm256_maddubs_epi16(hi, word(x + 64));
                             low[i] = u == 0 ? first : _mm256_add_epi16(low[i], first);
                             high[i] = u == 0 ? second : _mm256_add_epi16(high[i], second);
                         }
                     }
-                    UNROLL for (int i = 0; i < n; i++) {
+                    UNROLLED (i, n) {
                         sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(low[i], low_scale));
                         sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(high[i], high_scale));
                     }
@@ -289,10 +295,10 @@ INLINE void dot_q6_k(const uint8_t *w, const struct rows *rows, __m256 *acc, con
             }
         }
         const __m256 d = halves(w);
-        UNROLL for (int i = 0; i < n; i++) {
+        UNROLLED (i, n) {
             const uint8_t *x = rows->x + i * rows->stride;
             __m256i offset = _mm256_setzero_si256(); /* sum of scale * sum of quants */
-            UNROLL for (int p = 0; p < 8; p++) {
+            UNROLLED (p, 8) {
                 const __m256i s = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)(w + 16 + 16 * p)));
                 offset = _mm256_add_epi32(offset, _mm256_madd_epi16(s, word(x + sums16 + 32 * b + 4 * p)));
             }
@@ -310,18 +316,20 @@ INLINE __m256 weights_bf16(const uint8_t *w) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)w)), 16));
 }
 #define DOT_FLOATS(name, weights, bytes)                                                                                         \
-    INLINE void name(const uint8_t *w, const struct rows *rows, __m256 *acc, const int n) {                                     \
+    INLINE void name(const uint8_t *w, const struct rows *rows, __m256 *acc, const int n) {                                      \
         __m256 c[2][4];                                                                                                          \
-        UNROLL for (int i = 0; i < n; i++) UNROLL for (int j = 0; j < 4; j++) c[i][j] = _mm256_setzero_ps();                     \
+        UNROLLED (i, n)                                                                                                          \
+            UNROLLED (j, 4) c[i][j] = _mm256_setzero_ps();                                                                       \
         for (uint64_t k = 0; k < rows->cols; k += 4, w += 4 * 8 * (bytes)) {                                                     \
             fetch(w, 4 * 8 * (bytes));                                                                                           \
-            UNROLL for (int j = 0; j < 4; j++) {                                                                                 \
+            UNROLLED (j, 4) {                                                                                                    \
                 const __m256 wk = weights(w + j * 8 * (bytes));                                                                  \
-                UNROLL for (int i = 0; i < n; i++) c[i][j] =                                                                     \
-                    _mm256_fmadd_ps(wk, _mm256_set1_ps(real(rows->x + i * rows->stride + 4 * (k + (uint64_t)j))), c[i][j]);      \
+                UNROLLED (i, n)                                                                                                  \
+                    c[i][j] =                                                                                                    \
+                        _mm256_fmadd_ps(wk, _mm256_set1_ps(real(rows->x + i * rows->stride + 4 * (k + (uint64_t)j))), c[i][j]);  \
             }                                                                                                                    \
         }                                                                                                                        \
-        UNROLL for (int i = 0; i < n; i++) acc[i] = _mm256_add_ps(_mm256_add_ps(c[i][0], c[i][1]), _mm256_add_ps(c[i][2], c[i][3])); \
+        UNROLLED (i, n) acc[i] = _mm256_add_ps(_mm256_add_ps(c[i][0], c[i][1]), _mm256_add_ps(c[i][2], c[i][3]));                \
     }
 DOT_FLOATS(dot_f32, weights_f32, 4)
 DOT_FLOATS(dot_f16, weights_f16, 2)
@@ -351,11 +359,12 @@ INLINE void finish(const struct sh_cpu_matmul *m, uint64_t row, uint32_t r, __m2
 typedef void tile_fn(const struct sh_cpu_matmul *m, uint64_t group, uint64_t group_bytes, uint32_t r, const struct rows *rows);
 
 #define TILE(dot, n)                                                                                                             \
-    static void dot##_##n(const struct sh_cpu_matmul *m, uint64_t group, uint64_t group_bytes, uint32_t r, const struct rows *rows) { \
+    static void dot##_##n(const struct sh_cpu_matmul *m, uint64_t group, uint64_t group_bytes, uint32_t r,                       \
+                          const struct rows *rows) {                                                                             \
         __m256 acc[n];                                                                                                           \
-        UNROLL for (int i = 0; i < (n); i++) acc[i] = _mm256_setzero_ps();                                                      \
+        UNROLLED (i, n) acc[i] = _mm256_setzero_ps();                                                                            \
         dot((const uint8_t *)m->w->data + group * group_bytes, rows, acc, n);                                                    \
-        UNROLL for (int i = 0; i < (n); i++) finish(m, group * 8, r + (uint32_t)i, acc[i]);                                     \
+        UNROLLED (i, n) finish(m, group * 8, r + (uint32_t)i, acc[i]);                                                           \
     }
 #define TILES(dot) TILE(dot, 1) TILE(dot, 2) TILE(dot, 3) TILE(dot, 4)
 TILES(dot_q4_0)

@@ -1,6 +1,6 @@
 /*
- * context.c - state and buffers of one context, and the runner thread that makes submit asynchronous: submit copies the step into its slot
- * and returns, the runner takes slots in order of submission and runs them on the pool.
+ * context.c - state and buffers of one context, and the runner thread that makes submit asynchronous: submit copies the step into
+ * its slot and returns, the runner takes slots in order of submission and runs them on the pool.
  */
 #include "compute/cpu/cpu.h"
 
@@ -39,7 +39,8 @@ static void *page_address(const struct sh_cpu_pages *pages, uint32_t page) {
 }
 
 enum sh_code sh_cpu_pool_reserve(struct sh_exec_context *context, uint32_t group, uint32_t n_pages, struct sh_error *err) {
-    if (group >= context->model->segment.program->n_groups) return sh_fail(err, SH_ERR_INVALID, "state group %u does not exist", group);
+    if (group >= context->model->segment.program->n_groups)
+        return sh_fail(err, SH_ERR_INVALID, "state group %u does not exist", group);
     struct sh_cpu_pages *pages = &context->groups[group];
     if (n_pages <= pages->n_pages) return SH_OK;
     const uint32_t n_slabs = (uint32_t)(((uint64_t)n_pages + pages->slab_pages - 1) / pages->slab_pages);
@@ -63,15 +64,16 @@ uint64_t sh_cpu_pool_bytes(const struct sh_exec_context *context) { return atomi
 
 enum sh_code sh_cpu_page_copy(struct sh_exec_context *context, uint32_t group, uint32_t src, uint32_t dst, uint32_t n_tokens,
                               struct sh_error *err) {
-    if (group >= context->model->segment.program->n_groups) return sh_fail(err, SH_ERR_INVALID, "state group %u does not exist", group);
+    if (group >= context->model->segment.program->n_groups)
+        return sh_fail(err, SH_ERR_INVALID, "state group %u does not exist", group);
     const struct sh_cpu_pages *pages = &context->groups[group];
     if (src >= pages->n_pages || dst >= pages->n_pages || n_tokens > SH_PAGE_TOKENS)
-        return sh_fail(err, SH_ERR_INVALID, "page copy %u -> %u of %u tokens: the pool has %u pages of %u tokens", src, dst, n_tokens,
-                       pages->n_pages, SH_PAGE_TOKENS);
+        return sh_fail(err, SH_ERR_INVALID, "page copy %u -> %u of %u tokens: the pool has %u pages of %u tokens", src, dst,
+                       n_tokens, pages->n_pages, SH_PAGE_TOKENS);
     if (!sh_grow((void **)&context->copies, &context->cap_copies, context->n_copies + 1, sizeof *context->copies))
         return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a page copy");
-    context->copies[context->n_copies++] =
-        (struct sh_cpu_copy){.group = group, .n_tokens = n_tokens, .src = page_address(pages, src), .dst = page_address(pages, dst)};
+    context->copies[context->n_copies++] = (struct sh_cpu_copy){
+        .group = group, .n_tokens = n_tokens, .src = page_address(pages, src), .dst = page_address(pages, dst)};
     return SH_OK;
 }
 
@@ -81,23 +83,24 @@ static enum sh_code check_step(const struct sh_exec_context *context, const stru
     const struct sh_exec_context_params *p = &context->params;
     const struct sh_program *program = context->model->segment.program;
     if (step->n_rows > p->max_rows || step->n_outputs > p->max_outputs || step->n_sequences > p->max_sequences)
-        return sh_fail(err, SH_ERR_LIMIT, "step of %u rows, %u outputs, %u sequences; the limits are %u, %u, %u", step->n_rows, step->n_outputs,
-                       step->n_sequences, p->max_rows, p->max_outputs, p->max_sequences);
+        return sh_fail(err, SH_ERR_LIMIT, "step of %u rows, %u outputs, %u sequences; the limits are %u, %u, %u", step->n_rows,
+                       step->n_outputs, step->n_sequences, p->max_rows, p->max_outputs, p->max_sequences);
     for (uint32_t s = 0; s < step->n_sequences; s++) {
         const struct sh_step_sequence *q = &step->sequences[s];
         if (q->n_pages > p->max_pages_per_sequence || q->first_row > step->n_rows || q->n_rows > step->n_rows - q->first_row)
-            return sh_fail(err, SH_ERR_INVALID, "sequence %u of the step: %u pages, rows %u + %u; the limits are %u and %u", s, q->n_pages,
-                           q->first_row, q->n_rows, p->max_pages_per_sequence, step->n_rows);
+            return sh_fail(err, SH_ERR_INVALID, "sequence %u of the step: %u pages, rows %u + %u; the limits are %u and %u", s,
+                           q->n_pages, q->first_row, q->n_rows, p->max_pages_per_sequence, step->n_rows);
         for (uint32_t g = 0; g < program->n_groups; g++)
             for (uint32_t i = 0; i < q->n_pages; i++)
                 if (q->pages[g][i] >= context->groups[g].n_pages)
-                    return sh_fail(err, SH_ERR_INVALID, "sequence %u of the step: page %u of group %u, the pool has %u", s, q->pages[g][i], g,
-                                   context->groups[g].n_pages);
+                    return sh_fail(err, SH_ERR_INVALID, "sequence %u of the step: page %u of group %u, the pool has %u", s,
+                                   q->pages[g][i], g, context->groups[g].n_pages);
     }
     for (uint32_t r = 0; r < step->n_rows; r++) {
         const struct sh_step_row *row = &step->rows[r];
         if (row->sampled_from != SH_NONE)
-            return sh_fail(err, SH_ERR_INVALID, "row %u refers to a token sampled on the device; the CPU executor samples none", r);
+            return sh_fail(err, SH_ERR_INVALID, "row %u refers to a token sampled on the device; the CPU executor samples none",
+                           r);
         if (row->sequence >= step->n_sequences || row->position / SH_PAGE_TOKENS >= step->sequences[row->sequence].n_pages)
             return sh_fail(err, SH_ERR_INVALID, "row %u: sequence %u, position %u has no page", r, row->sequence, row->position);
         if (row->embedding == NULL && (row->token < 0 || (uint32_t)row->token >= program->n_vocab))
@@ -112,9 +115,12 @@ static enum sh_code check_step(const struct sh_exec_context *context, const stru
     return SH_OK;
 }
 
-static uint32_t rows_of(const struct sh_cpu_slot *slot, enum sh_rows rows) { return rows == SH_ROWS_ALL ? slot->n_rows : slot->n_outputs; }
+static uint32_t rows_of(const struct sh_cpu_slot *slot, enum sh_rows rows) {
+    return rows == SH_ROWS_ALL ? slot->n_rows : slot->n_outputs;
+}
 
-static enum sh_code copy_rows(struct sh_exec_context *context, struct sh_cpu_slot *slot, const struct sh_step *step, struct sh_error *err) {
+static enum sh_code copy_rows(struct sh_exec_context *context, struct sh_cpu_slot *slot, const struct sh_step *step,
+                              struct sh_error *err) {
     const uint32_t n_embd = context->model->segment.program->n_embd;
     uint32_t n_embeddings = 0;
     for (uint32_t r = 0; r < step->n_rows; r++) n_embeddings += step->rows[r].embedding != NULL;
@@ -185,7 +191,8 @@ static enum sh_code prepare_captures(struct sh_exec_context *context, struct sh_
         if (captures != NULL) slot->captures = captures;
         struct sh_cpu_block *captured = realloc(slot->captured, step->n_capture * sizeof *captured);
         if (captured != NULL) slot->captured = captured;
-        if (capture == NULL || captures == NULL || captured == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for captures");
+        if (capture == NULL || captures == NULL || captured == NULL)
+            return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for captures");
         memset(captured + slot->cap_capture, 0, (step->n_capture - slot->cap_capture) * sizeof *captured);
         slot->cap_capture = step->n_capture;
     }
@@ -257,7 +264,8 @@ static bool await_slot(struct sh_exec_context *context, const struct sh_cpu_slot
     const uint64_t until = sh_now_ns() + (uint64_t)timeout_ns;
     const struct timespec deadline = {.tv_sec = (time_t)(until / 1000000000u), .tv_nsec = (long)(until % 1000000000u)};
     while (slot->state == SH_CPU_QUEUED)
-        if (pthread_cond_timedwait(&context->changed, &context->lock, &deadline) == ETIMEDOUT) return slot->state != SH_CPU_QUEUED;
+        if (pthread_cond_timedwait(&context->changed, &context->lock, &deadline) == ETIMEDOUT)
+            return slot->state != SH_CPU_QUEUED;
     return true;
 }
 
@@ -370,19 +378,23 @@ static enum sh_code allocate_buffers(struct sh_exec_context *context, struct sh_
     uint64_t total = operands + scratch + partials;
     for (uint32_t i = 0; i < m->fused.n_slots; i++)
         if (!outlives_step(m, i))
-            total += (uint64_t)(m->fused.slots[i].rows == SH_ROWS_ALL ? p->max_rows : p->max_outputs) * m->fused.slots[i].width * sizeof(float);
+            total += (uint64_t)(m->fused.slots[i].rows == SH_ROWS_ALL ? p->max_rows : p->max_outputs) * m->fused.slots[i].width *
+                     sizeof(float);
     enum sh_code code = sh_cpu_memory_check(total, "activations of a context", err);
     if (code == SH_OK) code = sh_cpu_block_alloc(m->device, SH_CPU_ACTIVATIONS, operands, "activations", &context->operands, err);
-    if (code == SH_OK) code = sh_cpu_block_alloc(m->device, SH_CPU_ACTIVATIONS, scratch, "scratch memory", &context->scratch, err);
-    if (code == SH_OK) code = sh_cpu_block_alloc(m->device, SH_CPU_ACTIVATIONS, partials, "scratch memory", &context->partials, err);
+    if (code == SH_OK)
+        code = sh_cpu_block_alloc(m->device, SH_CPU_ACTIVATIONS, scratch, "scratch memory", &context->scratch, err);
+    if (code == SH_OK)
+        code = sh_cpu_block_alloc(m->device, SH_CPU_ACTIVATIONS, partials, "scratch memory", &context->partials, err);
     for (uint32_t i = 0; code == SH_OK && i < m->fused.n_slots; i++) {
         if (outlives_step(m, i)) continue;
         const uint32_t rows = m->fused.slots[i].rows == SH_ROWS_ALL ? p->max_rows : p->max_outputs;
-        code = sh_cpu_block_alloc(m->device, SH_CPU_ACTIVATIONS, (uint64_t)rows * m->fused.slots[i].width * sizeof(float), "activations",
-                                  &context->shared[i], err);
+        code = sh_cpu_block_alloc(m->device, SH_CPU_ACTIVATIONS, (uint64_t)rows * m->fused.slots[i].width * sizeof(float),
+                                  "activations", &context->shared[i], err);
     }
     for (uint32_t s = 0; code == SH_OK && s < SH_SLOTS; s++)
-        if (!allocate_slot(context, &context->slots[s])) code = sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the steps of a context");
+        if (!allocate_slot(context, &context->slots[s]))
+            code = sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the steps of a context");
     return code;
 }
 

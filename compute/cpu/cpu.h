@@ -1,8 +1,9 @@
 /*
  * cpu.h - the insides that the files of the CPU executor share. Everything here is reached through the table in executor.h.
  *
- * Thread-safety: a device and a finished model may be used by any thread; a context by one, which hands its steps to the context's own
- * runner thread (context.c). The runner touches only the slot it runs, the context's shared buffers, and cache pages.
+ * Thread-safety: a device and a finished model may be used by any thread; a context by one, which hands its steps to the
+ * context's own runner thread (context.c). The runner touches only the slot it runs, the context's shared buffers, and cache
+ * pages.
  */
 #ifndef SHIMMY_CPU_H
 #define SHIMMY_CPU_H
@@ -105,13 +106,13 @@ struct sh_cpu_slot {
     struct sh_cpu_block *captured; /* [cap_capture] */
     uint32_t n_capture, cap_capture;
 
-    float **activations;         /* [fused.n_slots]: the context's shared buffer, or this slot's own */
-    struct sh_cpu_block *owned;  /* [fused.n_slots]: of those that outlive the step */
+    float **activations;        /* [fused.n_slots]: the context's shared buffer, or this slot's own */
+    struct sh_cpu_block *owned; /* [fused.n_slots]: of those that outlive the step */
 
     /* result */
-    int32_t *tokens;                 /* [max_outputs], all -1 */
-    const float **logits, **hidden;  /* [max_outputs] */
-    const float **captures;          /* [cap_capture] */
+    int32_t *tokens;                /* [max_outputs], all -1 */
+    const float **logits, **hidden; /* [max_outputs] */
+    const float **captures;         /* [cap_capture] */
     uint64_t busy_ns;
     enum { SH_CPU_IDLE, SH_CPU_QUEUED, SH_CPU_DONE } state; /* under the context's lock */
 };

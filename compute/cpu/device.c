@@ -47,8 +47,8 @@ static enum sh_code choose(const char *want, const char *origin, const struct sh
         snprintf(have + used, sizeof have - used, "%s%s", used > 0 ? ", " : "", t->tier);
     }
     if (found != NULL)
-        return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: instruction set %s needs %s, which this CPU lacks; available: %s", origin, want,
-                       found->requires, have);
+        return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: instruction set %s needs %s, which this CPU lacks; available: %s", origin,
+                       want, found->requires, have);
     return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: found \"%.64s\", expected one of: %s", origin, want, have);
 }
 

@@ -1,28 +1,29 @@
 /*
- * kernels.h - the table of kernels of one instruction set. The executor decides what is computed and on how many threads; a table decides
- * how a matrix is stored, how activations are prepared for it, and with which arithmetic.
+ * kernels.h - the table of kernels of one instruction set. The executor decides what is computed and on how many threads; a table
+ * decides how a matrix is stored, how activations are prepared for it, and with which arithmetic.
  *
- * Arithmetic of each table, identical for any number of rows, threads, chunks, and both roles (so decode equals prefill bit for bit):
+ * Arithmetic of each table, identical for any number of rows, threads, chunks, and both roles (so decode equals prefill bit for
+ * bit):
  *
  * scalar: ref.h. Matrices stay in file layout.
  *
  * avx2 (AVX2, FMA, F16C; layouts of lanes8.h): fma(a, b, c) is one rounding.
- *   F32, F16, BF16 matrices: float activations; four sums per output by k mod 4, each an fma chain in ascending k from 0, joined as
- *     (s0 + s1) + (s2 + s3).
+ *   F32, F16, BF16 matrices: float activations; four sums per output by k mod 4, each an fma chain in ascending k from 0,
+ *     joined as (s0 + s1) + (s2 + s3).
  *   Q4_0, Q8_0: activations become int8 in blocks of 32: scale dx = most / 127 with most the block's largest magnitude, quant =
- *     nearest even of x * (127 / most), all 0 where most is 0. The integer dot product of a block is exact. Over blocks in ascending
- *     order y = fma(d * dx, dot, y).
- *   Q4_K, Q5_K: the same in blocks of 256. S = sum over sub-blocks of scale * dot and M = sum of min * (sum of the sub-block's activation
- *     quants) are exact integers; per block y = fma(-(dmin * dx), M, y), then y = fma(d * dx, S, y).
+ *     nearest even of x * (127 / most), all 0 where most is 0. The integer dot product of a block is exact. Over blocks in
+ *     ascending order y = fma(d * dx, dot, y).
+ *   Q4_K, Q5_K: the same in blocks of 256. S = sum over sub-blocks of scale * dot and M = sum of min * (sum of the sub-block's
+ *     activation quants) are exact integers; per block y = fma(-(dmin * dx), M, y), then y = fma(d * dx, S, y).
  *   Q6_K: S = sum over the 16 sub-blocks of scale * dot (quants -32..31), exact; y = fma(d * dx, S, y).
  *   rms_norm: the sum of squares has 8 lanes (i mod 8), each an fma chain, joined by sh_avx2_sum; then as scalar.
  *   glu and softmax use sh_avx2_exp, relative error below 2e-7.
- *   Attention: scores have 8 lanes (d mod 8), fma chains; a softmax over each 256 positions with that part's own maximum, its values an fma
- *     chain in ascending position; parts are joined in ascending order by rescaling to the larger maximum. The parts depend on the
- *     number of positions alone.
+ *   Attention: scores have 8 lanes (d mod 8), fma chains; a softmax over each 256 positions with that part's own maximum, its
+ *     values an fma chain in ascending position; parts are joined in ascending order by rescaling to the larger maximum. The
+ *     parts depend on the number of positions alone.
  *
- * Thread-safety: tables are constant; their functions are pure apart from what they write through their arguments. Different items (row
- * groups, rows) may be computed at the same time.
+ * Thread-safety: tables are constant; their functions are pure apart from what they write through their arguments. Different
+ * items (row groups, rows) may be computed at the same time.
  */
 #ifndef SHIMMY_CPU_KERNELS_H
 #define SHIMMY_CPU_KERNELS_H
@@ -39,15 +40,16 @@ struct sh_cpu_matrix {
 /* out[r][n] = x[r] . w[n] (+ bias[n]) (+ residual[r][n]), added in this order, for the rows n of some groups. */
 struct sh_cpu_matmul {
     const struct sh_cpu_matrix *w;
-    const void *x;   /* n_rows operands, as prepare() writes them */
+    const void *x; /* n_rows operands, as prepare() writes them */
     uint32_t n_rows;
     const float *bias;     /* [rows] or NULL */
     const float *residual; /* [n_rows][rows] or NULL; may be out */
     float *out;            /* [n_rows][rows] */
 };
 
-/* Attention of one row: one kv head's queries over positions [0, n_positions), see sh_ref_attention. A table may compute it in parts of
- * `attention_split` positions, which are joined in ascending order: then parts may run at the same time with the same result. */
+/* Attention of one row: one kv head's queries over positions [0, n_positions), see sh_ref_attention. A table may compute it in
+ * parts of `attention_split` positions, which are joined in ascending order: then parts may run at the same time with the same
+ * result. */
 struct sh_cpu_attention {
     const struct sh_ref_cache *cache;
     uint32_t kv_head;
@@ -71,7 +73,7 @@ struct sh_cpu_kernels {
     void (*unpack)(const struct sh_cpu_matrix *w, uint64_t row, float *out);
 
     /* ---- operands: activations as the matmul of a weight type reads them ---- */
-    uint32_t (*operand)(uint32_t type); /* a small number: equal numbers share prepared operands */
+    uint32_t (*operand)(uint32_t type);                         /* a small number: equal numbers share prepared operands */
     uint64_t (*operand_bytes)(uint32_t operand, uint64_t cols); /* of one row; a multiple of 64 */
     void (*prepare)(uint32_t operand, const float *x, uint64_t cols, uint32_t n_rows, void *out);
 
@@ -87,8 +89,9 @@ struct sh_cpu_kernels {
     uint64_t (*attention_scratch)(uint32_t n_heads, uint32_t n_positions, uint32_t k_dim, uint32_t v_dim); /* bytes */
     uint32_t attention_split; /* 0: not in parts, and the rest is NULL */
     void (*attention_part)(const struct sh_cpu_attention *a, uint32_t part, float *partial, void *scratch);
-    void (*attention_join)(const struct sh_cpu_attention *a, float *partials); /* all parts' partials, one after the other; overwritten */
-    uint64_t (*attention_partial)(uint32_t n_heads, uint32_t v_dim);           /* floats of one part's, a multiple of 8 */
+    /* `partials`: those of all parts, one after the other; overwritten. */
+    void (*attention_join)(const struct sh_cpu_attention *a, float *partials);
+    uint64_t (*attention_partial)(uint32_t n_heads, uint32_t v_dim); /* floats of one part's, a multiple of 8 */
 };
 
 /* All tables that this binary has, best first. */

@@ -52,7 +52,8 @@ static void rms_norm(const float *x, const float *w, uint32_t n_rows, uint32_t w
 }
 
 static void add(const float *x, const float *y, uint64_t n, float *out) {
-    for (uint64_t i = 0; i < n; i += 8) store_some(out + i, n - i, _mm256_add_ps(load_some(x + i, n - i), load_some(y + i, n - i)));
+    for (uint64_t i = 0; i < n; i += 8)
+        store_some(out + i, n - i, _mm256_add_ps(load_some(x + i, n - i), load_some(y + i, n - i)));
 }
 
 static void glu(enum sh_glu act, const float *gate, const float *up, uint64_t n, float *out) {

@@ -65,8 +65,7 @@ static void pack_block(uint32_t type, const uint8_t *src, uint32_t lane, uint8_t
     case SH_TYPE_Q5_K:
         memcpy(dst + 2 * lane, src, 2);
         memcpy(dst + 16 + 2 * lane, src + 2, 2);
-        for (uint32_t s = 0; s < 8; s++)
-            split_scales(src + 4, s, dst + 32 + pair_at(s, lane), dst + 96 + pair_at(s, lane));
+        for (uint32_t s = 0; s < 8; s++) split_scales(src + 4, s, dst + 32 + pair_at(s, lane), dst + 96 + pair_at(s, lane));
         words_to_lane(src + 16, type == SH_TYPE_Q4_K ? 32 : 40, lane, dst + 160);
         break;
     case SH_TYPE_Q6_K: /* file: low nibbles 128, bit pairs 64, scales 16, d */
@@ -111,7 +110,9 @@ static void pack_floats(uint32_t bytes, const uint8_t *src, uint64_t cols, uint3
         for (uint64_t k = 0; k < cols; k++) memcpy(dst + (k * LANES + lane) * 2, src + k * 2, 2);
 }
 
-static uint32_t float_bytes(uint32_t type) { return type == SH_TYPE_F32 ? 4 : type == SH_TYPE_F16 || type == SH_TYPE_BF16 ? 2 : 0; }
+static uint32_t float_bytes(uint32_t type) {
+    return type == SH_TYPE_F32 ? 4 : type == SH_TYPE_F16 || type == SH_TYPE_BF16 ? 2 : 0;
+}
 
 void sh_lanes8_pack(const struct sh_cpu_matrix *w, uint64_t row0, uint64_t n_rows, const void *src) {
     const struct sh_type_info *info = sh_type_info(w->type);

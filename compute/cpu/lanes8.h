@@ -1,16 +1,17 @@
 /*
- * lanes8.h - the packed layouts of matrices for kernels with eight 32-bit lanes: groups of 8 rows, so that a lane is a row and a dot
- * product needs no sum across lanes. A row's quants stay in the order in which the file has them, cut into words of 4 bytes; word i of the
- * 8 rows makes one 32-byte vector. Missing rows of the last group are zero.
+ * lanes8.h - the packed layouts of matrices for kernels with eight 32-bit lanes: groups of 8 rows, so that a lane is a row and a
+ * dot product needs no sum across lanes. A row's quants stay in the order in which the file has them, cut into words of 4 bytes;
+ * word i of the 8 rows makes one 32-byte vector. Missing rows of the last group are zero.
  *
  * Per group, per block, in this order (bytes):
  *   F32        per k: [8] float; k padded with zeros to a multiple of 4        F16, BF16: the same with 2-byte elements
  *   Q4_0   144 d f16[8]; 4 vectors: vector v holds elements 4v..4v+3 (low nibbles) and 16+4v..16+4v+3 (high)
  *   Q8_0   272 d f16[8]; 8 vectors: elements 4v..4v+3
- *   Q4_K  1184 d f16[8]; dmin f16[8]; scales u8[4][8][2]; mins u8[4][8][2]; 32 vectors: chunk c = v / 8 holds sub-block 2c (low nibbles)
- *              and 2c+1 (high), elements 4(v%8).. of each
- *   Q5_K  1440 as Q4_K up to the mins; 8 vectors of high bits: bit s of a byte belongs to sub-block s; then 32 vectors of nibbles
- *   Q6_K  1680 d f16[8]; scales i8[8][8][2]; 16 vectors of bit pairs, [half][8]; 32 vectors of nibbles, [half][2][8]: see q6_k in avx2_matmul.c
+ *   Q4_K  1184 d f16[8]; dmin f16[8]; scales u8[4][8][2]; mins u8[4][8][2]; 32 vectors: chunk c = v / 8 holds sub-block 2c
+ *              (low nibbles) and 2c+1 (high), elements 4(v%8).. of each
+ *   Q5_K  1440 as Q4_K up to the mins; 8 vectors of high bits: bit s of a byte belongs to sub-block s; then 32 of nibbles
+ *   Q6_K  1680 d f16[8]; scales i8[8][8][2]; 16 vectors of bit pairs, [half][8]; 32 vectors of nibbles, [half][2][8]: see
+ *              dot_q6_k in avx2_matmul.c
  * Scales and mins stand in pairs [pair][row][2] of neighbouring sub-blocks, as a multiply-add of 16-bit pairs wants them.
  *
  * Plain C without intrinsics: any instruction set with eight lanes may use it. Thread-safety: pure.

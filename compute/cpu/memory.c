@@ -21,7 +21,8 @@ static uint64_t meminfo(const char *key, uint64_t unknown) {
 }
 
 uint64_t sh_cpu_memory_total(void) { return meminfo("MemTotal", 0); }
-/* One number of a control group's file; with `key` that of the line which begins with it. "max" and missing files are `unknown`. */
+/* One number of a control group's file; with `key` that of the line which begins with it. "max" and missing files are `unknown`.
+ */
 static uint64_t group_value(const char *folder, const char *file, const char *key, uint64_t unknown) {
     char path[4352], line[256];
     snprintf(path, sizeof path, "%s/%s", folder, file);
@@ -41,12 +42,15 @@ static uint64_t group_available(void) {
     FILE *f = fopen("/proc/self/cgroup", "re");
     if (f == NULL) return UINT64_MAX;
     while (fgets(line, sizeof line, f) != NULL)
-        if (strncmp(line, "0::/", 4) == 0) snprintf(folder, sizeof folder, "/sys/fs/cgroup%.*s", (int)strcspn(line + 3, "\n"), line + 3);
+        if (strncmp(line, "0::/", 4) == 0)
+            snprintf(folder, sizeof folder, "/sys/fs/cgroup%.*s", (int)strcspn(line + 3, "\n"), line + 3);
     fclose(f);
     uint64_t least = UINT64_MAX;
     while (strlen(folder) >= strlen("/sys/fs/cgroup")) {
-        const uint64_t max = group_value(folder, "memory.max", "", UINT64_MAX), used = group_value(folder, "memory.current", "", 0);
-        const uint64_t cached = group_value(folder, "memory.stat", "active_file ", 0) + group_value(folder, "memory.stat", "inactive_file ", 0);
+        const uint64_t max = group_value(folder, "memory.max", "", UINT64_MAX),
+                       used = group_value(folder, "memory.current", "", 0);
+        const uint64_t cached =
+            group_value(folder, "memory.stat", "active_file ", 0) + group_value(folder, "memory.stat", "inactive_file ", 0);
         const uint64_t held = used > cached ? used - cached : 0;
         if (max != UINT64_MAX) least = sh_min_u64(least, max > held ? max - held : 0);
         *strrchr(folder, '/') = '\0';
@@ -59,15 +63,18 @@ uint64_t sh_cpu_memory_available(void) { return sh_min_u64(meminfo("MemAvailable
 enum sh_code sh_cpu_memory_check(uint64_t bytes, const char *what, struct sh_error *err) {
     const uint64_t available = sh_cpu_memory_available();
     if (bytes <= available) return SH_OK;
-    return sh_fail(err, SH_ERR_NO_MEMORY, "%s: needs %" PRIu64 " MiB of memory, %" PRIu64 " MiB are available; unload another model, or take "
-                   "a smaller model, context or weight type", what, bytes >> 20, available >> 20);
+    return sh_fail(err, SH_ERR_NO_MEMORY,
+                   "%s: needs %" PRIu64 " MiB of memory, %" PRIu64 " MiB are available; unload another model, or take "
+                   "a smaller model, context or weight type",
+                   what, bytes >> 20, available >> 20);
 }
 
 enum sh_code sh_cpu_block_alloc(struct sh_cpu_device *device, enum sh_cpu_memory_kind kind, uint64_t bytes, const char *what,
                                 struct sh_cpu_block *out, struct sh_error *err) {
     *out = (struct sh_cpu_block){0};
     if (bytes == 0) bytes = 1;
-    if (bytes > SIZE_MAX / 2) return sh_fail(err, SH_ERR_NO_MEMORY, "%s: %" PRIu64 " bytes are more than an address space", what, bytes);
+    if (bytes > SIZE_MAX / 2)
+        return sh_fail(err, SH_ERR_NO_MEMORY, "%s: %" PRIu64 " bytes are more than an address space", what, bytes);
     bytes = sh_align_up(bytes, 4096);
     void *data = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (data == MAP_FAILED)

@@ -15,8 +15,8 @@ static enum sh_code want_store(struct sh_exec_model *m, uint32_t weight, enum sh
         return sh_fail(err, SH_ERR_UNSUPPORTED, "weight %s: type %s is not computed by the CPU executor", spec->name,
                        type != NULL ? type->name : "unknown");
     if (spec->cols == 0 || spec->rows == 0 || sh_type_row_bytes(spec->type, spec->cols) == 0)
-        return sh_fail(err, SH_ERR_FORMAT, "weight %s: a row of %" PRIu64 " is no multiple of the %u elements of a block of %s", spec->name,
-                       spec->cols, type->block_elements, type->name);
+        return sh_fail(err, SH_ERR_FORMAT, "weight %s: a row of %" PRIu64 " is no multiple of the %u elements of a block of %s",
+                       spec->name, spec->cols, type->block_elements, type->name);
     w->matrix = (struct sh_cpu_matrix){.type = spec->type, .cols = spec->cols, .rows = spec->rows};
     return SH_OK;
 }
@@ -25,7 +25,9 @@ static enum sh_code choose_stores(struct sh_exec_model *m, struct sh_error *err)
     const struct sh_program *program = m->segment.program;
     for (uint32_t i = 0; i < m->segment.n_ops; i++) {
         const struct sh_op *op = &program->ops[m->segment.first_op + i];
-        const enum sh_cpu_store store = op->kind == SH_OP_MATMUL ? SH_CPU_MATRIX : op->kind == SH_OP_EMBED ? SH_CPU_TABLE : SH_CPU_VECTOR;
+        const enum sh_cpu_store store = op->kind == SH_OP_MATMUL  ? SH_CPU_MATRIX
+                                        : op->kind == SH_OP_EMBED ? SH_CPU_TABLE
+                                                                  : SH_CPU_VECTOR;
         enum sh_code code = want_store(m, op->w, store, err);
         if (code == SH_OK) code = want_store(m, op->bias, SH_CPU_VECTOR, err);
         if (code != SH_OK) return code;
@@ -93,7 +95,8 @@ struct load {
     uint64_t row0, n_rows, row_bytes, unit;
 };
 
-/* Item i: the rows of [row0, row0 + n_rows) that fall into the i-th unit counted from row0's, so that a packed group has one writer. */
+/* Item i: the rows of [row0, row0 + n_rows) that fall into the i-th unit counted from row0's, so that a packed group has one
+ * writer. */
 static void load_rows(void *arg, uint32_t worker, uint64_t begin, uint64_t end) {
     (void)worker;
     const struct load *l = arg;
@@ -117,8 +120,9 @@ enum sh_code sh_cpu_weight_rows(struct sh_exec_model *model, uint32_t weight, ui
     const char *name = model->segment.program->weights[weight].name;
     if (w->store == SH_CPU_UNUSED) return sh_fail(err, SH_ERR_INVALID, "weight %s is not used by this segment", name);
     if (row0 != w->rows_loaded || n_rows > w->matrix.rows - row0)
-        return sh_fail(err, SH_ERR_INVALID, "weight %s: found rows %" PRIu64 " + %" PRIu64 ", expected them from %" PRIu64 " of %" PRIu64, name,
-                       row0, n_rows, w->rows_loaded, w->matrix.rows);
+        return sh_fail(err, SH_ERR_INVALID,
+                       "weight %s: found rows %" PRIu64 " + %" PRIu64 ", expected them from %" PRIu64 " of %" PRIu64, name, row0,
+                       n_rows, w->rows_loaded, w->matrix.rows);
     if (n_rows == 0) return SH_OK;
     struct load load = {
         .device = model->device,
@@ -141,8 +145,8 @@ enum sh_code sh_cpu_model_finish(struct sh_exec_model *model, struct sh_error *e
     for (uint32_t i = 0; i < model->segment.program->n_weights; i++) {
         const struct sh_cpu_weight *w = &model->weights[i];
         if (w->store != SH_CPU_UNUSED && w->rows_loaded != w->matrix.rows)
-            return sh_fail(err, SH_ERR_INVALID, "weight %s: found %" PRIu64 " rows, expected %" PRIu64, model->segment.program->weights[i].name,
-                           w->rows_loaded, w->matrix.rows);
+            return sh_fail(err, SH_ERR_INVALID, "weight %s: found %" PRIu64 " rows, expected %" PRIu64,
+                           model->segment.program->weights[i].name, w->rows_loaded, w->matrix.rows);
     }
     return SH_OK;
 }

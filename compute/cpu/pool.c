@@ -6,8 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* How long a worker polls for the next parallel section of a step before it sleeps: sections of a step are apart by less than this
- * unless the step is over or the host is busy elsewhere. */
+/* How long a worker polls for the next parallel section of a step before it sleeps: sections of a step are apart by less than
+ * this unless the step is over or the host is busy elsewhere. */
 #define SPIN_ROUNDS 4000u
 
 #define LOAD_PATIENCE 4u /* steps that pass before a waiting load has its turn */
@@ -103,8 +103,9 @@ static void *worker_main(void *arg) {
     }
 }
 
-/* Publishes the run (or the end) to all threads. Sequentially consistent on purpose: a worker announces itself as a sleeper before it
- * looks at the generation for the last time, we change the generation before we look for sleepers, so one of the two sees the other. */
+/* Publishes the run (or the end) to all threads. Sequentially consistent on purpose: a worker announces itself as a sleeper
+ * before it looks at the generation for the last time, we change the generation before we look for sleepers, so one of the two
+ * sees the other. */
 static void publish(struct sh_pool *pool) {
     atomic_store_explicit(&pool->pending, pool->workers - 1, memory_order_relaxed);
     atomic_fetch_add(&pool->generation, 1);
@@ -151,7 +152,8 @@ void sh_pool_enter(struct sh_pool *pool, enum sh_pool_use use) {
     pthread_mutex_lock(&pool->owner_lock);
     if (use == SH_POOL_STEP) {
         const uint64_t ticket = pool->next_ticket++;
-        while (pool->busy || pool->serving != ticket || load_is_due(pool)) pthread_cond_wait(&pool->owner_changed, &pool->owner_lock);
+        while (pool->busy || pool->serving != ticket || load_is_due(pool))
+            pthread_cond_wait(&pool->owner_changed, &pool->owner_lock);
         pool->serving++;
     } else {
         if (pool->waiting_loads++ == 0) pool->loads_since = pool->serving;
@@ -206,8 +208,9 @@ static enum sh_code grow(struct sh_pool *pool, uint32_t workers, struct sh_error
         const int rc = pthread_create(&pool->threads[w], NULL, worker_main, start);
         if (rc != 0) {
             free(start);
-            return sh_fail(err, SH_ERR_NO_MEMORY, "compute thread %u of %u: %s; lower the number of threads or raise the limit of tasks",
-                           w, workers, strerror(rc));
+            return sh_fail(err, SH_ERR_NO_MEMORY,
+                           "compute thread %u of %u: %s; lower the number of threads or raise the limit of tasks", w, workers,
+                           strerror(rc));
         }
         pthread_setname_np(pool->threads[w], "shimmy-cpu");
         pool->workers++;

@@ -1,12 +1,13 @@
 /*
  * ref.h - the scalar reference kernels: the arithmetic that every other kernel, on any executor, is tested against.
  *
- * Arithmetic. float32 throughout, a multiply and an add are two roundings (never contracted). A dot product is one sequential sum in
- * ascending k, starting from 0. Weights are dequantised to float (quant.h). Softmax subtracts the maximum and uses expf; its sum ascends
- * over positions. Nothing depends on how many rows are computed together, on chunks, on threads, or on a token's role.
+ * Arithmetic. float32 throughout, a multiply and an add are two roundings (never contracted). A dot product is one sequential sum
+ * in ascending k, starting from 0. Weights are dequantised to float (quant.h). Softmax subtracts the maximum and uses expf; its
+ * sum ascends over positions. Nothing depends on how many rows are computed together, on chunks, on threads, or on a token's
+ * role.
  *
- * All functions are pure: no state, no allocation; any thread. Arrays are row-major, the last dimension contiguous. Outputs may not
- * overlap inputs unless said.
+ * All functions are pure: no state, no allocation; any thread. Arrays are row-major, the last dimension contiguous. Outputs may
+ * not overlap inputs unless said.
  */
 #ifndef SHIMMY_CPU_REF_H
 #define SHIMMY_CPU_REF_H
@@ -40,15 +41,15 @@ void sh_ref_matmul(const struct sh_ref_matmul *m, uint64_t n0, uint64_t n1, floa
 /* out = x + y over n elements; out may be x or y. */
 void sh_ref_add(const float *x, const float *y, uint64_t n, float *out);
 
-/* Rotates n_heads heads of `dim` floats by one row of the RoPE table, [n_rot / 2][2] (cos, sin): (a, b) -> (a cos - b sin, a sin + b cos).
- * Dimensions from n_rot on are copied. out may be x. */
+/* Rotates n_heads heads of `dim` floats by one row of the RoPE table, [n_rot / 2][2] (cos, sin): (a, b) -> (a cos - b sin, a sin
+ * + b cos). Dimensions from n_rot on are copied. out may be x. */
 void sh_ref_rope(const float *x, uint32_t n_heads, uint32_t dim, uint32_t n_rot, enum sh_rope_pairing pairing, const float *table,
                  float *out);
 
 /* The keys and values of one layer of one sequence, as stored. */
 struct sh_ref_cache {
     enum sh_kv_type kv_type;
-    void *const *pages;         /* by position / page_tokens */
+    void *const *pages; /* by position / page_tokens */
     uint32_t page_tokens;
     uint64_t k_offset, v_offset; /* bytes, of this layer in a page */
     uint32_t n_kv_heads, k_dim, v_dim;
@@ -66,7 +67,8 @@ static inline uint64_t sh_ref_cache_v(const struct sh_ref_cache *c, uint32_t hea
 void sh_ref_cache_store(const struct sh_ref_cache *cache, uint32_t position, const float *k, const float *v);
 
 /* Attention of n_heads query heads that share one key/value head over positions [0, n_positions): q [n_heads][k_dim],
- * out [n_heads][v_dim] = softmax_t(q . k_t * scale) v. n_positions >= 1. scratch: n_heads * n_positions + max(k_dim, v_dim) floats. */
+ * out [n_heads][v_dim] = softmax_t(q . k_t * scale) v. n_positions >= 1. scratch: n_heads * n_positions + max(k_dim, v_dim)
+ * floats. */
 void sh_ref_attention(const struct sh_ref_cache *cache, uint32_t kv_head, const float *q, uint32_t n_heads, uint32_t n_positions,
                       float scale, float *scratch, float *out);
 

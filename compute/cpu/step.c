@@ -27,7 +27,9 @@ struct op_run {
 static float *buffer(const struct step *s, uint32_t activation) {
     return activation == SH_NONE ? NULL : s->slot->activations[s->model->fused.slot[activation]];
 }
-static uint32_t width(const struct step *s, uint32_t activation) { return s->model->segment.program->activations[activation].width; }
+static uint32_t width(const struct step *s, uint32_t activation) {
+    return s->model->segment.program->activations[activation].width;
+}
 static uint32_t rows(const struct step *s, uint32_t activation) {
     return s->model->segment.program->activations[activation].rows == SH_ROWS_ALL ? s->slot->n_rows : s->slot->n_outputs;
 }
@@ -74,7 +76,8 @@ static void add_rows(void *arg, uint32_t worker, uint64_t begin, uint64_t end) {
     const struct op_run *o = arg;
     const struct step *s = o->step;
     const uint64_t n = width(s, o->op->out);
-    s->kernels->add(buffer(s, o->op->x) + begin * n, buffer(s, o->op->y) + begin * n, (end - begin) * n, buffer(s, o->op->out) + begin * n);
+    s->kernels->add(buffer(s, o->op->x) + begin * n, buffer(s, o->op->y) + begin * n, (end - begin) * n,
+                    buffer(s, o->op->out) + begin * n);
 }
 
 static void glu_rows(void *arg, uint32_t worker, uint64_t begin, uint64_t end) {
@@ -119,8 +122,8 @@ static void matmul(struct step *s, struct op_run *o) {
     };
     const uint64_t groups = (w->matrix.rows + s->kernels->group_rows - 1) / s->kernels->group_rows;
     const uint64_t products = sh_max_u64(1, o->cols * s->kernels->group_rows * o->n_rows); /* of one group */
-    const uint64_t grain =
-        sh_max_u64(sh_min_u64(32, groups / ((uint64_t)s->model->device->threads * PIECES_PER_WORKER) + 1), SMALL_PIECE / products);
+    const uint64_t grain = sh_max_u64(sh_min_u64(32, groups / ((uint64_t)s->model->device->threads * PIECES_PER_WORKER) + 1),
+                                      SMALL_PIECE / products);
     run(s, groups, grain, matmul_groups, o);
 }
 
@@ -154,7 +157,8 @@ static void rope_cache_rows(void *arg, uint32_t worker, uint64_t begin, uint64_t
         const struct sh_ref_cache cache = cache_of(s, op, row->sequence);
         sh_ref_rope(buffer(s, op->x) + r * q_width, op->attn.n_heads, op->attn.k_dim, op->rope.n_rot, op->rope.pairing, angles,
                     buffer(s, op->out) + r * q_width);
-        sh_ref_rope(buffer(s, op->y) + r * k_width, op->attn.n_kv_heads, op->attn.k_dim, op->rope.n_rot, op->rope.pairing, angles, key);
+        sh_ref_rope(buffer(s, op->y) + r * k_width, op->attn.n_kv_heads, op->attn.k_dim, op->rope.n_rot, op->rope.pairing, angles,
+                    key);
         sh_ref_cache_store(&cache, row->position, key, buffer(s, op->z) + r * v_width);
     }
 }
@@ -195,7 +199,8 @@ static void attention_parts(void *arg, uint32_t worker, uint64_t begin, uint64_t
         const struct sh_cpu_attention a = attention_of(o, i / o->n_parts, &cache);
         const uint32_t part = (uint32_t)(i % o->n_parts);
         if ((uint64_t)part * o->step->kernels->attention_split >= a.n_positions) continue;
-        o->step->kernels->attention_part(&a, part, (float *)o->step->context->partials.data + i * o->partial, scratch(o->step, worker));
+        o->step->kernels->attention_part(&a, part, (float *)o->step->context->partials.data + i * o->partial,
+                                         scratch(o->step, worker));
     }
 }
 
@@ -209,7 +214,8 @@ static void attention_joins(void *arg, uint32_t worker, uint64_t begin, uint64_t
     }
 }
 
-/* Few rows over a long cache leave workers without an item of their own: then the parts of an item are shared out, with the same result. */
+/* Few rows over a long cache leave workers without an item of their own: then the parts of an item are shared out, with the same
+ * result. */
 static void attention(struct step *s, struct op_run *o) {
     const struct sh_op *op = o->op;
     const uint64_t items = (uint64_t)o->n_rows * op->attn.n_kv_heads;
@@ -285,14 +291,14 @@ uint64_t sh_cpu_step_scratch_bytes(const struct sh_exec_model *model, uint64_t n
     const struct sh_cpu_kernels *kernels = model->device->kernels;
     uint64_t most = 64;
     for (uint32_t i = 0; i < model->segment.program->n_weights; i++)
-        if (model->weights[i].store == SH_CPU_MATRIX) most = sh_max_u64(most, kernels->matmul_scratch(model->weights[i].matrix.cols));
+        if (model->weights[i].store == SH_CPU_MATRIX)
+            most = sh_max_u64(most, kernels->matmul_scratch(model->weights[i].matrix.cols));
     for (uint32_t i = 0; i < model->fused.n_ops; i++) {
         const struct sh_op *op = &model->fused.ops[i];
-        if (op->kind == SH_OP_ROPE_CACHE)
-            most = sh_max_u64(most, (uint64_t)op->attn.n_kv_heads * op->attn.k_dim * sizeof(float));
+        if (op->kind == SH_OP_ROPE_CACHE) most = sh_max_u64(most, (uint64_t)op->attn.n_kv_heads * op->attn.k_dim * sizeof(float));
         if (op->kind == SH_OP_ATTENTION)
-            most = sh_max_u64(most, kernels->attention_scratch(op->attn.n_heads / op->attn.n_kv_heads, (uint32_t)n_positions, op->attn.k_dim,
-                                                               op->attn.v_dim));
+            most = sh_max_u64(most, kernels->attention_scratch(op->attn.n_heads / op->attn.n_kv_heads, (uint32_t)n_positions,
+                                                               op->attn.k_dim, op->attn.v_dim));
     }
     return sh_align_up(most, 64);
 }

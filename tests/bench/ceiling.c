@@ -1,7 +1,7 @@
 /*
  * ceiling: the read bandwidth of this machine: the best of several kernels that sum a buffer, on one thread per physical core (or
- * --threads N). What a decode step can reach at most is this divided by the weight bytes that it reads. Prints one line per kernel and the
- * best: name, tab, GB/s.
+ * --threads N). What a decode step can reach at most is this divided by the weight bytes that it reads. Prints one line per
+ * kernel and the best: name, tab, GB/s.
  */
 #include "compute/cpu/pool.h"
 
@@ -42,9 +42,15 @@ __attribute__((target("avx2"))) static inline uint64_t read_avx2_ahead(const uin
     _mm256_storeu_si256((void *)words, _mm256_add_epi64(_mm256_add_epi64(sum[0], sum[1]), _mm256_add_epi64(sum[2], sum[3])));
     return words[0] + words[1] + words[2] + words[3];
 }
-__attribute__((target("avx2"))) static uint64_t read_avx2(const uint8_t *at, uint64_t bytes) { return read_avx2_ahead(at, bytes, 0); }
-__attribute__((target("avx2"))) static uint64_t read_avx2_near(const uint8_t *at, uint64_t bytes) { return read_avx2_ahead(at, bytes, 1024); }
-__attribute__((target("avx2"))) static uint64_t read_avx2_far(const uint8_t *at, uint64_t bytes) { return read_avx2_ahead(at, bytes, 4096); }
+__attribute__((target("avx2"))) static uint64_t read_avx2(const uint8_t *at, uint64_t bytes) {
+    return read_avx2_ahead(at, bytes, 0);
+}
+__attribute__((target("avx2"))) static uint64_t read_avx2_near(const uint8_t *at, uint64_t bytes) {
+    return read_avx2_ahead(at, bytes, 1024);
+}
+__attribute__((target("avx2"))) static uint64_t read_avx2_far(const uint8_t *at, uint64_t bytes) {
+    return read_avx2_ahead(at, bytes, 4096);
+}
 #endif
 
 struct job {

@@ -84,7 +84,8 @@ int main(int argc, char **argv) {
         kill(pid, SIGTERM);
         waitpid(pid, NULL, 0);
         char rest[4096];
-        while (recv(fd, rest, sizeof rest, MSG_DONTWAIT) > 0) {}
+        while (recv(fd, rest, sizeof rest, MSG_DONTWAIT) > 0) {
+        }
     }
     close(fd);
     unlink(address.sun_path);

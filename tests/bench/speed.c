@@ -1,8 +1,9 @@
 /*
- * speed: prefill and decode rate of a model file on a device, through engine.h alone. Prints one line per figure: name, tab, value.
+ * speed: prefill and decode rate of a model file on a device, through engine.h alone. Prints one line per figure: name, tab,
+ * value.
  *
- * Prefill is one prompt of --prompt tokens into an empty sequence; decode is --generate greedy tokens from an empty sequence, each asked for
- * after the one before is known, host sampling included. Both are repeated and averaged, after one run to warm up.
+ * Prefill is one prompt of --prompt tokens into an empty sequence; decode is --generate greedy tokens from an empty sequence,
+ * each asked for after the one before is known, host sampling included. Both are repeated and averaged, after one run to warm up.
  */
 #include "compute/engine.h"
 
@@ -13,7 +14,8 @@
 #include <string.h>
 #include <time.h>
 
-static const char usage[] = "usage: speed MODEL.gguf [--device cpu|NAME] [--threads N] [--prompt 512] [--generate 64] [--repeat 3]\n";
+static const char usage[] =
+    "usage: speed MODEL.gguf [--device cpu|NAME] [--threads N] [--prompt 512] [--generate 64] [--repeat 3]\n";
 
 static _Noreturn void die(const struct sh_error *err) {
     fprintf(stderr, "speed: %s\n", err->message);
@@ -52,7 +54,9 @@ static uint32_t new_sequence(struct sh_context *context) {
     struct sh_error err = {0};
     uint32_t sequence;
     const struct sh_sampler_params greedy = {.size = sizeof greedy};
-    if (sh_sequence_create(context, &sequence, &err) != SH_OK || sh_sequence_set_sampler(context, sequence, &greedy, &err) != SH_OK) die(&err);
+    if (sh_sequence_create(context, &sequence, &err) != SH_OK ||
+        sh_sequence_set_sampler(context, sequence, &greedy, &err) != SH_OK)
+        die(&err);
     return sequence;
 }
 
@@ -119,7 +123,8 @@ int main(int argc, char **argv) {
     struct sh_model_info info;
     sh_model_get_info(model, &info);
     struct sh_context *context = NULL;
-    const struct sh_context_params context_params = {.size = sizeof context_params, .max_batch_rows = n_prompt, .max_sequences = 1};
+    const struct sh_context_params context_params = {
+        .size = sizeof context_params, .max_batch_rows = n_prompt, .max_sequences = 1};
     if (sh_context_create(model, &context_params, &context, &err) != SH_OK) die(&err);
 
     double prefill_s = 0, decode_s = 0;

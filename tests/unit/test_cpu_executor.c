@@ -1,5 +1,5 @@
-/* The CPU executor against a plain double-precision forward pass, and the equalities of the numerics contract, for every instruction set
- * that this machine has. */
+/* The CPU executor against a plain double-precision forward pass, and the equalities of the numerics contract, for every
+ * instruction set that this machine has. */
 #include "compute/cpu/kernels.h"
 #include "compute/cpu/pool.h"
 #include "tests/unit/tiny_llama.h"
@@ -15,8 +15,18 @@
 #define N_TOKENS 77
 
 static const struct tiny_params f32_params = {
-    .n_layers = 2, .n_embd = 96, .n_heads = 6, .n_kv_heads = 2, .head_dim = 16, .n_ff = 172, .n_vocab = 301, .context = 128,
-    .type = SH_TYPE_F32, .pairing = SH_ROPE_ADJACENT, .bias = true, .seed = 11,
+    .n_layers = 2,
+    .n_embd = 96,
+    .n_heads = 6,
+    .n_kv_heads = 2,
+    .head_dim = 16,
+    .n_ff = 172,
+    .n_vocab = 301,
+    .context = 128,
+    .type = SH_TYPE_F32,
+    .pairing = SH_ROPE_ADJACENT,
+    .bias = true,
+    .seed = 11,
 };
 
 static struct sh_device *open_cpu(const char *tier, uint32_t threads) {
@@ -65,14 +75,14 @@ static void close_bench(struct bench *b) {
     tiny_destroy(b->t);
 }
 
-#define FOR_EACH_TIER(k) \
-    for (uint32_t tier_ = 0; tier_ < sh_cpu_n_tables; tier_++) \
+#define FOR_EACH_TIER(k)                                                                                                         \
+    for (uint32_t tier_ = 0; tier_ < sh_cpu_n_tables; tier_++)                                                                   \
         for (const struct sh_cpu_kernels *k = sh_cpu_tables[tier_]; k != NULL && k->available(); k = NULL)
 
-/* Relative to the largest logit. Float sums of some hundred terms through two layers stay within 1e-5; an f16 cache rounds keys and values
- * to 2^-11; 8-bit activations of the vector tiers to 2^-8 of a block's largest, in every matmul of the model. */
+/* Relative to the largest logit. Float sums of some hundred terms through two layers stay within 1e-5; an f16 cache rounds keys
+ * and values to 2^-11; 8-bit activations of the vector tiers to 2^-8 of a block's largest, in every matmul of the model. */
 static void check_against_reference(const struct tiny_params *params, enum sh_kv_type kv_type, bool exact_activations) {
-    FOR_EACH_TIER(k) {
+    FOR_EACH_TIER (k) {
         const bool exact = exact_activations || k == &sh_cpu_scalar;
         const float tolerance = !exact ? 0.03f : kv_type == SH_KV_F16 ? 2e-3f : 1e-5f;
         struct bench b = open_bench(params, k->tier, 2, kv_type);
@@ -82,7 +92,8 @@ static void check_against_reference(const struct tiny_params *params, enum sh_kv
         float *found = tiny_run(b.t, b.device, b.context, 0, tokens, N_TOKENS, 0, 0, SH_ROLE_PROMPT);
         const size_t n = (size_t)N_TOKENS * params->n_vocab;
         const float difference = test_max_difference(found, expected, n) / test_max_magnitude(expected, n);
-        if (!(difference <= tolerance)) fail_msg("%s: relative difference %g, expected at most %g", k->tier, (double)difference, (double)tolerance);
+        if (!(difference <= tolerance))
+            fail_msg("%s: relative difference %g, expected at most %g", k->tier, (double)difference, (double)tolerance);
         free(expected);
         free(found);
         close_bench(&b);
@@ -106,7 +117,8 @@ static void test_cpu_reference_f16_cache(void **state) {
 
 static void test_cpu_reference_types(void **state) {
     (void)state;
-    static const uint32_t types[] = {SH_TYPE_F16, SH_TYPE_BF16, SH_TYPE_Q4_0, SH_TYPE_Q8_0, SH_TYPE_Q4_K, SH_TYPE_Q5_K, SH_TYPE_Q6_K};
+    static const uint32_t types[] = {SH_TYPE_F16,  SH_TYPE_BF16, SH_TYPE_Q4_0, SH_TYPE_Q8_0,
+                                     SH_TYPE_Q4_K, SH_TYPE_Q5_K, SH_TYPE_Q6_K};
     for (size_t i = 0; i < SH_COUNT(types); i++) {
         struct tiny_params p = f32_params;
         p.n_embd = p.n_ff = 256;
@@ -122,7 +134,8 @@ static void test_cpu_reference_types(void **state) {
 static void test_cpu_same_bits(void **state) {
     (void)state;
     static const uint32_t types[] = {SH_TYPE_F32, SH_TYPE_Q4_0, SH_TYPE_Q8_0, SH_TYPE_Q4_K, SH_TYPE_Q6_K};
-    for (size_t i = 0; i < SH_COUNT(types); i++) FOR_EACH_TIER(k) {
+    for (size_t i = 0; i < SH_COUNT(types); i++)
+        FOR_EACH_TIER (k) {
             struct tiny_params p = f32_params;
             p.n_embd = p.n_ff = 256;
             p.n_heads = 4;
@@ -158,7 +171,7 @@ static void test_cpu_long_cache(void **state) {
     p.n_layers = 1;
     int32_t tokens[640];
     some_tokens(tokens, 640, p.n_vocab, 13);
-    FOR_EACH_TIER(k) {
+    FOR_EACH_TIER (k) {
         struct bench b = open_bench(&p, k->tier, 1, SH_KV_F16), wide = open_bench(&p, k->tier, 4, SH_KV_F16);
         for (uint32_t at = 0; at < 640;) {
             const uint32_t n = at < 600 ? 120 : 1 + at % 3;
@@ -199,11 +212,13 @@ static void test_cpu_batched_equals_alone(void **state) {
     for (uint32_t s = 0; s < 2; s++) {
         sequences[s] = (struct sh_step_sequence){.first_row = 3 * s, .n_rows = 3, .pages = groups[s], .n_pages = 2};
         for (uint32_t i = 0; i < 3; i++) {
-            rows[3 * s + i] = (struct sh_step_row){.token = tokens[s][37 + i], .sampled_from = SH_NONE, .sequence = s, .position = 37 + i};
+            rows[3 * s + i] =
+                (struct sh_step_row){.token = tokens[s][37 + i], .sampled_from = SH_NONE, .sequence = s, .position = 37 + i};
             outputs[3 * s + i] = (struct sh_step_output){.row = 3 * s + i, .want_logits = true, .want_hidden = i == 1};
         }
     }
-    const struct sh_step step = {.rows = rows, .n_rows = 6, .sequences = sequences, .n_sequences = 2, .outputs = outputs, .n_outputs = 6};
+    const struct sh_step step = {
+        .rows = rows, .n_rows = 6, .sequences = sequences, .n_sequences = 2, .outputs = outputs, .n_outputs = 6};
     assert_int_equal(e->submit(b.context, 1, &step, &err), SH_OK);
     struct sh_step_result result;
     assert_int_equal(e->wait(b.context, 1, -1, &result, &err), SH_OK);
@@ -237,7 +252,8 @@ static void test_cpu_two_in_flight(void **state) {
     const uint32_t *const groups[1] = {pages};
     struct sh_step_output output = {.row = 39, .want_logits = true};
     struct sh_step_sequence sequence = {.n_rows = 40, .pages = groups, .n_pages = 3};
-    struct sh_step step = {.rows = rows, .n_rows = 40, .sequences = &sequence, .n_sequences = 1, .outputs = &output, .n_outputs = 1};
+    struct sh_step step = {
+        .rows = rows, .n_rows = 40, .sequences = &sequence, .n_sequences = 1, .outputs = &output, .n_outputs = 1};
     struct sh_error err = {0};
     struct sh_step_result result;
     assert_int_equal(e->wait(b.context, 1, -1, &result, &err), SH_ERR_INVALID);
@@ -276,12 +292,15 @@ static void test_cpu_captures_and_embeddings(void **state) {
     assert_int_equal(e->pool_reserve(b.context, 0, 1, &err), SH_OK);
     float own[96];
     for (uint32_t i = 0; i < n; i++) own[i] = (float)i / 7.0f - 3.0f;
-    const struct sh_step_row rows[2] = {{.token = 17, .sampled_from = SH_NONE}, {.sampled_from = SH_NONE, .embedding = own, .position = 1}};
+    const struct sh_step_row rows[2] = {{.token = 17, .sampled_from = SH_NONE},
+                                        {.sampled_from = SH_NONE, .embedding = own, .position = 1}};
     static const uint32_t pages[1] = {0};
     const uint32_t *const groups[1] = {pages};
     const struct sh_step_sequence sequence = {.n_rows = 2, .pages = groups, .n_pages = 1};
-    const uint32_t wanted[3] = {activation(b.t, "embd"), activation(b.t, "blk.0.attn_norm"), activation(b.t, "blk.0.attn_output")};
-    const struct sh_step step = {.rows = rows, .n_rows = 2, .sequences = &sequence, .n_sequences = 1, .capture = wanted, .n_capture = 3};
+    const uint32_t wanted[3] = {activation(b.t, "embd"), activation(b.t, "blk.0.attn_norm"),
+                                activation(b.t, "blk.0.attn_output")};
+    const struct sh_step step = {
+        .rows = rows, .n_rows = 2, .sequences = &sequence, .n_sequences = 1, .capture = wanted, .n_capture = 3};
     assert_int_equal(e->submit(b.context, 0, &step, &err), SH_OK);
     struct sh_step_result result;
     assert_int_equal(e->wait(b.context, 0, -1, &result, &err), SH_OK);
@@ -358,7 +377,8 @@ static void test_cpu_two_segments(void **state) {
     const uint32_t *const groups[1] = {pages};
     const struct sh_step_output output = {.row = 8, .want_logits = true};
     const struct sh_step_sequence sequence = {.n_rows = 9, .pages = groups, .n_pages = 1};
-    struct sh_step step = {.rows = rows, .n_rows = 9, .sequences = &sequence, .n_sequences = 1, .outputs = &output, .n_outputs = 1};
+    struct sh_step step = {
+        .rows = rows, .n_rows = 9, .sequences = &sequence, .n_sequences = 1, .outputs = &output, .n_outputs = 1};
     struct sh_step_result result = {0};
     for (uint32_t s = 0; s < 2; s++) {
         models[s] = tiny_load(b.t, devices[s], &segments[s]);
@@ -408,7 +428,8 @@ static void test_cpu_memory_is_refused(void **state) {
     *rows = kept;
     assert_int_equal(e->pool_reserve(b.context, 0, UINT32_MAX, &err), SH_ERR_NO_MEMORY);
     assert_non_null(strstr(err.message, "MiB"));
-    const struct sh_exec_context_params params = {.max_rows = 1u << 31, .max_outputs = 1, .max_sequences = 1, .max_pages_per_sequence = 1};
+    const struct sh_exec_context_params params = {
+        .max_rows = 1u << 31, .max_outputs = 1, .max_sequences = 1, .max_pages_per_sequence = 1};
     struct sh_exec_context *context = NULL;
     assert_int_equal(e->context_create(b.model, &params, &context, &err), SH_ERR_NO_MEMORY);
     assert_null(context);
@@ -448,18 +469,12 @@ static void test_cpu_instruction_set_is_forced(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_cpu_reference_f32),
-        cmocka_unit_test(test_cpu_reference_f16_cache),
-        cmocka_unit_test(test_cpu_reference_types),
-        cmocka_unit_test(test_cpu_same_bits),
-        cmocka_unit_test(test_cpu_long_cache),
-        cmocka_unit_test(test_cpu_batched_equals_alone),
-        cmocka_unit_test(test_cpu_two_in_flight),
-        cmocka_unit_test(test_cpu_captures_and_embeddings),
-        cmocka_unit_test(test_cpu_bad_steps),
-        cmocka_unit_test(test_cpu_two_segments),
-        cmocka_unit_test(test_cpu_memory_is_refused),
-        cmocka_unit_test(test_cpu_instruction_set_is_forced),
+        cmocka_unit_test(test_cpu_reference_f32),     cmocka_unit_test(test_cpu_reference_f16_cache),
+        cmocka_unit_test(test_cpu_reference_types),   cmocka_unit_test(test_cpu_same_bits),
+        cmocka_unit_test(test_cpu_long_cache),        cmocka_unit_test(test_cpu_batched_equals_alone),
+        cmocka_unit_test(test_cpu_two_in_flight),     cmocka_unit_test(test_cpu_captures_and_embeddings),
+        cmocka_unit_test(test_cpu_bad_steps),         cmocka_unit_test(test_cpu_two_segments),
+        cmocka_unit_test(test_cpu_memory_is_refused), cmocka_unit_test(test_cpu_instruction_set_is_forced),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

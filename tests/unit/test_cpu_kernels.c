@@ -1,5 +1,6 @@
-/* The kernels of every table that this CPU can run: against the scalar reference within derived bounds, the AVX2 products bit for bit
- * against their stated arithmetic in plain C, and the equalities that the executor relies on. Buffers stand between guard bytes. */
+/* The kernels of every table that this CPU can run: against the scalar reference within derived bounds, the AVX2 products bit for
+ * bit against their stated arithmetic in plain C, and the equalities that the executor relies on. Buffers stand between guard
+ * bytes. */
 #include "compute/cpu/kernels.h"
 #include "tests/unit/tiny_llama.h"
 
@@ -14,8 +15,8 @@
 static const uint32_t all_types[] = {SH_TYPE_F32,  SH_TYPE_F16,  SH_TYPE_BF16, SH_TYPE_Q4_0,
                                      SH_TYPE_Q8_0, SH_TYPE_Q4_K, SH_TYPE_Q5_K, SH_TYPE_Q6_K};
 
-#define FOR_EACH_TIER(k) \
-    for (uint32_t tier_ = 0; tier_ < sh_cpu_n_tables; tier_++) \
+#define FOR_EACH_TIER(k)                                                                                                         \
+    for (uint32_t tier_ = 0; tier_ < sh_cpu_n_tables; tier_++)                                                                   \
         for (const struct sh_cpu_kernels *k = sh_cpu_tables[tier_]; k != NULL && k->available(); k = NULL)
 
 /* ---- buffers between guards ---- */
@@ -65,8 +66,8 @@ static void unpack_all(struct packed *p) {
     release(p->w.data, p->bytes);
 }
 
-static float *product(const struct sh_cpu_kernels *k, const struct sh_cpu_matrix *w, const float *x, uint32_t n_rows, const float *bias,
-                      const float *residual) {
+static float *product(const struct sh_cpu_kernels *k, const struct sh_cpu_matrix *w, const float *x, uint32_t n_rows,
+                      const float *bias, const float *residual) {
     const uint32_t operand = k->operand(w->type);
     const uint64_t stride = k->operand_bytes(operand, w->cols), scratch_bytes = k->matmul_scratch(w->cols) + 64;
     assert_int_equal(stride % 64, 0);
@@ -88,24 +89,24 @@ static float *product(const struct sh_cpu_kernels *k, const struct sh_cpu_matrix
 static void test_cpu_unpack_is_dequantise(void **state) {
     (void)state;
     struct test_rng rng = {1};
-    FOR_EACH_TIER(k)
-    for (size_t i = 0; i < SH_COUNT(all_types); i++) {
-        const uint64_t cols = sh_type_info(all_types[i])->block_elements * 3, rows = 19;
-        struct packed p = pack(k, all_types[i], cols, rows, &rng);
-        float *found = guarded(cols * sizeof *found), *expected = guarded(cols * sizeof *expected);
-        for (uint64_t r = 0; r < rows; r++) {
-            k->unpack(&p.w, r, found);
-            sh_ref_embed(all_types[i], p.file, cols, r, expected);
-            assert_memory_equal(found, expected, cols * sizeof *found);
+    FOR_EACH_TIER (k)
+        for (size_t i = 0; i < SH_COUNT(all_types); i++) {
+            const uint64_t cols = sh_type_info(all_types[i])->block_elements * 3, rows = 19;
+            struct packed p = pack(k, all_types[i], cols, rows, &rng);
+            float *found = guarded(cols * sizeof *found), *expected = guarded(cols * sizeof *expected);
+            for (uint64_t r = 0; r < rows; r++) {
+                k->unpack(&p.w, r, found);
+                sh_ref_embed(all_types[i], p.file, cols, r, expected);
+                assert_memory_equal(found, expected, cols * sizeof *found);
+            }
+            release(found, cols * sizeof *found);
+            release(expected, cols * sizeof *expected);
+            unpack_all(&p);
         }
-        release(found, cols * sizeof *found);
-        release(expected, cols * sizeof *expected);
-        unpack_all(&p);
-    }
 }
 
-/* Bound of |kernel - scalar reference| for one output: activations rounded to 1/127 of their block's largest move each product by at most
- * half a step; besides, K roundings of each of the two sums. */
+/* Bound of |kernel - scalar reference| for one output: activations rounded to 1/127 of their block's largest move each product by
+ * at most half a step; besides, K roundings of each of the two sums. */
 static double bound(uint32_t type, const float *w, const float *x, uint64_t cols) {
     const uint64_t block = type == SH_TYPE_Q4_0 || type == SH_TYPE_Q8_0 ? 32 : 256;
     const bool rounded = sh_type_info(type)->block_elements > 1;
@@ -120,7 +121,8 @@ static double bound(uint32_t type, const float *w, const float *x, uint64_t cols
         }
         if (rounded) quantised += most / 127 * 0.50001 * weights;
     }
-    /* the K types add the mins apart from the scales, two sums that partly cancel: their magnitude is at most three times the values' here */
+    /* the K types add the mins apart from the scales, two sums that partly cancel: their magnitude is at most three times the
+     * values' here */
     return quantised + 3 * 2 * (double)(cols + 8) * 0x1p-24 * products + 1e-30;
 }
 
@@ -129,41 +131,50 @@ static void test_cpu_matmul_near_reference(void **state) {
     struct test_rng rng = {2};
     static const uint64_t some_rows[] = {1, 7, 8, 17, 40};
     static const uint32_t some_n[] = {1, 2, 3, 4, 5, 9};
-    FOR_EACH_TIER(k)
-    for (size_t i = 0; i < SH_COUNT(all_types); i++)
-        for (size_t j = 0; j < SH_COUNT(some_rows); j++) {
-            const uint32_t type = all_types[i], n = some_n[(i + j) % SH_COUNT(some_n)];
-            const uint64_t block = sh_type_info(type)->block_elements, cols = block == 1 ? 61 + j * 13 : block * (j + 1), rows = some_rows[j];
-            struct packed p = pack(k, type, cols, rows, &rng);
-            float *x = random_floats(n * cols, 2.0f, &rng), *bias = random_floats(rows, 1.0f, &rng);
-            float *residual = random_floats(n * rows, 1.0f, &rng);
-            float *plain = product(k, &p.w, x, n, NULL, NULL), *full = product(k, &p.w, x, n, bias, residual);
-            float *weights = guarded(cols * sizeof *weights);
-            const uint64_t scratch_bytes = SH_REF_MATMUL_SCRATCH(cols) * sizeof(float), out_bytes = n * rows * sizeof(float);
-            float *expected = guarded(out_bytes), *scratch = guarded(scratch_bytes);
-            const struct sh_ref_matmul ref = {
-                .type = type, .w = p.file, .cols = cols, .rows = rows, .x = x, .x_stride = cols, .n_rows = n, .out = expected};
-            sh_ref_matmul(&ref, 0, rows, scratch);
-            for (uint64_t r = 0; r < rows; r++) {
-                sh_ref_embed(type, p.file, cols, r, weights);
-                for (uint32_t t = 0; t < n; t++) {
-                    const uint64_t at = t * rows + r;
-                    const double limit = bound(type, weights, x + t * cols, cols), off = fabs((double)plain[at] - (double)expected[at]);
-                    if (!(off <= limit))
-                        fail_msg("%s %s, %d x %d, row %u: off by %g, bound %g", k->tier, sh_type_info(type)->name, (int)cols, (int)rows, t, off, limit);
-                    assert_true(full[at] == plain[at] + bias[r] + residual[at]);
+    FOR_EACH_TIER (k)
+        for (size_t i = 0; i < SH_COUNT(all_types); i++)
+            for (size_t j = 0; j < SH_COUNT(some_rows); j++) {
+                const uint32_t type = all_types[i], n = some_n[(i + j) % SH_COUNT(some_n)];
+                const uint64_t block = sh_type_info(type)->block_elements, cols = block == 1 ? 61 + j * 13 : block * (j + 1),
+                               rows = some_rows[j];
+                struct packed p = pack(k, type, cols, rows, &rng);
+                float *x = random_floats(n * cols, 2.0f, &rng), *bias = random_floats(rows, 1.0f, &rng);
+                float *residual = random_floats(n * rows, 1.0f, &rng);
+                float *plain = product(k, &p.w, x, n, NULL, NULL), *full = product(k, &p.w, x, n, bias, residual);
+                float *weights = guarded(cols * sizeof *weights);
+                const uint64_t scratch_bytes = SH_REF_MATMUL_SCRATCH(cols) * sizeof(float), out_bytes = n * rows * sizeof(float);
+                float *expected = guarded(out_bytes), *scratch = guarded(scratch_bytes);
+                const struct sh_ref_matmul ref = {.type = type,
+                                                  .w = p.file,
+                                                  .cols = cols,
+                                                  .rows = rows,
+                                                  .x = x,
+                                                  .x_stride = cols,
+                                                  .n_rows = n,
+                                                  .out = expected};
+                sh_ref_matmul(&ref, 0, rows, scratch);
+                for (uint64_t r = 0; r < rows; r++) {
+                    sh_ref_embed(type, p.file, cols, r, weights);
+                    for (uint32_t t = 0; t < n; t++) {
+                        const uint64_t at = t * rows + r;
+                        const double limit = bound(type, weights, x + t * cols, cols),
+                                     off = fabs((double)plain[at] - (double)expected[at]);
+                        if (!(off <= limit))
+                            fail_msg("%s %s, %d x %d, row %u: off by %g, bound %g", k->tier, sh_type_info(type)->name, (int)cols,
+                                     (int)rows, t, off, limit);
+                        assert_true(full[at] == plain[at] + bias[r] + residual[at]);
+                    }
                 }
+                release(x, n * cols * sizeof *x);
+                release(bias, rows * sizeof *bias);
+                release(residual, n * rows * sizeof *residual);
+                release(plain, out_bytes);
+                release(full, out_bytes);
+                release(weights, cols * sizeof *weights);
+                release(expected, out_bytes);
+                release(scratch, scratch_bytes);
+                unpack_all(&p);
             }
-            release(x, n * cols * sizeof *x);
-            release(bias, rows * sizeof *bias);
-            release(residual, n * rows * sizeof *residual);
-            release(plain, out_bytes);
-            release(full, out_bytes);
-            release(weights, cols * sizeof *weights);
-            release(expected, out_bytes);
-            release(scratch, scratch_bytes);
-            unpack_all(&p);
-        }
 }
 
 /* ---- the stated arithmetic of the AVX2 products, in plain C from the file's blocks ---- */
@@ -226,7 +237,8 @@ static float stated_floats(const float *w, const float *x, uint64_t cols) {
 }
 
 static const struct sh_cpu_kernels *table(const char *tier) {
-    FOR_EACH_TIER(k) if (strcmp(k->tier, tier) == 0) return k;
+    FOR_EACH_TIER (k)
+        if (strcmp(k->tier, tier) == 0) return k;
     return NULL;
 }
 
@@ -240,9 +252,9 @@ static void test_cpu_avx2_arithmetic(void **state) {
         const uint64_t block = sh_type_info(type)->block_elements, cols = block == 1 ? 1027 : 1024 + block, rows = 21;
         struct packed p = pack(k, type, cols, rows, &rng);
         float *x = random_floats(6 * cols, 3.0f, &rng), *weights = guarded(cols * sizeof *weights);
-        memset(x + cols, 0, cols * sizeof *x);                                              /* a row of zeros */
-        for (uint64_t e = 0; e < cols; e++) x[2 * cols + e] = e % 3 == 0 ? -4.0f : 4.0f;   /* quants at their limits, +-127 */
-        if (block > 1) memset(p.file + sh_type_row_bytes(type, cols) + 4, 0xFF, 12);        /* and weights, in row 1 */
+        memset(x + cols, 0, cols * sizeof *x);                                           /* a row of zeros */
+        for (uint64_t e = 0; e < cols; e++) x[2 * cols + e] = e % 3 == 0 ? -4.0f : 4.0f; /* quants at their limits, +-127 */
+        if (block > 1) memset(p.file + sh_type_row_bytes(type, cols) + 4, 0xFF, 12);     /* and weights, in row 1 */
         if (block > 1) k->pack(&p.w, 1, 1, p.file + sh_type_row_bytes(type, cols));
         float *found = product(k, &p.w, x, 6, NULL, NULL);
         for (uint64_t r = 0; r < rows; r++) {
@@ -252,8 +264,8 @@ static void test_cpu_avx2_arithmetic(void **state) {
                 const float expected =
                     block == 1 ? stated_floats(weights, x + t * cols, cols) : stated_quantised(type, row, x + t * cols, cols);
                 if (found[t * rows + r] != expected)
-                    fail_msg("%s, weight row %d, row %u: found %.9g, expected %.9g", sh_type_info(type)->name, (int)r, t, (double)found[t * rows + r],
-                             (double)expected);
+                    fail_msg("%s, weight row %d, row %u: found %.9g, expected %.9g", sh_type_info(type)->name, (int)r, t,
+                             (double)found[t * rows + r], (double)expected);
             }
         }
         release(x, 6 * cols * sizeof *x);
@@ -268,27 +280,27 @@ static void test_cpu_rows_do_not_matter(void **state) {
     (void)state;
     struct test_rng rng = {4};
     static const uint64_t some_cols[] = {2048, 5632, 14336};
-    FOR_EACH_TIER(k)
-    for (size_t i = 0; i < SH_COUNT(all_types); i++)
-        for (size_t j = 0; j < SH_COUNT(some_cols); j++) {
-            const uint64_t cols = some_cols[j], rows = 11;
-            struct packed p = pack(k, all_types[i], cols, rows, &rng);
-            float *x = random_floats(64 * cols, 2.0f, &rng);
-            float *alone = guarded(64 * rows * sizeof *alone);
-            for (uint32_t r = 0; r < 64; r++) {
-                float *one = product(k, &p.w, x + r * cols, 1, NULL, NULL);
-                memcpy(alone + r * rows, one, rows * sizeof *one);
-                release(one, rows * sizeof *one);
+    FOR_EACH_TIER (k)
+        for (size_t i = 0; i < SH_COUNT(all_types); i++)
+            for (size_t j = 0; j < SH_COUNT(some_cols); j++) {
+                const uint64_t cols = some_cols[j], rows = 11;
+                struct packed p = pack(k, all_types[i], cols, rows, &rng);
+                float *x = random_floats(64 * cols, 2.0f, &rng);
+                float *alone = guarded(64 * rows * sizeof *alone);
+                for (uint32_t r = 0; r < 64; r++) {
+                    float *one = product(k, &p.w, x + r * cols, 1, NULL, NULL);
+                    memcpy(alone + r * rows, one, rows * sizeof *one);
+                    release(one, rows * sizeof *one);
+                }
+                for (uint32_t n = 2; n <= 64; n += k == &sh_cpu_scalar ? 31 : 1) {
+                    float *together = product(k, &p.w, x, n, NULL, NULL);
+                    assert_memory_equal(together, alone, n * rows * sizeof *alone);
+                    release(together, n * rows * sizeof *together);
+                }
+                release(x, 64 * cols * sizeof *x);
+                release(alone, 64 * rows * sizeof *alone);
+                unpack_all(&p);
             }
-            for (uint32_t n = 2; n <= 64; n += k == &sh_cpu_scalar ? 31 : 1) {
-                float *together = product(k, &p.w, x, n, NULL, NULL);
-                assert_memory_equal(together, alone, n * rows * sizeof *alone);
-                release(together, n * rows * sizeof *together);
-            }
-            release(x, 64 * cols * sizeof *x);
-            release(alone, 64 * rows * sizeof *alone);
-            unpack_all(&p);
-        }
 }
 
 /* ---- the other ops ---- */
@@ -297,31 +309,34 @@ static void test_cpu_rows_ops(void **state) {
     (void)state;
     struct test_rng rng = {5};
     static const uint32_t widths[] = {1, 7, 8, 64, 173, 2048};
-    FOR_EACH_TIER(k)
-    for (size_t i = 0; i < SH_COUNT(widths); i++) {
-        const uint32_t width = widths[i];
-        const uint64_t n = 3 * (uint64_t)width, bytes = n * sizeof(float);
-        float *x = random_floats(n, 9.0f, &rng), *y = random_floats(n, 5.0f, &rng), *w = random_floats(width, 1.0f, &rng);
-        float *found = guarded(bytes), *expected = guarded(bytes);
-        k->rms_norm(x, w, 3, width, 1e-5f, found);
-        sh_ref_rms_norm(x, w, 3, width, 1e-5f, expected);
-        /* sums of `width` squares differ by width roundings, halved by the square root; then three products */
-        for (uint64_t e = 0; e < n; e++) assert_true(fabsf(found[e] - expected[e]) <= fabsf(expected[e]) * ((float)width + 8) * 0x1p-24f);
-        k->add(x, y, n, found);
-        sh_ref_add(x, y, n, expected);
-        assert_memory_equal(found, expected, bytes);
-        for (uint64_t e = 0; e < n; e++) x[e] *= 11.0f; /* up to +-99: past where exp over- and underflows */
-        k->glu(SH_GLU_SILU, x, y, n, found);
-        sh_ref_glu(SH_GLU_SILU, x, y, n, expected);
-        for (uint64_t e = 0; e < n; e++) /* below -87.3 our exp is infinite one step earlier than expf: a result below 1e-35 becomes 0 */
-            if (!(fabsf(found[e] - expected[e]) <= fabsf(expected[e]) * 6e-7f + 1e-35f))
-                fail_msg("%s: silu(%.9g) * %.9g: found %.9g, expected %.9g", k->tier, (double)x[e], (double)y[e], (double)found[e], (double)expected[e]);
-        release(x, bytes);
-        release(y, bytes);
-        release(w, width * sizeof *w);
-        release(found, bytes);
-        release(expected, bytes);
-    }
+    FOR_EACH_TIER (k)
+        for (size_t i = 0; i < SH_COUNT(widths); i++) {
+            const uint32_t width = widths[i];
+            const uint64_t n = 3 * (uint64_t)width, bytes = n * sizeof(float);
+            float *x = random_floats(n, 9.0f, &rng), *y = random_floats(n, 5.0f, &rng), *w = random_floats(width, 1.0f, &rng);
+            float *found = guarded(bytes), *expected = guarded(bytes);
+            k->rms_norm(x, w, 3, width, 1e-5f, found);
+            sh_ref_rms_norm(x, w, 3, width, 1e-5f, expected);
+            /* sums of `width` squares differ by width roundings, halved by the square root; then three products */
+            for (uint64_t e = 0; e < n; e++)
+                assert_true(fabsf(found[e] - expected[e]) <= fabsf(expected[e]) * ((float)width + 8) * 0x1p-24f);
+            k->add(x, y, n, found);
+            sh_ref_add(x, y, n, expected);
+            assert_memory_equal(found, expected, bytes);
+            for (uint64_t e = 0; e < n; e++) x[e] *= 11.0f; /* up to +-99: past where exp over- and underflows */
+            k->glu(SH_GLU_SILU, x, y, n, found);
+            sh_ref_glu(SH_GLU_SILU, x, y, n, expected);
+            for (uint64_t e = 0; e < n;
+                 e++) /* below -87.3 our exp is infinite one step earlier than expf: a result below 1e-35 becomes 0 */
+                if (!(fabsf(found[e] - expected[e]) <= fabsf(expected[e]) * 6e-7f + 1e-35f))
+                    fail_msg("%s: silu(%.9g) * %.9g: found %.9g, expected %.9g", k->tier, (double)x[e], (double)y[e],
+                             (double)found[e], (double)expected[e]);
+            release(x, bytes);
+            release(y, bytes);
+            release(w, width * sizeof *w);
+            release(found, bytes);
+            release(expected, bytes);
+        }
 }
 
 static void test_cpu_attention(void **state) {
@@ -331,67 +346,86 @@ static void test_cpu_attention(void **state) {
         uint32_t k_dim, v_dim, n_heads, n_positions;
     } cases[] = {{64, 64, 8, 1},   {64, 64, 8, 33},  {16, 16, 1, 31}, {13, 9, 3, 70},    {128, 128, 4, 256},
                  {80, 80, 2, 257}, {64, 40, 9, 700}, {8, 8, 5, 512},  {256, 64, 1, 300}, {48, 128, 7, 1025}};
-    FOR_EACH_TIER(k)
-    for (size_t i = 0; i < SH_COUNT(cases); i++)
-        for (int type = 0; type < 2; type++) {
-            const uint32_t k_dim = cases[i].k_dim, v_dim = cases[i].v_dim, n_heads = cases[i].n_heads, n = cases[i].n_positions, n_kv = 2;
-            const uint32_t n_pages = (n + SH_PAGE_TOKENS - 1) / SH_PAGE_TOKENS, element = type == SH_KV_F16 ? 2 : 4;
-            const uint64_t k_bytes = (uint64_t)n_kv * SH_PAGE_TOKENS * k_dim * element, v_bytes = (uint64_t)n_kv * SH_PAGE_TOKENS * v_dim * element;
-            void **pages = calloc(n_pages, sizeof *pages);
-            assert_non_null(pages);
-            for (uint32_t p = 0; p < n_pages; p++) {
-                pages[p] = guarded(16 + k_bytes + v_bytes);
-                memset(pages[p], 0xFF, 16 + k_bytes + v_bytes); /* NaN wherever nothing is stored */
+    FOR_EACH_TIER (k)
+        for (size_t i = 0; i < SH_COUNT(cases); i++)
+            for (int type = 0; type < 2; type++) {
+                const uint32_t k_dim = cases[i].k_dim, v_dim = cases[i].v_dim, n_heads = cases[i].n_heads,
+                               n = cases[i].n_positions, n_kv = 2;
+                const uint32_t n_pages = (n + SH_PAGE_TOKENS - 1) / SH_PAGE_TOKENS, element = type == SH_KV_F16 ? 2 : 4;
+                const uint64_t k_bytes = (uint64_t)n_kv * SH_PAGE_TOKENS * k_dim * element,
+                               v_bytes = (uint64_t)n_kv * SH_PAGE_TOKENS * v_dim * element;
+                void **pages = calloc(n_pages, sizeof *pages);
+                assert_non_null(pages);
+                for (uint32_t p = 0; p < n_pages; p++) {
+                    pages[p] = guarded(16 + k_bytes + v_bytes);
+                    memset(pages[p], 0xFF, 16 + k_bytes + v_bytes); /* NaN wherever nothing is stored */
+                }
+                const struct sh_ref_cache cache = {.kv_type = (enum sh_kv_type)type,
+                                                   .pages = pages,
+                                                   .page_tokens = SH_PAGE_TOKENS,
+                                                   .k_offset = 16,
+                                                   .v_offset = 16 + k_bytes,
+                                                   .n_kv_heads = n_kv,
+                                                   .k_dim = k_dim,
+                                                   .v_dim = v_dim};
+                float *key = guarded(n_kv * k_dim * 4), *value = guarded(n_kv * v_dim * 4);
+                for (uint32_t t = 0; t < n; t++) {
+                    for (uint32_t d = 0; d < n_kv * k_dim; d++) key[d] = test_normal(&rng);
+                    for (uint32_t d = 0; d < n_kv * v_dim; d++) value[d] = test_normal(&rng);
+                    sh_ref_cache_store(&cache, t, key, value);
+                }
+                float *q = random_floats(n_heads * k_dim, 3.0f, &rng);
+                const uint64_t out_bytes = n_heads * v_dim * sizeof(float);
+                const uint64_t bytes = k->attention_scratch(n_heads, n, k_dim, v_dim),
+                               ref_bytes = (n_heads * n + (k_dim > v_dim ? k_dim : v_dim)) * 4ull;
+                float *found = guarded(out_bytes), *expected = guarded(out_bytes);
+                void *scratch = guarded(bytes), *ref_scratch = guarded(ref_bytes);
+                const struct sh_cpu_attention a = {.cache = &cache,
+                                                   .kv_head = 1,
+                                                   .q = q,
+                                                   .n_heads = n_heads,
+                                                   .n_positions = n,
+                                                   .scale = 1.0f / sqrtf((float)k_dim),
+                                                   .out = found};
+                k->attention(&a, scratch);
+                sh_ref_attention(&cache, 1, q, n_heads, n, a.scale, ref_scratch, expected);
+                /* scores reach about 10: k_dim roundings of them move a weight by 10 * k_dim * 2^-24 of itself, n more in the
+                 * sums; values about 4 */
+                const float limit = 4.0f * (10.0f * (float)k_dim + (float)n) * 0x1p-24f;
+                const float off = test_max_difference(found, expected, n_heads * v_dim);
+                if (!(off <= limit))
+                    fail_msg("%s, case %d, type %d: off by %g, bound %g", k->tier, (int)i, type, (double)off, (double)limit);
+                if (k->attention_split > 0) { /* in parts, the last first, and joined: the same bits */
+                    const uint32_t parts = (n + k->attention_split - 1) / k->attention_split;
+                    const uint64_t stride = k->attention_partial(n_heads, v_dim), partial_bytes = parts * stride * sizeof(float);
+                    float *partials = guarded(partial_bytes);
+                    memcpy(expected, found, out_bytes);
+                    memset(found, 0xFF, out_bytes);
+                    for (uint32_t part = parts; part-- > 0;) k->attention_part(&a, part, partials + part * stride, scratch);
+                    k->attention_join(&a, partials);
+                    assert_memory_equal(found, expected, out_bytes);
+                    release(partials, partial_bytes);
+                }
+                for (uint32_t p = 0; p < n_pages; p++) release(pages[p], 16 + k_bytes + v_bytes);
+                free(pages);
+                release(key, n_kv * k_dim * 4);
+                release(value, n_kv * v_dim * 4);
+                release(q, n_heads * k_dim * 4);
+                release(found, out_bytes);
+                release(expected, out_bytes);
+                release(scratch, bytes);
+                release(ref_scratch, ref_bytes);
             }
-            const struct sh_ref_cache cache = {.kv_type = (enum sh_kv_type)type, .pages = pages, .page_tokens = SH_PAGE_TOKENS, .k_offset = 16,
-                                               .v_offset = 16 + k_bytes, .n_kv_heads = n_kv, .k_dim = k_dim, .v_dim = v_dim};
-            float *key = guarded(n_kv * k_dim * 4), *value = guarded(n_kv * v_dim * 4);
-            for (uint32_t t = 0; t < n; t++) {
-                for (uint32_t d = 0; d < n_kv * k_dim; d++) key[d] = test_normal(&rng);
-                for (uint32_t d = 0; d < n_kv * v_dim; d++) value[d] = test_normal(&rng);
-                sh_ref_cache_store(&cache, t, key, value);
-            }
-            float *q = random_floats(n_heads * k_dim, 3.0f, &rng);
-            const uint64_t out_bytes = n_heads * v_dim * sizeof(float);
-            const uint64_t bytes = k->attention_scratch(n_heads, n, k_dim, v_dim), ref_bytes = (n_heads * n + (k_dim > v_dim ? k_dim : v_dim)) * 4ull;
-            float *found = guarded(out_bytes), *expected = guarded(out_bytes);
-            void *scratch = guarded(bytes), *ref_scratch = guarded(ref_bytes);
-            const struct sh_cpu_attention a = {
-                .cache = &cache, .kv_head = 1, .q = q, .n_heads = n_heads, .n_positions = n, .scale = 1.0f / sqrtf((float)k_dim), .out = found};
-            k->attention(&a, scratch);
-            sh_ref_attention(&cache, 1, q, n_heads, n, a.scale, ref_scratch, expected);
-            /* scores reach about 10: k_dim roundings of them move a weight by 10 * k_dim * 2^-24 of itself, n more in the sums; values about 4 */
-            const float limit = 4.0f * (10.0f * (float)k_dim + (float)n) * 0x1p-24f;
-            const float off = test_max_difference(found, expected, n_heads * v_dim);
-            if (!(off <= limit)) fail_msg("%s, case %d, type %d: off by %g, bound %g", k->tier, (int)i, type, (double)off, (double)limit);
-            if (k->attention_split > 0) { /* in parts, the last first, and joined: the same bits */
-                const uint32_t parts = (n + k->attention_split - 1) / k->attention_split;
-                const uint64_t stride = k->attention_partial(n_heads, v_dim), partial_bytes = parts * stride * sizeof(float);
-                float *partials = guarded(partial_bytes);
-                memcpy(expected, found, out_bytes);
-                memset(found, 0xFF, out_bytes);
-                for (uint32_t part = parts; part-- > 0;) k->attention_part(&a, part, partials + part * stride, scratch);
-                k->attention_join(&a, partials);
-                assert_memory_equal(found, expected, out_bytes);
-                release(partials, partial_bytes);
-            }
-            for (uint32_t p = 0; p < n_pages; p++) release(pages[p], 16 + k_bytes + v_bytes);
-            free(pages);
-            release(key, n_kv * k_dim * 4);
-            release(value, n_kv * v_dim * 4);
-            release(q, n_heads * k_dim * 4);
-            release(found, out_bytes);
-            release(expected, out_bytes);
-            release(scratch, bytes);
-            release(ref_scratch, ref_bytes);
-        }
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_cpu_unpack_is_dequantise), cmocka_unit_test(test_cpu_matmul_near_reference),
-        cmocka_unit_test(test_cpu_avx2_arithmetic),      cmocka_unit_test(test_cpu_rows_do_not_matter),
-        cmocka_unit_test(test_cpu_rows_ops),             cmocka_unit_test(test_cpu_attention),
+        cmocka_unit_test(test_cpu_unpack_is_dequantise),
+        cmocka_unit_test(test_cpu_matmul_near_reference),
+        cmocka_unit_test(test_cpu_avx2_arithmetic),
+        cmocka_unit_test(test_cpu_rows_do_not_matter),
+        cmocka_unit_test(test_cpu_rows_ops),
+        cmocka_unit_test(test_cpu_attention),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

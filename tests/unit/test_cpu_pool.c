@@ -23,7 +23,8 @@ static void count(void *arg, uint32_t worker, uint64_t begin, uint64_t end) {
     struct counts *c = arg;
     for (uint64_t i = begin; i < end; i++) atomic_fetch_add(&c->seen[i], 1);
     unsigned highest = atomic_load(&c->highest_worker);
-    while (worker > highest && !atomic_compare_exchange_weak(&c->highest_worker, &highest, worker)) {}
+    while (worker > highest && !atomic_compare_exchange_weak(&c->highest_worker, &highest, worker)) {
+    }
 }
 
 static struct sh_pool *acquire(uint32_t workers) {
@@ -116,7 +117,8 @@ static void test_pool_load_is_not_starved(void **state) {
     for (int piece = 0; piece < 10; piece++) {
         const unsigned before = atomic_load(&steps);
         sh_pool_enter(pool, SH_POOL_LOAD);
-        assert_true(atomic_load(&steps) - before <= 200); /* four, and what passed before it stood in the queue: this thread may be held up */
+        assert_true(atomic_load(&steps) - before <=
+                    200); /* four, and what passed before it stood in the queue: this thread may be held up */
         sh_pool_leave(pool);
     }
     atomic_store(&stop, true);

@@ -109,7 +109,8 @@ static uint32_t layer(struct sh_builder *b, const struct tiny_params *p, uint32_
     a.group = sh_build_state(b, spec, &a.layer_in_group);
     const uint32_t attended = sh_build_attend(b, &a, qkv[0], qkv[1], qkv[2], "attn_rope", "attn");
     snprintf(name[1], sizeof name[1], "blk.%u.attn_output", l);
-    x = sh_build_add(b, x, sh_build_matmul(b, attended, matrix(b, p, q_width, p->n_embd, name[1]), SH_NONE, "attn_output"), "attn_sum");
+    x = sh_build_add(b, x, sh_build_matmul(b, attended, matrix(b, p, q_width, p->n_embd, name[1]), SH_NONE, "attn_output"),
+                     "attn_sum");
     in = sh_build_rms_norm(b, x, sh_build_vector(b, p->n_embd, "%s", name[4]), 1e-5f, "ffn_norm");
     snprintf(name[1], sizeof name[1], "blk.%u.ffn_gate", l);
     snprintf(name[2], sizeof name[2], "blk.%u.ffn_up", l);
@@ -255,7 +256,8 @@ static void rotate(const struct tiny *t, double *x, uint32_t n_heads, uint32_t p
         }
 }
 
-static void attend(const struct tiny_params *p, const double *q, const double *keys, const double *vals, uint32_t position, double *out) {
+static void attend(const struct tiny_params *p, const double *q, const double *keys, const double *vals, uint32_t position,
+                   double *out) {
     const uint32_t dim = p->head_dim, kv_width = p->n_kv_heads * dim;
     double *scores = calloc(position + 1, sizeof *scores);
     assert_non_null(scores);
@@ -321,8 +323,8 @@ float *tiny_reference(const struct tiny *t, const int32_t *tokens, uint32_t n) {
     return logits;
 }
 
-float *tiny_run(const struct tiny *t, struct sh_device *device, struct sh_exec_context *context, uint32_t slot, const int32_t *tokens,
-                uint32_t n, uint32_t position, uint32_t first_page, enum sh_role role) {
+float *tiny_run(const struct tiny *t, struct sh_device *device, struct sh_exec_context *context, uint32_t slot,
+                const int32_t *tokens, uint32_t n, uint32_t position, uint32_t first_page, enum sh_role role) {
     const struct sh_executor *e = device->executor;
     const uint32_t n_pages = (position + n + SH_PAGE_TOKENS - 1) / SH_PAGE_TOKENS;
     struct sh_step_row *rows = calloc(n, sizeof *rows);
@@ -337,7 +339,8 @@ float *tiny_run(const struct tiny *t, struct sh_device *device, struct sh_exec_c
         outputs[i] = (struct sh_step_output){.row = i, .want_logits = true};
     }
     const struct sh_step_sequence sequence = {.n_rows = n, .pages = groups, .n_pages = n_pages};
-    const struct sh_step step = {.rows = rows, .n_rows = n, .sequences = &sequence, .n_sequences = 1, .outputs = outputs, .n_outputs = n};
+    const struct sh_step step = {
+        .rows = rows, .n_rows = n, .sequences = &sequence, .n_sequences = 1, .outputs = outputs, .n_outputs = n};
     struct sh_error err = {0};
     struct sh_step_result result;
     if (e->pool_reserve(context, 0, first_page + n_pages, &err) != SH_OK) fail_msg("%s", err.message);
