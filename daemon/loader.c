@@ -68,6 +68,10 @@ static void merge_found(const struct found_list *list) {
         }
         *at = m->next;
         m->listed = false;
+        for (int state = MODEL_DISCOVERED; state <= MODEL_FAILED; state++) {
+            const char *const labels[] = {m->id, model_state_name((enum model_state)state)};
+            metric_remove(METRIC_MODEL_STATE, labels);
+        }
         model_unref(m);
     }
 }
@@ -288,6 +292,7 @@ static void load(struct model *m) {
     job.wants = (struct model_wants){m->wants.device ? strdup(m->wants.device) : NULL, m->wants.context_length,
                                      m->wants.kv_type ? strdup(m->wants.kv_type) : NULL};
     job.order = m->load_order;
+    uint64_t size_bytes = m->size_bytes;
     model_set_state(m, MODEL_LOADING);
     set_text(&m->error, "");
     tell_status("loading", m->id);
@@ -302,7 +307,10 @@ static void load(struct model *m) {
     enum sh_code code = devices_acquire(job.wants.device, &job.device, &err);
     if (code == SH_OK) {
         code = load_engine(&job, &err);
-        while (memory_is_short(code) && evict_one(m)) code = load_engine(&job, &err);
+        /* Others go only for one that could fit at all. */
+        uint64_t memory = sh_device_get_info(job.device)->memory_bytes;
+        bool could_fit = memory == 0 || size_bytes < memory;
+        while (memory_is_short(code) && could_fit && evict_one(m)) code = load_engine(&job, &err);
     }
     uint64_t took = sh_now_ns() - start;
 

@@ -46,9 +46,9 @@ static bool stderr_is_journal(void) {
 
 static void write_line(enum sh_log_level level, const char *model, const char *line) {
     if (to_journal) {
-        if (model) sd_journal_send("PRIORITY=%i", level, "SHIMMY_MODEL=%s", model, "MESSAGE=%s", line, NULL);
-        else sd_journal_send("PRIORITY=%i", level, "MESSAGE=%s", line, NULL);
-        return;
+        int rc = model ? sd_journal_send("PRIORITY=%i", level, "SHIMMY_MODEL=%s", model, "MESSAGE=%s", line, NULL)
+                       : sd_journal_send("PRIORITY=%i", level, "MESSAGE=%s", line, NULL);
+        if (rc >= 0) return; /* else the stream that stderr is may still reach it */
     }
     struct timespec now;
     struct tm tm;

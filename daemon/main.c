@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/timerfd.h>
 #include <systemd/sd-daemon.h>
@@ -167,8 +168,16 @@ static void reload(struct daemon *d) {
 
 /* ---- start, serve, stop ------------------------------------------------------------------------------ */
 
+static void raise_descriptor_limit(void) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+    limit.rlim_cur = limit.rlim_max < 65536 ? limit.rlim_max : 65536;
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 static bool start(struct daemon *d) {
     struct sh_error err;
+    raise_descriptor_limit();
     take_sockets(d);
     if (http_start(d->config, d->http_fds, d->n_http_fds, &d->http, &err) != SH_OK) goto refused;
     struct control_params params = {

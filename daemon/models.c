@@ -25,6 +25,13 @@ const char *model_state_name(enum model_state state) {
 void set_text(char **slot, const char *value) {
     char *copy = strdup(value ? value : "");
     if (!copy) return; /* the old text stays */
+    size_t left = strlen(copy);
+    for (char *at = copy; left > 0;) {
+        size_t n = sh_utf8_length(at, left);
+        if (n == 0) *at = '?';
+        at += n ? n : 1;
+        left -= n ? n : 1;
+    }
     free(*slot);
     *slot = copy;
 }
@@ -323,7 +330,7 @@ struct model *model_create(const struct found_model *found) {
     atomic_init(&m->refs, 1);
     pthread_mutex_init(&m->vocab_lock, NULL);
     set_text(&m->id, found->id);
-    set_text(&m->path, found->path);
+    m->path = strdup(found->path); /* as it is: this one is opened */
     set_text(&m->arch, "");
     set_text(&m->type, "");
     set_text(&m->name, "");

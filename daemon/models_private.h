@@ -96,7 +96,9 @@ void model_insert(struct model *model);
 void model_forget_vocabs(struct model *model); /* nobody but the registry holds a reference */
 
 struct model *model_create(const struct found_model *found); /* one reference, the registry's */
-void set_text(char **slot, const char *value);               /* a copy; on no memory the old text stays */
+/* A copy in which bytes that are not UTF-8 are '?' (names of files and in files hold any, JSON does not); without memory the old
+ * text stays. */
+void set_text(char **slot, const char *value);
 
 void load_finish(struct load *load, enum sh_code code, const struct sh_error *err); /* calls done unless it was called */
 void load_unref(struct load *load);

@@ -568,6 +568,11 @@ static void serve(struct runner *r, struct generation *g) {
     pthread_mutex_unlock(&r->lock);
     metric_add(METRIC_REQUESTS_RUNNING, NULL, -1);
 
+    struct gen_usage usage;
+    gen_get_usage(g, &usage);
+    log_write(SH_LOG_DEBUG, r->params.id, "request %llu: %s, %u prompt tokens and %u generated in %.3f s",
+              (unsigned long long)g->id, code == SH_OK ? "done" : sh_code_name(code), usage.prompt_tokens,
+              usage.completion_tokens, (double)(sh_now_ns() - run.start_ns) / 1e9);
     if (code == SH_OK) {
         gen_end(g, GEN_STOP, NULL);
     } else if (code == SH_ERR_CANCELLED) {

@@ -40,6 +40,7 @@ struct client {
 
 struct control {
     int epoll, listener, wake_fd;
+    int spare; /* given up for a moment to refuse a client when there are no descriptors left */
     char *path;
     bool inherited;
     struct file_id {
@@ -345,6 +346,16 @@ static void accept_clients(struct control *control) {
     for (;;) {
         int fd = accept4(control->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd < 0 && errno == EINTR) continue;
+        if (fd < 0 && (errno == EMFILE || errno == ENFILE)) {
+            /* Left in the backlog it would wake us again and again. */
+            close(control->spare);
+            fd = accept4(control->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+            if (fd >= 0) close(fd);
+            control->spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
+            log_warning("control client refused: no file descriptors are left");
+            if (fd < 0) return;
+            continue;
+        }
         if (fd < 0) return;
         struct client *client = control->n_clients < CLIENTS_MAX ? sh_calloc(1, sizeof *client) : NULL;
         if (!client) {
@@ -524,6 +535,7 @@ enum sh_code control_start(const struct control_params *params, struct control *
     struct control *control = sh_calloc(1, sizeof *control);
     if (!control) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the control socket");
     control->epoll = control->listener = control->wake_fd = -1;
+    control->spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
     pthread_mutex_init(&control->wake_lock, NULL);
     char path[4096];
     enum sh_code code = SH_OK;
@@ -584,6 +596,7 @@ void control_stop(struct control *control) {
         call_unref(posted);
     }
     if (control->wake_fd >= 0) close(control->wake_fd);
+    if (control->spare >= 0) close(control->spare);
     pthread_mutex_destroy(&control->wake_lock);
     free(control->path);
     free(control);

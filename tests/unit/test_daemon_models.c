@@ -120,6 +120,7 @@ static void test_names(void **state) {
     room_model(sub, "Double.gguf", 1, "y");
     room_model(directory, "Mistral-7B-Q4_0.gguf", 1, "General Name 2");
     touch(directory, "broken.gguf");
+    room_model(directory, "not-\xff-utf8.gguf", 1, "a \xfe name");
     struct config *config = room_config("--model-dir", directory, "--device", "cpu", NULL);
     room_start(config);
 
@@ -144,6 +145,11 @@ static void test_names(void **state) {
     candidates = models_candidates("mistral-7b");
     assert_int_equal(json_array_size(candidates), 1);
     json_decref(candidates);
+
+    /* Names may hold any bytes; what is told of them is UTF-8, and the file is still found. */
+    assert_resolves("not-?-utf8", "not-?-utf8");
+    assert_resolves("a ? name", "not-?-utf8");
+    model_unref(room_load("not-?-utf8"));
 
     /* A file that is no model is listed with the reason. */
     assert_int_equal(room_state("broken"), MODEL_FAILED);
