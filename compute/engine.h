@@ -19,7 +19,7 @@
  *   sh_device   any thread; locked inside (one queue). Outlives the models loaded on it.
  *   sh_vocab    immutable: any thread.
  *   sh_model    immutable after load: any thread. Outlives its contexts.
- *   sh_context  one thread at a time (sh_context_stats: any thread).
+ *   sh_context  one thread at a time (sh_context_get_stats: any thread).
  *   sh_text_stream, sh_file: one thread at a time.
  *
  * Units: bytes, tokens and rows are named so; times are nanoseconds (_ns); arrays are row-major, the last
@@ -314,7 +314,7 @@ struct sh_logit_bias { int32_t token; float bias; }; /* bias may be -INFINITY */
  * batching, chunking and rollback cannot disturb it. Note that struct defaults are "off", not the product's defaults. */
 struct sh_sampler_params {
     size_t size;
-    float temperature;       /* 0 = greedy */
+    float temperature;       /* 0 = greedy, and so is what is below 1e-6 */
     uint32_t top_k;          /* 0 = off */
     float top_p;             /* 0 or >= 1 = off */
     float min_p;             /* 0 = off */

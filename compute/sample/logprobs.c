@@ -32,6 +32,12 @@ static void sift_up(struct sh_top *top, uint32_t i) {
     }
 }
 
+/* logit - log_sum; where one logit is infinite, all that are the largest share the whole probability. */
+static float log_probability(float logit, float largest, double log_sum) {
+    if (isinf(largest)) return logit == largest ? (float)-log_sum : -INFINITY;
+    return (float)((double)logit - log_sum);
+}
+
 void sh_logprobs(const float *logits, uint32_t n_vocab, int32_t token, float *logprob, struct sh_top *top, uint32_t n_top) {
     float largest = -INFINITY;
     for (uint32_t i = 0; i < n_vocab; i++)
@@ -40,7 +46,7 @@ void sh_logprobs(const float *logits, uint32_t n_vocab, int32_t token, float *lo
     uint32_t n = 0;
     for (uint32_t i = 0; i < n_vocab; i++) {
         if (isnan(logits[i])) continue;
-        if (largest > -INFINITY) sum += exp((double)logits[i] - (double)largest);
+        sum += logits[i] == largest ? 1 : exp((double)logits[i] - (double)largest);
         if (n_top == 0) continue;
         const struct sh_top entry = {.token = (int32_t)i, .logprob = logits[i]};
         if (n < n_top) {
@@ -51,14 +57,14 @@ void sh_logprobs(const float *logits, uint32_t n_vocab, int32_t token, float *lo
             sift_down(top, n, 0);
         }
     }
-    const double log_sum = (double)largest + log(sum > 0 ? sum : 1);
+    const double log_sum = log(sum) + (isinf(largest) ? 0 : (double)largest);
     for (uint32_t end = n; end > 1; end--) { /* heap sort: the last-ranked goes to the end */
         const struct sh_top swap = top[0];
         top[0] = top[end - 1];
         top[end - 1] = swap;
         sift_down(top, end - 1, 0);
     }
-    for (uint32_t i = 0; i < n; i++) top[i].logprob = (float)((double)top[i].logprob - log_sum);
+    for (uint32_t i = 0; i < n; i++) top[i].logprob = log_probability(top[i].logprob, largest, log_sum);
     for (uint32_t i = n; i < n_top; i++) top[i] = (struct sh_top){.token = -1, .logprob = -INFINITY};
-    if (logprob != NULL) *logprob = token >= 0 && (uint32_t)token < n_vocab ? (float)((double)logits[token] - log_sum) : 0.0f;
+    if (logprob != NULL) *logprob = token >= 0 && (uint32_t)token < n_vocab ? log_probability(logits[token], largest, log_sum) : 0.0f;
 }

@@ -4,6 +4,10 @@
 #include <math.h>
 #include <stdlib.h>
 
+/* Below this logit / T may overflow, and ties between infinities would go to the lowest id. The noise is under 17, so that a colder draw
+ * takes the largest logit anyway unless another is within 2e-5 of it. */
+#define COLDEST 1e-6f
+
 struct candidate {
     int32_t token;
     float logit;
@@ -61,6 +65,7 @@ enum sh_code sh_sampler_create(const struct sh_sampler_params *params, uint32_t 
     const enum sh_code code = check(&p, n_vocab, err);
     if (code != SH_OK) return code;
     if (p.repeat_last_n == 0) p.repeat_last_n = 64;
+    if (p.temperature < COLDEST) p.temperature = 0;
 
     struct sh_sampler *s = sh_calloc(1, sizeof *s);
     if (s == NULL) goto no_memory;

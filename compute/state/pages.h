@@ -17,8 +17,6 @@ void sh_page_pool_finish(struct sh_page_pool *pool);
 /* Pages n_reserved .. n_pages - 1 become usable. */
 void sh_page_pool_grow(struct sh_page_pool *pool, uint32_t n_pages);
 static inline uint32_t sh_page_pool_used(const struct sh_page_pool *pool) { return pool->n_reserved - pool->n_free; }
-/* Pages that could still be taken if the pool grew to its end. */
-static inline uint32_t sh_page_pool_room(const struct sh_page_pool *pool) { return pool->n_max - sh_page_pool_used(pool); }
 
 uint32_t sh_page_take(struct sh_page_pool *pool); /* with one reference; there must be a free one */
 void sh_page_share(struct sh_page_pool *pool, uint32_t page);

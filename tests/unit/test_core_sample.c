@@ -327,6 +327,40 @@ static void logprobs_are_of_the_raw_distribution(void **state) {
     }
 }
 
+/* Logits and temperatures at the ends of what a float holds: a token and log-probs that are numbers or -infinity. */
+static void extremes(void **state) {
+    (void)state;
+    float logits[N];
+    for (int t = 0; t < N; t++) logits[t] = (float)(t * 7 % 11) + (float)(t == 30) * 20;
+    const float cold[] = {1e-3f, 1e-20f, 1e-38f, 1e-40f, 1e-45f};
+    for (size_t i = 0; i < SH_COUNT(cold); i++)
+        for (int sign = 0; sign < 2; sign++) {
+            const struct sh_sampler_params plain = {.size = sizeof plain, .temperature = cold[i], .seed = 8};
+            const struct sh_sampler_params filtered = {.size = sizeof filtered, .temperature = cold[i], .seed = 8, .top_k = 9, .top_p = 1e-30f};
+            float shifted[N];
+            for (int t = 0; t < N; t++) shifted[t] = logits[t] - (sign ? 100.0f : 0.0f);
+            assert_int_equal(pick(&plain, shifted, N, NULL, 3), 30);
+            assert_int_equal(pick(&filtered, shifted, N, NULL, 3), 30);
+        }
+    static const struct {
+        float logits[4], expected[4];
+    } cases[] = {
+        {{-INFINITY, -INFINITY, -INFINITY, -INFINITY}, {-1.3862944f, -1.3862944f, -1.3862944f, -1.3862944f}},
+        {{1, INFINITY, 2, INFINITY}, {-INFINITY, -0.6931472f, -INFINITY, -0.6931472f}},
+        {{1, -INFINITY, 1, -INFINITY}, {-0.6931472f, -INFINITY, -0.6931472f, -INFINITY}},
+    };
+    for (size_t i = 0; i < SH_COUNT(cases); i++)
+        for (int32_t t = 0; t < 4; t++) {
+            float logprob;
+            struct sh_top top[4];
+            sh_logprobs(cases[i].logits, 4, t, &logprob, top, 4);
+            const float expected = cases[i].expected[t];
+            assert_true(logprob == expected || fabsf(logprob - expected) < 1e-6f);
+            for (int k = 0; k < 4; k++)
+                if (top[k].token == t) assert_true(top[k].logprob == logprob);
+        }
+}
+
 static void wrong_parameters_are_named(void **state) {
     (void)state;
     const struct sh_logit_bias outside = {N, 1}, infinite = {1, INFINITY};
@@ -363,6 +397,7 @@ int main(void) {
         cmocka_unit_test(greedy_takes_the_largest_and_the_lowest_id),
         cmocka_unit_test(bias_and_penalties),
         cmocka_unit_test(logprobs_are_of_the_raw_distribution),
+        cmocka_unit_test(extremes),
         cmocka_unit_test(wrong_parameters_are_named),
     };
     return cmocka_run_group_tests_name("core_sample", tests, NULL, NULL);
