@@ -87,6 +87,43 @@ test('n choices, prompts in arrays, and their order', there, async () => {
   assert.equal(texts[1], alone.choices[0].text);
 });
 
+test('a stream carries what the whole answer carries', there, async () => {
+  const ask = { ...greedy, max_tokens: 12, n: 2, temperature: 1, seed: 11, logprobs: 3, return_token_ids: true, stop: 'zzz' };
+  const whole = await complete(ask);
+  const parts = [0, 1].map(() => ({ text: '', token_ids: [], tokens: [], token_logprobs: [], text_offset: [], top_logprobs: [], prompt: [] }));
+  for (const event of await stream('/v1/completions', { ...ask, stream_options: { include_usage: true } })) {
+    if (event.usage) {
+      assert.deepEqual(event.usage, whole.usage);
+      continue;
+    }
+    assert.equal(event.usage, null);
+    const [choice] = event.choices;
+    const part = parts[choice.index];
+    part.text += choice.text;
+    part.token_ids.push(...choice.token_ids);
+    if (choice.prompt_token_ids) part.prompt.push(choice.prompt_token_ids);
+    for (const key of ['tokens', 'token_logprobs', 'text_offset', 'top_logprobs']) part[key].push(...(choice.logprobs?.[key] ?? []));
+    part.finish = choice.finish_reason ?? part.finish;
+  }
+  whole.choices.forEach((choice, i) => {
+    const { text, token_ids, prompt, finish, ...logprobs } = parts[i];
+    assert.equal(text, choice.text);
+    assert.equal(finish, choice.finish_reason);
+    assert.deepEqual(token_ids, choice.token_ids);
+    assert.deepEqual(prompt, [choice.prompt_token_ids]);
+    assert.deepEqual(logprobs, choice.logprobs);
+  });
+});
+
+test('a chat stream carries log-probs and ids', there, async () => {
+  const ask = { model, messages: [{ role: 'user', content: 'Once' }], max_tokens: 6, temperature: 0, logprobs: true, top_logprobs: 1, return_token_ids: true };
+  const { body: whole } = await post('/v1/chat/completions', ask);
+  const chunks = await stream('/v1/chat/completions', ask);
+  assert.deepEqual(chunks[0].prompt_token_ids, whole.prompt_token_ids);
+  assert.deepEqual(chunks.flatMap((chunk) => chunk.choices[0].token_ids), whole.choices[0].token_ids);
+  assert.deepEqual(chunks.flatMap((chunk) => chunk.choices[0].logprobs?.content ?? []), whole.choices[0].logprobs.content);
+});
+
 test('stop strings end the text and never show', there, async () => {
   const whole = (await complete({ max_tokens: 40 })).choices[0].text;
   for (const stop of [[' girl'], ['irl named L'], ['never there', 'Lily']]) {

@@ -1,7 +1,7 @@
 // clients.test.mjs - clients that leave, stall, dawdle or send too much: noticed, cut, and nobody else suffers.
 import { test, before, after } from 'node:test';
 import assert from 'node:assert/strict';
-import { Daemon, endless, model, needs, shared, waitFor } from './harness.mjs';
+import { Daemon, endless, events, model, needs, shared, waitFor } from './harness.mjs';
 
 const there = needs(shared('models/stories260K.gguf'), 'no shared models');
 const short = { model, prompt: 'Once upon a time', max_tokens: 3, temperature: 0 };
@@ -179,4 +179,48 @@ test('shutting down ends a stream with its reason', there, async () => {
   await socket.ended;
   assert.ok(Date.now() - begun < 6000);
   assert.match(socket.text, /"code":"shutting_down"/);
+});
+
+test('a request that takes too long ends with its reason, whole or streamed', there, async () => {
+  const hasty = await new Daemon({ args: ['--request-timeout', '1'] }).start();
+  try {
+    const whole = await hasty.post('/v1/completions', endless);
+    assert.equal(whole.status, 503);
+    assert.equal(whole.body.error.code, 'deadline_exceeded');
+    assert.ok(whole.headers.get('retry-after'));
+    const response = await fetch(`${hasty.url}/v1/completions`, { method: 'POST', body: JSON.stringify({ ...endless, stream: true }) });
+    assert.equal(response.status, 200);
+    const list = events(await response.text());
+    assert.equal(list.pop(), '[DONE]');
+    assert.equal(list.pop().error.code, 'deadline_exceeded');
+    assert.ok(list.length > 1, 'what was generated before has arrived');
+    assert.equal((await hasty.post('/v1/completions', short)).status, 200);
+  } finally {
+    await hasty.stop();
+  }
+});
+
+test('a full queue is a 429', there, async () => {
+  const tight = await new Daemon({ args: ['--max-queue', '1'] }).start();
+  try {
+    const first = await tight.connect();
+    first.write(tight.rawPost('/v1/completions', { ...endless, stream: true }));
+    await waitFor('the first runs', async () => (await tight.running()) === 1);
+    const second = await tight.connect();
+    second.write(tight.rawPost('/v1/completions', short));
+    await waitFor('the second waits', async () => (await tight.metric('shimmy_requests_queued')) === 1);
+    const third = await tight.post('/v1/completions', short);
+    assert.equal(third.status, 429);
+    assert.equal(third.body.error.code, 'queue_full');
+    assert.equal(third.body.error.type, 'rate_limit_error');
+    first.destroy();
+    await waitFor('the second is answered', () => /"finish_reason":"length"/.test(second.text));
+    second.destroy();
+    // One request's many prompts wait for each other rather than for room in the queue.
+    const many = await tight.post('/v1/completions', { ...short, prompt: Array(12).fill('Once upon a time') });
+    assert.equal(many.status, 200, JSON.stringify(many.body));
+    assert.equal(many.body.choices.length, 12);
+  } finally {
+    await tight.stop();
+  }
 });
