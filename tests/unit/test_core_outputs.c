@@ -205,6 +205,83 @@ static void captured_activations(void **state) {
     }
 }
 
+/* All activations of a step by name, NULL where the executor keeps none; *rows of each. */
+static float **all_activations(const char *device, uint32_t *n, uint32_t *sizes, char tier[32]) {
+    const struct sh_context_params params = {.size = sizeof params, .kv_type = SH_KV_F32};
+    struct core_model m;
+    core_load(&m, device, model_path, &params);
+    snprintf(tier, 32, "%s", sh_device_get_info(m.devices[0])->tier);
+    const struct sh_program *p = m.context->model->program;
+    *n = p->n_activations;
+    const char *names[256];
+    assert_in_range(*n, 1, 256);
+    for (uint32_t a = 0; a < *n; a++) names[a] = p->activations[a].name;
+    core_ok(sh_context_capture(m.context, names, *n, &error), &error);
+    struct sh_row rows[N];
+    const uint32_t s = core_sequence(&m);
+    for (uint32_t i = 0; i < N; i++)
+        rows[i] = (struct sh_row){
+            .sequence = s, .token = prompt[i], .position = i, .outputs = i % 2 == 0 ? SH_OUT_LOGITS | SH_OUT_HIDDEN : 0};
+    sh_ticket ticket;
+    run(&m, rows, N, &ticket);
+    float **values = calloc(*n, sizeof *values);
+    assert_non_null(values);
+    for (uint32_t a = 0; a < *n; a++) {
+        uint32_t n_rows = 0, width = 0;
+        const float *found = sh_context_captured(m.context, ticket, a, &n_rows, &width);
+        if (found == NULL) continue;
+        sizes[a] = n_rows * width;
+        values[a] = calloc(sizes[a], sizeof *found);
+        assert_non_null(values[a]);
+        memcpy(values[a], found, sizes[a] * sizeof *found);
+    }
+    core_unload(&m);
+    return values;
+}
+
+/*
+ * Every executor against the scalar reference, activation by activation: the root mean square of the difference over that of the
+ * values, with an f32 cache (a difference of 1e-7 may round to another half). Float activations leave sums in another order, 1e-6
+ * or so an op; 8-bit ones are off by up to 1/254 of a block's largest value, at most 1e-2 of its rms, at every matmul, and there
+ * are a dozen between the first and the last.
+ */
+static void executors_agree_at_named_activations(void **state) {
+    (void)state;
+    const char *names[CORE_MAX_DEVICES];
+    const uint32_t n_devices = core_devices(names);
+    uint32_t sizes[256] = {0}, n, compared = 0;
+    char tier[32];
+    float **reference = all_activations("cpu-scalar", &n, sizes, tier);
+    for (uint32_t d = 0; d < n_devices; d++) {
+        uint32_t found_n = 0, found_sizes[256] = {0};
+        float **found = all_activations(names[d], &found_n, found_sizes, tier);
+        assert_int_equal(found_n, n);
+        const double allowed = strcmp(tier, "scalar") == 0 ? 0 : strcmp(tier, "base") == 0 ? 1e-5 : 5e-2;
+        uint32_t here = 0;
+        for (uint32_t a = 0; a < n; a++) {
+            if (reference[a] == NULL || found[a] == NULL) continue;
+            assert_int_equal(sizes[a], found_sizes[a]);
+            double difference = 0, size = 0;
+            for (uint32_t i = 0; i < sizes[a]; i++) {
+                const double x = (double)reference[a][i], y = (double)found[a][i];
+                difference += (x - y) * (x - y);
+                size += x * x;
+            }
+            const double off = sqrt(difference / size);
+            if (!(off <= allowed))
+                fail_msg("%s: activation %u of %u is off by %.3g of its size, allowed %.3g", names[d], a, n, off, allowed);
+            here++;
+        }
+        assert_true(here > n / 2);
+        compared += here;
+        for (uint32_t a = 0; a < n; a++) free(found[a]);
+        free(found);
+    }
+    assert_true(compared > 0);
+    for (uint32_t a = 0; a < n; a++) free(reference[a]);
+    free(reference);
+}
+
 /* The table against cos and sin by the definition; a factor and an extension of f make position f * p what p was. */
 static void rotation_tables(void **state) {
     (void)state;
@@ -244,6 +321,7 @@ int main(void) {
         cmocka_unit_test(rows_get_what_they_ask_for),
         cmocka_unit_test(embeddings_stand_for_tokens),
         cmocka_unit_test(captured_activations),
+        cmocka_unit_test(executors_agree_at_named_activations),
         cmocka_unit_test(rotation_tables),
     };
     return cmocka_run_group_tests_name("core_outputs", tests, write_model, NULL);
