@@ -53,7 +53,7 @@ struct gen_logprob { /* of one token */
 
 enum gen_event_kind {
     GEN_EVENT_STARTED, /* left the queue */
-    GEN_EVENT_PROMPT,  /* with echo_logprobs: one prompt token, in order (the first has no logprob); not counted in the ring's limit */
+    GEN_EVENT_PROMPT, /* with echo_logprobs: one prompt token, in order (the first has no logprob); not counted in the ring's limit */
     GEN_EVENT_TOKEN,  /* a token of a choice; text may be empty while held back, and tokens may come with a final text */
     GEN_EVENT_CHOICE, /* a choice is finished: finish, and the last held-back text */
     GEN_EVENT_END,    /* all choices are finished, or the whole failed: the last event */
@@ -78,8 +78,8 @@ struct gen_usage {                             /* valid after END */
 };
 
 /* The model must be ready (model_load); the generation takes its own reference on it and drops it at its end. SH_ERR_LIMIT: the
- * prompt does not fit the context, or n_choices the sequences; SH_ERR_BUSY: the queue is full; SH_ERR_CANCELLED: shutting down;
- * SH_ERR_NOT_FOUND: not ready (any more). */
+ * prompt does not fit the context; SH_ERR_INVALID: a token that is none, or more choices than sequences; SH_ERR_BUSY: the queue
+ * is full; SH_ERR_CANCELLED: shutting down; SH_ERR_NOT_FOUND: not ready (any more). */
 enum sh_code gen_submit(struct model *model, const struct gen_params *params, struct generation **out, struct sh_error *err);
 bool gen_next(struct generation *generation, struct gen_event *event);
 void gen_cancel(struct generation *generation, const char *reason);

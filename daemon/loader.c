@@ -312,6 +312,10 @@ static void load(struct model *m) {
         bool could_fit = memory == 0 || size_bytes < memory;
         while (memory_is_short(code) && could_fit && evict_one(m)) code = load_engine(&job, &err);
     }
+    if (code == SH_OK && (code = model_hold_vocab(m, &identity, &err)) != SH_OK) {
+        runner_destroy(job.runner);
+        sh_model_unload(job.engine);
+    }
     uint64_t took = sh_now_ns() - start;
 
     pthread_mutex_lock(&registry.lock);

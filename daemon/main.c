@@ -1,8 +1,8 @@
 /*
  * main.c - shimmyd from start to end: options, log, signals, sockets, then one loop over epoll until a signal ends it.
  *
- * Threads: this one (control socket, signals, watchdog), libmicrohttpd's, the loader, one runner per loaded model, and for a
- * moment the device probe's. All signals are blocked in all of them and read here from a signalfd.
+ * Threads: this one (control socket, signals, watchdog), libmicrohttpd's, the loader, one runner per loaded model, a few that
+ * tokenise (work.h), and for a moment the device probe's. All signals are blocked in all of them and read here from a signalfd.
  */
 #include "compute/base.h"
 #include "daemon/config.h"
@@ -12,6 +12,7 @@
 #include "daemon/log.h"
 #include "daemon/metrics.h"
 #include "daemon/models.h"
+#include "daemon/work.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -249,6 +250,7 @@ static int stop(struct daemon *d) {
     }
     uint64_t farewell = sh_now_ns() + FAREWELL_NS;
     while (!control_is_quiet(d->control) && sh_now_ns() < farewell) dispatch(d, 10);
+    work_stop();
     http_stop(d->http);
     devices_stop(); /* before the control socket: the probe wakes it */
     control_stop(d->control);

@@ -646,43 +646,50 @@ enum sh_code model_enqueue(struct model *model, struct generation *g, struct sh_
 
 /* ---- the vocabulary ---------------------------------------------------------------------------------- */
 
-enum sh_code model_get_vocab(struct model *model, const struct sh_vocab **out, struct sh_error *err) {
-    struct file_identity now = {0}, loaded;
-    bool visible = identity_of(model->path, &now);
-    pthread_mutex_lock(&registry.lock);
-    bool is_loaded = model->runner != NULL;
-    loaded = model->loaded;
-    pthread_mutex_unlock(&registry.lock);
+/* That of the file with this identity, or NULL. vocab_lock is held, here and in the next. */
+static const struct sh_vocab *held_vocab(const struct model *model, const struct file_identity *identity) {
+    for (const struct held_vocab *held = model->vocabs; held; held = held->next)
+        if (identity_equal(&held->identity, identity)) return held->vocab;
+    return NULL;
+}
 
-    enum sh_code code = SH_OK;
-    pthread_mutex_lock(&model->vocab_lock);
-    struct held_vocab *held = model->vocabs;
-    if (held && is_loaded && identity_equal(&held->identity, &loaded)) {
-        *out = held->vocab; /* also when the file has been replaced since */
-    } else if (is_loaded && !(visible && identity_equal(&now, &loaded))) {
-        code = sh_fail(err, SH_ERR_IO,
-                       "%s was replaced after it was loaded, and its vocabulary was not read before that: reload the model",
-                       model->path);
-    } else if (held && !is_loaded && visible && identity_equal(&held->identity, &now)) {
-        *out = held->vocab;
-    } else {
-        held = sh_calloc(1, sizeof *held);
-        code =
-            held ? sh_vocab_open(model->path, &held->vocab, err) : sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a vocabulary");
-        if (code == SH_OK) {
-            held->identity = now;
-            held->next = model->vocabs; /* the old one may be lent */
-            model->vocabs = held;
-            *out = held->vocab;
-        } else {
-            free(held);
-        }
+static enum sh_code hold_vocab(struct model *model, const struct file_identity *identity, struct sh_error *err) {
+    struct held_vocab *held = sh_calloc(1, sizeof *held);
+    enum sh_code code =
+        held ? sh_vocab_open(model->path, &held->vocab, err) : sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a vocabulary");
+    struct file_identity after;
+    if (code == SH_OK && !(identity_of(model->path, &after) && identity_equal(identity, &after))) {
+        sh_vocab_close(held->vocab);
+        code = sh_fail(err, SH_ERR_IO, "%s: the file was replaced while it was read: try again", model->path);
     }
+    if (code) {
+        free(held);
+        return code;
+    }
+    held->identity = *identity;
+    held->next = model->vocabs; /* older ones may be lent */
+    model->vocabs = held;
+    return SH_OK;
+}
+
+enum sh_code model_hold_vocab(struct model *model, const struct file_identity *identity, struct sh_error *err) {
+    pthread_mutex_lock(&model->vocab_lock);
+    enum sh_code code = held_vocab(model, identity) ? SH_OK : hold_vocab(model, identity, err);
     pthread_mutex_unlock(&model->vocab_lock);
     return code;
 }
 
-const struct sh_vocab *model_vocab(struct model *model) {
-    const struct sh_vocab *vocab;
-    return model_get_vocab(model, &vocab, NULL) == SH_OK ? vocab : NULL;
+enum sh_code model_get_vocab(struct model *model, const struct sh_vocab **out, struct sh_error *err) {
+    struct file_identity wanted = {0};
+    identity_of(model->path, &wanted); /* a file that is not there fails when it is opened */
+    pthread_mutex_lock(&registry.lock);
+    /* What is loaded goes on with its own vocabulary, also when the file has been replaced since. */
+    if (model->runner) wanted = model->loaded;
+    pthread_mutex_unlock(&registry.lock);
+
+    pthread_mutex_lock(&model->vocab_lock);
+    enum sh_code code = held_vocab(model, &wanted) ? SH_OK : hold_vocab(model, &wanted, err);
+    if (code == SH_OK) *out = held_vocab(model, &wanted);
+    pthread_mutex_unlock(&model->vocab_lock);
+    return code;
 }

@@ -79,10 +79,9 @@ void load_release(struct load *load); /* the caller's handle; after done or canc
 typedef void (*unload_done_fn)(void *user);
 enum sh_code model_unload(struct model *model, unload_done_fn done, void *user, struct sh_error *err);
 
-/* The model's vocabulary, lent for as long as a reference on the model is held, whether it is loaded or not. Read from the file
- * at the first call, which takes time in proportion to its size. */
+/* The model's vocabulary, lent for as long as a reference on the model is held, whether it is loaded or not. Of a model that is
+ * not loaded it is read from the file at the first call, which takes time in proportion to its size. */
 enum sh_code model_get_vocab(struct model *model, const struct sh_vocab **out, struct sh_error *err);
-const struct sh_vocab *model_vocab(struct model *model); /* the same; NULL on error */
 
 /* Sets the gauges that are read off rather than counted (KV pages, model states, device memory): call before metrics_text. */
 void models_refresh_metrics(void);

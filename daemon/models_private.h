@@ -95,6 +95,9 @@ void model_start_drain(struct model *model, uint64_t limit_ns);
 void model_insert(struct model *model);
 void model_forget_vocabs(struct model *model); /* nobody but the registry holds a reference */
 
+/* A load's last step: the vocabulary of the file with that identity, so that the model serves on when the file is replaced. */
+enum sh_code model_hold_vocab(struct model *model, const struct file_identity *identity, struct sh_error *err);
+
 struct model *model_create(const struct found_model *found); /* one reference, the registry's */
 /* A copy in which bytes that are not UTF-8 are '?' (names of files and in files hold any, JSON does not); without memory the old
  * text stays. */

@@ -79,7 +79,7 @@ enum sh_code runner_enqueue(struct runner *r, struct generation *g, struct sh_er
             "the prompt has %u tokens, the context of %s holds %u: shorten it, or load the model with a longer context",
             p->n_prompt, r->params.id, r->info.context_length);
     if (p->n_choices > r->params.context.max_sequences)
-        return sh_fail(err, SH_ERR_LIMIT, "%u choices are wanted, at most %u are computed at once (option max_sequences)",
+        return sh_fail(err, SH_ERR_INVALID, "%u choices are wanted, at most %u are computed at once (option max_sequences)",
                        p->n_choices, r->params.context.max_sequences);
     for (uint32_t i = 0; i < p->n_prompt; i++)
         if (p->prompt[i] < 0 || (uint32_t)p->prompt[i] >= r->info.n_vocab)

@@ -1,13 +1,16 @@
 /*
- * generate.c - Generate and Cancel. A call goes through: load (if need be), submission, events until the last. The registry's
- * and the runner's threads only leave word with call_post; everything else happens in main's.
+ * generate.c - Generate and Cancel. A call goes through: load (if need be), tokenising, submission, events until the last. The
+ * registry's and the runner's threads only leave word with call_post; tokenising happens in work.h's threads, everything else in
+ * main's.
  */
 #include "compute/base.h"
 #include "daemon/control/call.h"
 #include "daemon/generation.h"
+#include "daemon/work.h"
 
 #include <math.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/random.h>
@@ -31,16 +34,25 @@ struct generate_state {
     struct input in;
     uint64_t started_ns, deadline_ns;
     pthread_t caller;
+    struct call *call;
     struct load *load;
     struct generation
         *generation; /* main's thread only, like all that follows; NULL before submission and after the last event */
     uint64_t id;
     struct model *model;
-    const struct sh_vocab *vocab;
     struct collected *choices; /* [n] */
 
+    struct work work; /* makes the next three of model and prompt */
+    const struct sh_vocab *vocab;
+    int32_t *ids; /* NULL: text_err, or the prompt came as tokens */
+    size_t n_ids;
+    struct sh_error text_err; /* code SH_OK: none */
+    bool text_begun;          /* main's */
+    atomic_bool text_done;    /* the above is there */
+
     pthread_mutex_t lock;
-    bool load_done, had_to_load; /* lock, as are the following; had_to_load: it was not ready */
+    bool load_done;   /* lock, as are the following */
+    uint64_t load_ns; /* 0: it was ready */
     enum sh_code load_code;
     struct sh_error load_err;
     struct model *loaded; /* held for us */
@@ -57,6 +69,7 @@ static void free_generate(struct call *call) {
         json_decref(state->choices[i].finished);
     }
     free(state->choices);
+    free(state->ids);
     pthread_mutex_destroy(&state->lock);
     free(state);
 }
@@ -246,7 +259,7 @@ static void load_done(void *user, enum sh_code code, struct model *model, const 
     pthread_mutex_lock(&state->lock);
     state->load_done = true;
     /* A ready model is handed over within model_load, any other by the loader's thread. */
-    state->had_to_load = !pthread_equal(pthread_self(), state->caller);
+    state->load_ns = pthread_equal(pthread_self(), state->caller) ? 0 : sh_now_ns() - state->started_ns;
     state->load_code = code;
     state->loaded = model;
     if (err) state->load_err = *err;
@@ -255,22 +268,32 @@ static void load_done(void *user, enum sh_code code, struct model *model, const 
     call_unref(call); /* the registry's */
 }
 
+static void run_text(struct work *work) {
+    struct generate_state *state = (struct generate_state *)((char *)work - offsetof(struct generate_state, work));
+    uint32_t flags = (state->in.add_special ? SH_TOKENIZE_SPECIAL : 0u) | (state->in.parse_special ? SH_TOKENIZE_PARSE : 0u);
+    state->text_err.code = model_get_vocab(state->model, &state->vocab, &state->text_err);
+    if (state->text_err.code == SH_OK && state->in.prompt)
+        state->text_err.code =
+            sh_tokenize(state->vocab, json_string_value(state->in.prompt), json_string_length(state->in.prompt), flags,
+                        &state->ids, &state->n_ids, &state->text_err);
+}
+
+static void text_done(struct work *work, bool ran) {
+    struct generate_state *state = (struct generate_state *)((char *)work - offsetof(struct generate_state, work));
+    struct call *call = state->call;
+    if (!ran) sh_fail(&state->text_err, SH_ERR_CANCELLED, "shutting down");
+    atomic_store(&state->text_done, true);
+    call_post(call);
+    call_unref(call);
+}
+
 /* The ids to continue, malloc'd, or NULL: answered. */
 static int32_t *prompt_ids(struct call *call, uint32_t *count) {
     struct generate_state *state = call->state;
     if (state->in.prompt_tokens) return call_ids(call, "prompt_tokens", state->in.prompt_tokens, count);
-    int32_t *ids = NULL;
-    size_t n = 0;
-    struct sh_error err;
-    uint32_t flags = (state->in.add_special ? SH_TOKENIZE_SPECIAL : 0u) | (state->in.parse_special ? SH_TOKENIZE_PARSE : 0u);
-    enum sh_code code = sh_tokenize(state->vocab, json_string_value(state->in.prompt), json_string_length(state->in.prompt),
-                                    flags, &ids, &n, &err);
-    if (code) {
-        call_error(call, "TokenizeFailed",
-                   json_pack("{ss ss ss}", "model", state->in.model, "code", sh_code_name(code), "message", err.message));
-        return NULL;
-    }
-    *count = (uint32_t)n;
+    int32_t *ids = state->ids;
+    state->ids = NULL;
+    *count = (uint32_t)state->n_ids;
     return ids;
 }
 
@@ -278,10 +301,10 @@ static void submit(struct call *call) {
     struct generate_state *state = call->state;
     struct input *in = &state->in;
     struct sh_error err;
-    enum sh_code code = model_get_vocab(state->model, &state->vocab, &err);
-    if (code) {
+    if (state->text_err.code) {
         call_error(call, "TokenizeFailed",
-                   json_pack("{ss ss ss}", "model", in->model, "code", sh_code_name(code), "message", err.message));
+                   json_pack("{ss ss ss}", "model", in->model, "code", sh_code_name(state->text_err.code), "message",
+                             state->text_err.message));
         return;
     }
     uint32_t n_prompt = 0, n_bias = 0, n_stops = 0;
@@ -314,11 +337,11 @@ static void submit(struct call *call) {
             .logprobs = in->logprobs >= 0,
             .n_top = in->logprobs > 0 ? (uint32_t)in->logprobs : 0,
             .deadline_ns = state->deadline_ns,
-            .load_ns = state->had_to_load ? sh_now_ns() - state->started_ns : 0,
+            .load_ns = state->load_ns,
             .notify = notify,
             .user = call,
         };
-        code = gen_submit(state->model, &params, &state->generation, &err);
+        enum sh_code code = gen_submit(state->model, &params, &state->generation, &err);
         if (code == SH_OK) {
             state->id = gen_id(state->generation);
             if (call->more)
@@ -350,6 +373,12 @@ static void generate_wake(struct call *call) {
             call_load_error(call, state->in.model, state->load_code, state->load_err.message);
             return;
         }
+        if (!state->text_begun) {
+            state->text_begun = true;
+            state->call = call_ref(call); /* until text_done */
+            work_submit(&state->work);
+        }
+        if (!atomic_load(&state->text_done)) return;
         submit(call);
     }
     struct gen_event event;
@@ -408,6 +437,8 @@ void method_generate(struct call *call) {
     state->in = in;
     state->model = model;
     state->choices = choices;
+    state->work =
+        (struct work){.run = run_text, .done = text_done, .large = in.prompt && json_string_length(in.prompt) > WORK_LARGE_BYTES};
     state->started_ns = sh_now_ns();
     state->caller = pthread_self();
     if (in.timeout_seconds > 0) state->deadline_ns = state->started_ns + (uint64_t)(in.timeout_seconds * 1e9);

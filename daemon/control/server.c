@@ -22,6 +22,7 @@ enum {
     READ_CHUNK = 65536,
     OUTPUT_HIGH = 256 << 10, /* streams pause above this much unwritten output */
     OUTPUT_MAX = 64 << 20,   /* a client beyond this is dropped */
+    TURN_MESSAGES = 64,      /* of one client before others have their turn */
 };
 
 struct client {
@@ -33,6 +34,7 @@ struct client {
     char *output;
     size_t output_length, output_capacity, output_sent;
     struct call *call; /* being answered */
+    bool paused;       /* its turn is over, though messages are left */
     bool half_closed;  /* it writes nothing more, but may read */
     bool closing;      /* to be closed when everything is written */
     bool dead;         /* to be freed at the end of control_dispatch */
@@ -53,7 +55,7 @@ struct control {
 
     pthread_mutex_t wake_lock;
     struct call *posted; /* wake_lock */
-    bool wake_parked;    /* wake_lock */
+    bool wake_parked;    /* wake_lock; parked calls and paused clients go on */
 };
 
 const struct control_state *control_state(const struct control *control) { return &control->state; }
@@ -274,7 +276,14 @@ static void start_call(struct client *client, const char *text, size_t length) {
 
 /* Takes messages until one is left unanswered for now, or there are none. */
 static void run_messages(struct client *client) {
-    while (!client->call && !client->closing && !client->dead && client->output_length - client->output_sent < OUTPUT_HIGH) {
+    for (uint32_t taken = 0;
+         !client->call && !client->closing && !client->dead && client->output_length - client->output_sent < OUTPUT_HIGH;
+         taken++) {
+        if (taken == TURN_MESSAGES) {
+            client->paused = true;
+            control_wake(client->control);
+            return;
+        }
         char *text;
         size_t length;
         const char *why;
@@ -333,8 +342,11 @@ static void read_client(struct client *client) {
 
 static void client_event(struct client *client, uint32_t events) {
     if (client->dead) return;
-    /* EPOLLRDHUP alone is a half-close, as of `printf ... | socat`: such a client still reads. EPOLLHUP: it is gone. */
+    /* EPOLLRDHUP alone is a half-close, as of `printf ... | socat`: such a client still reads. EPOLLHUP: it is gone, but
+     * what it sent before (a `oneway` Cancel) is done. */
     if (events & (EPOLLHUP | EPOLLERR)) {
+        if (events & EPOLLIN) read_client(client);
+        run_messages(client);
         kill_client(client);
         return;
     }
@@ -413,9 +425,12 @@ static void run_posted(struct control *control) {
     }
     free(list);
     for (struct client *client = control->clients; client && parked; client = client->next) {
-        if (client->dead || !client->call || !client->call->parked) continue;
-        client->call->parked = false;
-        service_run(client->call);
+        if (client->dead || !(client->paused || (client->call && client->call->parked))) continue;
+        client->paused = false;
+        if (client->call && client->call->parked) {
+            client->call->parked = false;
+            service_run(client->call);
+        }
         settle(client);
     }
 }

@@ -9,10 +9,15 @@ size_t frame_reader_room(const struct frame_reader *reader) {
     return have < FRAME_MAX_BYTES + 1 ? FRAME_MAX_BYTES + 1 - have : 0;
 }
 
+/* Only when bytes are added: to move what is left for each of many messages that came at once would take quadratic time. */
 static void drop_consumed(struct frame_reader *reader) {
-    if (reader->consumed == 0) return;
-    reader->length -= reader->consumed;
-    memmove(reader->data, reader->data + reader->consumed, reader->length);
+    size_t drop = reader->consumed;
+    if (drop == 0) return;
+    reader->length -= drop;
+    memmove(reader->data, reader->data + drop, reader->length);
+    reader->scanned -= drop;
+    reader->value_start -= drop; /* of no meaning before the next message has begun */
+    reader->value_end -= drop;
     reader->consumed = 0;
 }
 
@@ -63,7 +68,6 @@ static const char *scan_value(struct frame_reader *reader, char c) {
 }
 
 enum frame_result frame_reader_next(struct frame_reader *reader, char **message, size_t *length, const char **why) {
-    drop_consumed(reader);
     if (!reader->terminator_known) reader->terminator = '\n';
     for (; reader->scanned < reader->length; reader->scanned++) {
         char c = reader->data[reader->scanned];
@@ -89,18 +93,17 @@ enum frame_result frame_reader_next(struct frame_reader *reader, char **message,
         if (!ends) continue;
         reader->terminator_known = true;
         reader->terminator = c;
-        reader->consumed = reader->scanned + 1;
+        reader->consumed = ++reader->scanned;
         *message = reader->data + reader->value_start;
         *length = reader->value_end - reader->value_start;
         reader->data[reader->value_end] = '\0';
-        reader->scanned = 0;
         reader->begun = reader->complete = false;
         reader->depth = 0;
         return FRAME_MESSAGE;
     }
     if (!reader->begun) { /* nothing but white space */
-        reader->length = reader->scanned = 0;
-    } else if (reader->length > FRAME_MAX_BYTES) {
+        reader->length = reader->scanned = reader->consumed = 0;
+    } else if (reader->length - reader->consumed > FRAME_MAX_BYTES) {
         *why = "the message is longer than 16 MiB";
         return FRAME_BAD;
     }

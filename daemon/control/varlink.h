@@ -19,13 +19,13 @@ enum { FRAME_MAX_BYTES = 16 << 20, FRAME_MAX_DEPTH = 64 };
 struct frame_reader { /* zeroed: ready for use */
     char *data;
     size_t length, capacity; /* bytes */
-    size_t scanned;          /* bytes of the current message that were looked at */
+    size_t scanned;          /* bytes that were looked at */
     size_t value_start, value_end;
     uint32_t depth;
     bool begun, in_string, escaped, complete;
     bool terminator_known;
     char terminator; /* '\0' or '\n'; a line feed until it is known */
-    size_t consumed; /* bytes of the message handed out last, to be dropped */
+    size_t consumed; /* bytes of messages that were handed out, to be dropped */
 };
 
 enum frame_result { FRAME_NONE /* more bytes are needed */, FRAME_MESSAGE, FRAME_BAD };

@@ -219,7 +219,7 @@ static enum sh_code submit(struct api_job *job, struct api_part *part, struct sh
         .n_top = q->n_top,
         .echo_logprobs = q->echo && q->logprobs,
         .deadline_ns = job->request->deadline_ns,
-        .load_ns = job->load_began_ns ? sh_now_ns() - job->load_began_ns : 0,
+        .load_ns = job->load_ns,
         .notify = notify,
         .user = job->request,
     };
@@ -234,6 +234,7 @@ static void submit_more(struct api_job *job) {
         enum sh_code code = submit(job, part, &why);
         if (code == SH_ERR_BUSY && job->n_submitted > job->n_ended) return; /* again when one of ours has ended */
         if (code == SH_ERR_NOT_FOUND) api_fail(&job->error, 503, "model_unloaded", "model", "%s", why.message);
+        else if (code == SH_ERR_INVALID) /* the tokens are checked already */ api_fail_code(&job->error, code, "n", why.message);
         else if (code) api_fail_code(&job->error, code, job->q.kind == API_CHAT ? "messages" : "prompt", why.message);
         if (code) return;
         job->n_submitted++;
@@ -385,12 +386,14 @@ static bool merge_stops(struct api_job *job) {
     return true;
 }
 
-/* The model is ready: from the request to submitted generations. */
-static bool start(struct api_job *job) {
-    job->vocab = model_vocab(job->ready);
-    if (!job->vocab)
-        return api_fail(&job->error, 503, "model_unloaded", "model",
-                        "the model was unloaded before the request could start, try again");
+/* The model is ready: from the request to token ids. */
+static void prepare(struct api_job *job) {
+    struct sh_error why;
+    enum sh_code code = model_get_vocab(job->ready, &job->vocab, &why);
+    if (code) {
+        api_fail(&job->error, 500, "no_vocabulary", "model", "%s", why.message);
+        return;
+    }
     job->n_parts = job->q.kind == API_CHAT ? 1 : job->q.n_prompts;
     job->parts = sh_calloc(job->n_parts, sizeof(*job->parts));
     bool memory = job->parts && describe_model(job) && merge_stops(job);
@@ -398,17 +401,30 @@ static bool start(struct api_job *job) {
         memory = (job->parts[p].choices = sh_calloc(job->q.n, sizeof(*job->parts[p].choices))) != NULL;
         for (uint32_t c = 0; memory && c < job->q.n; c++) job->parts[p].choices[c].index = p * job->q.n + c;
     }
-    if (!memory) {
-        fail_memory(job);
-        return false;
-    }
-    if (!job->family->prepare(job, &job->error) || !check_tokens(job)) return false;
+    if (!memory) fail_memory(job);
+    else if (job->family->prepare(job, &job->error)) check_tokens(job);
+}
+
+static void run_work(struct work *work) { prepare((struct api_job *)((char *)work - offsetof(struct api_job, work))); }
+
+static void work_done(struct work *work, bool ran) {
+    struct api_job *job = (struct api_job *)((char *)work - offsetof(struct api_job, work));
+    struct http_request *r = job->request;
+    if (!ran) api_fail(&job->error, 503, "shutting_down", NULL, "the server is shutting down");
+    pthread_mutex_lock(&r->lock);
+    job->prepared = true;
+    pthread_mutex_unlock(&r->lock);
+    request_wake(r);
+    request_unref(r);
+}
+
+/* From token ids to submitted generations. */
+static void start(struct api_job *job) {
     bool nothing = job->q.has_max_tokens && job->q.max_tokens == 0;
     job->drop_tokens = nothing && job->q.echo && job->q.logprobs;
     job->dry = nothing && !job->drop_tokens;
     if (job->dry) finish_dry(job);
     else submit_more(job);
-    return job->error.status == 0;
 }
 
 /* ---- the job ---- */
@@ -503,9 +519,31 @@ static enum http_step wait_for_load(struct api_job *job) {
         api_fail_code(&job->error, job->load_code, "model", job->load_error.message);
     else if (job->load_code) /* the file's or the configuration's fault, not the request's */
         api_fail(&job->error, 500, "model_load_failed", "model", "%s", job->load_error.message);
+    if (job->error.status) return answer_error(job->request, &job->error);
+    size_t bytes = 0;
+    for (uint32_t p = 0; p < job->q.n_prompts; p++) bytes += job->q.prompts[p].length;
+    for (uint32_t m = 0; m < job->q.n_messages; m++) bytes += strlen(job->q.messages[m].content);
+    job->phase = JOB_PREPARING;
+    job->load_ns = sh_now_ns() - job->load_began_ns;
+    job->work = (struct work){.run = run_work, .done = work_done, .large = bytes > WORK_LARGE_BYTES};
+    request_ref(job->request); /* work_done's */
+    work_submit(&job->work);
+    return HTTP_WAIT;
+}
+
+static enum http_step wait_for_prompt(struct api_job *job) {
+    pthread_mutex_lock(&job->request->lock);
+    bool done = job->prepared;
+    pthread_mutex_unlock(&job->request->lock);
+    if (!done && request_expired(job->request)) { /* the job's own error is not ours to write yet */
+        struct api_error late;
+        api_fail(&late, 503, "deadline_exceeded", NULL, "the prompt was not tokenised within request_timeout");
+        return answer_error(job->request, &late);
+    }
+    if (!done) return HTTP_WAIT;
     job->phase = JOB_RUNNING;
-    if (job->error.status || !start(job)) return answer_error(job->request, &job->error);
-    return HTTP_ANSWERED;
+    if (!job->error.status) start(job);
+    return job->error.status ? answer_error(job->request, &job->error) : HTTP_ANSWERED;
 }
 
 enum http_step api_run(struct http_request *r, const struct api_family *family) {
@@ -522,7 +560,11 @@ enum http_step api_run(struct http_request *r, const struct api_family *family) 
     }
     if (job->phase == JOB_LOADING) {
         enum http_step step = wait_for_load(job);
-        if (step == HTTP_WAIT || job->error.status) return step;
+        if (job->phase == JOB_LOADING || step != HTTP_WAIT) return step;
+    }
+    if (job->phase == JOB_PREPARING) {
+        enum http_step step = wait_for_prompt(job);
+        if (job->phase == JOB_PREPARING || job->error.status) return step;
     }
     bool done = pump(job);
     if (job->error.status && job->out_length == 0) return answer_error(r, &job->error);

@@ -3,7 +3,8 @@
  * and back as one JSON answer or as a stream of events. The two families differ in how a prompt becomes tokens and in the
  * shape of a choice.
  *
- * A job belongs to its connection's thread; only load_done (openai.c) comes from another one.
+ * A job belongs to its connection's thread but while it is prepared (phase JOB_PREPARING), which takes long for a long prompt and
+ * happens in work.h's threads. load_done (openai.c) comes from the loader's.
  */
 #ifndef SHIMMYD_HTTP_OPENAI_H
 #define SHIMMYD_HTTP_OPENAI_H
@@ -11,6 +12,7 @@
 #include "daemon/generation.h"
 #include "daemon/http/internal.h"
 #include "daemon/models.h"
+#include "daemon/work.h"
 
 struct api_choice {
     uint32_t index; /* in the response */
@@ -46,7 +48,7 @@ struct api_family {
     enum api_kind kind;
     const char *id_prefix, *object, *chunk_object;
     bool begins_at_start; /* a choice's first chunk goes out before its first token */
-    /* Fills ids (and text) of all parts. */
+    /* Fills ids (and text) of all parts. Not in the connection's thread. */
     bool (*prepare)(struct api_job *job, struct api_error *err);
     /* Adds one token to a log-prob object, making it if *object is NULL. logprob NULL: none (the first token of a prompt). */
     void (*add_logprob)(const struct api_job *job, json_t **object, int32_t token, const struct gen_logprob *logprob,
@@ -74,9 +76,10 @@ struct api_job {
     struct api_error error; /* status != 0 */
     bool dry;               /* max_tokens is 0: nothing is generated */
     bool drop_tokens;       /* the same, but one token is computed for the sake of the prompt's log-probs */
-    enum { JOB_NEW, JOB_LOADING, JOB_RUNNING } phase;
+    enum { JOB_NEW, JOB_LOADING, JOB_PREPARING, JOB_RUNNING } phase;
+    struct work work;
     bool started, overrun; /* a generation has left the queue; the reader was too slow */
-    uint64_t load_began_ns;
+    uint64_t load_began_ns, load_ns;
 
     char *out; /* events not read yet */
     size_t out_length, out_capacity, out_taken;
@@ -84,7 +87,7 @@ struct api_job {
 
     struct load *load;
     /* under the request's lock */
-    bool load_done, closed;
+    bool load_done, closed, prepared;
     enum sh_code load_code;
     struct sh_error load_error;
 };

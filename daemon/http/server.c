@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 enum {
-    THREADS = 2, /* per address: while one tokenises a long prompt, the other answers */
+    THREADS = 2, /* per address: while one parses a long body, the other answers */
     SPARE = 16,  /* connections beyond the configured number, which are told so with a 503 */
     LAST_WORDS_MS = 1000,
     ARENA = 32 << 10 /* libmicrohttpd's memory for one connection: bounds the size of a request's head */

@@ -516,6 +516,7 @@ static void test_leaving(void **state) {
     assert_soon(1, 2);
     /* One that waits leaves: its place is free at once. */
     peer_close(&another);
+    another = peer_open(0);
     assert_soon(1, 1);
     /* Cancel from elsewhere, of one that waits: its client is told. The socket answers others all the while. */
     char call[120];
@@ -526,10 +527,22 @@ static void test_leaving(void **state) {
     json_t *end = last_answer(&waits);
     assert_string_equal(text_at(end, "parameters/reason"), "cancelled");
     assert_error(end, "io.shimmy.Daemon.Cancelled");
+    /* What a client sends before it closes is done, though nobody reads an answer. */
+    json_int_t third_id = start_long(&another);
+    struct peer passing = peer_open(0);
+    snprintf(call, sizeof call, "{\"method\":\"io.shimmy.Daemon.Cancel\",\"oneway\":true,\"parameters\":{\"id\":%lld}}",
+             (long long)third_id);
+    peer_send(&passing, call);
+    peer_close(&passing);
+    end = last_answer(&another);
+    assert_string_equal(text_at(end, "parameters/reason"), "cancelled");
+    json_decref(end);
     /* The one that runs leaves. */
     peer_close(&runs);
     assert_soon(0, 0);
+    snprintf(call, sizeof call, "{\"method\":\"io.shimmy.Daemon.Cancel\",\"parameters\":{\"id\":%lld}}", (long long)waiting_id);
     assert_error(peer_call(&watcher, call), "io.shimmy.Daemon.GenerationNotFound");
+    peer_close(&another);
     peer_close(&waits);
     peer_close(&watcher);
 }
