@@ -9,8 +9,9 @@
 
 /* Activation rows whose operands are walked again and again for the groups of a piece: they stay in the second-level cache. */
 #define RESIDENT_BYTES (256u << 10)
-/* How far ahead of the dot product weights are fetched: a few blocks, so that a run along a group never waits for memory. */
-#define PREFETCH 1536
+/* How far ahead of the dot product weights are fetched: a page, which the hardware's own prefetching does not cross. From 3 to
+ * 8 KiB decode is equally fast, at 1.5 KiB 10 % slower. */
+#define PREFETCH 4096
 
 /* ---- operands ---- */
 
