@@ -265,7 +265,10 @@ int main(int argc, char **argv) {
     struct daemon d = {.control_fd = -1};
     int status;
     if (!config_parse_command(argc, argv, &d.command, report_to_stderr, NULL)) return 2;
-    if (answer_command(&d.command, &status)) return status;
+    if (answer_command(&d.command, &status)) {
+        config_command_finish(&d.command);
+        return status;
+    }
     if (!config_load(&d.command, &d.config, report_to_stderr, NULL)) return EXIT_FAILURE;
     d.first_config = config_ref(d.config);
     open_log(d.config);
