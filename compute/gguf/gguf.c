@@ -235,7 +235,7 @@ void sh_gguf_close_files(struct sh_gguf *g) {
     }
 }
 
-const char *sh_gguf_path(const struct sh_gguf *g, uint32_t shard) { return shard < g->n_shards ? g->shards[shard].path : ""; }
+const char *sh_gguf_path(const struct sh_gguf *g, uint32_t shard) { return shard < g->n_shards ? g->shards[shard].shown : ""; }
 uint32_t sh_gguf_shards(const struct sh_gguf *g) { return g->n_shards; }
 uint32_t sh_gguf_version(const struct sh_gguf *g) { return g->shards[0].header.version; }
 uint64_t sh_gguf_alignment(const struct sh_gguf *g) { return g->shards[0].header.alignment; }

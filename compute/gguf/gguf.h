@@ -56,6 +56,7 @@ void sh_gguf_close(struct sh_gguf *g);
 /* Closes the descriptors and keeps the rest: from here on sh_gguf_read fails. Not while another thread reads. */
 void sh_gguf_close_files(struct sh_gguf *g);
 
+/* A shard's name for messages: its path, or the end of one that is too long for a message. */
 const char *sh_gguf_path(const struct sh_gguf *g, uint32_t shard);
 uint32_t sh_gguf_shards(const struct sh_gguf *g);
 uint32_t sh_gguf_version(const struct sh_gguf *g);

@@ -697,7 +697,7 @@ static enum sh_code fill(struct sh_vocab *v, const struct sh_gguf *g, struct sh_
     if (code == SH_OK) code = sh_gguf_str(g, "tokenizer.ggml.pre", &pre, err);
     if (code != SH_OK) return code;
     if (model.ptr == NULL) {
-        return sh_fail(err, SH_ERR_UNSUPPORTED, "%s has no tokenizer (tokenizer.ggml.model is missing)", sh_gguf_path(g, 0));
+        return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: tokenizer.ggml.model is missing: the file has no tokenizer", sh_gguf_path(g, 0));
     }
     if (model.length == 5 && memcmp(model.ptr, "llama", 5) == 0) {
         v->model = SH_VOCAB_SPM;
@@ -748,10 +748,13 @@ enum sh_code sh_vocab_create(const struct sh_gguf *g, struct sh_vocab **out, str
     *out = NULL;
     struct sh_vocab *v = sh_calloc(1, sizeof *v);
     if (v == NULL) return no_memory(err);
-    const enum sh_code code = fill(v, g, err);
+    struct sh_error why = {0};
+    const enum sh_code code = fill(v, g, &why);
     if (code != SH_OK) {
         sh_vocab_destroy(v);
-        return code;
+        const char *path = sh_gguf_path(g, 0);
+        const bool named = strncmp(why.message, path, strlen(path)) == 0;
+        return sh_fail(err, code, "%s%s%s", named ? "" : path, named ? "" : ": ", why.message);
     }
     *out = v;
     return SH_OK;

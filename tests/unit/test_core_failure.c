@@ -15,6 +15,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -209,6 +210,36 @@ static void wrong_files_are_refused_and_named(void **state) {
         assert_int_equal(sh_file_check(file, &check), code);
         if (code != SH_OK) assert_string_equal(check.message, error.message);
         sh_file_close(file);
+    }
+}
+
+/* A path longer than a message does not crowd out what is wrong. */
+static void long_paths_leave_room_for_the_reason(void **state) {
+    (void)state;
+    char path[2000];
+    snprintf(path, sizeof path, "%s", test_scratch("long"));
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(mkdir(path, 0700), 0);
+        const size_t length = strlen(path);
+        memset(path + length, 'd', 200);
+        snprintf(path + length + 200, sizeof path - length - 200, "%s", i < 3 ? "" : ".gguf");
+        path[length] = '/';
+    }
+    static const struct fault faults[] = {
+        {.architecture = "hyena", .words = {"'hyena'"}},
+        {.key = "block_count", .value = 0, .words = {"block_count"}},
+        {.skip = "output_norm.weight", .words = {"output_norm.weight' is missing"}},
+    };
+    for (size_t i = 0; i < SH_COUNT(faults); i++) {
+        write_tiny(path, &faults[i]);
+        struct sh_model *model = NULL;
+        assert_int_not_equal(try_load(path, 0, 0, &model), SH_OK);
+        if (strstr(error.message, faults[i].words[0]) == NULL) fail_msg("fault %zu: %s", i, error.message);
+    }
+    assert_int_equal(unlink(path), 0);
+    for (int i = 0; i < 4; i++) {
+        *strrchr(path, '/') = '\0';
+        assert_int_equal(rmdir(path), 0);
     }
 }
 
@@ -977,6 +1008,7 @@ static void handed_on_tokens_reach_the_history(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(wrong_files_are_refused_and_named),
+        cmocka_unit_test(long_paths_leave_room_for_the_reason),
         cmocka_unit_test(vectors_in_half_precision),
         cmocka_unit_test(shards_are_one_model),
         cmocka_unit_test(context_lengths),

@@ -289,6 +289,25 @@ static void contexts_beyond_the_indices_are_refused(void **state) {
     close_bench(&b);
 }
 
+/* So are heads larger than the kernels' shared memory, before the weights are loaded. */
+static void large_heads_are_refused(void **state) {
+    (void)state;
+    struct tiny_params large = small;
+    large.n_heads = large.n_kv_heads = 1;
+    large.head_dim = 288;
+    large.type = SH_TYPE_Q8_0;
+    struct tiny *t = tiny_create(&large);
+    struct sh_device *device = ops_open_vulkan(__func__, false);
+    const struct sh_segment segment = tiny_segment(t);
+    struct sh_exec_model *model = NULL;
+    struct sh_error err = {0};
+    assert_int_equal(device->executor->model_create(device, &segment, &model, &err), SH_ERR_UNSUPPORTED);
+    assert_non_null(strstr(err.message, "288 dimensions, the kernels take up to 256"));
+    assert_null(model);
+    ops_close(device);
+    tiny_destroy(t);
+}
+
 /* After a lost device everything fails in the same way, and what was made can be destroyed. */
 static void a_lost_device_is_an_ordinary_error(void **state) {
     (void)state;
@@ -382,6 +401,7 @@ int main(void) {
         cmocka_unit_test(refused_steps_leave_the_context_usable),
         cmocka_unit_test(nan_logits_cost_their_row),
         cmocka_unit_test(contexts_beyond_the_indices_are_refused),
+        cmocka_unit_test(large_heads_are_refused),
         cmocka_unit_test(a_lost_device_is_an_ordinary_error),
         cmocka_unit_test(contexts_run_side_by_side),
         cmocka_unit_test(pipeline_cache_survives),
