@@ -1,6 +1,8 @@
 /*
  * vkbench - how fast a Vulkan device's matmul kernels are: one product per weight layout, for one row (weights read per second) and for many
- * (operations per second). Usage: vkbench DEVICE [ROWS]. DEVICE is a part of the device's name. Prints one line per layout.
+ * (operations per second). Prints one line per layout.
+ * Usage: vkbench [-n] [DEVICE [ROWS]]. DEVICE is a part of the device's name; without it the first usable one that is no software. -n prints
+ * the device's name and driver only. Exit status 77: there is no such device.
  */
 #include "compute/program/executor.h"
 
@@ -63,22 +65,43 @@ static double measure(struct sh_device *device, uint32_t type, uint32_t cols, ui
     return best;
 }
 
-int main(int argc, char **argv) {
-    if (argc < 2 || argc > 3) {
-        fprintf(stderr, "usage: vkbench DEVICE [ROWS]\n");
-        return 2;
-    }
+static bool find(const char *want, struct sh_device_info *out) {
     struct sh_device_info infos[16];
     uint32_t count = 0, chosen = 0;
     must(sh_vulkan_enumerate(infos, 16, &count, &err));
-    must(sh_device_select(infos, count, argv[1], &chosen, &err));
-    const struct sh_device_params device_params = {.size = sizeof device_params, .info = &infos[chosen]};
+    if (want) {
+        if (sh_device_select(infos, count, want, &chosen, &err) != SH_OK) return false;
+    } else {
+        while (chosen < count && (!infos[chosen].usable || infos[chosen].kind == SH_DEVICE_SOFTWARE)) chosen++;
+        if (chosen == count) return false;
+    }
+    *out = infos[chosen];
+    return true;
+}
+
+int main(int argc, char **argv) {
+    const bool name_only = argc > 1 && strcmp(argv[1], "-n") == 0;
+    if (name_only) argc--, argv++;
+    if (argc > 3) {
+        fprintf(stderr, "usage: vkbench [-n] [DEVICE [ROWS]]\n");
+        return 2;
+    }
+    struct sh_device_info info;
+    if (!find(argc > 1 ? argv[1] : NULL, &info)) {
+        fprintf(stderr, "vkbench: no usable Vulkan device%s%s\n", argc > 1 ? " named " : " that is not software", argc > 1 ? argv[1] : "");
+        return 77;
+    }
+    if (name_only) {
+        printf("%s\n%s\n", info.name, info.driver);
+        return 0;
+    }
+    const struct sh_device_params device_params = {.size = sizeof device_params, .info = &info};
     struct sh_device *device;
     must(sh_vulkan_open(&device_params, &device, &err));
-    const bool software = infos[chosen].kind == SH_DEVICE_SOFTWARE;
+    const bool software = info.kind == SH_DEVICE_SOFTWARE;
     const uint32_t cols = 4096, n = software ? 4096 : 16384, rows = argc > 2 ? (uint32_t)atoi(argv[2]) : software ? 64 : 512;
     if (rows < 1 || rows > 4096) return 2;
-    printf("%s, %s\n%-6s %10s %12s %14s\n", infos[chosen].name, infos[chosen].driver, "type", "GB/s", "1 row, us", "many, GFLOP/s");
+    printf("%s, %s\n%-6s %10s %12s %14s\n", info.name, info.driver, "type", "GB/s", "1 row, us", "many, GFLOP/s");
     static const uint32_t types[] = {SH_TYPE_F32, SH_TYPE_F16, SH_TYPE_BF16, SH_TYPE_Q4_0, SH_TYPE_Q8_0, SH_TYPE_Q4_K, SH_TYPE_Q5_K, SH_TYPE_Q6_K};
     for (size_t t = 0; t < SH_COUNT(types); t++) {
         uint64_t bytes;
