@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #define SLAB_BYTES (1ull << 30)
+#define MAX_ELEMENTS INT32_MAX /* kernels index an activation with 32 bits */
 
 uint64_t sh_vk_recordings_for_test(const struct sh_exec_context *c) { return c->n_recordings; }
 
@@ -209,12 +210,17 @@ static enum sh_code create_activations(struct sh_exec_context *c, struct sh_erro
                      "activations");
     for (uint32_t s = 0; s < m->fused.n_slots && code == SH_OK; s++) {
         const uint64_t rows = m->fused.slots[s].rows == SH_ROWS_OUT ? c->params.max_outputs : c->params.max_rows;
+        if (rows * sh_vk_stride(m->fused.slots[s].width) > MAX_ELEMENTS) goto too_large;
         code = sh_vk_arena_take(&c->device, rows * sh_vk_stride(m->fused.slots[s].width) * 4, &c->spans[s], err);
     }
+    if (attention / 4 * c->max_items > MAX_ELEMENTS) goto too_large;
     if (code == SH_OK) code = sh_vk_arena_take(&c->device, attention * c->max_items, &c->scratch, err);
     const uint64_t chunks = ((uint64_t)program->n_vocab + SH_SAMPLE_CHUNK - 1) / SH_SAMPLE_CHUNK;
     if (code == SH_OK) code = sh_vk_arena_take(&c->device, chunks * c->params.max_outputs * 8, &c->sample_scratch, err);
     return code;
+too_large:
+    return sh_fail(err, SH_ERR_LIMIT, "%s: steps of %u rows and %u outputs make an activation of more than 2^31 - 1 numbers", c->vk->base.info.name,
+                   c->params.max_rows, c->params.max_outputs);
 }
 
 static enum sh_code create_slot(struct sh_exec_context *c, struct sh_vk_slot *slot, struct sh_error *err) {
@@ -222,9 +228,10 @@ static enum sh_code create_slot(struct sh_exec_context *c, struct sh_vk_slot *sl
     const struct sh_program *program = m->segment.program;
     const struct sh_exec_context_params *p = &c->params;
     slot->pages = sh_calloc(program->n_groups, sizeof *slot->pages);
+    slot->output_flags = sh_calloc(p->max_outputs, sizeof *slot->output_flags);
     slot->logits_rows_out = sh_calloc(p->max_outputs, sizeof *slot->logits_rows_out);
     slot->hidden_rows_out = sh_calloc(p->max_outputs, sizeof *slot->hidden_rows_out);
-    if ((program->n_groups && !slot->pages) || (p->max_outputs && (!slot->logits_rows_out || !slot->hidden_rows_out)))
+    if ((program->n_groups && !slot->pages) || (p->max_outputs && (!slot->output_flags || !slot->logits_rows_out || !slot->hidden_rows_out)))
         return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a step");
     const struct { struct sh_vk_span *span; uint64_t bytes; } uploads[] = {
         {&slot->step, sizeof(struct sh_p_step)},
@@ -298,6 +305,7 @@ void sh_vk_context_destroy(struct sh_exec_context *c) {
         sh_vk_buffer_destroy(vk, &slot->hidden);
         free(slot->pages);
         free(slot->captures);
+        free(slot->output_flags);
         free(slot->logits_rows_out);
         free(slot->hidden_rows_out);
         free(slot->captured_out);

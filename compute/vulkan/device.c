@@ -2,7 +2,7 @@
  * device.c - which Vulkan devices there are, whether they can run the base tier, and opening one.
  *
  * Needed: Vulkan 1.2, bufferDeviceAddress, timelineSemaphore, 8- and 16-bit storage, a compute queue, 128 bytes of push constants,
- * workgroups of 256. Anything missing makes the device unusable and is named in its reason.
+ * workgroups of 256, 18 KiB of shared memory. Anything missing makes the device unusable and is named in its reason.
  */
 #include "compute/vulkan/exec.h"
 
@@ -129,6 +129,7 @@ static void probe_device(const struct sh_vk_instance *in, VkPhysicalDevice physi
     if (!v11.storageBuffer16BitAccess) missing(p, "storageBuffer16BitAccess");
     if (p->properties.limits.maxPushConstantsSize < 128) missing(p, "128 bytes of push constants");
     if (p->properties.limits.maxComputeWorkGroupInvocations < 256) missing(p, "workgroups of 256 invocations");
+    if (p->properties.limits.maxComputeSharedMemorySize < 18432) missing(p, "18 KiB of shared memory");
 }
 
 enum sh_code sh_vulkan_enumerate(struct sh_device_info *infos, uint32_t max, uint32_t *count, struct sh_error *err)

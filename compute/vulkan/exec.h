@@ -82,6 +82,7 @@ struct sh_vk_slot { /* one of the two steps in flight */
     bool in_flight;
     uint64_t value; /* of the context's semaphore when it is done */
     uint32_t n_rows, n_outputs;
+    uint32_t *output_flags; /* [max_outputs] SH_OUTPUT_*; the device's copy may be slow to read */
     const float **logits_rows_out, **hidden_rows_out, **captured_out;
     uint32_t cap_captured_out;
 };

@@ -224,7 +224,7 @@ enum sh_code sh_vk_model_create(struct sh_device *device, const struct sh_segmen
 static enum sh_code matrix_rows(struct sh_exec_model *m, const struct sh_vk_weight *weight, const struct sh_vk_part *part, uint64_t row,
                                 uint64_t n, const uint8_t *src, const char *name, struct sh_error *err) {
     const struct sh_layout *l = &weight->layout;
-    if (!m->staging) {
+    if (part->span.mapped && !m->vk->stage_always) {
         uint8_t *planes[4];
         for (int p = 0; p < 4; p++) planes[p] = part->span.mapped + part->plane[p] + row * l->row_bytes[p];
         sh_layout_pack(l, n, src, planes);
@@ -266,7 +266,7 @@ static enum sh_code table_rows(struct sh_exec_model *m, const struct sh_vk_weigh
     enum sh_code code = SH_OK;
     if (!sh_dequantize(w->type, src, values, n_rows * w->cols)) {
         code = sh_fail(err, SH_ERR_UNSUPPORTED, "tensor '%s': type %u cannot be computed with", w->name, w->type);
-    } else if (!m->staging) {
+    } else if (weight->table.mapped && !m->vk->stage_always) {
         memcpy(weight->table.mapped + at, values, left);
     } else {
         for (const uint8_t *from = (const uint8_t *)values; left > 0 && code == SH_OK;) {

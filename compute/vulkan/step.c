@@ -138,9 +138,10 @@ static void fill_outputs(struct sh_vk_slot *slot, const struct sh_step *step) {
     struct sh_p_output *outputs = (struct sh_p_output *)(void *)slot->outputs.mapped;
     for (uint32_t o = 0; o < step->n_outputs; o++) {
         const struct sh_step_output *out = &step->outputs[o];
+        slot->output_flags[o] =
+            (out->want_logits ? SH_OUTPUT_LOGITS : 0) | (out->want_hidden ? SH_OUTPUT_HIDDEN : 0) | (out->sample ? SH_OUTPUT_SAMPLE : 0);
         outputs[o] = (struct sh_p_output){
-            .row = out->row,
-            .flags = (out->want_logits ? SH_OUTPUT_LOGITS : 0) | (out->want_hidden ? SH_OUTPUT_HIDDEN : 0) | (out->sample ? SH_OUTPUT_SAMPLE : 0),
+            .row = out->row, .flags = slot->output_flags[o],
             .temperature = out->temperature, .seed_low = (uint32_t)out->seed, .seed_high = (uint32_t)(out->seed >> 32),
             .choice = out->choice, .position = out->position,
         };
@@ -235,9 +236,8 @@ enum sh_code sh_vk_wait(struct sh_exec_context *c, uint32_t index, int64_t timeo
     slot->in_flight = false;
     if (waited != VK_SUCCESS) return sh_vk_fail(c->vk, waited, "vkWaitSemaphores", err);
     const int32_t *tokens = (const int32_t *)(const void *)slot->tokens.mapped;
-    const struct sh_p_output *outputs = (const struct sh_p_output *)(const void *)slot->outputs.mapped;
     for (uint32_t o = 0; o < slot->n_outputs; o++) {
-        const uint32_t flags = outputs[o].flags;
+        const uint32_t flags = slot->output_flags[o];
         slot->logits_rows_out[o] =
             flags & SH_OUTPUT_LOGITS ? (const float *)(const void *)slot->logits.mapped + (uint64_t)o * program->n_vocab : NULL;
         slot->hidden_rows_out[o] =
