@@ -26,11 +26,21 @@ static enum sh_code reserve(struct sh_cpu_device *device, struct sh_cpu_block *b
 
 /* ---- page pools ---- */
 
-static void init_pages(struct sh_cpu_pages *pages, const struct sh_state_group *group, enum sh_kv_type type) {
+static void init_pages(struct sh_cpu_pages *pages, const struct sh_exec_model *m, uint32_t index, enum sh_kv_type type) {
+    const struct sh_state_group *group = &m->segment.program->groups[index];
+    uint32_t end = 0;
+    pages->first_layer = SH_NONE;
+    for (uint32_t i = 0; i < m->fused.n_ops; i++) {
+        const struct sh_op *op = &m->fused.ops[i];
+        if (op->kind != SH_OP_ROPE_CACHE || op->attn.group != index) continue;
+        if (op->attn.layer_in_group < pages->first_layer) pages->first_layer = op->attn.layer_in_group;
+        if (op->attn.layer_in_group >= end) end = op->attn.layer_in_group + 1;
+    }
+    pages->n_layers = end > 0 ? end - pages->first_layer : 0;
     const uint64_t per_dim = (uint64_t)group->n_kv_heads * SH_PAGE_TOKENS * element_bytes(type);
     pages->k_bytes = per_dim * group->k_dim;
     pages->v_bytes = per_dim * group->v_dim;
-    pages->page_bytes = sh_align_up((pages->k_bytes + pages->v_bytes) * group->n_layers, 64);
+    pages->page_bytes = sh_align_up((pages->k_bytes + pages->v_bytes) * pages->n_layers, 64);
     pages->slab_pages = (uint32_t)sh_max_u64(1, SH_CPU_SLAB_BYTES / sh_max_u64(pages->page_bytes, 1));
 }
 
@@ -91,7 +101,7 @@ static enum sh_code check_step(const struct sh_exec_context *context, const stru
             return sh_fail(err, SH_ERR_INVALID, "sequence %u of the step: %u pages, rows %u + %u; the limits are %u and %u", s,
                            q->n_pages, q->first_row, q->n_rows, p->max_pages_per_sequence, step->n_rows);
         for (uint32_t g = 0; g < program->n_groups; g++)
-            for (uint32_t i = 0; i < q->n_pages; i++)
+            for (uint32_t i = 0; i < q->n_pages && context->groups[g].n_layers > 0; i++)
                 if (q->pages[g][i] >= context->groups[g].n_pages)
                     return sh_fail(err, SH_ERR_INVALID, "sequence %u of the step: page %u of group %u, the pool has %u", s,
                                    q->pages[g][i], g, context->groups[g].n_pages);
@@ -154,7 +164,8 @@ static enum sh_code resolve_pages(struct sh_exec_context *context, struct sh_cpu
         slot->first_page[s] = next;
         slot->sequence_pages[s] = q->n_pages;
         for (uint32_t g = 0; g < n_groups; g++)
-            for (uint32_t i = 0; i < q->n_pages; i++) slot->pages[next++] = page_address(&context->groups[g], q->pages[g][i]);
+            for (uint32_t i = 0; i < q->n_pages; i++)
+                slot->pages[next++] = context->groups[g].n_layers > 0 ? page_address(&context->groups[g], q->pages[g][i]) : NULL;
     }
     return SH_OK;
 }
@@ -302,7 +313,7 @@ static void run_copies(struct sh_exec_context *context, const struct sh_cpu_slot
         const struct sh_state_group *g = &program->groups[copy->group];
         const uint8_t *src = copy->src;
         uint8_t *dst = copy->dst;
-        for (uint32_t plane = 0; plane < 2 * g->n_layers; plane++) { /* K, V, K, V, ... */
+        for (uint32_t plane = 0; plane < 2 * context->groups[copy->group].n_layers; plane++) { /* K, V, K, V, ... */
             const uint64_t token = (uint64_t)(plane % 2 == 0 ? g->k_dim : g->v_dim) * element;
             for (uint32_t h = 0; h < g->n_kv_heads; h++) {
                 memcpy(dst, src, token * copy->n_tokens);
@@ -425,7 +436,7 @@ enum sh_code sh_cpu_context_create(struct sh_exec_model *model, const struct sh_
     enum sh_code code = SH_OK;
     if (context->groups == NULL || context->shared == NULL) code = sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a context");
     for (uint32_t g = 0; code == SH_OK && g < program->n_groups; g++)
-        init_pages(&context->groups[g], &program->groups[g], params->kv_type);
+        init_pages(&context->groups[g], model, g, params->kv_type);
     if (code == SH_OK) code = allocate_buffers(context, err);
     if (code == SH_OK) code = start_runner(context, err);
     if (code != SH_OK) {

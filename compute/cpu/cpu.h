@@ -73,9 +73,10 @@ void sh_cpu_model_destroy(struct sh_exec_model *model);
 
 /* ---- context.c ---- */
 
-/* The pages of one group. Layout of a page: for each layer K [n_kv_heads][SH_PAGE_TOKENS][k_dim], then V alike. */
+/* The pages of one group. Layout of a page: for each layer that the segment runs K [n_kv_heads][SH_PAGE_TOKENS][k_dim], then V alike. */
 #define SH_CPU_SLAB_BYTES (8u << 20)
 struct sh_cpu_pages {
+    uint32_t first_layer, n_layers; /* of the group's layers; 0 layers: the group is not used here */
     uint64_t k_bytes, v_bytes; /* of one layer in one page */
     uint64_t page_bytes;
     uint32_t slab_pages;

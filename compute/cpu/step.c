@@ -130,7 +130,7 @@ static void matmul(struct step *s, struct op_run *o) {
 static struct sh_ref_cache cache_of(const struct step *s, const struct sh_op *op, uint32_t sequence) {
     const struct sh_cpu_pages *pages = &s->context->groups[op->attn.group];
     const struct sh_cpu_slot *slot = s->slot;
-    const uint64_t k_offset = (pages->k_bytes + pages->v_bytes) * op->attn.layer_in_group;
+    const uint64_t k_offset = (pages->k_bytes + pages->v_bytes) * (op->attn.layer_in_group - pages->first_layer);
     return (struct sh_ref_cache){
         .kv_type = s->context->params.kv_type,
         .pages = slot->pages + slot->first_page[sequence] + (size_t)op->attn.group * slot->sequence_pages[sequence],

@@ -453,6 +453,33 @@ static void what_does_not_fit_is_refused_with_figures(void **state) {
     sh_device_close(device);
 }
 
+/* Each part of a split model holds the cache of its own layers, not of all. */
+static void split_caches_are_as_large_as_whole_ones(void **state) {
+    (void)state;
+    struct genmodel_params p = genmodel_defaults();
+    p.layers = 8;
+    p.heads = p.kv_heads = 8;
+    p.head_dim = 256; /* a page of all layers and f32: 4 MiB */
+    char path[256];
+    snprintf(path, sizeof path, "%s", test_scratch("pages.gguf"));
+    core_ok(genmodel_write(path, &p, &error), &error);
+    const struct sh_context_params params = {.size = sizeof params, .kv_type = SH_KV_F32};
+    const char *const devices[] = {"cpu-scalar", "cpu-scalar+cpu-scalar"};
+    const int32_t tokens[] = {1, 2, 3};
+    struct sh_context_stats stats[2];
+    float logits[2][1024];
+    for (int split = 0; split < 2; split++) {
+        struct core_model m;
+        core_load_split(&m, devices[split], path, &params);
+        core_prefill(&m, core_sequence(&m), tokens, 3, 0, NULL, logits[split]);
+        sh_context_get_stats(m.context, &stats[split]);
+        core_unload(&m);
+    }
+    assert_true(stats[0].cache_bytes >= 8 * (4u << 20)); /* eight pages are the whole context */
+    assert_true(stats[1].cache_bytes <= stats[0].cache_bytes);
+    assert_memory_equal(logits[0], logits[1], p.vocab * sizeof(float));
+}
+
 /* ---- batches ---- */
 
 struct snapshot {
@@ -1017,6 +1044,7 @@ int main(void) {
         cmocka_unit_test(after_load_the_file_is_not_needed),
         cmocka_unit_test(placements_are_checked),
         cmocka_unit_test(what_does_not_fit_is_refused_with_figures),
+        cmocka_unit_test(split_caches_are_as_large_as_whole_ones),
         cmocka_unit_test(refused_batches_change_nothing),
         cmocka_unit_test(a_context_ends_at_its_length),
         cmocka_unit_test(sequences_are_limited_and_checked),
