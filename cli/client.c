@@ -74,10 +74,6 @@ struct client *client_open(const char *path, char *error, size_t error_size) {
         free(client);
         return NULL;
     }
-    open_fd = client->fd;
-    struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND | SA_RESTART};
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
     return client;
 }
 
@@ -95,7 +91,16 @@ const char *client_error_name(const struct client *client) { return client->erro
 
 /* ---- messages ---- */
 
+/* From the first call on: before it (a prompt is typed) a signal ends the process as it always does. */
+static void catch_interrupts(struct client *client) {
+    open_fd = client->fd;
+    struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND | SA_RESTART};
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}
+
 bool client_call(struct client *client, const char *method, json_t *parameters, bool more) {
+    if (open_fd != client->fd) catch_interrupts(client);
     char full[128];
     snprintf(full, sizeof full, "io.shimmy.Daemon.%s", method);
     json_t *call = json_pack("{s:s, s:o}", "method", full, "parameters", parameters ? parameters : json_object());

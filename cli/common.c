@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 
 static void say_error(const char *fmt, va_list args) {
@@ -100,7 +101,7 @@ int cli_call(struct cli *cli, const char *method, json_t *parameters, json_t **r
 
 json_t *cli_model_parameters(const char *model) {
     size_t length = strlen(model);
-    bool is_path = strchr(model, '/') || (length > 5 && !strcmp(model + length - 5, ".gguf"));
+    bool is_path = strchr(model, '/') || (length > 5 && !strcasecmp(model + length - 5, ".gguf"));
     json_t *parameters = NULL;
     char *directory = is_path && model[0] != '/' ? getcwd(NULL, 0) : NULL;
     if (directory) parameters = json_pack("{s:s++}", "model", directory, "/", model);

@@ -391,4 +391,7 @@ struct sh_results {
 SH_API enum sh_code sh_wait(struct sh_context *context, sh_ticket ticket, int64_t timeout_ns, struct sh_results *results,
                             struct sh_error *err);
 
+/* Raw log-probs of a row of logits [n_vocab]: that of `token`, and the n_top best in descending order (ties by id) into top. Any thread. */
+SH_API void sh_logprobs(const float *logits, uint32_t n_vocab, int32_t token, float *logprob, struct sh_top *top, uint32_t n_top);
+
 #endif

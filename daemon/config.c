@@ -9,6 +9,7 @@
 
 #include "compute/base.h"
 #include "daemon/log.h"
+#include "daemon/text.h"
 #include "paths.h"
 
 #include <ctype.h>
@@ -135,32 +136,12 @@ static void SH_PRINTF(3, 4) complain(struct loader *loader, enum sh_log_level le
     loader->report(loader->user, level, line);
 }
 
-/* Levenshtein distance of two short words. */
-static uint32_t word_distance(const char *a, const char *b) {
-    uint32_t row[64];
-    size_t n = strlen(b);
-    if (n >= SH_COUNT(row)) return UINT32_MAX;
-    for (uint32_t j = 0; j <= n; j++) row[j] = j;
-    for (uint32_t i = 1; a[i - 1]; i++) {
-        uint32_t diagonal = row[0];
-        row[0] = i;
-        for (uint32_t j = 1; j <= n; j++) {
-            uint32_t best = diagonal + (a[i - 1] != b[j - 1]);
-            diagonal = row[j];
-            if (row[j] + 1 < best) best = row[j] + 1;
-            if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
-            row[j] = best;
-        }
-    }
-    return row[n];
-}
-
 /* The option that a misspelt name was probably meant to be, or NULL. */
 static const char *near_option(const char *name) {
     const char *best = NULL;
     uint32_t best_distance = 1 + (uint32_t)strlen(name) / 2;
     for (uint32_t i = 0; i < OPTION_COUNT; i++) {
-        uint32_t distance = strncmp(options[i].name, name, strlen(name)) == 0 ? 1 : word_distance(name, options[i].name);
+        uint32_t distance = strncmp(options[i].name, name, strlen(name)) == 0 ? 1 : text_distance(name, options[i].name);
         if (distance < best_distance) {
             best = options[i].name;
             best_distance = distance;

@@ -2,6 +2,7 @@
 #include "daemon/discover.h"
 
 #include "compute/base.h"
+#include "daemon/text.h"
 
 #include <ctype.h>
 #include <dirent.h>
@@ -97,6 +98,7 @@ enum sh_code discover_file(const char *path, struct found_model *out, struct sh_
         found_model_finish(out);
         return sh_fail(err, SH_ERR_NO_MEMORY, "%s: no memory", path);
     }
+    text_clean(out->id); /* JSON and Prometheus carry nothing else */
     return SH_OK;
 }
 

@@ -42,7 +42,8 @@ static void scan_roots(const struct config *config, struct found_list *list) {
 
 /* Brings the registry into agreement with what was found. The lock is held. */
 static void merge_found(const struct found_list *list) {
-    for (struct model *m = registry.models; m; m = m->next) m->listed = m->by_path || m->state != MODEL_DISCOVERED || m->loads;
+    for (struct model *m = registry.models; m; m = m->next)
+        m->listed = m->by_path || m->loads || (m->state != MODEL_DISCOVERED && m->state != MODEL_FAILED);
     for (uint32_t i = 0; i < list->count; i++) {
         const struct found_model *found = &list->items[i];
         struct model *m = registry.models;

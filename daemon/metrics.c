@@ -2,6 +2,7 @@
 #include "daemon/metrics.h"
 
 #include "compute/base.h"
+#include "daemon/text.h"
 
 #include <math.h>
 #include <pthread.h>
@@ -103,26 +104,10 @@ static uint64_t hash_labels(const char *const *labels, uint32_t n) {
     return h;
 }
 
-/* The length of the UTF-8 sequence at s, or 0 if it is none (truncated, overlong, a surrogate, beyond U+10FFFF). */
-static uint32_t utf8_length(const unsigned char *s) {
-    if (s[0] < 0x80) return 1;
-    uint32_t n = s[0] >= 0xf0 && s[0] < 0xf5 ? 4 : s[0] >= 0xe0 && s[0] < 0xf0 ? 3 : s[0] >= 0xc2 && s[0] < 0xe0 ? 2 : 0;
-    for (uint32_t i = 1; i < n; i++)
-        if ((s[i] & 0xc0) != 0x80) return 0;
-    if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) || (s[0] == 0xf0 && s[1] < 0x90) ||
-        (s[0] == 0xf4 && s[1] > 0x8f))
-        return 0;
-    return n;
-}
-
 /* A copy in which bytes that are no UTF-8 are '?': a scraper refuses the whole page for one such byte in a file's name. */
 static char *copy_label(const char *value) {
     char *copy = strdup(value);
-    for (unsigned char *p = (unsigned char *)copy; p && *p;) {
-        uint32_t n = utf8_length(p);
-        if (!n) *p = '?';
-        p += n ? n : 1;
-    }
+    if (copy) text_clean(copy);
     return copy;
 }
 

@@ -6,6 +6,7 @@
 #include "daemon/generation_private.h"
 #include "daemon/log.h"
 #include "daemon/metrics.h"
+#include "daemon/text.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -195,31 +196,13 @@ static void normalise(const char *name, char *out, size_t cap) {
     out[i] = 0;
 }
 
-enum { NAME_MAX_LENGTH = 256, CANDIDATES_MAX = 8 };
+enum { NAME_MAX_LENGTH = TEXT_DISTANCE_MAX, CANDIDATES_MAX = 8 };
 
 static bool same_name(const char *a, const char *b) {
     char x[NAME_MAX_LENGTH], y[NAME_MAX_LENGTH];
     normalise(a, x, sizeof x);
     normalise(b, y, sizeof y);
     return strcmp(x, y) == 0;
-}
-
-static uint32_t name_distance(const char *a, const char *b) {
-    uint32_t row[NAME_MAX_LENGTH];
-    uint32_t n = (uint32_t)strlen(b);
-    for (uint32_t j = 0; j <= n; j++) row[j] = j;
-    for (uint32_t i = 1; a[i - 1]; i++) {
-        uint32_t diagonal = row[0];
-        row[0] = i;
-        for (uint32_t j = 1; j <= n; j++) {
-            uint32_t best = diagonal + (a[i - 1] != b[j - 1]);
-            diagonal = row[j];
-            if (row[j] + 1 < best) best = row[j] + 1;
-            if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
-            row[j] = best;
-        }
-    }
-    return row[n];
 }
 
 static bool is_path(const char *name) {
@@ -271,7 +254,7 @@ static struct match nearest_locked(const char *name) {
         normalise(m->id, other, sizeof other);
         /* A part of the name is near, however long the rest is. */
         bool part = *wanted && (strstr(other, wanted) || strstr(wanted, other));
-        uint32_t distance = part ? 1 : name_distance(wanted, other);
+        uint32_t distance = part ? 1 : text_distance(wanted, other);
         if (distance > 2 + (uint32_t)strlen(wanted) / 3) continue;
         uint32_t at = match.count < 4 ? match.count++ : 4;
         while (at > 0 && distances[at - 1] > distance) at--;
@@ -390,8 +373,10 @@ json_t *models_candidates(const char *name) {
     struct match match = match_locked(name);
     bool fits = match.count > 0;
     if (!fits) match = nearest_locked(name);
-    for (uint32_t i = 0; i < match.count && i < CANDIDATES_MAX; i++)
-        json_array_append_new(list, json_string(fits ? match.models[i]->path : match.models[i]->id));
+    for (uint32_t i = 0; i < match.count && i < CANDIDATES_MAX; i++) {
+        const char *text = fits ? match.models[i]->path : match.models[i]->id;
+        json_array_append_new(list, json_bytes(text, strlen(text)));
+    }
     pthread_mutex_unlock(&registry.lock);
     return list;
 }

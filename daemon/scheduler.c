@@ -226,25 +226,12 @@ static void push_text(struct run *run, enum gen_event_kind kind, uint32_t index,
     }
 }
 
-/* Raw log-probs of one row of logits: that of `token` and the n_top best, descending, ties by id. */
 static struct gen_logprob *logprob_of_row(const float *logits, uint32_t n_vocab, int32_t token, uint32_t n_top) {
     struct gen_logprob *out = sh_calloc(1, sizeof *out);
     if (!out) return NULL;
-    float largest = -INFINITY;
-    double sum = 0;
-    for (uint32_t i = 0; i < n_vocab; i++) largest = logits[i] > largest ? logits[i] : largest;
-    for (uint32_t i = 0; i < n_vocab; i++) sum += exp((double)logits[i] - (double)largest);
-    double log_sum = (double)largest + log(sum);
     out->token = token;
-    out->logprob = (float)((double)logits[token] - log_sum);
-    for (uint32_t i = 0; i < n_vocab; i++) {
-        uint32_t at = out->n_top;
-        while (at > 0 && logits[i] > logits[out->top[at - 1].token]) at--;
-        if (at >= n_top) continue;
-        if (out->n_top < n_top) out->n_top++;
-        for (uint32_t j = out->n_top - 1; j > at; j--) out->top[j] = out->top[j - 1];
-        out->top[at] = (struct sh_top){(int32_t)i, (float)((double)logits[i] - log_sum)};
-    }
+    out->n_top = n_top < n_vocab ? n_top : n_vocab;
+    sh_logprobs(logits, n_vocab, token, &out->logprob, out->top, out->n_top);
     return out;
 }
 

@@ -32,7 +32,4 @@ struct sh_token_history { /* a sequence's tokens before the one being sampled */
 enum sh_code sh_sampler_pick(struct sh_sampler *sampler, const float *logits, const struct sh_token_history *history,
                              uint32_t position, int32_t *token, struct sh_error *err);
 
-/* Raw log-probs: that of `token`, and the n_top best in descending order (ties by id) into top. */
-void sh_logprobs(const float *logits, uint32_t n_vocab, int32_t token, float *logprob, struct sh_top *top, uint32_t n_top);
-
 #endif

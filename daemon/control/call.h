@@ -57,7 +57,8 @@ enum field_type { FIELD_STRING /* without NULs */, FIELD_TEXT /* any */, FIELD_B
 struct field {
     const char *name;
     enum field_type type;
-    size_t offset; /* of const char *, json_t *, bool, int64_t, double, json_t * (by type) in the struct; absent, null: left alone */
+    size_t
+        offset; /* of const char *, json_t *, bool, int64_t, double, json_t * (by type) in the struct; absent, null: left alone */
     bool required;
     double min, max; /* of numbers */
 };
@@ -70,8 +71,6 @@ void call_load_error(struct call *call, const char *model, enum sh_code code, co
 
 json_t *model_json(struct model *model); /* a Model */
 
-/* A JSON string; U+FFFD for bytes that are not UTF-8 (a token may be a part of a character). */
-json_t *call_text(const char *text, size_t length);
 /* The ids of a JSON array, malloc'd; NULL: answered with InvalidParameter. An empty array is one. */
 int32_t *call_ids(struct call *call, const char *parameter, json_t *array, uint32_t *count);
 

@@ -6,6 +6,7 @@
 #include "compute/base.h"
 #include "daemon/control/call.h"
 #include "daemon/generation.h"
+#include "daemon/text.h"
 #include "daemon/work.h"
 
 #include <math.h>
@@ -152,7 +153,7 @@ static void add_logprobs(const struct generate_state *state, json_t *out, const 
     for (uint32_t i = 0; i < logprob->n_top; i++) {
         size_t length;
         const char *piece = sh_vocab_piece(state->vocab, logprob->top[i].token, true, &length);
-        json_array_append_new(top, json_pack("{si so sf}", "token", logprob->top[i].token, "text", call_text(piece, length),
+        json_array_append_new(top, json_pack("{si so sf}", "token", logprob->top[i].token, "text", json_bytes(piece, length),
                                              "logprob", (double)logprob->top[i].logprob));
     }
     json_object_set_new(out, "logprob", json_real((double)logprob->logprob));
@@ -206,7 +207,7 @@ static void finish(struct call *call, const struct gen_event *event) {
         struct collected *choice = &state->choices[i];
         if (!choice->finished) continue;
         if (!call->more) {
-            json_object_set_new(choice->finished, "text", call_text(choice->text ? choice->text : "", choice->length));
+            json_object_set_new(choice->finished, "text", json_bytes(choice->text ? choice->text : "", choice->length));
             json_object_set(choice->finished, "tokens", choice->tokens);
         }
         json_array_append(choices, choice->finished);
@@ -230,7 +231,7 @@ static bool take_event(struct call *call, const struct gen_event *event) {
     case GEN_EVENT_TOKEN:
         if (call->more) {
             json_t *out = json_pack("{sI si si so}", "id", id, "choice", event->choice, "token", event->token, "text",
-                                    call_text(event->text, event->text_length));
+                                    json_bytes(event->text, event->text_length));
             if (event->logprob) add_logprobs(state, out, event->logprob);
             call_reply(call, out, true);
         } else {
@@ -242,7 +243,7 @@ static bool take_event(struct call *call, const struct gen_event *event) {
         if (call->more)
             call_reply(call,
                        json_pack("{sI si so sO}", "id", id, "choice", event->choice, "text",
-                                 call_text(event->text, event->text_length), "finished", state->choices[event->choice].finished),
+                                 json_bytes(event->text, event->text_length), "finished", state->choices[event->choice].finished),
                        true);
         else collect(state, event);
         break;

@@ -130,11 +130,6 @@ bool call_fields(struct call *call, const struct field *fields, uint32_t count, 
     return true;
 }
 
-json_t *call_text(const char *text, size_t length) {
-    json_t *out = json_stringn(text, length);
-    return out ? out : json_string("\xef\xbf\xbd");
-}
-
 int32_t *call_ids(struct call *call, const char *parameter, json_t *array, uint32_t *count) {
     size_t n = json_array_size(array);
     int32_t *ids = sh_calloc(n + 1, sizeof *ids);

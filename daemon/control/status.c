@@ -2,21 +2,23 @@
 #include "compute/base.h"
 #include "daemon/control/call.h"
 #include "daemon/devices.h"
+#include "daemon/text.h"
 
 #include <stdlib.h>
 #include <unistd.h>
 
-static json_t *text_or_null(const char *text) { return *text ? json_string(text) : json_null(); }
+static json_t *text_of(const char *text) { return json_bytes(text, strlen(text)); }
+static json_t *text_or_null(const char *text) { return *text ? text_of(text) : json_null(); }
 
 json_t *model_json(struct model *model) {
     struct model_view view;
     model_get_view(model, &view);
-    json_t *out =
-        json_pack("{ss ss ss ss ss sI so so so sb si si sI sI}", "id", view.id, "path", view.path, "state",
-                  model_state_name(view.state), "arch", view.arch, "type", view.type, "size_bytes", (json_int_t)view.size_bytes,
-                  "error", text_or_null(view.error), "name", text_or_null(view.name), "device", text_or_null(view.device),
-                  "stale", view.stale, "running", view.running, "queued", view.queued, "prompt_tokens_total",
-                  (json_int_t)view.prompt_tokens_total, "generated_tokens_total", (json_int_t)view.generated_tokens_total);
+    json_t *out = json_pack("{so so ss so so sI so so so sb si si sI sI}", "id", text_of(view.id), "path", text_of(view.path),
+                            "state", model_state_name(view.state), "arch", text_of(view.arch), "type", text_of(view.type),
+                            "size_bytes", (json_int_t)view.size_bytes, "error", text_or_null(view.error), "name",
+                            text_or_null(view.name), "device", text_or_null(view.device), "stale", view.stale, "running",
+                            view.running, "queued", view.queued, "prompt_tokens_total", (json_int_t)view.prompt_tokens_total,
+                            "generated_tokens_total", (json_int_t)view.generated_tokens_total);
     if (out && (view.state == MODEL_READY || view.state == MODEL_DRAINING)) {
         json_t *loaded =
             json_pack("{sI sI sI sI sI sI sI sI sf}", "context_length", (json_int_t)view.info.context_length, "context_native",

@@ -3,6 +3,7 @@
 #include "compute/base.h"
 #include "daemon/control/call.h"
 #include "daemon/control/varlink.h"
+#include "daemon/text.h"
 #include "daemon/work.h"
 
 #include <stdatomic.h>
@@ -55,7 +56,7 @@ static enum sh_code detokenize(struct text_state *state, const struct sh_vocab *
     char *text = NULL;
     size_t length = 0;
     enum sh_code code = sh_detokenize(vocab, state->ids, state->n_ids, state->special, true, &text, &length, &state->err);
-    if (code == SH_OK) state->reply = json_pack("{so}", "content", call_text(text, length));
+    if (code == SH_OK) state->reply = json_pack("{so}", "content", json_bytes(text, length));
     free(text);
     return code;
 }

@@ -14,6 +14,7 @@
 
 #include "daemon/http/http.h"
 #include "daemon/http/params.h"
+#include "daemon/text.h"
 
 #include <microhttpd.h>
 #include <pthread.h>
@@ -142,8 +143,6 @@ enum http_step answer_stream(struct http_request *request); /* text/event-stream
 json_t *api_error_json(const struct api_error *error);
 /* JSON as it is sent: compact, floats to 9 digits. malloc'd, NULL: no memory. */
 char *json_text(const json_t *value);
-/* A JSON string of any bytes: what is not UTF-8 becomes U+FFFD. */
-json_t *json_bytes(const char *text, size_t length);
 
 /* ---- one file per family of routes ---- */
 

@@ -8,27 +8,6 @@
 
 char *json_text(const json_t *value) { return json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(9)); }
 
-json_t *json_bytes(const char *text, size_t length) {
-    json_t *string = json_stringn(text, length);
-    if (string) return string;
-    char *clean = malloc(length * 3 + 1); /* U+FFFD has three bytes */
-    size_t n = 0;
-    for (size_t i = 0; clean && i < length;) {
-        size_t take = 0;
-        for (size_t size = 1; size <= 4 && i + size <= length && !take; size++) {
-            json_t *one = json_stringn(text + i, size);
-            take = one ? size : 0;
-            json_decref(one);
-        }
-        memcpy(clean + n, take ? text + i : "\xef\xbf\xbd", take ? take : 3);
-        n += take ? take : 3;
-        i += take ? take : 1;
-    }
-    string = clean ? json_stringn(clean, n) : NULL;
-    free(clean);
-    return string;
-}
-
 json_t *api_error_json(const struct api_error *error) {
     return json_pack("{s:{s:o,s:s,s:s?,s:s?}}", "error", "message", json_bytes(error->message, strlen(error->message)), "type",
                      error->type, "param", error->param[0] ? error->param : NULL, "code", error->code);

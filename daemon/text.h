@@ -1,0 +1,19 @@
+/*
+ * text.h - small things about text that several rooms of the daemon need. Pure functions, any thread.
+ */
+#ifndef SHIMMYD_TEXT_H
+#define SHIMMYD_TEXT_H
+
+#include <jansson.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* A JSON string of any bytes: each that is not UTF-8 becomes U+FFFD. New reference; NULL: no memory. */
+json_t *json_bytes(const char *text, size_t length);
+/* Replaces each byte that is not UTF-8 by '?', in place. */
+void text_clean(char *text);
+/* Levenshtein distance of two names in bytes. b shorter than TEXT_DISTANCE_MAX, else UINT32_MAX. */
+enum { TEXT_DISTANCE_MAX = 256 };
+uint32_t text_distance(const char *a, const char *b);
+
+#endif
