@@ -6,7 +6,6 @@
 #include <stdlib.h>
 
 #define SLAB_BYTES (1ull << 30)
-#define MAX_ELEMENTS INT32_MAX /* kernels index an activation with 32 bits */
 
 uint64_t sh_vk_recordings_for_test(const struct sh_exec_context *c) { return c->n_recordings; }
 
@@ -210,17 +209,12 @@ static enum sh_code create_activations(struct sh_exec_context *c, struct sh_erro
                      "activations");
     for (uint32_t s = 0; s < m->fused.n_slots && code == SH_OK; s++) {
         const uint64_t rows = m->fused.slots[s].rows == SH_ROWS_OUT ? c->params.max_outputs : c->params.max_rows;
-        if (rows * sh_vk_stride(m->fused.slots[s].width) > MAX_ELEMENTS) goto too_large;
         code = sh_vk_arena_take(&c->device, rows * sh_vk_stride(m->fused.slots[s].width) * 4, &c->spans[s], err);
     }
-    if (attention / 4 * c->max_items > MAX_ELEMENTS) goto too_large;
     if (code == SH_OK) code = sh_vk_arena_take(&c->device, attention * c->max_items, &c->scratch, err);
     const uint64_t chunks = ((uint64_t)program->n_vocab + SH_SAMPLE_CHUNK - 1) / SH_SAMPLE_CHUNK;
     if (code == SH_OK) code = sh_vk_arena_take(&c->device, chunks * c->params.max_outputs * 8, &c->sample_scratch, err);
     return code;
-too_large:
-    return sh_fail(err, SH_ERR_LIMIT, "%s: steps of %u rows and %u outputs make an activation of more than 2^31 - 1 numbers", c->vk->base.info.name,
-                   c->params.max_rows, c->params.max_outputs);
 }
 
 static enum sh_code create_slot(struct sh_exec_context *c, struct sh_vk_slot *slot, struct sh_error *err) {
