@@ -47,6 +47,8 @@ struct http {
     uint64_t max_body_bytes;
     uint64_t started_ns;
     atomic_uint connections, requests; /* open; being worked on */
+    atomic_ullong body_bytes;          /* held for bodies, all requests */
+    pthread_mutex_t parsing;           /* of a large body: one at a time */
     atomic_bool draining, stopping;
 };
 
@@ -94,6 +96,7 @@ struct http_request {
     bool options, http11;
     char *body;
     size_t body_length, body_capacity;
+    bool parse_locked;
     uint64_t body_total;              /* discarded bytes too */
     struct api_error refusal;         /* status != 0: known before the body came */
     bool complete;                    /* head and body are here */
@@ -123,6 +126,10 @@ void request_gone(struct http_request *request); /* any thread: the client left,
 /* Any thread: writes something that harms no client that only closed its writing side, and makes the kernel of one that is
  * gone answer with a reset. */
 void request_probe(struct http_request *request, bool streams_only);
+/* Parses the body and gives it back. JSON values take a hundred times the memory of their text, so of large bodies only one is in
+ * this state at a time: between the two calls. *body NULL: *err says why. */
+void request_parse_begin(struct http_request *request, json_t **body, struct api_error *err);
+void request_parse_end(struct http_request *request, json_t *body);
 bool request_is_gone(struct http_request *request);
 bool request_expired(const struct http_request *request);
 struct MHD_Response *request_stream_response(struct http_request *request); /* reads by request->read; NULL: no memory */

@@ -486,12 +486,10 @@ static bool draw_random(struct api_job *job) {
 
 static bool begin(struct api_job *job) {
     struct http_request *r = job->request;
-    json_t *body = api_parse_body(r->body, r->body_length, &job->error);
+    json_t *body;
+    request_parse_begin(r, &body, &job->error);
     bool ok = body && api_request_parse(body, job->family->kind, &job->q, &job->error);
-    json_decref(body);
-    free(r->body);
-    r->body = NULL;
-    r->body_length = r->body_capacity = 0;
+    request_parse_end(r, body);
     if (!ok || !draw_random(job) || !api_find_model(job->q.model, &job->model, &job->error)) return false;
     const struct load_params params = {0};
     job->phase = JOB_LOADING;

@@ -178,10 +178,13 @@ static bool copy_ids(const json_t *array, const char *param, int32_t **out, uint
         return api_fail(err, 400, "invalid_value", param, "%s: found %zu token ids, too many", param, n);
     if (!(*out = malloc(n ? n * sizeof(**out) : 1))) return no_memory(err);
     for (size_t i = 0; i < n; i++) {
-        char at[96];
-        int64_t id;
-        snprintf(at, sizeof(at), "%s[%zu]", param, i);
-        if (!read_integer(json_array_get(array, i), at, 0, INT32_MAX, &id, err)) return false;
+        const json_t *value = json_array_get(array, i);
+        int64_t id = json_integer_value(value);
+        char at[96]; /* written only for what is not plainly right: there may be millions */
+        if (!json_is_integer(value) || id < 0 || id > INT32_MAX) {
+            snprintf(at, sizeof(at), "%s[%zu]", param, i);
+            if (!read_integer(value, at, 0, INT32_MAX, &id, err)) return false;
+        }
         (*out)[i] = (int32_t)id;
     }
     *count = (uint32_t)n;

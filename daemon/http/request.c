@@ -10,7 +10,19 @@
 #include <strings.h>
 #include <sys/socket.h>
 
-enum { DISCARD_BYTES = 16 << 20 }; /* of a body that is refused, read and thrown away so that the client gets to read why */
+enum {
+    DISCARD_BYTES = 16 << 20, /* of a body that is refused, read and thrown away so that the client gets to read why */
+    BODIES_BYTES = 256 << 20, /* held for bodies at once */
+    LARGE_BYTES = 256 << 10,  /* a body whose parsing is to be had one at a time */
+};
+
+static void free_body(struct http_request *r) {
+    if (!r->body) return; /* a request may outlive the server by its last reference, its body does not */
+    atomic_fetch_sub(&r->http->body_bytes, r->body_capacity);
+    free(r->body);
+    r->body = NULL;
+    r->body_length = r->body_capacity = 0;
+}
 
 void request_ref(struct http_request *r) { atomic_fetch_add(&r->refs, 1); }
 
@@ -19,7 +31,7 @@ void request_unref(struct http_request *r) {
     if (r->job) r->job_free(r->job);
     pthread_mutex_destroy(&r->lock);
     free(r->path);
-    free(r->body);
+    free_body(r);
     free(r);
 }
 
@@ -165,15 +177,17 @@ static bool take_body(struct http_request *r, const char *data, size_t size) {
         api_fail(&r->refusal, 413, "body_too_large", NULL, "the body has more than %llu bytes (max_body)",
                  (unsigned long long)limit);
     if (r->refusal.status) {
-        free(r->body);
-        r->body = NULL;
+        free_body(r);
         return r->body_total <= limit + DISCARD_BYTES;
     }
     if (r->body_length + size + 1 > r->body_capacity) {
         size_t capacity = (size_t)sh_max_u64(r->body_capacity * 2, sh_align_up(r->body_length + size + 1, 4096));
-        char *grown = realloc(r->body, capacity);
+        uint64_t held = atomic_fetch_add(&r->http->body_bytes, capacity - r->body_capacity) + capacity - r->body_capacity;
+        char *grown = held <= sh_max_u64(BODIES_BYTES, limit * 2) ? realloc(r->body, capacity) : NULL;
         if (!grown) {
-            api_fail(&r->refusal, 503, "out_of_memory", NULL, "no memory for the body");
+            atomic_fetch_sub(&r->http->body_bytes, capacity - r->body_capacity);
+            api_fail(&r->refusal, 503, "out_of_memory", NULL,
+                     "no memory for the body: too many large requests at once, try again later");
             return true;
         }
         r->body = grown;
@@ -183,6 +197,21 @@ static bool take_body(struct http_request *r, const char *data, size_t size) {
     r->body_length += size;
     r->body[r->body_length] = 0;
     return true;
+}
+
+void request_parse_begin(struct http_request *r, json_t **body, struct api_error *err) {
+    if (r->body_length > LARGE_BYTES) {
+        pthread_mutex_lock(&r->http->parsing);
+        r->parse_locked = true;
+    }
+    *body = api_parse_body(r->body, r->body_length, err);
+}
+
+void request_parse_end(struct http_request *r, json_t *body) {
+    json_decref(body);
+    if (r->parse_locked) pthread_mutex_unlock(&r->http->parsing);
+    r->parse_locked = false;
+    free_body(r);
 }
 
 /* ---- answer ---- */

@@ -102,6 +102,7 @@ enum sh_code http_start(const struct config *config, const int *inherited_fds, u
     http->header_timeout_s = config->header_timeout_s;
     http->idle_timeout_s = config->idle_timeout_s;
     http->started_ns = sh_now_ns();
+    pthread_mutex_init(&http->parsing, NULL);
     if (!http->api_key || !http->cors_origin) code = sh_fail(err, SH_ERR_NO_MEMORY, "http: no memory");
     if (!code && n_inherited > HTTP_SOCKETS_MAX)
         code =
@@ -142,6 +143,7 @@ void http_stop(struct http *http) {
         else close(http->sockets[i].fd);
     }
     watch_destroy(http->watch);
+    pthread_mutex_destroy(&http->parsing);
     free(http->api_key);
     free(http->cors_origin);
     free(http);

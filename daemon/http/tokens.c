@@ -99,13 +99,15 @@ static enum http_step begin(struct http_request *r, bool detokenize) {
     r->job = job;
     r->job_close = close_job;
     r->job_free = free_job;
-    json_t *body = api_parse_body(r->body, r->body_length, &job->err);
-    bool ok = body &&
-              (detokenize ? api_detokenize_parse(body, &job->ids, &job->err) : api_tokenize_parse(body, &job->text, &job->err)) &&
-              api_find_model(detokenize ? job->ids.model : job->text.model, &job->model, &job->err);
-    json_decref(body);
+    size_t length = r->body_length;
+    json_t *body;
+    request_parse_begin(r, &body, &job->err);
+    bool ok =
+        body && (detokenize ? api_detokenize_parse(body, &job->ids, &job->err) : api_tokenize_parse(body, &job->text, &job->err));
+    request_parse_end(r, body);
+    ok = ok && api_find_model(detokenize ? job->ids.model : job->text.model, &job->model, &job->err);
     if (!ok) return answer_error(r, &job->err);
-    job->work = (struct work){.run = run, .done = done, .large = r->body_length > WORK_LARGE_BYTES};
+    job->work = (struct work){.run = run, .done = done, .large = length > WORK_LARGE_BYTES};
     request_ref(r); /* done's */
     work_submit(&job->work);
     return HTTP_WAIT;

@@ -1,6 +1,7 @@
 // clients.test.mjs - clients that leave, stall, dawdle or send too much: noticed, cut, and nobody else suffers.
 import { test, before, after } from 'node:test';
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { Daemon, endless, events, model, needs, shared, waitFor } from './harness.mjs';
 
 const there = needs(shared('models/stories260K.gguf'), 'no shared models');
@@ -222,5 +223,23 @@ test('a full queue is a 429', there, async () => {
     assert.equal(many.body.choices.length, 12);
   } finally {
     await tight.stop();
+  }
+});
+
+test('many large bodies at once are bounded in memory', there, async () => {
+  const wide = await new Daemon({ args: ['--max-body', '16M'] }).start();
+  try {
+    assert.equal((await wide.post('/v1/completions', short)).status, 200);
+    const rss = () => Number(/VmHWM:\s+(\d+)/.exec(readFileSync(`/proc/${wide.child.pid}/status`, 'utf8'))[1]);
+    const before = rss();
+    // A million small values are far larger as JSON in memory than as text.
+    const text = JSON.stringify({ model, prompt: Array(1000000).fill(7) });
+    const answers = await Promise.all(Array.from({ length: 8 }, () => wide.post('/v1/completions', text)));
+    for (const answer of answers) assert.equal(answer.status, 400, JSON.stringify(answer.body));
+    assert.match(answers[0].body.error.message, /1000000/);
+    assert.ok(rss() - before < 200000, `${before} kB before, ${rss()} kB at most`);
+    assert.equal((await wide.post('/v1/completions', short)).status, 200);
+  } finally {
+    await wide.stop();
   }
 });
