@@ -12,7 +12,7 @@ check_all   = $(UNIT) $(addprefix make:,$(CHECK_TARGETS))
 check_items = $(if $(TESTS),$(foreach i,$(check_all),$(if $(strip $(foreach w,$(TESTS),$(findstring $(w),$(i)))),$(i))),$(check_all))
 parallel    = $(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell nproc))
 
-.PHONY: check check-full check-build check-unit san
+.PHONY: check check-full check-build check-unit check-san san
 check:
 	$(Q)$(MAKE) --no-print-directory $(parallel) all check-build
 	$(Q)MAKE='$(MAKE)' B='$(B)' scripts/run-tests -o $(B)/check -t $(CHECK_TIMEOUT) $(check_items)
@@ -20,13 +20,16 @@ check:
 check-build: $(UNIT)
 	$(if $(strip $(CHECK_BUILD)),$(Q)$(MAKE) --no-print-directory $(CHECK_BUILD))
 
-# Unit tests under the address and undefined-behaviour sanitizers, in a build folder of their own. (With them gcc warns of conversions that
+# Unit and end-to-end tests under the address, leak and undefined-behaviour sanitizers, in a build folder of their own. (With them gcc warns of conversions that
 # it sees through without them.)
 san:
-	$(Q)$(MAKE) --no-print-directory $(parallel) B=$(B)-san WERROR=0 OPT='-O1 -g' SAN='-fsanitize=address,undefined -fno-sanitize-recover=all' check-unit
+	$(Q)$(MAKE) --no-print-directory $(parallel) B=$(B)-san WERROR=0 OPT='-O1 -g' SAN='-fsanitize=address,undefined -fno-sanitize-recover=all' check-san
 
 check-unit: $(UNIT)
 	$(Q)ASAN_OPTIONS="$${ASAN_OPTIONS:-detect_leaks=1}" scripts/run-tests -o $(B)/check -t $(shell expr $(CHECK_TIMEOUT) \* 2) $(filter-out make:%,$(check_items))
+check-san: $(UNIT)
+	$(Q)ASAN_OPTIONS="$${ASAN_OPTIONS:-detect_leaks=1}" MAKE='$(MAKE)' scripts/run-tests -o $(B)/check -t $(shell expr $(CHECK_TIMEOUT) \* 2) \
+	  $(filter-out make:%,$(check_items)) $(filter make:e2e,$(check_items))
 
 # Whole models on a software Vulkan device, held to the same golden text, log-probs and (check-full) numerics contract as the CPU.
 VULKAN_TESTS ?= test_core_golden test_core_parity
