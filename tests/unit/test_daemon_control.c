@@ -88,7 +88,7 @@ static json_t *peer_receive(struct peer *peer) {
             return message;
         }
         struct pollfd p = {.fd = peer->fd, .events = POLLIN};
-        if (poll(&p, 1, 10000) <= 0) fail_msg("no answer for 10 s");
+        if (poll(&p, 1, 60000) <= 0) fail_msg("no answer for 60 s");
         ssize_t n = recv(peer->fd, peer->buffer + peer->have, (40 << 20) - peer->have, 0);
         if (n <= 0) return NULL;
         peer->have += (size_t)n;

@@ -112,10 +112,10 @@ static void follow(struct front *front, uint32_t tokens) {
         if (front->ended || front->choices[0].count >= tokens) break;
         struct timespec limit;
         clock_gettime(CLOCK_REALTIME, &limit);
-        limit.tv_sec += 10;
+        limit.tv_sec += 60;
         pthread_mutex_lock(&front->lock);
         while (!front->news)
-            if (pthread_cond_timedwait(&front->cond, &front->lock, &limit) != 0) fail_msg("no event for 10 s");
+            if (pthread_cond_timedwait(&front->cond, &front->lock, &limit) != 0) fail_msg("no event for 60 s");
         front->news = false;
         pthread_mutex_unlock(&front->lock);
     }
