@@ -226,9 +226,10 @@ test('a full queue is a 429', there, async () => {
   }
 });
 
-test('many large bodies at once are bounded in memory', there, async () => {
+test('many large bodies at once are bounded in memory', there, async (t) => {
   const wide = await new Daemon({ args: ['--max-body', '16M'] }).start();
   try {
+    if (/lib[at]san/.test(readFileSync(`/proc/${wide.child.pid}/maps`, 'utf8'))) return t.skip('a sanitizer keeps what is freed');
     assert.equal((await wide.post('/v1/completions', short)).status, 200);
     const rss = () => Number(/VmHWM:\s+(\d+)/.exec(readFileSync(`/proc/${wide.child.pid}/status`, 'utf8'))[1]);
     const before = rss();
