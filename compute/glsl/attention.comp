@@ -1,6 +1,6 @@
-// attention.comp - out[r][head] = softmax(q k^T * scale) v over the positions 0 .. position(r): one workgroup of 64 makes all splits of a row
-// and head, merging in ascending order. q [R][n_heads * k_dim], out [R][n_heads * v_dim]; n_heads a multiple of n_kv_heads.
-// For steps of many rows; gives the same bits as attention_split and attention_merge.
+// attention.comp - out[r][head] = softmax(q k^T * scale) v over the positions 0 .. position(r): one workgroup of 64 makes all
+// splits of a row and head, merging in ascending order. q [R][n_heads * k_dim], out [R][n_heads * v_dim]; n_heads a multiple of
+// n_kv_heads. For steps of many rows; gives the same bits as attention_split and attention_merge.
 // Grid: x over heads, y over rows. Shared: 2.3 KiB. k_dim, v_dim <= 256.
 #version 450
 #extension GL_GOOGLE_include_directive : require

@@ -1,8 +1,9 @@
 // attention.glsl - one split: softmax numerator, denominator and maximum over at most 256 cache positions, for one row and head.
 //
-// Keys and values are read as stored (f32, or halves with -DCACHE_F16). Thread t makes the scores of positions t, t + 64, t + 128, t + 192 of
-// the split, each an ascending chain of fma over the head's dimensions; the denominator is 64 ascending chains added in order; values are
-// added position by position. Thread t owns the value pairs t and t + 64. Everything that both attention kernels compute is here.
+// Keys and values are read as stored (f32, or halves with -DCACHE_F16). Thread t makes the scores of positions t, t + 64, t +
+// 128, t + 192 of the split, each an ascending chain of fma over the head's dimensions; the denominator is 64 ascending chains
+// added in order; values are added position by position. Thread t owns the value pairs t and t + 64. Everything that both
+// attention kernels compute is here.
 layout(push_constant) uniform Push { sh_pc_attention p; };
 
 shared vec4 q_shared[SH_MAX_HEAD_DIM / 4];

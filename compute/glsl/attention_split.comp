@@ -1,5 +1,5 @@
-// attention_split.comp - the splits of few rows over long caches side by side: one workgroup of 64 makes one split of one row and head and
-// writes {maximum, denominator, numerator [vp]} to scratch [items][n_heads][vp + 2].
+// attention_split.comp - the splits of few rows over long caches side by side: one workgroup of 64 makes one split of one row and
+// head and writes {maximum, denominator, numerator [vp]} to scratch [items][n_heads][vp + 2].
 // Grid: x over heads, y over the step's items. Shared: 2.3 KiB.
 #version 450
 #extension GL_GOOGLE_include_directive : require

@@ -21,7 +21,8 @@ void main() {
     for (uint o = gl_GlobalInvocationID.x; o * 8u < p.width; o += gl_NumWorkGroups.x * 64u) {
         float e[8];
         if (given) {
-            [[unroll]] for (uint i = 0u; i < 8u; i++) e[i] = o * 8u + i < p.width ? F32(p.embeddings).v[r * p.stride + o * 8u + i] : 0.0;
+            [[unroll]] for (uint i = 0u; i < 8u; i++)
+                e[i] = o * 8u + i < p.width ? F32(p.embeddings).v[r * p.stride + o * 8u + i] : 0.0;
         } else {
             octet(p.w, load_unit(p.w, token - p.first_row, o >> 2, p.units), o & 3u, e);
         }

@@ -1,12 +1,12 @@
 // matmul.comp - y[r][n] = sum_k x[r][k] w[n][k] (+ bias[n]) (+ residual[r][n]) for a few rows: weights straight from memory.
 //
 // x [R][x_stride], w [n][cols] in LAYOUT, out [R][dst_stride], bias [n]. Arithmetic: README.md in this folder.
-// A workgroup of 128 holds four groups of 32 lanes; each group makes OUTPUTS outputs for ROWS rows at once, so that a weight is read once per
-// ROWS rows. The workgroup steps through k by 32 units: each lane loads its unit of OUTPUTS weight rows, all together bring 1024 elements of
-// each activation row into shared memory, where a unit takes 36 floats so that eight lanes reading 16 bytes each meet no bank twice.
-// Grid: x over blocks of 4 * OUTPUTS outputs (strided), y over blocks of ROWS rows. Shared: ROWS * 4.6 KiB. Any R, n, cols.
-// ROWS and OUTPUTS are defines, not specialisation constants, so that spirv-opt can unroll: llvmpipe does not, and keeps an array that a
-// loop indexes in memory.
+// A workgroup of 128 holds four groups of 32 lanes; each group makes OUTPUTS outputs for ROWS rows at once, so that a weight is
+// read once per ROWS rows. The workgroup steps through k by 32 units: each lane loads its unit of OUTPUTS weight rows, all
+// together bring 1024 elements of each activation row into shared memory, where a unit takes 36 floats so that eight lanes
+// reading 16 bytes each meet no bank twice. Grid: x over blocks of 4 * OUTPUTS outputs (strided), y over blocks of ROWS rows.
+// Shared: ROWS * 4.6 KiB. Any R, n, cols. ROWS and OUTPUTS are defines, not specialisation constants, so that spirv-opt can
+// unroll: llvmpipe does not, and keeps an array that a loop indexes in memory.
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #include "head.glsl"
@@ -33,7 +33,8 @@ void main() {
         for (uint u0 = 0u; u0 < p.units; u0 += SH_LANES) {
             const uint u = u0 + lane;
             Unit t[OUTPUTS];
-            [[unroll]] for (uint o = 0u; o < OUTPUTS; o++) t[o] = load_unit(p.w, min(n0 + o, p.n - 1u), min(u, p.units - 1u), p.units);
+            [[unroll]] for (uint o = 0u; o < OUTPUTS; o++)
+                t[o] = load_unit(p.w, min(n0 + o, p.n - 1u), min(u, p.units - 1u), p.units);
             barrier(); // the chunk before has been used
             [[unroll]] for (uint r = 0u; r < ROWS; r++) {
                 const uint base = min(row0 + r, n_rows - 1u) * p.x_stride; // rows beyond the last repeat it and are not stored
@@ -59,7 +60,8 @@ void main() {
                 [[unroll]] for (uint j = 0u; j < 4u; j++) {
                     float xv[ROWS * 8];
                     [[unroll]] for (uint r = 0u; r < ROWS; r++)
-                        [[unroll]] for (uint i = 0u; i < 8u; i++) xv[8u * r + i] = xs[(r * SH_LANES + lane) * UNIT_STRIDE + 8u * j + i];
+                        [[unroll]] for (uint i = 0u; i < 8u; i++)
+                            xv[8u * r + i] = xs[(r * SH_LANES + lane) * UNIT_STRIDE + 8u * j + i];
                     [[unroll]] for (uint o = 0u; o < OUTPUTS; o++) {
                         float e[8];
                         octet(p.w, t[o], j, e);
@@ -79,7 +81,8 @@ void main() {
             const uint n = block * GROUPS * OUTPUTS + i / ROWS, row = row0 + i % ROWS;
             if (n < p.n && row < n_rows) {
                 if ((p.flags & SH_MATMUL_BIAS) != 0u) total = total + F32(p.bias).v[p.first_n + n];
-                if ((p.flags & SH_MATMUL_RESIDUAL) != 0u) total = total + F32(p.residual).v[row * p.residual_stride + p.first_n + n];
+                if ((p.flags & SH_MATMUL_RESIDUAL) != 0u)
+                    total = total + F32(p.residual).v[row * p.residual_stride + p.first_n + n];
                 F32Out(p.dst).v[row * p.dst_stride + p.first_n + n] = total;
             }
         }

@@ -1,9 +1,10 @@
 /*
  * params.h - push constants, the step's parameter block and the constants of the layouts: written once, read by C and by GLSL.
  *
- * Addresses come first in every struct, so that std430 and C agree on all offsets. Strides are in float32 elements. `step` points to
- * struct sh_p_step, `rows` to an array of struct sh_p_row, `outputs` to one of struct sh_p_output. Limits that come from the file or
- * the step (n_rows, n_vocab, n_pages, ...) clamp every index that is used as an address: addresses have no bounds of their own.
+ * Addresses come first in every struct, so that std430 and C agree on all offsets. Strides are in float32 elements. `step` points
+ * to struct sh_p_step, `rows` to an array of struct sh_p_row, `outputs` to one of struct sh_p_output. Limits that come from the
+ * file or the step (n_rows, n_vocab, n_pages, ...) clamp every index that is used as an address: addresses have no bounds of
+ * their own.
  */
 #ifndef SHIMMY_PARAMS_H
 #define SHIMMY_PARAMS_H

@@ -1,9 +1,9 @@
 // rope_cache.comp - rotates q into out and k into the cache, and stores v into the cache, for every row.
 //
 // q, out [R][n_heads * k_dim], k [R][n_kv_heads * k_dim], v [R][n_kv_heads * v_dim]; table [n_context][n_rot / 2][cos, sin].
-// A page holds for this layer K [32][n_kv_heads][kp] at k_offset and V [32][n_kv_heads][vp] at v_offset; kp, vp = dims rounded up to 8, filled
-// with zeros; elements f32, or with -DCACHE_F16 IEEE halves, rounded to nearest even here in integers, so that every driver stores the same.
-// One thread moves one pair of elements: heads of q, then of k, then of v. out may be q.
+// A page holds for this layer K [32][n_kv_heads][kp] at k_offset and V [32][n_kv_heads][vp] at v_offset; kp, vp = dims rounded up
+// to 8, filled with zeros; elements f32, or with -DCACHE_F16 IEEE halves, rounded to nearest even here in integers, so that every
+// driver stores the same. One thread moves one pair of elements: heads of q, then of k, then of v. out may be q.
 // Grid: x over (n_heads + 2 n_kv_heads) * max(kp, vp) / 2 threads of 64 (strided), y over rows.
 #version 450
 #extension GL_GOOGLE_include_directive : require
@@ -49,7 +49,10 @@ void main() {
         if (head >= n_heads + n_kv) { // a value, as it is
             const uint h = head - n_heads - n_kv;
             [[unroll]] for (uint e = 2u * pair; e < 2u * pair + 2u; e++)
-                if (e < vp) store(at(page, p.v_offset), (in_page * n_kv + h) * vp + e, e < v_dim ? F32(p.v).v[r * p.v_stride + h * v_dim + e] : 0.0);
+                if (e < vp) {
+                    const float value = e < v_dim ? F32(p.v).v[r * p.v_stride + h * v_dim + e] : 0.0;
+                    store(at(page, p.v_offset), (in_page * n_kv + h) * vp + e, value);
+                }
             continue;
         }
         const bool key = head >= n_heads;

@@ -1,7 +1,7 @@
 // sample.comp - the best token of 4096 logits of an output: the largest logit where temperature is 0, else the largest of
 // logit / T + Gumbel(u), u from Philox4x32-10 as compute/sample/sample.h defines it. Ties: the lowest id. NaN never wins.
-// logits [O][stride] -> scratch [O][chunks][2] = {key as bits, id or NONE}. The order of candidates is total, so no order of comparison shows.
-// Workgroup 256. Grid: x over chunks (strided), y over outputs. Shared: 2 KiB.
+// logits [O][stride] -> scratch [O][chunks][2] = {key as bits, id or NONE}. The order of candidates is total, so no order of
+// comparison shows. Workgroup 256. Grid: x over chunks (strided), y over outputs. Shared: 2 KiB.
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #include "head.glsl"
@@ -22,8 +22,8 @@ uvec4 philox(uvec4 c, uvec2 k) {
     return c;
 }
 
-// Natural logarithm of a positive normal number to about one unit in the last place. The built-in log is only absolutely precise near 1, which
-// is where the largest Gumbel numbers, the ones that win, come from.
+// Natural logarithm of a positive normal number to about one unit in the last place. The built-in log is only absolutely precise
+// near 1, which is where the largest Gumbel numbers, the ones that win, come from.
 float ln(float x) {
     const uint u = floatBitsToUint(x) + (0x3f800000u - 0x3f3504f3u);
     const float exponent = float(int(u >> 23) - 127);

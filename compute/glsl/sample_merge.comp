@@ -1,5 +1,5 @@
-// sample_merge.comp - the best of the chunks' bests: tokens[o] = its id, or NONE where every logit was NaN or nothing is to be sampled.
-// One thread per output (a hundred chunks at most). Grid: x over outputs / 64.
+// sample_merge.comp - the best of the chunks' bests: tokens[o] = its id, or NONE where every logit was NaN or nothing is to be
+// sampled. One thread per output (a hundred chunks at most). Grid: x over outputs / 64.
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #include "head.glsl"

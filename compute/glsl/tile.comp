@@ -1,7 +1,7 @@
 // tile.comp - the same product as matmul.comp, bit for bit, for many rows: tiles of 64 rows by 64 outputs through shared memory.
 //
-// Units are visited lane by lane (l, l + 32, ...), so that one accumulator holds a lane's sum and a second one the lanes added so far.
-// Workgroup 256 = 16 x 16 threads of 4 x 4 results. Grid: x over blocks of 64 outputs (strided), y over blocks of 64 rows.
+// Units are visited lane by lane (l, l + 32, ...), so that one accumulator holds a lane's sum and a second one the lanes added so
+// far. Workgroup 256 = 16 x 16 threads of 4 x 4 results. Grid: x over blocks of 64 outputs (strided), y over blocks of 64 rows.
 // Shared: 2 * 32 * 64 floats = 16 KiB. Any R, n, cols.
 #version 450
 #extension GL_GOOGLE_include_directive : require
@@ -39,7 +39,8 @@ void main() {
                     xv[0] = F128(p.x).v[(x_base + k) >> 2];
                     xv[1] = F128(p.x).v[((x_base + k) >> 2) + 1u];
                 } else {
-                    [[unroll]] for (uint i = 0u; i < 8u; i++) xv[i >> 2][i & 3u] = k + i < p.cols ? F32(p.x).v[x_base + k + i] : 0.0;
+                    [[unroll]] for (uint i = 0u; i < 8u; i++)
+                        xv[i >> 2][i & 3u] = k + i < p.cols ? F32(p.x).v[x_base + k + i] : 0.0;
                 }
                 barrier();
                 [[unroll]] for (uint i = 0u; i < 8u; i++) {

@@ -1,13 +1,15 @@
 // weights.glsl - the eight weight layouts (-DLAYOUT=SH_LAYOUT_*), as compute/vulkan/layouts.c writes them.
 //
 // A row has `units` = ceil(K / 32) units of 32 elements; a part holds whole rows, plane by plane, every plane 16-byte aligned:
-//   quants  16-byte chunks, C per unit (F32 8, F16/BF16 4, Q8_0 2, the others 1). Chunks of 32 neighbouring units are interleaved so that
+//   quants  16-byte chunks, C per unit (F32 8, F16/BF16 4, Q8_0 2, the others 1). Chunks of 32 neighbouring units are interleaved
+//   so that
 //           neighbouring lanes read neighbouring chunks: chunk c of unit u of row n is at
 //           n * units * C + (u & ~31) * C + c * min(32, units - (u & ~31)) + (u & 31)
 //           4-bit quants: element e of the unit is nibble e, ascending from bit 0 of the first word.
-//   scales  Q4_0, Q8_0: one f16 per unit. Q4_K, Q5_K: 16 bytes per 8 units: d | dmin << 16, then for unit s the low four bits of scale and
-//           min as byte s of two words (scale below), then their upper two bits as nibble s of one word. Q6_K: 16 signed bytes per 8 units,
-//           two for each unit.
+//   scales  Q4_0, Q8_0: one f16 per unit. Q4_K, Q5_K: 16 bytes per 8 units: d | dmin << 16, then for unit s the low four bits of
+//   scale and
+//           min as byte s of two words (scale below), then their upper two bits as nibble s of one word. Q6_K: 16 signed bytes
+//           per 8 units, two for each unit.
 //   extra   Q5_K: the fifth bits, one word per unit. Q6_K: the upper two bits, two words per unit.
 //   deltas  Q6_K: d, one f16 per 8 units.
 // Rows whose K is no multiple of 32 (F32, F16, BF16) are padded with zeros.

@@ -50,8 +50,8 @@ enum sh_code sh_vk_pool_reserve(struct sh_exec_context *c, uint32_t group, uint3
                 return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the list of cache slabs");
             struct sh_vk_slab *slab = &pool->slabs[pool->n_slabs];
             *slab = (struct sh_vk_slab){.first_page = pool->n_pages, .n_pages = n};
-            const enum sh_code code =
-                sh_vk_buffer_create(c->vk, SH_PLACE_DEVICE, SH_USE_CACHE, n * pool->page_bytes, "cache pages", &slab->buffer, err);
+            const enum sh_code code = sh_vk_buffer_create(c->vk, SH_PLACE_DEVICE, SH_USE_CACHE, n * pool->page_bytes,
+                                                          "cache pages", &slab->buffer, err);
             if (code != SH_OK) return code;
             pool->n_slabs++;
         }
@@ -88,13 +88,17 @@ static enum sh_code copy_commands(struct sh_exec_context *c, uint32_t *index, st
         if (c->copies[i].value < c->copies[oldest].value) oldest = i;
     *index = oldest;
     if (result == VK_SUCCESS && c->copies[oldest].value > done) {
-        const VkSemaphoreWaitInfo wait = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO, .semaphoreCount = 1,
-                                          .pSemaphores = &c->semaphore, .pValues = &c->copies[oldest].value};
+        const VkSemaphoreWaitInfo wait = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO,
+                                          .semaphoreCount = 1,
+                                          .pSemaphores = &c->semaphore,
+                                          .pValues = &c->copies[oldest].value};
         result = vk->WaitSemaphores(vk->device, &wait, UINT64_MAX);
     }
     if (result == VK_SUCCESS && !c->copies[oldest].commands) {
-        const VkCommandBufferAllocateInfo allocate = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO, .commandPool = c->commands,
-                                                      .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY, .commandBufferCount = 1};
+        const VkCommandBufferAllocateInfo allocate = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO,
+                                                      .commandPool = c->commands,
+                                                      .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY,
+                                                      .commandBufferCount = 1};
         result = vk->AllocateCommandBuffers(vk->device, &allocate, &c->copies[oldest].commands);
     }
     const VkCommandBufferBeginInfo begin = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO,
@@ -116,9 +120,11 @@ enum sh_code sh_vk_page_copy(struct sh_exec_context *c, uint32_t group, uint32_t
     if (code != SH_OK) return code;
     struct sh_vulkan *vk = c->vk;
     const VkCommandBuffer commands = c->copies[index].commands;
-    const VkMemoryBarrier before = {.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER, .srcAccessMask = VK_ACCESS_MEMORY_WRITE_BIT,
+    const VkMemoryBarrier before = {.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER,
+                                    .srcAccessMask = VK_ACCESS_MEMORY_WRITE_BIT,
                                     .dstAccessMask = VK_ACCESS_TRANSFER_READ_BIT | VK_ACCESS_TRANSFER_WRITE_BIT};
-    vk->CmdPipelineBarrier(commands, VK_PIPELINE_STAGE_ALL_COMMANDS_BIT, VK_PIPELINE_STAGE_TRANSFER_BIT, 0, 1, &before, 0, NULL, 0, NULL);
+    vk->CmdPipelineBarrier(commands, VK_PIPELINE_STAGE_ALL_COMMANDS_BIT, VK_PIPELINE_STAGE_TRANSFER_BIT, 0, 1, &before, 0, NULL,
+                           0, NULL);
     const struct sh_vk_slab *from = slab_of(pool, src), *to = slab_of(pool, dst);
     const uint64_t heads = c->model->segment.program->groups[group].n_kv_heads, element = c->params.kv_type == SH_KV_F16 ? 2 : 4;
     const uint64_t k_token = heads * pool->k_pad * element, v_token = heads * pool->v_pad * element;
@@ -141,7 +147,8 @@ enum sh_code sh_vk_page_copy(struct sh_exec_context *c, uint32_t group, uint32_t
 static enum sh_code create_objects(struct sh_exec_context *c, struct sh_error *err) {
     struct sh_vulkan *vk = c->vk;
     const VkCommandPoolCreateInfo pool = {.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO,
-                                          .flags = VK_COMMAND_POOL_CREATE_RESET_COMMAND_BUFFER_BIT, .queueFamilyIndex = vk->queue_family};
+                                          .flags = VK_COMMAND_POOL_CREATE_RESET_COMMAND_BUFFER_BIT,
+                                          .queueFamilyIndex = vk->queue_family};
     VkResult result = vk->CreateCommandPool(vk->device, &pool, NULL, &c->commands);
     if (result != VK_SUCCESS) {
         c->commands = VK_NULL_HANDLE;
@@ -157,8 +164,8 @@ static enum sh_code create_objects(struct sh_exec_context *c, struct sh_error *e
     }
     sh_vk_name(vk, VK_OBJECT_TYPE_SEMAPHORE, (uint64_t)(uintptr_t)c->semaphore, "steps");
     if (vk->limits.timestampComputeAndGraphics && vk->limits.timestampPeriod > 0) {
-        const VkQueryPoolCreateInfo queries = {.sType = VK_STRUCTURE_TYPE_QUERY_POOL_CREATE_INFO, .queryType = VK_QUERY_TYPE_TIMESTAMP,
-                                               .queryCount = 2 * SH_SLOTS};
+        const VkQueryPoolCreateInfo queries = {
+            .sType = VK_STRUCTURE_TYPE_QUERY_POOL_CREATE_INFO, .queryType = VK_QUERY_TYPE_TIMESTAMP, .queryCount = 2 * SH_SLOTS};
         result = vk->CreateQueryPool(vk->device, &queries, NULL, &c->queries);
         if (result != VK_SUCCESS) {
             c->queries = VK_NULL_HANDLE;
@@ -172,7 +179,8 @@ static enum sh_code create_objects(struct sh_exec_context *c, struct sh_error *e
 static enum sh_code check_reach(const struct sh_exec_context *c, uint64_t rows, uint64_t floats_per_row, const char *what,
                                 struct sh_error *err) {
     if (rows == 0 || floats_per_row <= INT32_MAX / rows) return SH_OK;
-    return sh_fail(err, SH_ERR_LIMIT, "%s: %s: %llu rows of %llu floats are more than the %d that a kernel can address; ask for fewer rows per step",
+    return sh_fail(err, SH_ERR_LIMIT,
+                   "%s: %s: %llu rows of %llu floats are more than the %d that a kernel can address; ask for fewer rows per step",
                    c->vk->base.info.name, what, (unsigned long long)rows, (unsigned long long)floats_per_row, INT32_MAX);
 }
 
@@ -205,8 +213,8 @@ static enum sh_code create_activations(struct sh_exec_context *c, struct sh_erro
     for (uint32_t s = 0; s < m->fused.n_slots; s++)
         total += (uint64_t)sh_vk_stride(m->fused.slots[s].width) * 4 *
                  (m->fused.slots[s].rows == SH_ROWS_OUT ? c->params.max_outputs : c->params.max_rows);
-    sh_vk_arena_init(&c->device, c->vk, SH_PLACE_DEVICE, SH_USE_ACTIVATION, sh_min_u64(total + attention * c->max_items + 65536, 64u << 20),
-                     "activations");
+    sh_vk_arena_init(&c->device, c->vk, SH_PLACE_DEVICE, SH_USE_ACTIVATION,
+                     sh_min_u64(total + attention * c->max_items + 65536, 64u << 20), "activations");
     for (uint32_t s = 0; s < m->fused.n_slots && code == SH_OK; s++) {
         const uint64_t rows = m->fused.slots[s].rows == SH_ROWS_OUT ? c->params.max_outputs : c->params.max_rows;
         code = sh_vk_arena_take(&c->device, rows * sh_vk_stride(m->fused.slots[s].width) * 4, &c->spans[s], err);
@@ -225,9 +233,13 @@ static enum sh_code create_slot(struct sh_exec_context *c, struct sh_vk_slot *sl
     slot->output_flags = sh_calloc(p->max_outputs, sizeof *slot->output_flags);
     slot->logits_rows_out = sh_calloc(p->max_outputs, sizeof *slot->logits_rows_out);
     slot->hidden_rows_out = sh_calloc(p->max_outputs, sizeof *slot->hidden_rows_out);
-    if ((program->n_groups && !slot->pages) || (p->max_outputs && (!slot->output_flags || !slot->logits_rows_out || !slot->hidden_rows_out)))
+    if ((program->n_groups && !slot->pages) ||
+        (p->max_outputs && (!slot->output_flags || !slot->logits_rows_out || !slot->hidden_rows_out)))
         return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a step");
-    const struct { struct sh_vk_span *span; uint64_t bytes; } uploads[] = {
+    const struct {
+        struct sh_vk_span *span;
+        uint64_t bytes;
+    } uploads[] = {
         {&slot->step, sizeof(struct sh_p_step)},
         {&slot->rows, p->max_rows * sizeof(struct sh_p_row)},
         {&slot->outputs, p->max_outputs * sizeof(struct sh_p_output)},
@@ -240,8 +252,8 @@ static enum sh_code create_slot(struct sh_exec_context *c, struct sh_vk_slot *sl
     for (uint32_t g = 0; g < program->n_groups && code == SH_OK; g++)
         code = sh_vk_arena_take(&c->upload, (uint64_t)p->max_sequences * p->max_pages_per_sequence * 8, &slot->pages[g], err);
     for (uint32_t i = 0; i < m->segment.n_inputs && code == SH_OK; i++)
-        code = sh_vk_arena_take(&c->upload, (uint64_t)p->max_rows * program->activations[m->segment.inputs[i]].width * 4, &slot->inputs[i],
-                                err);
+        code = sh_vk_arena_take(&c->upload, (uint64_t)p->max_rows * program->activations[m->segment.inputs[i]].width * 4,
+                                &slot->inputs[i], err);
     if (code == SH_OK) code = sh_vk_arena_take(&c->readback, p->max_outputs * 4, &slot->tokens, err);
     if (code == SH_OK) memset(slot->tokens.mapped, 0xff, slot->tokens.bytes); /* -1: nothing was sampled */
     for (uint32_t i = 0; i < m->segment.n_outputs && code == SH_OK; i++)
@@ -250,15 +262,16 @@ static enum sh_code create_slot(struct sh_exec_context *c, struct sh_vk_slot *sl
     return code;
 }
 
-enum sh_code sh_vk_context_create(struct sh_exec_model *m, const struct sh_exec_context_params *params, struct sh_exec_context **out,
-                                  struct sh_error *err) {
+enum sh_code sh_vk_context_create(struct sh_exec_model *m, const struct sh_exec_context_params *params,
+                                  struct sh_exec_context **out, struct sh_error *err) {
     *out = NULL;
     const struct sh_program *program = m->segment.program;
     const uint64_t splits = ((uint64_t)params->max_pages_per_sequence * SH_PAGE_TOKENS + SH_SPLIT_TOKENS - 1) / SH_SPLIT_TOKENS;
-    if (params->max_rows == 0 || params->max_rows > UINT16_MAX || params->max_outputs > UINT16_MAX || splits * SH_VK_SPLIT_ROWS > UINT16_MAX)
+    if (params->max_rows == 0 || params->max_rows > UINT16_MAX || params->max_outputs > UINT16_MAX ||
+        splits * SH_VK_SPLIT_ROWS > UINT16_MAX)
         return sh_fail(err, SH_ERR_LIMIT, "%s: a step of %u rows and %u outputs over %u pages each; the limits are %d, %d and %d",
-                       m->vk->base.info.name, params->max_rows, params->max_outputs, params->max_pages_per_sequence, UINT16_MAX, UINT16_MAX,
-                       UINT16_MAX / SH_VK_SPLIT_ROWS * SH_SPLIT_TOKENS / SH_PAGE_TOKENS);
+                       m->vk->base.info.name, params->max_rows, params->max_outputs, params->max_pages_per_sequence, UINT16_MAX,
+                       UINT16_MAX, UINT16_MAX / SH_VK_SPLIT_ROWS * SH_SPLIT_TOKENS / SH_PAGE_TOKENS);
     struct sh_exec_context *c = calloc(1, sizeof *c);
     if (!c) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a context");
     c->model = m;
@@ -269,7 +282,8 @@ enum sh_code sh_vk_context_create(struct sh_exec_model *m, const struct sh_exec_
     sh_vk_arena_init(&c->upload, c->vk, SH_PLACE_UPLOAD, SH_USE_STAGING, 1u << 20, "step parameters");
     sh_vk_arena_init(&c->readback, c->vk, SH_PLACE_READBACK, SH_USE_STAGING, 64u << 10, "step results");
     c->pools = sh_calloc(program->n_groups, sizeof *c->pools);
-    enum sh_code code = c->pools || !program->n_groups ? sh_vk_alive(c->vk, err) : sh_fail(err, SH_ERR_NO_MEMORY, "no memory for pools");
+    enum sh_code code =
+        c->pools || !program->n_groups ? sh_vk_alive(c->vk, err) : sh_fail(err, SH_ERR_NO_MEMORY, "no memory for pools");
     if (code == SH_OK) plan_pools(c);
     if (code == SH_OK) code = create_objects(c, err);
     if (code == SH_OK) code = create_activations(c, err);
@@ -286,7 +300,9 @@ void sh_vk_context_destroy(struct sh_exec_context *c) {
     if (!c) return;
     struct sh_vulkan *vk = c->vk;
     if (c->semaphore && !atomic_load(&vk->lost)) {
-        const VkSemaphoreWaitInfo wait = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO, .semaphoreCount = 1, .pSemaphores = &c->semaphore,
+        const VkSemaphoreWaitInfo wait = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO,
+                                          .semaphoreCount = 1,
+                                          .pSemaphores = &c->semaphore,
                                           .pValues = &c->value};
         vk->WaitSemaphores(vk->device, &wait, UINT64_MAX);
     }

@@ -1,8 +1,8 @@
 /*
  * device.c - which Vulkan devices there are, whether they can run the base tier, and opening one.
  *
- * Needed: Vulkan 1.2, bufferDeviceAddress, timelineSemaphore, 8- and 16-bit storage, a compute queue, 128 bytes of push constants,
- * workgroups of 256, 18 KiB of shared memory. Anything missing makes the device unusable and is named in its reason.
+ * Needed: Vulkan 1.2, bufferDeviceAddress, timelineSemaphore, 8- and 16-bit storage, a compute queue, 128 bytes of push
+ * constants, workgroups of 256, 18 KiB of shared memory. Anything missing makes the device unusable and is named in its reason.
  */
 #include "compute/vulkan/exec.h"
 
@@ -20,8 +20,7 @@ struct probe { /* what one physical device told */
     bool has_budget;
 };
 
-static bool device_extension(const struct sh_vk_instance *in, VkPhysicalDevice physical, const char *name)
-{
+static bool device_extension(const struct sh_vk_instance *in, VkPhysicalDevice physical, const char *name) {
     uint32_t n = 0;
     if (in->EnumerateDeviceExtensionProperties(physical, NULL, &n, NULL) != VK_SUCCESS || !n) return false;
     VkExtensionProperties *list = sh_calloc(n, sizeof *list);
@@ -32,8 +31,7 @@ static bool device_extension(const struct sh_vk_instance *in, VkPhysicalDevice p
     return found;
 }
 
-static enum sh_device_kind kind_of(VkPhysicalDeviceType type)
-{
+static enum sh_device_kind kind_of(VkPhysicalDeviceType type) {
     switch (type) {
     case VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU: return SH_DEVICE_DISCRETE;
     case VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU: return SH_DEVICE_INTEGRATED;
@@ -43,8 +41,7 @@ static enum sh_device_kind kind_of(VkPhysicalDeviceType type)
 }
 
 /* A compute queue; one without graphics if there is, so that a desktop's work and ours do not wait for each other. */
-static bool find_queue(const struct sh_vk_instance *in, VkPhysicalDevice physical, uint32_t *family)
-{
+static bool find_queue(const struct sh_vk_instance *in, VkPhysicalDevice physical, uint32_t *family) {
     VkQueueFamilyProperties families[32];
     uint32_t n = SH_COUNT(families);
     in->GetPhysicalDeviceQueueFamilyProperties(physical, &n, families);
@@ -60,15 +57,13 @@ static bool find_queue(const struct sh_vk_instance *in, VkPhysicalDevice physica
     return found;
 }
 
-static void missing(struct probe *p, const char *what)
-{
+static void missing(struct probe *p, const char *what) {
     size_t used = strlen(p->info.reason);
     snprintf(p->info.reason + used, sizeof p->info.reason - used, "%s%s", used ? ", " : "missing: ", what);
     p->info.usable = false;
 }
 
-static void probe_device(const struct sh_vk_instance *in, VkPhysicalDevice physical, struct probe *p)
-{
+static void probe_device(const struct sh_vk_instance *in, VkPhysicalDevice physical, struct probe *p) {
     *p = (struct probe){0};
     in->GetPhysicalDeviceProperties(physical, &p->properties);
     p->info.usable = true;
@@ -95,7 +90,8 @@ static void probe_device(const struct sh_vk_instance *in, VkPhysicalDevice physi
     memcpy(p->info.uuid, id.deviceUUID, sizeof p->info.uuid);
     p->subgroup_size = subgroup.subgroupSize;
     p->max_allocation_bytes = maintenance.maxMemoryAllocationSize;
-    snprintf(p->info.driver, sizeof p->info.driver, "%.60s%s%.60s", driver.driverName, driver.driverInfo[0] ? " " : "", driver.driverInfo);
+    snprintf(p->info.driver, sizeof p->info.driver, "%.60s%s%.60s", driver.driverName, driver.driverInfo[0] ? " " : "",
+             driver.driverInfo);
 
     p->has_budget = device_extension(in, physical, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
     VkPhysicalDeviceMemoryBudgetPropertiesEXT budget = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_BUDGET_PROPERTIES_EXT};
@@ -132,8 +128,7 @@ static void probe_device(const struct sh_vk_instance *in, VkPhysicalDevice physi
     if (p->properties.limits.maxComputeSharedMemorySize < 18432) missing(p, "18 KiB of shared memory");
 }
 
-enum sh_code sh_vulkan_enumerate(struct sh_device_info *infos, uint32_t max, uint32_t *count, struct sh_error *err)
-{
+enum sh_code sh_vulkan_enumerate(struct sh_device_info *infos, uint32_t max, uint32_t *count, struct sh_error *err) {
     struct sh_vk_instance in;
     struct sh_error why;
     enum sh_code code = sh_vk_instance_init(&in, false, &why);
@@ -155,40 +150,39 @@ enum sh_code sh_vulkan_enumerate(struct sh_device_info *infos, uint32_t max, uin
     return code;
 }
 
-enum sh_code sh_vk_fail(struct sh_vulkan *vk, VkResult result, const char *what, struct sh_error *err)
-{
+enum sh_code sh_vk_fail(struct sh_vulkan *vk, VkResult result, const char *what, struct sh_error *err) {
     switch (result) {
     case VK_ERROR_OUT_OF_HOST_MEMORY: return sh_fail(err, SH_ERR_NO_MEMORY, "%s: %s: no host memory", vk->base.info.name, what);
     case VK_ERROR_OUT_OF_DEVICE_MEMORY:
         return sh_fail(err, SH_ERR_NO_DEVICE_MEMORY, "%s: %s: no device memory", vk->base.info.name, what);
     case VK_ERROR_DEVICE_LOST:
         atomic_store(&vk->lost, true);
-        return sh_fail(err, SH_ERR_DEVICE_LOST, "%s: %s: the device is lost (reset, hang or unplugged)", vk->base.info.name, what);
+        return sh_fail(err, SH_ERR_DEVICE_LOST, "%s: %s: the device is lost (reset, hang or unplugged)", vk->base.info.name,
+                       what);
     default: return sh_fail(err, SH_ERR_DEVICE, "%s: %s: %s", vk->base.info.name, what, sh_vk_result_name(result));
     }
 }
 
-enum sh_code sh_vk_alive(struct sh_vulkan *vk, struct sh_error *err)
-{
+enum sh_code sh_vk_alive(struct sh_vulkan *vk, struct sh_error *err) {
     return atomic_load(&vk->lost) ? sh_vk_fail(vk, VK_ERROR_DEVICE_LOST, "submit", err) : SH_OK;
 }
 
-void sh_vk_name(struct sh_vulkan *vk, VkObjectType type, uint64_t handle, const char *fmt, ...)
-{
+void sh_vk_name(struct sh_vulkan *vk, VkObjectType type, uint64_t handle, const char *fmt, ...) {
     if (!vk->instance.SetDebugUtilsObjectNameEXT) return;
     char name[96];
     va_list args;
     va_start(args, fmt);
     vsnprintf(name, sizeof name, fmt, args);
     va_end(args);
-    VkDebugUtilsObjectNameInfoEXT info = {.sType = VK_STRUCTURE_TYPE_DEBUG_UTILS_OBJECT_NAME_INFO_EXT, .objectType = type,
-                                          .objectHandle = handle, .pObjectName = name};
+    VkDebugUtilsObjectNameInfoEXT info = {.sType = VK_STRUCTURE_TYPE_DEBUG_UTILS_OBJECT_NAME_INFO_EXT,
+                                          .objectType = type,
+                                          .objectHandle = handle,
+                                          .pObjectName = name};
     vk->instance.SetDebugUtilsObjectNameEXT(vk->device, &info);
 }
 
 /* This build has one tier. Another one that is asked for by name is refused rather than replaced. */
-static enum sh_code check_tier(const struct sh_device_params *params, const char *device, struct sh_error *err)
-{
+static enum sh_code check_tier(const struct sh_device_params *params, const char *device, struct sh_error *err) {
     const char *tier = params->tier ? params->tier : getenv("SHIMMY_VULKAN");
     if (!tier || !*tier || strcmp(tier, "base") == 0) return SH_OK;
     static const char *const later[] = {"fp16", "intdot", "coopmat"};
@@ -198,8 +192,8 @@ static enum sh_code check_tier(const struct sh_device_params *params, const char
     return sh_fail(err, SH_ERR_INVALID, "%s: unknown Vulkan tier '%s', expected base", device, tier);
 }
 
-static enum sh_code find_physical(struct sh_vulkan *vk, const struct sh_device_info *want, struct probe *p, struct sh_error *err)
-{
+static enum sh_code find_physical(struct sh_vulkan *vk, const struct sh_device_info *want, struct probe *p,
+                                  struct sh_error *err) {
     VkPhysicalDevice *devices;
     uint32_t n;
     enum sh_code code = sh_vk_physical_devices(&vk->instance, &devices, &n, err);
@@ -217,28 +211,33 @@ static enum sh_code find_physical(struct sh_vulkan *vk, const struct sh_device_i
     return SH_OK;
 }
 
-static enum sh_code create_device(struct sh_vulkan *vk, const struct probe *p, struct sh_error *err)
-{
+static enum sh_code create_device(struct sh_vulkan *vk, const struct probe *p, struct sh_error *err) {
     VkPhysicalDeviceVulkan12Features v12 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES,
-                                            .bufferDeviceAddress = VK_TRUE, .timelineSemaphore = VK_TRUE,
+                                            .bufferDeviceAddress = VK_TRUE,
+                                            .timelineSemaphore = VK_TRUE,
                                             .storageBuffer8BitAccess = VK_TRUE};
-    VkPhysicalDeviceVulkan11Features v11 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_FEATURES, .pNext = &v12,
-                                            .storageBuffer16BitAccess = VK_TRUE};
+    VkPhysicalDeviceVulkan11Features v11 = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_FEATURES, .pNext = &v12, .storageBuffer16BitAccess = VK_TRUE};
     VkPhysicalDeviceFeatures2 features = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2, .pNext = &v11};
     float priority = 0.5f;
-    VkDeviceQueueCreateInfo queue = {.sType = VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO, .queueFamilyIndex = p->queue_family,
-                                     .queueCount = 1, .pQueuePriorities = &priority};
+    VkDeviceQueueCreateInfo queue = {.sType = VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO,
+                                     .queueFamilyIndex = p->queue_family,
+                                     .queueCount = 1,
+                                     .pQueuePriorities = &priority};
     const char *const extensions[] = {VK_EXT_MEMORY_BUDGET_EXTENSION_NAME};
-    VkDeviceCreateInfo create = {.sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO, .pNext = &features, .queueCreateInfoCount = 1,
-                                 .pQueueCreateInfos = &queue, .enabledExtensionCount = p->has_budget ? 1 : 0,
+    VkDeviceCreateInfo create = {.sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO,
+                                 .pNext = &features,
+                                 .queueCreateInfoCount = 1,
+                                 .pQueueCreateInfos = &queue,
+                                 .enabledExtensionCount = p->has_budget ? 1 : 0,
                                  .ppEnabledExtensionNames = extensions};
     VkResult result = vk->instance.CreateDevice(vk->physical, &create, NULL, &vk->device);
     if (result != VK_SUCCESS) {
         vk->device = VK_NULL_HANDLE;
         return sh_vk_fail(vk, result, "vkCreateDevice", err);
     }
-#define X(fn) \
-    vk->fn = (PFN_vk##fn)vk->instance.GetDeviceProcAddr(vk->device, "vk" #fn); \
+#define X(fn)                                                                                                                    \
+    vk->fn = (PFN_vk##fn)vk->instance.GetDeviceProcAddr(vk->device, "vk" #fn);                                                   \
     if (!vk->fn) return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: the driver has no vk" #fn, vk->base.info.name);
     SH_VK_DEVICE_FUNCTIONS(X)
 #undef X
@@ -247,8 +246,7 @@ static enum sh_code create_device(struct sh_vulkan *vk, const struct probe *p, s
     return SH_OK;
 }
 
-static void device_close(struct sh_device *device)
-{
+static void device_close(struct sh_device *device) {
     struct sh_vulkan *vk = sh_vulkan_of(device);
     if (vk->pipelines) {
         sh_vk_pipelines_save(vk);
@@ -260,8 +258,7 @@ static void device_close(struct sh_device *device)
     free(vk);
 }
 
-enum sh_code sh_vulkan_open(const struct sh_device_params *params, struct sh_device **out, struct sh_error *err)
-{
+enum sh_code sh_vulkan_open(const struct sh_device_params *params, struct sh_device **out, struct sh_error *err) {
     *out = NULL;
     enum sh_code code = check_tier(params, params->info->name, err);
     if (code != SH_OK) return code;
@@ -295,8 +292,7 @@ enum sh_code sh_vulkan_open(const struct sh_device_params *params, struct sh_dev
     return SH_OK;
 }
 
-static void device_memory(const struct sh_device *device, struct sh_device_memory *out)
-{
+static void device_memory(const struct sh_device *device, struct sh_device_memory *out) {
     struct sh_vulkan *vk = sh_vulkan_of((struct sh_device *)(uintptr_t)device);
     *out = (struct sh_device_memory){
         .weights_bytes = atomic_load(&vk->bytes[SH_USE_WEIGHTS]),
@@ -306,8 +302,7 @@ static void device_memory(const struct sh_device *device, struct sh_device_memor
     };
 }
 
-static uint64_t validation_count(const struct sh_device *device)
-{
+static uint64_t validation_count(const struct sh_device *device) {
     return atomic_load(sh_vulkan_of((struct sh_device *)(uintptr_t)device)->instance.validation_count);
 }
 

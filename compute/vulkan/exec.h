@@ -1,4 +1,5 @@
-/* exec.h - models and contexts of the Vulkan executor: shared by model.c (weights), record.c (command buffers), context.c (steps). */
+/* exec.h - models and contexts of the Vulkan executor: shared by model.c (weights), record.c (command buffers), context.c
+ * (steps). */
 #ifndef SHIMMY_VULKAN_EXEC_H
 #define SHIMMY_VULKAN_EXEC_H
 
@@ -39,7 +40,15 @@ void sh_vk_part_planes(const struct sh_exec_model *model, uint32_t weight, uint3
 /* ---- a recorded step ---- */
 
 /* How a dispatch's grid follows from the step: x and y are a constant, or ceil(count / divisor). */
-enum sh_vk_count { SH_COUNT_ONE, SH_COUNT_ROWS, SH_COUNT_OUTPUTS, SH_COUNT_ITEMS, SH_COUNT_LOGITS, SH_COUNT_HIDDEN, SH_COUNT_KINDS };
+enum sh_vk_count {
+    SH_COUNT_ONE,
+    SH_COUNT_ROWS,
+    SH_COUNT_OUTPUTS,
+    SH_COUNT_ITEMS,
+    SH_COUNT_LOGITS,
+    SH_COUNT_HIDDEN,
+    SH_COUNT_KINDS
+};
 struct sh_vk_axis {
     enum sh_vk_count count;
     uint32_t size; /* groups if count is ONE, else the divisor */
@@ -65,10 +74,10 @@ struct sh_vk_capture {
     struct sh_vk_span host; /* readback; bytes 0: not materialised */
 };
 
-struct sh_vk_slot { /* one of the two steps in flight */
+struct sh_vk_slot {                                      /* one of the two steps in flight */
     struct sh_vk_span step, rows, outputs, items, grids; /* upload */
     struct sh_vk_buffer embeddings;                      /* upload, made when the first row brings its own */
-    struct sh_vk_span *pages;                                       /* [n_groups] */
+    struct sh_vk_span *pages;                            /* [n_groups] */
     struct sh_vk_span inputs[SH_BOUNDARY_MAX];
     struct sh_vk_span tokens, results[SH_BOUNDARY_MAX]; /* readback */
     struct sh_vk_buffer logits, hidden;                 /* readback, grown on demand */
@@ -93,7 +102,8 @@ struct sh_vk_slab {
 };
 struct sh_vk_pool { /* pages of one state group */
     uint64_t page_bytes, layer_bytes;
-    uint32_t first_layer, n_layers; /* of the group's layers, those that this segment runs; 0 layers: the group is not used here */
+    uint32_t first_layer,
+        n_layers;          /* of the group's layers, those that this segment runs; 0 layers: the group is not used here */
     uint32_t k_pad, v_pad; /* head dimensions rounded up to 8 */
     struct sh_vk_slab *slabs;
     uint32_t n_slabs, cap_slabs, n_pages;
@@ -114,7 +124,10 @@ struct sh_exec_context {
     VkSemaphore semaphore; /* timeline */
     uint64_t value;        /* last value that a submission will signal */
     VkQueryPool queries;   /* two timestamps per slot; null where the queue has none */
-    struct { VkCommandBuffer commands; uint64_t value; } copies[16]; /* page copies under way */
+    struct {
+        VkCommandBuffer commands;
+        uint64_t value;
+    } copies[16]; /* page copies under way */
     uint64_t n_recordings;
 };
 
@@ -127,12 +140,14 @@ uint32_t sh_vk_out_class(uint32_t n_outputs);
 
 /* Records a step for the bucket into *rec (which is empty). Captures, if any, are copied as they are made. */
 enum sh_code sh_vk_record(struct sh_exec_context *context, uint32_t slot, uint32_t row_bucket, uint32_t out_class,
-                          const struct sh_vk_capture *captures, uint32_t n_captures, struct sh_vk_recording *rec, struct sh_error *err);
+                          const struct sh_vk_capture *captures, uint32_t n_captures, struct sh_vk_recording *rec,
+                          struct sh_error *err);
 void sh_vk_recording_finish(struct sh_exec_context *context, struct sh_vk_recording *rec);
 /* Drops what was recorded for a slot that is not in flight. */
 void sh_vk_drop_recordings(struct sh_exec_context *context, struct sh_vk_slot *slot);
 /* Submits in order behind everything before, and signals context->value, which it counts up. */
-enum sh_code sh_vk_queue_submit(struct sh_exec_context *context, const VkCommandBuffer *commands, uint32_t n, struct sh_error *err);
+enum sh_code sh_vk_queue_submit(struct sh_exec_context *context, const VkCommandBuffer *commands, uint32_t n,
+                                struct sh_error *err);
 /* 0: no such page. */
 uint64_t sh_vk_page_address(const struct sh_vk_pool *pool, uint32_t page);
 /* Dispatches that any recording of this model can hold, captures aside. */
@@ -141,15 +156,16 @@ uint32_t sh_vk_count_dispatches(const struct sh_exec_model *model);
 enum sh_code sh_vk_warm_pipelines(const struct sh_exec_model *model, struct sh_error *err);
 
 /* The executor's functions, by file. */
-enum sh_code sh_vk_model_create(struct sh_device *device, const struct sh_segment *segment, struct sh_exec_model **out, struct sh_error *err);
+enum sh_code sh_vk_model_create(struct sh_device *device, const struct sh_segment *segment, struct sh_exec_model **out,
+                                struct sh_error *err);
 enum sh_code sh_vk_weight_rows(struct sh_exec_model *model, uint32_t weight, uint64_t row0, uint64_t n_rows, const void *src,
                                struct sh_error *err);
 enum sh_code sh_vk_model_finish(struct sh_exec_model *model, struct sh_error *err);
 uint64_t sh_vk_model_bytes(const struct sh_exec_model *model);
 void sh_vk_model_destroy(struct sh_exec_model *model);
 
-enum sh_code sh_vk_context_create(struct sh_exec_model *model, const struct sh_exec_context_params *params, struct sh_exec_context **out,
-                                  struct sh_error *err);
+enum sh_code sh_vk_context_create(struct sh_exec_model *model, const struct sh_exec_context_params *params,
+                                  struct sh_exec_context **out, struct sh_error *err);
 void sh_vk_context_destroy(struct sh_exec_context *context);
 enum sh_code sh_vk_pool_reserve(struct sh_exec_context *context, uint32_t group, uint32_t n_pages, struct sh_error *err);
 uint64_t sh_vk_pool_bytes(const struct sh_exec_context *context);
@@ -159,7 +175,8 @@ enum sh_code sh_vk_submit(struct sh_exec_context *context, uint32_t slot, const 
 enum sh_code sh_vk_wait(struct sh_exec_context *context, uint32_t slot, int64_t timeout_ns, struct sh_step_result *result,
                         struct sh_error *err);
 
-/* For tests: how many command buffers this context has recorded, and the size of row parts of models created from now on (0: the default). */
+/* For tests: how many command buffers this context has recorded, and the size of row parts of models created from now on (0: the
+ * default). */
 uint64_t sh_vk_recordings_for_test(const struct sh_exec_context *context);
 void sh_vk_part_bytes_for_test(uint64_t bytes);
 

@@ -5,9 +5,9 @@ bool sh_layout_describe(uint32_t type, uint64_t cols, struct sh_layout *out) {
     static const struct {
         uint32_t type, layout, quants, scales, extra, deltas; /* bytes per 8 units */
     } table[] = {
-        {SH_TYPE_F32, SH_LAYOUT_F32, 1024, 0, 0, 0},   {SH_TYPE_F16, SH_LAYOUT_F16, 512, 0, 0, 0},
-        {SH_TYPE_BF16, SH_LAYOUT_BF16, 512, 0, 0, 0},  {SH_TYPE_Q4_0, SH_LAYOUT_Q4_0, 128, 16, 0, 0},
-        {SH_TYPE_Q8_0, SH_LAYOUT_Q8_0, 256, 16, 0, 0}, {SH_TYPE_Q4_K, SH_LAYOUT_Q4_K, 128, 16, 0, 0},
+        {SH_TYPE_F32, SH_LAYOUT_F32, 1024, 0, 0, 0},    {SH_TYPE_F16, SH_LAYOUT_F16, 512, 0, 0, 0},
+        {SH_TYPE_BF16, SH_LAYOUT_BF16, 512, 0, 0, 0},   {SH_TYPE_Q4_0, SH_LAYOUT_Q4_0, 128, 16, 0, 0},
+        {SH_TYPE_Q8_0, SH_LAYOUT_Q8_0, 256, 16, 0, 0},  {SH_TYPE_Q4_K, SH_LAYOUT_Q4_K, 128, 16, 0, 0},
         {SH_TYPE_Q5_K, SH_LAYOUT_Q5_K, 128, 16, 32, 0}, {SH_TYPE_Q6_K, SH_LAYOUT_Q6_K, 128, 16, 64, 2},
     };
     for (size_t i = 0; i < SH_COUNT(table); i++) {

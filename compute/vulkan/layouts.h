@@ -1,4 +1,5 @@
-/* layouts.h - from the file's blocks to the planes that the kernels read (compute/glsl/weights.glsl says how they lie). Pure functions. */
+/* layouts.h - from the file's blocks to the planes that the kernels read (compute/glsl/weights.glsl says how they lie). Pure
+ * functions. */
 #ifndef SHIMMY_LAYOUTS_H
 #define SHIMMY_LAYOUTS_H
 
@@ -9,8 +10,8 @@ struct sh_layout {
     uint32_t layout; /* SH_LAYOUT_* */
     uint32_t type;   /* of the file */
     uint64_t cols;
-    uint32_t units;         /* of a row */
-    uint32_t row_bytes[4];  /* of each plane; 0: the layout has no such plane */
+    uint32_t units;        /* of a row */
+    uint32_t row_bytes[4]; /* of each plane; 0: the layout has no such plane */
     uint64_t row_bytes_all;
 };
 /* False: this build has no layout for the type. cols must be a multiple of the type's block. */

@@ -4,22 +4,23 @@
 #include <dlfcn.h>
 #include <stdlib.h>
 
-const char *sh_vk_result_name(VkResult result)
-{
+const char *sh_vk_result_name(VkResult result) {
     switch (result) {
-#define C(name) case name: return #name;
-    C(VK_SUCCESS) C(VK_NOT_READY) C(VK_TIMEOUT) C(VK_INCOMPLETE) C(VK_ERROR_OUT_OF_HOST_MEMORY) C(VK_ERROR_OUT_OF_DEVICE_MEMORY)
-    C(VK_ERROR_INITIALIZATION_FAILED) C(VK_ERROR_DEVICE_LOST) C(VK_ERROR_MEMORY_MAP_FAILED) C(VK_ERROR_LAYER_NOT_PRESENT)
-    C(VK_ERROR_EXTENSION_NOT_PRESENT) C(VK_ERROR_FEATURE_NOT_PRESENT) C(VK_ERROR_INCOMPATIBLE_DRIVER) C(VK_ERROR_TOO_MANY_OBJECTS)
-    C(VK_ERROR_FRAGMENTED_POOL) C(VK_ERROR_INVALID_OPAQUE_CAPTURE_ADDRESS)
+#define C(name)                                                                                                                  \
+    case name: return #name;
+        C(VK_SUCCESS)
+        C(VK_NOT_READY) C(VK_TIMEOUT) C(VK_INCOMPLETE) C(VK_ERROR_OUT_OF_HOST_MEMORY) C(VK_ERROR_OUT_OF_DEVICE_MEMORY)
+            C(VK_ERROR_INITIALIZATION_FAILED) C(VK_ERROR_DEVICE_LOST) C(VK_ERROR_MEMORY_MAP_FAILED) C(VK_ERROR_LAYER_NOT_PRESENT)
+                C(VK_ERROR_EXTENSION_NOT_PRESENT) C(VK_ERROR_FEATURE_NOT_PRESENT) C(VK_ERROR_INCOMPATIBLE_DRIVER)
+                    C(VK_ERROR_TOO_MANY_OBJECTS) C(VK_ERROR_FRAGMENTED_POOL) C(VK_ERROR_INVALID_OPAQUE_CAPTURE_ADDRESS)
 #undef C
-    default: return "an unnamed VkResult";
+                        default : return "an unnamed VkResult";
     }
 }
 
-static VKAPI_ATTR VkBool32 VKAPI_CALL on_message(VkDebugUtilsMessageSeverityFlagBitsEXT severity, VkDebugUtilsMessageTypeFlagsEXT types,
-                                                 const VkDebugUtilsMessengerCallbackDataEXT *data, void *user)
-{
+static VKAPI_ATTR VkBool32 VKAPI_CALL on_message(VkDebugUtilsMessageSeverityFlagBitsEXT severity,
+                                                 VkDebugUtilsMessageTypeFlagsEXT types,
+                                                 const VkDebugUtilsMessengerCallbackDataEXT *data, void *user) {
     (void)types;
     atomic_fetch_add((_Atomic uint64_t *)user, 1);
     sh_log(severity >= VK_DEBUG_UTILS_MESSAGE_SEVERITY_ERROR_BIT_EXT ? SH_LOG_ERROR : SH_LOG_WARNING, "vulkan validation: %s",
@@ -27,8 +28,7 @@ static VKAPI_ATTR VkBool32 VKAPI_CALL on_message(VkDebugUtilsMessageSeverityFlag
     return VK_FALSE;
 }
 
-static bool has_layer(const struct sh_vk_instance *in, const char *name)
-{
+static bool has_layer(const struct sh_vk_instance *in, const char *name) {
     uint32_t n = 0;
     if (in->EnumerateInstanceLayerProperties(&n, NULL) != VK_SUCCESS || !n) return false;
     VkLayerProperties *layers = sh_calloc(n, sizeof *layers);
@@ -39,8 +39,7 @@ static bool has_layer(const struct sh_vk_instance *in, const char *name)
     return found;
 }
 
-static bool has_extension(const struct sh_vk_instance *in, const char *layer, const char *name)
-{
+static bool has_extension(const struct sh_vk_instance *in, const char *layer, const char *name) {
     uint32_t n = 0;
     if (in->EnumerateInstanceExtensionProperties(layer, &n, NULL) != VK_SUCCESS || !n) return false;
     VkExtensionProperties *list = sh_calloc(n, sizeof *list);
@@ -51,8 +50,7 @@ static bool has_extension(const struct sh_vk_instance *in, const char *layer, co
     return found;
 }
 
-enum sh_code sh_vk_instance_init(struct sh_vk_instance *in, bool validation, struct sh_error *err)
-{
+enum sh_code sh_vk_instance_init(struct sh_vk_instance *in, bool validation, struct sh_error *err) {
     static const char *const layer = "VK_LAYER_KHRONOS_validation";
     *in = (struct sh_vk_instance){0};
     in->library = dlopen("libvulkan.so.1", RTLD_NOW | RTLD_LOCAL);
@@ -90,7 +88,9 @@ enum sh_code sh_vk_instance_init(struct sh_vk_instance *in, bool validation, str
         .pfnUserCallback = on_message,
         .pUserData = in->validation_count,
     };
-    VkApplicationInfo app = {.sType = VK_STRUCTURE_TYPE_APPLICATION_INFO, .pApplicationName = "shimmyd", .pEngineName = "libshimmy",
+    VkApplicationInfo app = {.sType = VK_STRUCTURE_TYPE_APPLICATION_INFO,
+                             .pApplicationName = "shimmyd",
+                             .pEngineName = "libshimmy",
                              .apiVersion = VK_API_VERSION_1_2};
     VkInstanceCreateInfo create = {
         .sType = VK_STRUCTURE_TYPE_INSTANCE_CREATE_INFO,
@@ -112,10 +112,10 @@ enum sh_code sh_vk_instance_init(struct sh_vk_instance *in, bool validation, str
 #define X(name) in->name = (PFN_vk##name)in->GetInstanceProcAddr(in->handle, "vk" #name);
     SH_VK_INSTANCE_FUNCTIONS(X)
 #undef X
-#define X(name) \
-    if (!in->name) { \
-        code = sh_fail(err, SH_ERR_UNSUPPORTED, "the Vulkan loader has no vk" #name); \
-        goto fail; \
+#define X(name)                                                                                                                  \
+    if (!in->name) {                                                                                                             \
+        code = sh_fail(err, SH_ERR_UNSUPPORTED, "the Vulkan loader has no vk" #name);                                            \
+        goto fail;                                                                                                               \
     }
     SH_VK_INSTANCE_FUNCTIONS(X)
 #undef X
@@ -132,8 +132,7 @@ fail:
     return code;
 }
 
-void sh_vk_instance_finish(struct sh_vk_instance *in)
-{
+void sh_vk_instance_finish(struct sh_vk_instance *in) {
     if (in->handle) {
         if (in->messenger) in->DestroyDebugUtilsMessengerEXT(in->handle, in->messenger, NULL);
         in->DestroyInstance(in->handle, NULL);
@@ -143,8 +142,8 @@ void sh_vk_instance_finish(struct sh_vk_instance *in)
     *in = (struct sh_vk_instance){0};
 }
 
-enum sh_code sh_vk_physical_devices(const struct sh_vk_instance *in, VkPhysicalDevice **devices, uint32_t *count, struct sh_error *err)
-{
+enum sh_code sh_vk_physical_devices(const struct sh_vk_instance *in, VkPhysicalDevice **devices, uint32_t *count,
+                                    struct sh_error *err) {
     *devices = NULL;
     *count = 0;
     uint32_t n = 0;

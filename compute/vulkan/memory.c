@@ -21,7 +21,9 @@ static uint32_t choose_types(const struct sh_vulkan *vk, uint32_t bits, enum sh_
     const VkMemoryPropertyFlags local = VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT, cached = VK_MEMORY_PROPERTY_HOST_CACHED_BIT,
                                 host = VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT | VK_MEMORY_PROPERTY_HOST_COHERENT_BIT,
                                 never = VK_MEMORY_PROPERTY_LAZILY_ALLOCATED_BIT | VK_MEMORY_PROPERTY_PROTECTED_BIT;
-    struct { VkMemoryPropertyFlags need, avoid; } wish[4];
+    struct {
+        VkMemoryPropertyFlags need, avoid;
+    } wish[4];
     uint32_t n = 0, found = 0;
     switch (place) {
     case SH_PLACE_DEVICE:
@@ -45,14 +47,14 @@ static uint32_t choose_types(const struct sh_vulkan *vk, uint32_t bits, enum sh_
     return found;
 }
 
-enum sh_code sh_vk_buffer_create(struct sh_vulkan *vk, enum sh_vk_place place, enum sh_vk_use use, uint64_t bytes, const char *name,
-                                 struct sh_vk_buffer *out, struct sh_error *err) {
+enum sh_code sh_vk_buffer_create(struct sh_vulkan *vk, enum sh_vk_place place, enum sh_vk_use use, uint64_t bytes,
+                                 const char *name, struct sh_vk_buffer *out, struct sh_error *err) {
     *out = (struct sh_vk_buffer){.bytes = bytes, .use = use};
     enum sh_code code = sh_vk_alive(vk, err);
     if (code != SH_OK) return code;
     if (bytes > vk->max_allocation_bytes)
-        return sh_fail(err, SH_ERR_NO_DEVICE_MEMORY, "%s: %s needs %llu bytes in one piece, the driver allows %llu", vk->base.info.name, name,
-                       (unsigned long long)bytes, (unsigned long long)vk->max_allocation_bytes);
+        return sh_fail(err, SH_ERR_NO_DEVICE_MEMORY, "%s: %s needs %llu bytes in one piece, the driver allows %llu",
+                       vk->base.info.name, name, (unsigned long long)bytes, (unsigned long long)vk->max_allocation_bytes);
     const VkBufferCreateInfo create = {
         .sType = VK_STRUCTURE_TYPE_BUFFER_CREATE_INFO,
         .size = bytes,
@@ -73,8 +75,10 @@ enum sh_code sh_vk_buffer_create(struct sh_vulkan *vk, enum sh_vk_place place, e
         type = types[i];
         const VkMemoryAllocateFlagsInfo flags = {.sType = VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_FLAGS_INFO,
                                                  .flags = VK_MEMORY_ALLOCATE_DEVICE_ADDRESS_BIT};
-        const VkMemoryAllocateInfo allocate = {.sType = VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_INFO, .pNext = &flags,
-                                               .allocationSize = need.size, .memoryTypeIndex = type};
+        const VkMemoryAllocateInfo allocate = {.sType = VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_INFO,
+                                               .pNext = &flags,
+                                               .allocationSize = need.size,
+                                               .memoryTypeIndex = type};
         result = vk->AllocateMemory(vk->device, &allocate, NULL, &out->memory);
     }
     if (result != VK_SUCCESS) {
@@ -111,8 +115,8 @@ void sh_vk_buffer_destroy(struct sh_vulkan *vk, struct sh_vk_buffer *buffer) {
     *buffer = (struct sh_vk_buffer){0};
 }
 
-void sh_vk_arena_init(struct sh_vk_arena *arena, struct sh_vulkan *vk, enum sh_vk_place place, enum sh_vk_use use, uint64_t chunk_bytes,
-                      const char *name) {
+void sh_vk_arena_init(struct sh_vk_arena *arena, struct sh_vulkan *vk, enum sh_vk_place place, enum sh_vk_use use,
+                      uint64_t chunk_bytes, const char *name) {
     *arena = (struct sh_vk_arena){.vk = vk, .place = place, .use = use, .chunk_bytes = chunk_bytes, .name = name};
 }
 
@@ -123,14 +127,17 @@ enum sh_code sh_vk_arena_take(struct sh_vk_arena *arena, uint64_t bytes, struct 
         !sh_grow((void **)&arena->buffers, &arena->cap_buffers, arena->n_buffers + 1, sizeof *arena->buffers))
         return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the list of %s", arena->name);
     if (arena->n_buffers == 0 || arena->buffers[arena->n_buffers - 1].bytes - arena->used < need) {
-        const enum sh_code code = sh_vk_buffer_create(vk, arena->place, arena->use, sh_max_u64(need, arena->chunk_bytes), arena->name,
-                                                      &arena->buffers[arena->n_buffers], err);
+        const enum sh_code code = sh_vk_buffer_create(vk, arena->place, arena->use, sh_max_u64(need, arena->chunk_bytes),
+                                                      arena->name, &arena->buffers[arena->n_buffers], err);
         if (code != SH_OK) return code;
         arena->n_buffers++;
         arena->used = 0;
     }
     const struct sh_vk_buffer *buffer = &arena->buffers[arena->n_buffers - 1];
-    *out = (struct sh_vk_span){.buffer = buffer->handle, .offset = arena->used, .bytes = bytes, .address = buffer->address + arena->used,
+    *out = (struct sh_vk_span){.buffer = buffer->handle,
+                               .offset = arena->used,
+                               .bytes = bytes,
+                               .address = buffer->address + arena->used,
                                .mapped = buffer->mapped ? buffer->mapped + arena->used : NULL};
     arena->used += need;
     arena->spans[arena->n_spans++] = *out;
@@ -175,7 +182,8 @@ uint64_t sh_vk_free_bytes(struct sh_vulkan *vk) {
     vk->instance.GetPhysicalDeviceMemoryProperties2(vk->physical, &memory);
     uint64_t best = 0;
     for (uint32_t i = 0; i < memory.memoryProperties.memoryHeapCount; i++)
-        if (memory.memoryProperties.memoryHeaps[i].flags & VK_MEMORY_HEAP_DEVICE_LOCAL_BIT && budget.heapBudget[i] > budget.heapUsage[i])
+        if (memory.memoryProperties.memoryHeaps[i].flags & VK_MEMORY_HEAP_DEVICE_LOCAL_BIT &&
+            budget.heapBudget[i] > budget.heapUsage[i])
             best = sh_max_u64(best, budget.heapBudget[i] - budget.heapUsage[i]);
     return best;
 }

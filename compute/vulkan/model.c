@@ -1,6 +1,6 @@
 /*
- * model.c - a segment's weights on the device: planned at creation, repacked as their rows arrive, written in place where memory is
- * unified and through a staging ring elsewhere.
+ * model.c - a segment's weights on the device: planned at creation, repacked as their rows arrive, written in place where memory
+ * is unified and through a staging ring elsewhere.
  */
 #include "compute/vulkan/exec.h"
 
@@ -27,7 +27,9 @@ struct sh_vk_staging {
 static void staging_destroy(struct sh_vulkan *vk, struct sh_vk_staging *s) {
     if (!s) return;
     if (s->semaphore) {
-        const VkSemaphoreWaitInfo wait = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO, .semaphoreCount = 1, .pSemaphores = &s->semaphore,
+        const VkSemaphoreWaitInfo wait = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO,
+                                          .semaphoreCount = 1,
+                                          .pSemaphores = &s->semaphore,
                                           .pValues = &s->last};
         if (!atomic_load(&vk->lost)) vk->WaitSemaphores(vk->device, &wait, UINT64_MAX);
         vk->DestroySemaphore(vk->device, s->semaphore, NULL);
@@ -43,15 +45,18 @@ static enum sh_code staging_create(struct sh_vulkan *vk, struct sh_vk_staging **
     enum sh_code code = sh_vk_buffer_create(vk, SH_PLACE_UPLOAD, SH_USE_STAGING, 2 * STAGING_BYTES, "staging", &s->buffer, err);
     if (code != SH_OK) return code;
     const VkCommandPoolCreateInfo pool = {.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO,
-                                          .flags = VK_COMMAND_POOL_CREATE_RESET_COMMAND_BUFFER_BIT | VK_COMMAND_POOL_CREATE_TRANSIENT_BIT,
+                                          .flags = VK_COMMAND_POOL_CREATE_RESET_COMMAND_BUFFER_BIT |
+                                                   VK_COMMAND_POOL_CREATE_TRANSIENT_BIT,
                                           .queueFamilyIndex = vk->queue_family};
     VkResult result = vk->CreateCommandPool(vk->device, &pool, NULL, &s->pool);
     if (result != VK_SUCCESS) {
         s->pool = VK_NULL_HANDLE;
         return sh_vk_fail(vk, result, "vkCreateCommandPool", err);
     }
-    const VkCommandBufferAllocateInfo commands = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO, .commandPool = s->pool,
-                                                  .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY, .commandBufferCount = 2};
+    const VkCommandBufferAllocateInfo commands = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO,
+                                                  .commandPool = s->pool,
+                                                  .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY,
+                                                  .commandBufferCount = 2};
     result = vk->AllocateCommandBuffers(vk->device, &commands, s->commands);
     if (result != VK_SUCCESS) return sh_vk_fail(vk, result, "vkAllocateCommandBuffers", err);
     const VkSemaphoreTypeCreateInfo type = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_TYPE_CREATE_INFO,
@@ -67,15 +72,17 @@ static enum sh_code staging_create(struct sh_vulkan *vk, struct sh_vk_staging **
 
 /* Waits until the device has read the current half. */
 static enum sh_code staging_wait(struct sh_vulkan *vk, struct sh_vk_staging *s, struct sh_error *err) {
-    const VkSemaphoreWaitInfo wait = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO, .semaphoreCount = 1, .pSemaphores = &s->semaphore,
+    const VkSemaphoreWaitInfo wait = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO,
+                                      .semaphoreCount = 1,
+                                      .pSemaphores = &s->semaphore,
                                       .pValues = &s->value[s->half]};
     const VkResult result = vk->WaitSemaphores(vk->device, &wait, UINT64_MAX);
     return result == VK_SUCCESS ? SH_OK : sh_vk_fail(vk, result, "vkWaitSemaphores", err);
 }
 
 /* Copies regions of the current half into a buffer and turns to the other half. */
-static enum sh_code staging_send(struct sh_vulkan *vk, struct sh_vk_staging *s, VkBuffer to, const VkBufferCopy *regions, uint32_t n,
-                                 struct sh_error *err) {
+static enum sh_code staging_send(struct sh_vulkan *vk, struct sh_vk_staging *s, VkBuffer to, const VkBufferCopy *regions,
+                                 uint32_t n, struct sh_error *err) {
     const VkCommandBuffer commands = s->commands[s->half];
     const VkCommandBufferBeginInfo begin = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO,
                                             .flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT};
@@ -86,9 +93,14 @@ static enum sh_code staging_send(struct sh_vulkan *vk, struct sh_vk_staging *s, 
     if (result != VK_SUCCESS) return sh_vk_fail(vk, result, "vkEndCommandBuffer", err);
     const uint64_t value = s->last + 1;
     const VkTimelineSemaphoreSubmitInfo timeline = {.sType = VK_STRUCTURE_TYPE_TIMELINE_SEMAPHORE_SUBMIT_INFO,
-                                                    .signalSemaphoreValueCount = 1, .pSignalSemaphoreValues = &value};
-    const VkSubmitInfo submit = {.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO, .pNext = &timeline, .commandBufferCount = 1,
-                                 .pCommandBuffers = &commands, .signalSemaphoreCount = 1, .pSignalSemaphores = &s->semaphore};
+                                                    .signalSemaphoreValueCount = 1,
+                                                    .pSignalSemaphoreValues = &value};
+    const VkSubmitInfo submit = {.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO,
+                                 .pNext = &timeline,
+                                 .commandBufferCount = 1,
+                                 .pCommandBuffers = &commands,
+                                 .signalSemaphoreCount = 1,
+                                 .pSignalSemaphores = &s->semaphore};
     pthread_mutex_lock(&vk->queue_lock);
     result = vk->QueueSubmit(vk->queue, 1, &submit, VK_NULL_HANDLE);
     pthread_mutex_unlock(&vk->queue_lock);
@@ -110,19 +122,22 @@ static enum sh_code mark_uses(struct sh_exec_model *m, struct sh_error *err) {
         const bool attention = op->kind == SH_OP_ROPE_CACHE || op->kind == SH_OP_ATTENTION;
         if (attention && (op->attn.k_dim > SH_MAX_HEAD_DIM || op->attn.v_dim > SH_MAX_HEAD_DIM || op->attn.n_heads > 0xffff ||
                           op->rope.n_rot > op->attn.k_dim))
-            return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: heads of %u and %u dimensions, the kernels take up to %d", m->vk->base.info.name,
-                           op->attn.k_dim, op->attn.v_dim, SH_MAX_HEAD_DIM);
+            return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: heads of %u and %u dimensions, the kernels take up to %d",
+                           m->vk->base.info.name, op->attn.k_dim, op->attn.v_dim, SH_MAX_HEAD_DIM);
     }
     for (uint32_t w = 0; w < program->n_weights; w++) {
         const struct sh_weight *weight = &program->weights[w];
-        if (m->weights[w].matrix && (!sh_layout_describe(weight->type, weight->cols, &m->weights[w].layout) || weight->rows > UINT32_MAX ||
-                                     weight->cols > UINT32_MAX / 64))
+        if (m->weights[w].matrix && (!sh_layout_describe(weight->type, weight->cols, &m->weights[w].layout) ||
+                                     weight->rows > UINT32_MAX || weight->cols > UINT32_MAX / 64))
             return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: tensor '%s' has type %s, for which there is no Vulkan kernel",
                            m->vk->base.info.name, weight->name,
                            sh_type_info(weight->type) ? sh_type_info(weight->type)->name : "unknown");
-        if (m->weights[w].vector && weight->rows > INT32_MAX / weight->cols) /* the kernels' indices; the RoPE table of a huge context */
-            return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: '%s' has %llu rows of %llu, the kernels take up to %d elements; ask for a shorter context",
-                           m->vk->base.info.name, weight->name, (unsigned long long)weight->rows, (unsigned long long)weight->cols, INT32_MAX);
+        if (m->weights[w].vector &&
+            weight->rows > INT32_MAX / weight->cols) /* the kernels' indices; the RoPE table of a huge context */
+            return sh_fail(err, SH_ERR_UNSUPPORTED,
+                           "%s: '%s' has %llu rows of %llu, the kernels take up to %d elements; ask for a shorter context",
+                           m->vk->base.info.name, weight->name, (unsigned long long)weight->rows,
+                           (unsigned long long)weight->cols, INT32_MAX);
     }
     return SH_OK;
 }
@@ -175,14 +190,16 @@ static enum sh_code take_matrix(struct sh_exec_model *m, struct sh_vk_weight *we
     return SH_OK;
 }
 
-/* A type of memory that runs out is replaced by the next one, so that some buffers may be reachable for the host and others not. */
+/* A type of memory that runs out is replaced by the next one, so that some buffers may be reachable for the host and others not.
+ * */
 static bool all_mapped(const struct sh_vk_arena *arena) {
     for (uint32_t i = 0; i < arena->n_buffers; i++)
         if (!arena->buffers[i].mapped) return false;
     return true;
 }
 
-enum sh_code sh_vk_model_create(struct sh_device *device, const struct sh_segment *segment, struct sh_exec_model **out, struct sh_error *err) {
+enum sh_code sh_vk_model_create(struct sh_device *device, const struct sh_segment *segment, struct sh_exec_model **out,
+                                struct sh_error *err) {
     struct sh_vulkan *vk = sh_vulkan_of(device);
     const struct sh_program *program = segment->program;
     *out = NULL;
@@ -201,8 +218,8 @@ enum sh_code sh_vk_model_create(struct sh_device *device, const struct sh_segmen
         const uint64_t have = sh_vk_free_bytes(vk);
         sh_vk_arena_init(&m->arena, vk, SH_PLACE_DEVICE, SH_USE_WEIGHTS, CHUNK_BYTES, "weights");
         if (need > have)
-            code = sh_fail(err, SH_ERR_NO_DEVICE_MEMORY, "%s: the weights take %llu MiB, %llu MiB are free on the device", vk->base.info.name,
-                           (unsigned long long)(need >> 20), (unsigned long long)(have >> 20));
+            code = sh_fail(err, SH_ERR_NO_DEVICE_MEMORY, "%s: the weights take %llu MiB, %llu MiB are free on the device",
+                           vk->base.info.name, (unsigned long long)(need >> 20), (unsigned long long)(have >> 20));
     }
     for (uint32_t w = 0; code == SH_OK && w < program->n_weights; w++) {
         if (m->weights[w].matrix) code = take_matrix(m, &m->weights[w], program->weights[w].rows, &need, err);
@@ -221,8 +238,8 @@ enum sh_code sh_vk_model_create(struct sh_device *device, const struct sh_segmen
 /* ---- rows arrive ---- */
 
 /* Rows of the file into one part, as many at a time as half the ring takes. */
-static enum sh_code matrix_rows(struct sh_exec_model *m, const struct sh_vk_weight *weight, const struct sh_vk_part *part, uint64_t row,
-                                uint64_t n, const uint8_t *src, const char *name, struct sh_error *err) {
+static enum sh_code matrix_rows(struct sh_exec_model *m, const struct sh_vk_weight *weight, const struct sh_vk_part *part,
+                                uint64_t row, uint64_t n, const uint8_t *src, const char *name, struct sh_error *err) {
     const struct sh_layout *l = &weight->layout;
     if (part->span.mapped && !m->vk->stage_always) {
         uint8_t *planes[4];
@@ -231,7 +248,8 @@ static enum sh_code matrix_rows(struct sh_exec_model *m, const struct sh_vk_weig
         return SH_OK;
     }
     const uint64_t file_row = sh_type_row_bytes(l->type, l->cols), at_once = STAGING_BYTES / l->row_bytes_all;
-    if (at_once == 0) return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: a row of '%s' is larger than the staging ring", m->vk->base.info.name, name);
+    if (at_once == 0)
+        return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: a row of '%s' is larger than the staging ring", m->vk->base.info.name, name);
     while (n > 0) {
         struct sh_vk_staging *s = m->staging;
         enum sh_code code = staging_wait(m->vk, s, err);
@@ -244,7 +262,8 @@ static enum sh_code matrix_rows(struct sh_exec_model *m, const struct sh_vk_weig
         for (int p = 0; p < 4; p++) {
             planes[p] = s->buffer.mapped + at;
             if (!l->row_bytes[p]) continue;
-            regions[n_regions++] = (VkBufferCopy){.srcOffset = at, .dstOffset = part->span.offset + part->plane[p] + row * l->row_bytes[p],
+            regions[n_regions++] = (VkBufferCopy){.srcOffset = at,
+                                                  .dstOffset = part->span.offset + part->plane[p] + row * l->row_bytes[p],
                                                   .size = now * l->row_bytes[p]};
             at += now * l->row_bytes[p];
         }
@@ -258,8 +277,8 @@ static enum sh_code matrix_rows(struct sh_exec_model *m, const struct sh_vk_weig
     return SH_OK;
 }
 
-static enum sh_code table_rows(struct sh_exec_model *m, const struct sh_vk_weight *weight, const struct sh_weight *w, uint64_t row0,
-                               uint64_t n_rows, const void *src, struct sh_error *err) {
+static enum sh_code table_rows(struct sh_exec_model *m, const struct sh_vk_weight *weight, const struct sh_weight *w,
+                               uint64_t row0, uint64_t n_rows, const void *src, struct sh_error *err) {
     uint64_t at = row0 * w->cols * 4, left = n_rows * w->cols * 4;
     float *values = sh_alloc_aligned(sh_max_u64(left, 4));
     if (!values) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for %llu bytes of '%s'", (unsigned long long)left, w->name);
@@ -297,7 +316,8 @@ enum sh_code sh_vk_weight_rows(struct sh_exec_model *m, uint32_t index, uint64_t
         const struct sh_vk_part *part = &weight->parts[i];
         const uint64_t from = sh_max_u64(row0, part->first_row), to = sh_min_u64(row0 + n_rows, part->first_row + part->n_rows);
         if (from >= to) continue;
-        code = matrix_rows(m, weight, part, from - part->first_row, to - from, (const uint8_t *)src + (from - row0) * file_row, w->name, err);
+        code = matrix_rows(m, weight, part, from - part->first_row, to - from, (const uint8_t *)src + (from - row0) * file_row,
+                           w->name, err);
     }
     if (code == SH_OK && weight->vector) code = table_rows(m, weight, w, row0, n_rows, src, err);
     if (code == SH_OK) weight->rows_done += n_rows;
@@ -306,7 +326,8 @@ enum sh_code sh_vk_weight_rows(struct sh_exec_model *m, uint32_t index, uint64_t
 
 enum sh_code sh_vk_model_finish(struct sh_exec_model *m, struct sh_error *err) {
     for (uint32_t w = 0; w < m->segment.program->n_weights; w++)
-        SH_ASSERT(!(m->weights[w].matrix || m->weights[w].vector) || m->weights[w].rows_done == m->segment.program->weights[w].rows);
+        SH_ASSERT(!(m->weights[w].matrix || m->weights[w].vector) ||
+                  m->weights[w].rows_done == m->segment.program->weights[w].rows);
     enum sh_code code = SH_OK;
     if (m->staging) {
         code = staging_wait(m->vk, m->staging, err);
@@ -335,6 +356,6 @@ void sh_vk_model_destroy(struct sh_exec_model *m) {
 void sh_vk_part_planes(const struct sh_exec_model *m, uint32_t weight, uint32_t part, struct sh_p_weight *out) {
     const struct sh_vk_part *p = &m->weights[weight].parts[part];
     const VkDeviceAddress base = p->span.address;
-    *out = (struct sh_p_weight){.quants = base + p->plane[0], .scales = base + p->plane[1], .extra = base + p->plane[2],
-                                .deltas = base + p->plane[3]};
+    *out = (struct sh_p_weight){
+        .quants = base + p->plane[0], .scales = base + p->plane[1], .extra = base + p->plane[2], .deltas = base + p->plane[3]};
 }

@@ -1,8 +1,9 @@
 /*
  * pipeline.c - the device's compute pipelines, made when first asked for, and their cache on disk.
  *
- * The cache file is <cache_dir>/pipelines-<driver UUID>-<hash of all SPIR-V>.bin: a header of ours with the length and a hash of the rest,
- * because a driver may trust what it is given, then the driver's data. It is replaced by rename, so readers see a whole one.
+ * The cache file is <cache_dir>/pipelines-<driver UUID>-<hash of all SPIR-V>.bin: a header of ours with the length and a hash of
+ * the rest, because a driver may trust what it is given, then the driver's data. It is replaced by rename, so readers see a whole
+ * one.
  */
 #include "compute/vulkan/kernels.h"
 #include "compute/vulkan/vk.h"
@@ -70,14 +71,15 @@ static void *read_cache(const char *path, size_t *bytes) {
     return data;
 }
 
-enum sh_code sh_vk_pipelines_create(struct sh_vulkan *vk, const char *cache_dir, struct sh_vk_pipelines **out, struct sh_error *err) {
+enum sh_code sh_vk_pipelines_create(struct sh_vulkan *vk, const char *cache_dir, struct sh_vk_pipelines **out,
+                                    struct sh_error *err) {
     struct sh_vk_pipelines *p = calloc(1, sizeof *p);
     *out = p;
     if (!p) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for pipelines");
     pthread_mutex_init(&p->lock, NULL);
     const VkPushConstantRange range = {.stageFlags = VK_SHADER_STAGE_COMPUTE_BIT, .size = 128};
-    const VkPipelineLayoutCreateInfo layout = {.sType = VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO, .pushConstantRangeCount = 1,
-                                               .pPushConstantRanges = &range};
+    const VkPipelineLayoutCreateInfo layout = {
+        .sType = VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO, .pushConstantRangeCount = 1, .pPushConstantRanges = &range};
     VkResult result = vk->CreatePipelineLayout(vk->device, &layout, NULL, &p->layout);
     if (result != VK_SUCCESS) {
         p->layout = VK_NULL_HANDLE;
@@ -89,8 +91,8 @@ enum sh_code sh_vk_pipelines_create(struct sh_vulkan *vk, const char *cache_dir,
         cache_path(vk, cache_dir, p->path, sizeof p->path);
         data = p->path[0] ? read_cache(p->path, &bytes) : NULL;
     }
-    const VkPipelineCacheCreateInfo cache = {.sType = VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO, .initialDataSize = bytes,
-                                             .pInitialData = data};
+    const VkPipelineCacheCreateInfo cache = {
+        .sType = VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO, .initialDataSize = bytes, .pInitialData = data};
     result = vk->CreatePipelineCache(vk->device, &cache, NULL, &p->cache);
     free(data);
     if (result != VK_SUCCESS) {
@@ -107,7 +109,8 @@ void sh_vk_pipelines_save(struct sh_vulkan *vk) {
     size_t bytes = 0;
     uint8_t *data = NULL;
     if (p->n_saved == p->n_made || vk->GetPipelineCacheData(vk->device, p->cache, &bytes, NULL) != VK_SUCCESS || bytes == 0 ||
-        bytes > CACHE_MAX_BYTES || !(data = malloc(bytes)) || vk->GetPipelineCacheData(vk->device, p->cache, &bytes, data) != VK_SUCCESS)
+        bytes > CACHE_MAX_BYTES || !(data = malloc(bytes)) ||
+        vk->GetPipelineCacheData(vk->device, p->cache, &bytes, data) != VK_SUCCESS)
         goto done;
     char tmp[sizeof p->path + 8];
     snprintf(tmp, sizeof tmp, "%s.tmp", p->path);
@@ -142,14 +145,16 @@ VkPipelineLayout sh_vk_pipeline_layout(const struct sh_vulkan *vk) { return vk->
 
 static enum sh_code compile(struct sh_vulkan *vk, uint32_t kernel, VkPipeline *out, struct sh_error *err) {
     const struct sh_kernel_code *code = &sh_kernel_codes[kernel];
-    const VkShaderModuleCreateInfo create = {.sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO, .codeSize = code->bytes,
-                                             .pCode = code->words};
+    const VkShaderModuleCreateInfo create = {
+        .sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO, .codeSize = code->bytes, .pCode = code->words};
     VkShaderModule module;
     VkResult result = vk->CreateShaderModule(vk->device, &create, NULL, &module);
     if (result != VK_SUCCESS) return sh_vk_fail(vk, result, code->name, err);
     const VkComputePipelineCreateInfo pipeline = {
         .sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO,
-        .stage = {.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO, .stage = VK_SHADER_STAGE_COMPUTE_BIT, .module = module,
+        .stage = {.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO,
+                  .stage = VK_SHADER_STAGE_COMPUTE_BIT,
+                  .module = module,
                   .pName = "main"},
         .layout = vk->pipelines->layout,
     };

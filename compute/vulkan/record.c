@@ -1,16 +1,17 @@
 /*
- * record.c - from a segment's fused ops to command buffers that are replayed: every dispatch takes its grid from the slot's parameter
- * block (vkCmdDispatchIndirect), every kernel its row count, so one recording serves all steps of its bucket.
+ * record.c - from a segment's fused ops to command buffers that are replayed: every dispatch takes its grid from the slot's
+ * parameter block (vkCmdDispatchIndirect), every kernel its row count, so one recording serves all steps of its bucket.
  *
- * Barriers stand only where an op touches what was written since the last one. A recording is cut into several command buffers where the
- * predicted time of one passes SH_VK_CUT_NS, because desktop drivers reset a device whose submission takes seconds.
+ * Barriers stand only where an op touches what was written since the last one. A recording is cut into several command buffers
+ * where the predicted time of one passes SH_VK_CUT_NS, because desktop drivers reset a device whose submission takes seconds.
  */
 #include "compute/vulkan/exec.h"
 
 #include <stdlib.h>
 
 _Static_assert(SH_P_PAGE_TOKENS == SH_PAGE_TOKENS, "the kernels' page size");
-_Static_assert(SH_KERNEL_embed_q6_k - SH_KERNEL_embed_f32 == SH_LAYOUT_Q6_K && SH_KERNEL_matmul_r1o2_q6_k - SH_KERNEL_matmul_r1o2_f32 == SH_LAYOUT_Q6_K &&
+_Static_assert(SH_KERNEL_embed_q6_k - SH_KERNEL_embed_f32 == SH_LAYOUT_Q6_K &&
+                   SH_KERNEL_matmul_r1o2_q6_k - SH_KERNEL_matmul_r1o2_f32 == SH_LAYOUT_Q6_K &&
                    SH_KERNEL_matmul_r1o4_q6_k - SH_KERNEL_matmul_r1o4_f32 == SH_LAYOUT_Q6_K &&
                    SH_KERNEL_matmul_r4o4_q6_k - SH_KERNEL_matmul_r4o4_f32 == SH_LAYOUT_Q6_K &&
                    SH_KERNEL_tile_q6_k - SH_KERNEL_tile_f32 == SH_LAYOUT_Q6_K,
@@ -28,13 +29,13 @@ uint32_t sh_vk_row_bucket(uint32_t n_rows) {
 }
 uint32_t sh_vk_out_class(uint32_t n_outputs) {
     uint32_t class = 0;
-    while (class < SH_VK_OUT_CLASSES - 1 && (1u << class) < n_outputs) class++;
+    while (class < SH_VK_OUT_CLASSES - 1 && (1u << class) < n_outputs) class ++;
     return class;
 }
 
 /* Which matmul kernel makes `rows` rows (a power of two, the bucket's size): all give the same bits. */
 struct matmul_choice {
-    enum sh_kernel kernel; /* of the layout f32; the others follow it */
+    enum sh_kernel kernel;  /* of the layout f32; the others follow it */
     uint32_t rows, outputs; /* of a workgroup */
 };
 static struct matmul_choice choose_matmul(const struct sh_vulkan *vk, uint32_t rows, uint64_t n) {
@@ -42,7 +43,8 @@ static struct matmul_choice choose_matmul(const struct sh_vulkan *vk, uint32_t r
     if (rows > 1) return (struct matmul_choice){SH_KERNEL_matmul_r4o4_f32, 4, 16};
     /* Fewer outputs a workgroup where the matrix is small, so that there are enough of them for a GPU. */
     const bool few = n < 8192 && (vk->base.info.kind != SH_DEVICE_SOFTWARE || vk->like_gpu);
-    return few ? (struct matmul_choice){SH_KERNEL_matmul_r1o2_f32, 1, 8} : (struct matmul_choice){SH_KERNEL_matmul_r1o4_f32, 1, 16};
+    return few ? (struct matmul_choice){SH_KERNEL_matmul_r1o2_f32, 1, 8}
+               : (struct matmul_choice){SH_KERNEL_matmul_r1o4_f32, 1, 16};
 }
 
 /* ---- the recorder ---- */
@@ -61,7 +63,8 @@ struct recorder {
     struct sh_error *err;
 };
 
-static void barrier(struct recorder *r, VkPipelineStageFlags from, VkAccessFlags wrote, VkPipelineStageFlags to, VkAccessFlags access) {
+static void barrier(struct recorder *r, VkPipelineStageFlags from, VkAccessFlags wrote, VkPipelineStageFlags to,
+                    VkAccessFlags access) {
     const VkMemoryBarrier memory = {.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER, .srcAccessMask = wrote, .dstAccessMask = access};
     r->context->vk->CmdPipelineBarrier(r->commands, from, to, 0, 1, &memory, 0, NULL, 0, NULL);
 }
@@ -70,8 +73,10 @@ static void begin_commands(struct recorder *r) {
     struct sh_exec_context *c = r->context;
     struct sh_vulkan *vk = c->vk;
     if (r->rec->n_commands == SH_VK_MAX_CUTS) return; /* the rest goes into the last one */
-    const VkCommandBufferAllocateInfo allocate = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO, .commandPool = c->commands,
-                                                  .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY, .commandBufferCount = 1};
+    const VkCommandBufferAllocateInfo allocate = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO,
+                                                  .commandPool = c->commands,
+                                                  .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY,
+                                                  .commandBufferCount = 1};
     VkResult result = vk->AllocateCommandBuffers(vk->device, &allocate, &r->commands);
     if (result != VK_SUCCESS) {
         r->code = sh_vk_fail(vk, result, "vkAllocateCommandBuffers", r->err);
@@ -98,9 +103,11 @@ static void begin_commands(struct recorder *r) {
 static void end_commands(struct recorder *r, bool last) {
     struct sh_exec_context *c = r->context;
     if (last)
-        barrier(r, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, VK_ACCESS_SHADER_WRITE_BIT, VK_PIPELINE_STAGE_HOST_BIT, VK_ACCESS_HOST_READ_BIT);
+        barrier(r, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, VK_ACCESS_SHADER_WRITE_BIT, VK_PIPELINE_STAGE_HOST_BIT,
+                VK_ACCESS_HOST_READ_BIT);
     if (last && c->queries)
-        c->vk->CmdWriteTimestamp(r->commands, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, c->queries, (uint32_t)(r->slot - c->slots) * 2 + 1);
+        c->vk->CmdWriteTimestamp(r->commands, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, c->queries,
+                                 (uint32_t)(r->slot - c->slots) * 2 + 1);
     const VkResult result = c->vk->EndCommandBuffer(r->commands);
     if (result != VK_SUCCESS && r->code == SH_OK) r->code = sh_vk_fail(c->vk, result, "vkEndCommandBuffer", r->err);
 }
@@ -129,7 +136,8 @@ static double flops_per_ns(const struct sh_vulkan *vk) {
     }
 }
 
-static void dispatch(struct recorder *r, enum sh_kernel kernel, const void *push, size_t push_bytes, struct sh_vk_grid grid, double flops) {
+static void dispatch(struct recorder *r, enum sh_kernel kernel, const void *push, size_t push_bytes, struct sh_vk_grid grid,
+                     double flops) {
     struct sh_exec_context *c = r->context;
     struct sh_vulkan *vk = c->vk;
     if (r->code != SH_OK) return;
@@ -143,7 +151,8 @@ static void dispatch(struct recorder *r, enum sh_kernel kernel, const void *push
     SH_ASSERT(r->rec->n_grids < c->max_grids);
     vk->CmdBindPipeline(r->commands, VK_PIPELINE_BIND_POINT_COMPUTE, pipeline);
     vk->CmdPushConstants(r->commands, sh_vk_pipeline_layout(vk), VK_SHADER_STAGE_COMPUTE_BIT, 0, (uint32_t)push_bytes, push);
-    vk->CmdDispatchIndirect(r->commands, r->slot->grids.buffer, r->slot->grids.offset + r->rec->n_grids * sizeof(VkDispatchIndirectCommand));
+    vk->CmdDispatchIndirect(r->commands, r->slot->grids.buffer,
+                            r->slot->grids.offset + r->rec->n_grids * sizeof(VkDispatchIndirectCommand));
     r->rec->grids[r->rec->n_grids++] = grid;
     r->cost_ns += flops / flops_per_ns(vk);
 }
@@ -186,10 +195,17 @@ static void record_embed(struct recorder *r, const struct sh_op *op) {
     touches(r, reads, 1, writes, 1);
     for (uint32_t i = 0; i < w->n_parts; i++) { /* parts write different rows: no barrier between them */
         struct sh_pc_embed push = {
-            .step = r->slot->step.address, .rows = r->slot->rows.address, .tokens = r->other->tokens.address,
-            .embeddings = r->slot->embeddings.address, .dst = address(r, op->out), .width = activation(r, op->out)->width,
-            .stride = stride(r, op->out), .units = w->layout.units, .first_row = (uint32_t)w->parts[i].first_row,
-            .part_rows = (uint32_t)w->parts[i].n_rows, .n_vocab = (uint32_t)m->segment.program->weights[op->w].rows,
+            .step = r->slot->step.address,
+            .rows = r->slot->rows.address,
+            .tokens = r->other->tokens.address,
+            .embeddings = r->slot->embeddings.address,
+            .dst = address(r, op->out),
+            .width = activation(r, op->out)->width,
+            .stride = stride(r, op->out),
+            .units = w->layout.units,
+            .first_row = (uint32_t)w->parts[i].first_row,
+            .part_rows = (uint32_t)w->parts[i].n_rows,
+            .n_vocab = (uint32_t)m->segment.program->weights[op->w].rows,
         };
         sh_vk_part_planes(m, op->w, i, &push.w);
         const struct sh_vk_grid grid = {fixed(groups(push.width, 512)), by(SH_COUNT_ROWS, 1)};
@@ -201,9 +217,14 @@ static void record_norm(struct recorder *r, const struct sh_op *op) {
     const enum sh_rows rows = activation(r, op->out)->rows;
     const uint32_t reads[] = {touch(r, op->x)}, writes[] = {touch(r, op->out)};
     touches(r, reads, 1, writes, 1);
-    const struct sh_pc_norm push = {.step = r->slot->step.address, .x = address(r, op->x), .w = table(r, op->w), .dst = address(r, op->out),
-                                    .width = activation(r, op->out)->width, .stride = stride(r, op->out),
-                                    .by_output = rows == SH_ROWS_OUT, .eps = op->eps};
+    const struct sh_pc_norm push = {.step = r->slot->step.address,
+                                    .x = address(r, op->x),
+                                    .w = table(r, op->w),
+                                    .dst = address(r, op->out),
+                                    .width = activation(r, op->out)->width,
+                                    .stride = stride(r, op->out),
+                                    .by_output = rows == SH_ROWS_OUT,
+                                    .eps = op->eps};
     const struct sh_vk_grid grid = {by(count_of(rows), 1), fixed(1)};
     DISPATCH(r, SH_KERNEL_rms_norm, push, grid, 0);
 }
@@ -222,9 +243,16 @@ static void record_matmul(struct recorder *r, const struct sh_op *op) {
     for (uint32_t i = 0; i < w->n_parts; i++) {
         const struct sh_vk_part *part = &w->parts[i];
         struct sh_pc_matmul push = {
-            .step = r->slot->step.address, .x = address(r, op->x), .dst = address(r, op->out), .cols = (uint32_t)weight->cols,
-            .units = w->layout.units, .n = (uint32_t)part->n_rows, .first_n = (uint32_t)part->first_row, .x_stride = stride(r, op->x),
-            .dst_stride = stride(r, op->out), .flags = by_output ? SH_MATMUL_BY_OUTPUT : 0,
+            .step = r->slot->step.address,
+            .x = address(r, op->x),
+            .dst = address(r, op->out),
+            .cols = (uint32_t)weight->cols,
+            .units = w->layout.units,
+            .n = (uint32_t)part->n_rows,
+            .first_n = (uint32_t)part->first_row,
+            .x_stride = stride(r, op->x),
+            .dst_stride = stride(r, op->out),
+            .flags = by_output ? SH_MATMUL_BY_OUTPUT : 0,
         };
         sh_vk_part_planes(m, op->w, i, &push.w);
         if (op->bias != SH_NONE) {
@@ -248,8 +276,12 @@ static void record_pair(struct recorder *r, const struct sh_op *op, enum sh_kern
     const enum sh_rows rows = activation(r, op->out)->rows;
     const uint32_t reads[] = {touch(r, op->x), touch(r, op->y)}, writes[] = {touch(r, op->out)};
     touches(r, reads, 2, writes, 1);
-    const struct sh_pc_pair push = {.step = r->slot->step.address, .x = address(r, op->x), .y = address(r, op->y),
-                                    .dst = address(r, op->out), .width = activation(r, op->out)->width, .stride = stride(r, op->out),
+    const struct sh_pc_pair push = {.step = r->slot->step.address,
+                                    .x = address(r, op->x),
+                                    .y = address(r, op->y),
+                                    .dst = address(r, op->out),
+                                    .width = activation(r, op->out)->width,
+                                    .stride = stride(r, op->out),
                                     .by_output = rows == SH_ROWS_OUT};
     const struct sh_vk_grid grid = {fixed(groups(push.width, 256)), by(count_of(rows), 1)};
     DISPATCH(r, kernel, push, grid, 0);
@@ -260,17 +292,30 @@ static void record_rope(struct recorder *r, const struct sh_op *op) {
     const struct sh_vk_pool *pool = &c->pools[op->attn.group];
     const uint32_t reads[] = {touch(r, op->x), touch(r, op->y), touch(r, op->z)}, writes[] = {touch(r, op->out), TOUCH_CACHE};
     touches(r, reads, 3, writes, 2);
-    const uint64_t layer = (op->attn.layer_in_group - pool->first_layer) * pool->layer_bytes, element = c->params.kv_type == SH_KV_F16 ? 2 : 4;
+    const uint64_t layer = (op->attn.layer_in_group - pool->first_layer) * pool->layer_bytes,
+                   element = c->params.kv_type == SH_KV_F16 ? 2 : 4;
     const struct sh_pc_rope push = {
-        .step = r->slot->step.address, .rows = r->slot->rows.address, .q = address(r, op->x), .k = address(r, op->y), .v = address(r, op->z),
-        .dst = address(r, op->out), .table = table(r, op->w), .pages = r->slot->pages[op->attn.group].address, .q_stride = stride(r, op->x),
-        .k_stride = stride(r, op->y), .v_stride = stride(r, op->z), .dst_stride = stride(r, op->out),
-        .heads = op->attn.n_heads | op->attn.n_kv_heads << 16, .dims = op->attn.k_dim | op->attn.v_dim << 16,
+        .step = r->slot->step.address,
+        .rows = r->slot->rows.address,
+        .q = address(r, op->x),
+        .k = address(r, op->y),
+        .v = address(r, op->z),
+        .dst = address(r, op->out),
+        .table = table(r, op->w),
+        .pages = r->slot->pages[op->attn.group].address,
+        .q_stride = stride(r, op->x),
+        .k_stride = stride(r, op->y),
+        .v_stride = stride(r, op->z),
+        .dst_stride = stride(r, op->out),
+        .heads = op->attn.n_heads | op->attn.n_kv_heads << 16,
+        .dims = op->attn.k_dim | op->attn.v_dim << 16,
         .rope = op->rope.n_rot | (op->rope.pairing == SH_ROPE_HALVES ? 1u << 16 : 0),
-        .n_context = (uint32_t)c->model->segment.program->weights[op->w].rows, .k_offset = (uint32_t)layer,
+        .n_context = (uint32_t)c->model->segment.program->weights[op->w].rows,
+        .k_offset = (uint32_t)layer,
         .v_offset = (uint32_t)(layer + element * SH_PAGE_TOKENS * op->attn.n_kv_heads * pool->k_pad),
     };
-    const uint32_t pairs = (op->attn.n_heads + 2 * op->attn.n_kv_heads) * (pool->k_pad > pool->v_pad ? pool->k_pad : pool->v_pad) / 2;
+    const uint32_t pairs =
+        (op->attn.n_heads + 2 * op->attn.n_kv_heads) * (pool->k_pad > pool->v_pad ? pool->k_pad : pool->v_pad) / 2;
     const struct sh_vk_grid grid = {fixed(groups(pairs, 64)), by(SH_COUNT_ROWS, 1)};
     DISPATCH(r, c->params.kv_type == SH_KV_F16 ? SH_KERNEL_rope_cache_f16 : SH_KERNEL_rope_cache_f32, push, grid, 0);
 }
@@ -281,11 +326,20 @@ static void record_attention(struct recorder *r, const struct sh_op *op) {
     const bool half = c->params.kv_type == SH_KV_F16;
     const uint64_t layer = (op->attn.layer_in_group - pool->first_layer) * pool->layer_bytes, element = half ? 2 : 4;
     const struct sh_pc_attention push = {
-        .step = r->slot->step.address, .rows = r->slot->rows.address, .items = r->slot->items.address,
-        .pages = r->slot->pages[op->attn.group].address, .q = address(r, op->x), .dst = address(r, op->out), .scratch = c->scratch.address,
-        .q_stride = stride(r, op->x), .dst_stride = stride(r, op->out), .heads = op->attn.n_heads | op->attn.n_kv_heads << 16,
-        .dims = op->attn.k_dim | op->attn.v_dim << 16, .k_offset = (uint32_t)layer,
-        .v_offset = (uint32_t)(layer + element * SH_PAGE_TOKENS * op->attn.n_kv_heads * pool->k_pad), .scale = op->attn.scale,
+        .step = r->slot->step.address,
+        .rows = r->slot->rows.address,
+        .items = r->slot->items.address,
+        .pages = r->slot->pages[op->attn.group].address,
+        .q = address(r, op->x),
+        .dst = address(r, op->out),
+        .scratch = c->scratch.address,
+        .q_stride = stride(r, op->x),
+        .dst_stride = stride(r, op->out),
+        .heads = op->attn.n_heads | op->attn.n_kv_heads << 16,
+        .dims = op->attn.k_dim | op->attn.v_dim << 16,
+        .k_offset = (uint32_t)layer,
+        .v_offset = (uint32_t)(layer + element * SH_PAGE_TOKENS * op->attn.n_kv_heads * pool->k_pad),
+        .scale = op->attn.scale,
     };
     /* The longest cache that the context allows: what a cut must be safe for. */
     const double flops = 2.0 * (op->attn.k_dim + op->attn.v_dim) * op->attn.n_heads * (double)r->rows *
@@ -311,8 +365,12 @@ static void record_attention(struct recorder *r, const struct sh_op *op) {
 static void record_gather(struct recorder *r, const struct sh_op *op) {
     const uint32_t reads[] = {touch(r, op->x)}, writes[] = {touch(r, op->out)};
     touches(r, reads, 1, writes, 1);
-    const struct sh_pc_gather push = {.step = r->slot->step.address, .outputs = r->slot->outputs.address, .x = address(r, op->x),
-                                      .dst = address(r, op->out), .width = activation(r, op->out)->width, .stride = stride(r, op->out)};
+    const struct sh_pc_gather push = {.step = r->slot->step.address,
+                                      .outputs = r->slot->outputs.address,
+                                      .x = address(r, op->x),
+                                      .dst = address(r, op->out),
+                                      .width = activation(r, op->out)->width,
+                                      .stride = stride(r, op->out)};
     const struct sh_vk_grid grid = {fixed(groups(push.width, 256)), by(SH_COUNT_OUTPUTS, 1)};
     DISPATCH(r, SH_KERNEL_gather, push, grid, 0);
 }
@@ -338,9 +396,14 @@ static void record_copy(struct recorder *r, uint32_t a, VkDeviceAddress host, bo
     if (in) touches(r, none, 0, slot, 1);
     else touches(r, slot, 1, none, 0);
     const uint32_t width = activation(r, a)->width;
-    const struct sh_pc_copy push = {.step = r->slot->step.address, .outputs = r->slot->outputs.address, .src = in ? host : address(r, a),
-                                    .dst = in ? address(r, a) : host, .width = width, .src_stride = in ? width : stride(r, a),
-                                    .dst_stride = in ? stride(r, a) : width, .mask = mask};
+    const struct sh_pc_copy push = {.step = r->slot->step.address,
+                                    .outputs = r->slot->outputs.address,
+                                    .src = in ? host : address(r, a),
+                                    .dst = in ? address(r, a) : host,
+                                    .width = width,
+                                    .src_stride = in ? width : stride(r, a),
+                                    .dst_stride = in ? stride(r, a) : width,
+                                    .mask = mask};
     const struct sh_vk_grid grid = {fixed(groups(width, 64)), by(count, 1)};
     DISPATCH(r, SH_KERNEL_copy, push, grid, 0);
 }
@@ -356,12 +419,18 @@ static void record_captures(struct recorder *r, uint32_t made, const struct sh_v
 static void record_sampling(struct recorder *r, uint32_t logits) {
     const struct sh_exec_context *c = r->context;
     const uint32_t n_vocab = activation(r, logits)->width;
-    const struct sh_pc_sample push = {.step = r->slot->step.address, .outputs = r->slot->outputs.address, .logits = address(r, logits),
-                                      .scratch = c->sample_scratch.address, .tokens = r->slot->tokens.address, .n_vocab = n_vocab,
-                                      .stride = stride(r, logits), .chunks = (n_vocab + SH_SAMPLE_CHUNK - 1) / SH_SAMPLE_CHUNK};
+    const struct sh_pc_sample push = {.step = r->slot->step.address,
+                                      .outputs = r->slot->outputs.address,
+                                      .logits = address(r, logits),
+                                      .scratch = c->sample_scratch.address,
+                                      .tokens = r->slot->tokens.address,
+                                      .n_vocab = n_vocab,
+                                      .stride = stride(r, logits),
+                                      .chunks = (n_vocab + SH_SAMPLE_CHUNK - 1) / SH_SAMPLE_CHUNK};
     const uint32_t reads[] = {touch(r, logits)}, writes[] = {TOUCH_SAMPLE}, tokens[] = {TOUCH_TOKENS};
     touches(r, reads, 1, writes, 1);
-    const struct sh_vk_grid all = {fixed(groups(push.chunks, 1)), by(SH_COUNT_OUTPUTS, 1)}, merge = {by(SH_COUNT_OUTPUTS, 64), fixed(1)};
+    const struct sh_vk_grid all = {fixed(groups(push.chunks, 1)), by(SH_COUNT_OUTPUTS, 1)},
+                            merge = {by(SH_COUNT_OUTPUTS, 64), fixed(1)};
     DISPATCH(r, SH_KERNEL_sample, push, all, 0);
     touches(r, writes, 1, tokens, 1);
     DISPATCH(r, SH_KERNEL_sample_merge, push, merge, 0);
@@ -374,12 +443,18 @@ static bool made_here(const struct sh_exec_model *m, uint32_t a) {
 }
 
 enum sh_code sh_vk_record(struct sh_exec_context *c, uint32_t slot, uint32_t row_bucket, uint32_t out_class,
-                          const struct sh_vk_capture *captures, uint32_t n_captures, struct sh_vk_recording *rec, struct sh_error *err) {
+                          const struct sh_vk_capture *captures, uint32_t n_captures, struct sh_vk_recording *rec,
+                          struct sh_error *err) {
     const struct sh_exec_model *m = c->model;
     const struct sh_program *program = m->segment.program;
     struct recorder r = {
-        .context = c, .slot = &c->slots[slot], .other = &c->slots[slot ^ 1], .rec = rec, .rows = 1u << row_bucket,
-        .outputs = out_class == SH_VK_OUT_CLASSES - 1 ? 1u << (SH_VK_ROW_BUCKETS - 1) : 1u << out_class, .err = err,
+        .context = c,
+        .slot = &c->slots[slot],
+        .other = &c->slots[slot ^ 1],
+        .rec = rec,
+        .rows = 1u << row_bucket,
+        .outputs = out_class == SH_VK_OUT_CLASSES - 1 ? 1u << (SH_VK_ROW_BUCKETS - 1) : 1u << out_class,
+        .err = err,
     };
     if (r.outputs > c->params.max_outputs) r.outputs = c->params.max_outputs;
     r.read = sh_calloc(TOUCH_SLOTS + (uint64_t)m->fused.n_slots, 1);
@@ -400,7 +475,8 @@ enum sh_code sh_vk_record(struct sh_exec_context *c, uint32_t slot, uint32_t row
     }
     if (program->logits != SH_NONE && made_here(m, program->logits)) {
         record_sampling(&r, program->logits);
-        if (r.slot->logits.handle) record_copy(&r, program->logits, r.slot->logits.address, false, SH_OUTPUT_LOGITS, SH_COUNT_LOGITS);
+        if (r.slot->logits.handle)
+            record_copy(&r, program->logits, r.slot->logits.address, false, SH_OUTPUT_LOGITS, SH_COUNT_LOGITS);
     }
     if (program->hidden != SH_NONE && made_here(m, program->hidden) && r.slot->hidden.handle)
         record_copy(&r, program->hidden, r.slot->hidden.address, false, SH_OUTPUT_HIDDEN, SH_COUNT_HIDDEN);

@@ -15,10 +15,12 @@ enum sh_code sh_vk_queue_submit(struct sh_exec_context *c, const VkCommandBuffer
     struct sh_vulkan *vk = c->vk;
     const uint64_t value = c->value + 1;
     const VkTimelineSemaphoreSubmitInfo timeline = {.sType = VK_STRUCTURE_TYPE_TIMELINE_SEMAPHORE_SUBMIT_INFO,
-                                                    .signalSemaphoreValueCount = 1, .pSignalSemaphoreValues = &value};
+                                                    .signalSemaphoreValueCount = 1,
+                                                    .pSignalSemaphoreValues = &value};
     VkSubmitInfo submits[SH_VK_MAX_CUTS];
     for (uint32_t i = 0; i < n; i++) { /* a submission each: that is what a driver's watchdog times */
-        submits[i] = (VkSubmitInfo){.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO, .commandBufferCount = 1, .pCommandBuffers = &commands[i]};
+        submits[i] =
+            (VkSubmitInfo){.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO, .commandBufferCount = 1, .pCommandBuffers = &commands[i]};
         if (i + 1 < n) continue;
         submits[i].pNext = &timeline;
         submits[i].signalSemaphoreCount = 1;
@@ -44,7 +46,8 @@ static enum sh_code need_readback(struct sh_exec_context *c, struct sh_vk_slot *
     sh_vk_drop_recordings(c, slot);
     sh_vk_buffer_destroy(c->vk, buffer);
     *have = 0;
-    const enum sh_code code = sh_vk_buffer_create(c->vk, SH_PLACE_READBACK, SH_USE_STAGING, (uint64_t)n * width * 4, name, buffer, err);
+    const enum sh_code code =
+        sh_vk_buffer_create(c->vk, SH_PLACE_READBACK, SH_USE_STAGING, (uint64_t)n * width * 4, name, buffer, err);
     if (code == SH_OK) *have = n;
     return code;
 }
@@ -56,7 +59,8 @@ static enum sh_code need_embeddings(struct sh_exec_context *c, struct sh_vk_slot
     return sh_vk_buffer_create(c->vk, SH_PLACE_UPLOAD, SH_USE_STAGING, bytes, "embedding inputs", &slot->embeddings, err);
 }
 
-static enum sh_code need_captures(struct sh_exec_context *c, struct sh_vk_slot *slot, const struct sh_step *step, struct sh_error *err) {
+static enum sh_code need_captures(struct sh_exec_context *c, struct sh_vk_slot *slot, const struct sh_step *step,
+                                  struct sh_error *err) {
     const struct sh_program *program = c->model->segment.program;
     sh_vk_arena_finish(&slot->capture_arena);
     slot->n_captures = 0;
@@ -67,7 +71,8 @@ static enum sh_code need_captures(struct sh_exec_context *c, struct sh_vk_slot *
         return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for %u captures", step->n_capture);
     for (uint32_t i = 0; i < step->n_capture; i++) {
         const uint32_t a = step->capture[i];
-        if (a >= program->n_activations) return sh_fail(err, SH_ERR_INVALID, "capture of activation %u of %u", a, program->n_activations);
+        if (a >= program->n_activations)
+            return sh_fail(err, SH_ERR_INVALID, "capture of activation %u of %u", a, program->n_activations);
         slot->captures[i] = (struct sh_vk_capture){.activation = a};
         const uint64_t rows = program->activations[a].rows == SH_ROWS_OUT ? step->n_outputs : step->n_rows;
         if (c->model->fused.slot[a] == SH_NONE || rows == 0) continue;
@@ -81,8 +86,8 @@ static enum sh_code need_captures(struct sh_exec_context *c, struct sh_vk_slot *
 
 /* ---- the parameter block ---- */
 
-static enum sh_code fill_pages(struct sh_exec_context *c, struct sh_vk_slot *slot, const struct sh_step *step, uint32_t s, uint32_t first,
-                               struct sh_error *err) {
+static enum sh_code fill_pages(struct sh_exec_context *c, struct sh_vk_slot *slot, const struct sh_step *step, uint32_t s,
+                               uint32_t first, struct sh_error *err) {
     const struct sh_step_sequence *sequence = &step->sequences[s];
     for (uint32_t g = 0; g < c->model->segment.program->n_groups; g++) {
         const struct sh_vk_pool *pool = &c->pools[g];
@@ -91,7 +96,8 @@ static enum sh_code fill_pages(struct sh_exec_context *c, struct sh_vk_slot *slo
         for (uint32_t i = 0; i < sequence->n_pages; i++) {
             table[i] = sh_vk_page_address(pool, sequence->pages[g][i]);
             if (table[i] == 0)
-                return sh_fail(err, SH_ERR_INVALID, "sequence %u names page %u of a pool of %u pages", s, sequence->pages[g][i], pool->n_pages);
+                return sh_fail(err, SH_ERR_INVALID, "sequence %u names page %u of a pool of %u pages", s, sequence->pages[g][i],
+                               pool->n_pages);
         }
     }
     return SH_OK;
@@ -109,23 +115,30 @@ static enum sh_code fill_rows(struct sh_exec_context *c, struct sh_vk_slot *slot
     for (uint32_t s = 0; s < step->n_sequences; s++) {
         const struct sh_step_sequence *sequence = &step->sequences[s];
         if (sequence->n_pages > c->params.max_pages_per_sequence || sequence->first_row + sequence->n_rows > step->n_rows)
-            return sh_fail(err, SH_ERR_INVALID, "sequence %u: %u pages and rows up to %u, at most %u and %u", s, sequence->n_pages,
-                           sequence->first_row + sequence->n_rows, c->params.max_pages_per_sequence, step->n_rows);
+            return sh_fail(err, SH_ERR_INVALID, "sequence %u: %u pages and rows up to %u, at most %u and %u", s,
+                           sequence->n_pages, sequence->first_row + sequence->n_rows, c->params.max_pages_per_sequence,
+                           step->n_rows);
         enum sh_code code = fill_pages(c, slot, step, s, first_page, err);
         if (code != SH_OK) return code;
         for (uint32_t r = sequence->first_row; r < sequence->first_row + sequence->n_rows; r++) {
             const struct sh_step_row *row = &step->rows[r];
             if (c->max_items > 0 && row->position / SH_PAGE_TOKENS >= sequence->n_pages)
-                return sh_fail(err, SH_ERR_INVALID, "row %u: position %u lies beyond the %u pages of its sequence", r, row->position,
-                               sequence->n_pages);
+                return sh_fail(err, SH_ERR_INVALID, "row %u: position %u lies beyond the %u pages of its sequence", r,
+                               row->position, sequence->n_pages);
             if (row->sampled_from != SH_NONE && row->sampled_from >= previous)
-                return sh_fail(err, SH_ERR_INVALID, "row %u: output %u of a step with %u outputs", r, row->sampled_from, previous);
+                return sh_fail(err, SH_ERR_INVALID, "row %u: output %u of a step with %u outputs", r, row->sampled_from,
+                               previous);
             rows[r] = (struct sh_p_row){
-                .token = (uint32_t)row->token, .sampled = row->embedding ? SH_P_NONE : row->sampled_from, .embedding = row->embedding != NULL,
-                .position = row->position, .first_page = first_page, .n_pages = sequence->n_pages ? sequence->n_pages : 1,
+                .token = (uint32_t)row->token,
+                .sampled = row->embedding ? SH_P_NONE : row->sampled_from,
+                .embedding = row->embedding != NULL,
+                .position = row->position,
+                .first_page = first_page,
+                .n_pages = sequence->n_pages ? sequence->n_pages : 1,
                 .first_item = *n_items,
             };
-            if (row->embedding) memcpy(slot->embeddings.mapped + (uint64_t)r * sh_vk_stride(n_embd) * 4, row->embedding, n_embd * 4ull);
+            if (row->embedding)
+                memcpy(slot->embeddings.mapped + (uint64_t)r * sh_vk_stride(n_embd) * 4, row->embedding, n_embd * 4ull);
             for (uint32_t i = 0; split && i <= row->position / SH_SPLIT_TOKENS; i++)
                 items[(*n_items)++] = (struct sh_p_item){.row = r, .split = i};
         }
@@ -138,12 +151,16 @@ static void fill_outputs(struct sh_vk_slot *slot, const struct sh_step *step) {
     struct sh_p_output *outputs = (struct sh_p_output *)(void *)slot->outputs.mapped;
     for (uint32_t o = 0; o < step->n_outputs; o++) {
         const struct sh_step_output *out = &step->outputs[o];
-        slot->output_flags[o] =
-            (out->want_logits ? SH_OUTPUT_LOGITS : 0) | (out->want_hidden ? SH_OUTPUT_HIDDEN : 0) | (out->sample ? SH_OUTPUT_SAMPLE : 0);
+        slot->output_flags[o] = (out->want_logits ? SH_OUTPUT_LOGITS : 0) | (out->want_hidden ? SH_OUTPUT_HIDDEN : 0) |
+                                (out->sample ? SH_OUTPUT_SAMPLE : 0);
         outputs[o] = (struct sh_p_output){
-            .row = out->row, .flags = slot->output_flags[o],
-            .temperature = out->temperature, .seed_low = (uint32_t)out->seed, .seed_high = (uint32_t)(out->seed >> 32),
-            .choice = out->choice, .position = out->position,
+            .row = out->row,
+            .flags = slot->output_flags[o],
+            .temperature = out->temperature,
+            .seed_low = (uint32_t)out->seed,
+            .seed_high = (uint32_t)(out->seed >> 32),
+            .choice = out->choice,
+            .position = out->position,
         };
     }
 }
@@ -161,10 +178,12 @@ static void fill_grids(struct sh_vk_slot *slot, const struct sh_vk_recording *re
 static enum sh_code check_step(const struct sh_exec_context *c, const struct sh_step *step, struct sh_error *err) {
     if (step->n_rows == 0 || step->n_rows > c->params.max_rows || step->n_outputs > c->params.max_outputs ||
         step->n_sequences > c->params.max_sequences)
-        return sh_fail(err, SH_ERR_LIMIT, "a step of %u rows, %u outputs, %u sequences; the context was made for %u, %u, %u", step->n_rows,
-                       step->n_outputs, step->n_sequences, c->params.max_rows, c->params.max_outputs, c->params.max_sequences);
+        return sh_fail(err, SH_ERR_LIMIT, "a step of %u rows, %u outputs, %u sequences; the context was made for %u, %u, %u",
+                       step->n_rows, step->n_outputs, step->n_sequences, c->params.max_rows, c->params.max_outputs,
+                       c->params.max_sequences);
     for (uint32_t o = 0; o < step->n_outputs; o++)
-        if (step->outputs[o].row >= step->n_rows) return sh_fail(err, SH_ERR_INVALID, "output %u of row %u of %u", o, step->outputs[o].row, step->n_rows);
+        if (step->outputs[o].row >= step->n_rows)
+            return sh_fail(err, SH_ERR_INVALID, "output %u of row %u of %u", o, step->outputs[o].row, step->n_rows);
     return SH_OK;
 }
 
@@ -195,7 +214,8 @@ enum sh_code sh_vk_submit(struct sh_exec_context *c, uint32_t index, const struc
     if (code != SH_OK) return code;
     fill_outputs(slot, step);
     for (uint32_t i = 0; i < m->segment.n_inputs; i++)
-        memcpy(slot->inputs[i].mapped, step->inputs[i], (uint64_t)step->n_rows * program->activations[m->segment.inputs[i]].width * 4);
+        memcpy(slot->inputs[i].mapped, step->inputs[i],
+               (uint64_t)step->n_rows * program->activations[m->segment.inputs[i]].width * 4);
     *(struct sh_p_step *)(void *)slot->step.mapped =
         (struct sh_p_step){.n_rows = step->n_rows, .n_outputs = step->n_outputs, .n_vocab = program->n_vocab};
 
@@ -218,18 +238,21 @@ enum sh_code sh_vk_submit(struct sh_exec_context *c, uint32_t index, const struc
 
 static uint64_t busy_ns(const struct sh_exec_context *c, uint32_t index) {
     uint64_t stamps[2];
-    if (!c->queries || c->vk->GetQueryPoolResults(c->vk->device, c->queries, index * 2, 2, sizeof stamps, stamps, 8, VK_QUERY_RESULT_64_BIT) !=
-                           VK_SUCCESS)
+    if (!c->queries || c->vk->GetQueryPoolResults(c->vk->device, c->queries, index * 2, 2, sizeof stamps, stamps, 8,
+                                                  VK_QUERY_RESULT_64_BIT) != VK_SUCCESS)
         return 0;
     return stamps[1] > stamps[0] ? (uint64_t)((double)(stamps[1] - stamps[0]) * (double)c->vk->limits.timestampPeriod) : 0;
 }
 
-enum sh_code sh_vk_wait(struct sh_exec_context *c, uint32_t index, int64_t timeout_ns, struct sh_step_result *result, struct sh_error *err) {
+enum sh_code sh_vk_wait(struct sh_exec_context *c, uint32_t index, int64_t timeout_ns, struct sh_step_result *result,
+                        struct sh_error *err) {
     SH_ASSERT(index < SH_SLOTS);
     const struct sh_program *program = c->model->segment.program;
     struct sh_vk_slot *slot = &c->slots[index];
     if (!slot->in_flight) return sh_fail(err, SH_ERR_INVALID, "slot %u is not in flight", index);
-    const VkSemaphoreWaitInfo wait = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO, .semaphoreCount = 1, .pSemaphores = &c->semaphore,
+    const VkSemaphoreWaitInfo wait = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO,
+                                      .semaphoreCount = 1,
+                                      .pSemaphores = &c->semaphore,
                                       .pValues = &slot->value};
     const VkResult waited = c->vk->WaitSemaphores(c->vk->device, &wait, timeout_ns < 0 ? UINT64_MAX : (uint64_t)timeout_ns);
     if (waited == VK_TIMEOUT) return sh_fail(err, SH_ERR_TIMEOUT, "%s: the step has not finished yet", c->vk->base.info.name);
@@ -243,9 +266,13 @@ enum sh_code sh_vk_wait(struct sh_exec_context *c, uint32_t index, int64_t timeo
         slot->hidden_rows_out[o] =
             flags & SH_OUTPUT_HIDDEN ? (const float *)(const void *)slot->hidden.mapped + (uint64_t)o * program->n_embd : NULL;
     }
-    *result = (struct sh_step_result){.tokens = tokens, .logits = slot->logits_rows_out, .hidden = slot->hidden_rows_out,
-                                      .captured = slot->captured_out, .busy_ns = busy_ns(c, index)};
-    for (uint32_t i = 0; i < c->model->segment.n_outputs; i++) result->outputs[i] = (const float *)(const void *)slot->results[i].mapped;
+    *result = (struct sh_step_result){.tokens = tokens,
+                                      .logits = slot->logits_rows_out,
+                                      .hidden = slot->hidden_rows_out,
+                                      .captured = slot->captured_out,
+                                      .busy_ns = busy_ns(c, index)};
+    for (uint32_t i = 0; i < c->model->segment.n_outputs; i++)
+        result->outputs[i] = (const float *)(const void *)slot->results[i].mapped;
     for (uint32_t i = 0; i < slot->n_captures; i++)
         slot->captured_out[i] = slot->captures[i].host.bytes ? (const float *)(const void *)slot->captures[i].host.mapped : NULL;
     return SH_OK;

@@ -16,6 +16,7 @@
 #include <stdatomic.h>
 #include <vulkan/vulkan.h>
 
+/* clang-format off */
 #define SH_VK_GLOBAL_FUNCTIONS(X) \
     X(CreateInstance) X(EnumerateInstanceVersion) X(EnumerateInstanceLayerProperties) X(EnumerateInstanceExtensionProperties)
 
@@ -25,18 +26,20 @@
     X(EnumerateDeviceExtensionProperties) X(CreateDevice) X(GetDeviceProcAddr)
 
 /* Absent without VK_EXT_debug_utils. */
-#define SH_VK_DEBUG_FUNCTIONS(X) X(CreateDebugUtilsMessengerEXT) X(DestroyDebugUtilsMessengerEXT) X(SetDebugUtilsObjectNameEXT)
+#define SH_VK_DEBUG_FUNCTIONS(X) \
+    X(CreateDebugUtilsMessengerEXT) X(DestroyDebugUtilsMessengerEXT) X(SetDebugUtilsObjectNameEXT)
 
 #define SH_VK_DEVICE_FUNCTIONS(X) \
-    X(DestroyDevice) X(DeviceWaitIdle) X(GetDeviceQueue) X(QueueSubmit) \
+    X(DestroyDevice) X(GetDeviceQueue) X(QueueSubmit) \
     X(CreateBuffer) X(DestroyBuffer) X(GetBufferMemoryRequirements) X(GetBufferDeviceAddress) \
-    X(AllocateMemory) X(FreeMemory) X(BindBufferMemory) X(MapMemory) X(UnmapMemory) \
+    X(AllocateMemory) X(FreeMemory) X(BindBufferMemory) X(MapMemory) \
     X(CreateShaderModule) X(DestroyShaderModule) X(CreatePipelineLayout) X(DestroyPipelineLayout) \
     X(CreatePipelineCache) X(DestroyPipelineCache) X(GetPipelineCacheData) X(CreateComputePipelines) X(DestroyPipeline) \
     X(CreateCommandPool) X(DestroyCommandPool) X(AllocateCommandBuffers) X(FreeCommandBuffers) X(BeginCommandBuffer) \
-    X(EndCommandBuffer) X(CmdBindPipeline) X(CmdPushConstants) X(CmdDispatch) X(CmdDispatchIndirect) X(CmdPipelineBarrier) \
-    X(CmdCopyBuffer) X(CmdResetQueryPool) X(CmdWriteTimestamp) X(CreateQueryPool) X(DestroyQueryPool) X(GetQueryPoolResults) \
+    X(EndCommandBuffer) X(CmdBindPipeline) X(CmdPushConstants) X(CmdDispatchIndirect) X(CmdPipelineBarrier) X(CmdCopyBuffer) \
+    X(CmdResetQueryPool) X(CmdWriteTimestamp) X(CreateQueryPool) X(DestroyQueryPool) X(GetQueryPoolResults) \
     X(CreateSemaphore) X(DestroySemaphore) X(WaitSemaphores) X(GetSemaphoreCounterValue)
+/* clang-format on */
 
 /* An instance with its library. Zeroed is a valid argument of sh_vk_instance_finish. */
 struct sh_vk_instance {
@@ -58,7 +61,8 @@ enum sh_code sh_vk_instance_init(struct sh_vk_instance *in, bool validation, str
 void sh_vk_instance_finish(struct sh_vk_instance *in);
 
 /* Physical devices; *devices malloc'd. */
-enum sh_code sh_vk_physical_devices(const struct sh_vk_instance *in, VkPhysicalDevice **devices, uint32_t *count, struct sh_error *err);
+enum sh_code sh_vk_physical_devices(const struct sh_vk_instance *in, VkPhysicalDevice **devices, uint32_t *count,
+                                    struct sh_error *err);
 
 enum sh_vk_use { SH_USE_WEIGHTS, SH_USE_CACHE, SH_USE_ACTIVATION, SH_USE_STAGING, SH_USE_COUNT };
 
@@ -74,14 +78,14 @@ struct sh_vulkan {
     VkPhysicalDeviceLimits limits;
     uint64_t max_allocation_bytes;
     uint32_t subgroup_size;
-    bool unified;       /* device memory is host memory: weights are written in place */
-    bool has_budget;    /* VK_EXT_memory_budget */
-    _Atomic bool lost;  /* VK_ERROR_DEVICE_LOST was seen; everything fails from then on */
+    bool unified;      /* device memory is host memory: weights are written in place */
+    bool has_budget;   /* VK_EXT_memory_budget */
+    _Atomic bool lost; /* VK_ERROR_DEVICE_LOST was seen; everything fails from then on */
     _Atomic uint64_t bytes[SH_USE_COUNT];
     struct sh_vk_pipelines *pipelines;
-    bool stage_always;             /* tests: weights go through the staging ring even where memory is unified */
-    bool like_gpu;                 /* tests: kernels are chosen as for a GPU, whatever the device is */
-    bool poison;                   /* tests: fresh memory is filled with NaN, guards between allocations are checked when they are freed */
+    bool stage_always; /* tests: weights go through the staging ring even where memory is unified */
+    bool like_gpu;     /* tests: kernels are chosen as for a GPU, whatever the device is */
+    bool poison;       /* tests: fresh memory is filled with NaN, guards between allocations are checked when they are freed */
     _Atomic uint64_t guard_errors; /* with poison: allocations beyond whose end somebody wrote */
 #define X(name) PFN_vk##name name;
     SH_VK_DEVICE_FUNCTIONS(X)
@@ -89,7 +93,8 @@ struct sh_vulkan {
 };
 static inline struct sh_vulkan *sh_vulkan_of(struct sh_device *device) { return (struct sh_vulkan *)device; }
 
-/* A Vulkan result as an error: out of memory, device lost (which marks the device), or the driver's failure, with the call's name. */
+/* A Vulkan result as an error: out of memory, device lost (which marks the device), or the driver's failure, with the call's
+ * name. */
 enum sh_code sh_vk_fail(struct sh_vulkan *vk, VkResult result, const char *what, struct sh_error *err);
 const char *sh_vk_result_name(VkResult result);
 /* SH_ERR_DEVICE_LOST if it was lost before. */
@@ -113,8 +118,8 @@ struct sh_vk_buffer { /* one VkBuffer with memory of its own; zeroed is empty */
     uint64_t bytes;
     enum sh_vk_use use;
 };
-enum sh_code sh_vk_buffer_create(struct sh_vulkan *vk, enum sh_vk_place place, enum sh_vk_use use, uint64_t bytes, const char *name,
-                                 struct sh_vk_buffer *out, struct sh_error *err);
+enum sh_code sh_vk_buffer_create(struct sh_vulkan *vk, enum sh_vk_place place, enum sh_vk_use use, uint64_t bytes,
+                                 const char *name, struct sh_vk_buffer *out, struct sh_error *err);
 void sh_vk_buffer_destroy(struct sh_vulkan *vk, struct sh_vk_buffer *buffer);
 
 struct sh_vk_span { /* a piece of a buffer, 256-byte aligned */
@@ -136,8 +141,8 @@ struct sh_vk_arena {
     struct sh_vk_span *spans;
     uint32_t n_spans, cap_spans;
 };
-void sh_vk_arena_init(struct sh_vk_arena *arena, struct sh_vulkan *vk, enum sh_vk_place place, enum sh_vk_use use, uint64_t chunk_bytes,
-                      const char *name);
+void sh_vk_arena_init(struct sh_vk_arena *arena, struct sh_vulkan *vk, enum sh_vk_place place, enum sh_vk_use use,
+                      uint64_t chunk_bytes, const char *name);
 enum sh_code sh_vk_arena_take(struct sh_vk_arena *arena, uint64_t bytes, struct sh_vk_span *out, struct sh_error *err);
 uint64_t sh_vk_arena_bytes(const struct sh_vk_arena *arena);
 void sh_vk_arena_finish(struct sh_vk_arena *arena);
@@ -149,7 +154,8 @@ uint64_t sh_vk_free_bytes(struct sh_vulkan *vk);
 
 struct sh_vk_pipelines;
 /* cache_dir may be NULL. A cache that cannot be read or written is logged, not an error. */
-enum sh_code sh_vk_pipelines_create(struct sh_vulkan *vk, const char *cache_dir, struct sh_vk_pipelines **out, struct sh_error *err);
+enum sh_code sh_vk_pipelines_create(struct sh_vulkan *vk, const char *cache_dir, struct sh_vk_pipelines **out,
+                                    struct sh_error *err);
 void sh_vk_pipelines_save(struct sh_vulkan *vk);
 void sh_vk_pipelines_destroy(struct sh_vulkan *vk);
 /* The pipeline of a kernel (enum sh_kernel), made at the first call. Any thread. */

@@ -1,6 +1,6 @@
 /*
- * isa - compiles every kernel on the first Vulkan device and marks each on stderr, for `make isa`: RADV's null device prints the machine code
- * and its statistics there. Runs nothing.
+ * isa - compiles every kernel on the first Vulkan device and marks each on stderr, for `make isa`: RADV's null device prints the
+ * machine code and its statistics there. Runs nothing.
  */
 #include "compute/program/executor.h"
 #include "compute/vulkan/kernels.h"

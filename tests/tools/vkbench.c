@@ -1,8 +1,8 @@
 /*
- * vkbench - how fast a Vulkan device's matmul kernels are: one product per weight layout, for one row (weights read per second) and for many
- * (operations per second). Prints one line per layout.
- * Usage: vkbench [-n] [DEVICE [ROWS]]. DEVICE is a part of the device's name; without it the first usable one that is no software. -n prints
- * the device's name and driver only. Exit status 77: there is no such device.
+ * vkbench - how fast a Vulkan device's matmul kernels are: one product per weight layout, for one row (weights read per second)
+ * and for many (operations per second). Prints one line per layout.
+ * Usage: vkbench [-n] [DEVICE [ROWS]]. DEVICE is a part of the device's name; without it the first usable one that is no
+ * software. -n prints the device's name and driver only. Exit status 77: there is no such device.
  */
 #include "compute/program/executor.h"
 
@@ -22,8 +22,17 @@ static double measure(struct sh_device *device, uint32_t type, uint32_t cols, ui
     struct sh_activation activations[] = {{.name = "x", .width = cols}, {.name = "y", .width = n}};
     struct sh_weight weight = {.name = "w", .type = type, .cols = cols, .rows = n};
     struct sh_op op = {.kind = SH_OP_MATMUL, .y = SH_NONE, .z = SH_NONE, .residual = SH_NONE, .bias = SH_NONE, .out = 1};
-    const struct sh_program program = {.activations = activations, .n_activations = 2, .weights = &weight, .n_weights = 1, .ops = &op,
-                                       .n_ops = 1, .n_layers = 1, .n_embd = cols, .n_vocab = 32, .context_length = 32, .hidden = SH_NONE,
+    const struct sh_program program = {.activations = activations,
+                                       .n_activations = 2,
+                                       .weights = &weight,
+                                       .n_weights = 1,
+                                       .ops = &op,
+                                       .n_ops = 1,
+                                       .n_layers = 1,
+                                       .n_embd = cols,
+                                       .n_vocab = 32,
+                                       .context_length = 32,
+                                       .hidden = SH_NONE,
                                        .logits = SH_NONE};
     const struct sh_segment segment = {.program = &program, .n_ops = 1, .inputs = {0}, .n_inputs = 1};
     const uint64_t row_bytes = sh_type_row_bytes(type, cols);
@@ -38,8 +47,8 @@ static double measure(struct sh_device *device, uint32_t type, uint32_t cols, ui
     must(e->model_create(device, &segment, &model, &err));
     must(e->weight_rows(model, 0, 0, n, data, &err));
     must(e->model_finish(model, &err));
-    const struct sh_exec_context_params params = {.max_rows = rows, .max_outputs = 1, .max_sequences = 1,
-                                                  .max_pages_per_sequence = rows / SH_PAGE_TOKENS + 1};
+    const struct sh_exec_context_params params = {
+        .max_rows = rows, .max_outputs = 1, .max_sequences = 1, .max_pages_per_sequence = rows / SH_PAGE_TOKENS + 1};
     must(e->context_create(model, &params, &context, &err));
     for (uint32_t r = 0; r < rows; r++) step_rows[r] = (struct sh_step_row){.sampled_from = SH_NONE, .position = r};
     uint32_t *pages = calloc(params.max_pages_per_sequence, sizeof *pages);
@@ -88,7 +97,8 @@ int main(int argc, char **argv) {
     }
     struct sh_device_info info;
     if (!find(argc > 1 ? argv[1] : NULL, &info)) {
-        fprintf(stderr, "vkbench: no usable Vulkan device%s%s\n", argc > 1 ? " named " : " that is not software", argc > 1 ? argv[1] : "");
+        fprintf(stderr, "vkbench: no usable Vulkan device%s%s\n", argc > 1 ? " named " : " that is not software",
+                argc > 1 ? argv[1] : "");
         return 77;
     }
     if (name_only) {
@@ -102,7 +112,8 @@ int main(int argc, char **argv) {
     const uint32_t cols = 4096, n = software ? 4096 : 16384, rows = argc > 2 ? (uint32_t)atoi(argv[2]) : software ? 64 : 512;
     if (rows < 1 || rows > 4096) return 2;
     printf("%s, %s\n%-6s %10s %12s %14s\n", info.name, info.driver, "type", "GB/s", "1 row, us", "many, GFLOP/s");
-    static const uint32_t types[] = {SH_TYPE_F32, SH_TYPE_F16, SH_TYPE_BF16, SH_TYPE_Q4_0, SH_TYPE_Q8_0, SH_TYPE_Q4_K, SH_TYPE_Q5_K, SH_TYPE_Q6_K};
+    static const uint32_t types[] = {SH_TYPE_F32,  SH_TYPE_F16,  SH_TYPE_BF16, SH_TYPE_Q4_0,
+                                     SH_TYPE_Q8_0, SH_TYPE_Q4_K, SH_TYPE_Q5_K, SH_TYPE_Q6_K};
     for (size_t t = 0; t < SH_COUNT(types); t++) {
         uint64_t bytes;
         const double one = measure(device, types[t], cols, n, 1, &bytes), many = measure(device, types[t], cols, n, rows, &bytes);

@@ -11,15 +11,22 @@
 
 #include <cmocka.h>
 
-#define OK(call) \
-    do { \
-        if ((call) != SH_OK) fail_msg("%s:%d: %s", __FILE__, __LINE__, err.message); \
+#define OK(call)                                                                                                                 \
+    do {                                                                                                                         \
+        if ((call) != SH_OK) fail_msg("%s:%d: %s", __FILE__, __LINE__, err.message);                                             \
     } while (0)
 
 void ops_init(struct ops *ops) {
     memset(ops, 0, sizeof *ops);
-    ops->program = (struct sh_program){.activations = ops->activations, .weights = ops->weights, .ops = ops->list, .groups = &ops->group,
-                                       .n_layers = 1, .n_embd = 32, .n_vocab = 32, .context_length = 64, .hidden = SH_NONE,
+    ops->program = (struct sh_program){.activations = ops->activations,
+                                       .weights = ops->weights,
+                                       .ops = ops->list,
+                                       .groups = &ops->group,
+                                       .n_layers = 1,
+                                       .n_embd = 32,
+                                       .n_vocab = 32,
+                                       .context_length = 64,
+                                       .hidden = SH_NONE,
                                        .logits = SH_NONE};
 }
 
@@ -46,8 +53,15 @@ uint32_t ops_weight(struct ops *ops, uint32_t type, uint64_t cols, uint64_t rows
 }
 
 struct sh_op ops_op(enum sh_op_kind kind) {
-    return (struct sh_op){.kind = kind, .layer = 0, .x = SH_NONE, .y = SH_NONE, .z = SH_NONE, .out = SH_NONE, .residual = SH_NONE,
-                          .w = SH_NONE, .bias = SH_NONE};
+    return (struct sh_op){.kind = kind,
+                          .layer = 0,
+                          .x = SH_NONE,
+                          .y = SH_NONE,
+                          .z = SH_NONE,
+                          .out = SH_NONE,
+                          .residual = SH_NONE,
+                          .w = SH_NONE,
+                          .bias = SH_NONE};
 }
 
 void ops_push(struct ops *ops, const struct sh_op *op) {
@@ -113,7 +127,10 @@ void ops_load(const struct ops *ops, struct sh_device *device, enum sh_kv_type k
         }
     }
     OK(e->model_finish(out->model, &err));
-    const struct sh_exec_context_params params = {.kv_type = kv_type, .max_rows = max_rows, .max_outputs = max_rows, .max_sequences = 2,
+    const struct sh_exec_context_params params = {.kv_type = kv_type,
+                                                  .max_rows = max_rows,
+                                                  .max_outputs = max_rows,
+                                                  .max_sequences = 2,
                                                   .max_pages_per_sequence = max_pages};
     OK(e->context_create(out->model, &params, &out->context, &err));
     if (ops->program.n_groups) OK(e->pool_reserve(out->context, 0, (max_pages + 1) & ~1u, &err));
@@ -127,13 +144,16 @@ void ops_unload(struct ops_model *m) {
 
 float *ops_run(const struct ops *ops, struct ops_model *m, const struct ops_step *s, uint32_t activation) {
     struct sh_error err = {0};
-    const uint32_t n_pages = (s->position + s->n_rows + SH_PAGE_TOKENS - 1) / SH_PAGE_TOKENS, n_out = s->out_rows ? s->n_out : s->n_rows;
+    const uint32_t n_pages = (s->position + s->n_rows + SH_PAGE_TOKENS - 1) / SH_PAGE_TOKENS,
+                   n_out = s->out_rows ? s->n_out : s->n_rows;
     struct sh_step_row *rows = calloc(s->n_rows, sizeof *rows);
     struct sh_step_output *outputs = calloc(n_out, sizeof *outputs);
     uint32_t *pages = calloc(n_pages, sizeof *pages);
     assert_true(rows && outputs && pages);
     for (uint32_t r = 0; r < s->n_rows; r++)
-        rows[r] = (struct sh_step_row){.token = s->tokens ? s->tokens[r] : 0, .sampled_from = SH_NONE, .position = s->position + r,
+        rows[r] = (struct sh_step_row){.token = s->tokens ? s->tokens[r] : 0,
+                                       .sampled_from = SH_NONE,
+                                       .position = s->position + r,
                                        .embedding = s->embeddings ? s->embeddings + (size_t)r * ops->program.n_embd : NULL};
     for (uint32_t o = 0; o < n_out; o++) {
         if (s->outputs) outputs[o] = s->outputs[o];
@@ -142,14 +162,21 @@ float *ops_run(const struct ops *ops, struct ops_model *m, const struct ops_step
     for (uint32_t p = 0; p < n_pages; p++) pages[p] = p ^ 1; /* not in order; the pool is even */
     const uint32_t *tables[1] = {pages};
     const struct sh_step_sequence sequence = {.n_rows = s->n_rows, .pages = tables, .n_pages = n_pages};
-    struct sh_step step = {.rows = rows, .n_rows = s->n_rows, .sequences = &sequence, .n_sequences = 1, .outputs = outputs,
-                           .n_outputs = n_out, .capture = &activation, .n_capture = 1};
+    struct sh_step step = {.rows = rows,
+                           .n_rows = s->n_rows,
+                           .sequences = &sequence,
+                           .n_sequences = 1,
+                           .outputs = outputs,
+                           .n_outputs = n_out,
+                           .capture = &activation,
+                           .n_capture = 1};
     memcpy(step.inputs, s->inputs, sizeof step.inputs);
     OK(m->device->executor->submit(m->context, 0, &step, &err));
     struct sh_step_result result;
     OK(m->device->executor->wait(m->context, 0, -1, &result, &err));
     assert_non_null(result.captured[0]);
-    const size_t n = (size_t)(ops->activations[activation].rows == SH_ROWS_OUT ? n_out : s->n_rows) * ops->activations[activation].width;
+    const size_t n =
+        (size_t)(ops->activations[activation].rows == SH_ROWS_OUT ? n_out : s->n_rows) * ops->activations[activation].width;
     float *copy = malloc(n * sizeof *copy);
     assert_non_null(copy);
     memcpy(copy, result.captured[0], n * sizeof *copy);
@@ -169,8 +196,8 @@ void ops_compare(const char *name, const float *got, const float *want, const do
     for (size_t i = 0; i < n; i++) {
         const bool same = memcmp(&got[i], &want[i], sizeof *got) == 0;
         if (same || (bound && fabs((double)got[i] - (double)want[i]) <= bound[i])) continue;
-        print_error("%s: element %zu of %zu is %.9g, expected %.9g (within %.3g)\nagain: OPS_FILTER='%s' build/tests/unit/%s\n", name, i, n,
-                    (double)got[i], (double)want[i], bound ? bound[i] : 0.0, name, program_invocation_short_name);
+        print_error("%s: element %zu of %zu is %.9g, expected %.9g (within %.3g)\nagain: OPS_FILTER='%s' build/tests/unit/%s\n",
+                    name, i, n, (double)got[i], (double)want[i], bound ? bound[i] : 0.0, name, program_invocation_short_name);
         fail();
     }
 }

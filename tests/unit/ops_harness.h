@@ -1,10 +1,11 @@
 /*
- * ops_harness.h - programs of one or two ops, made by hand and run on any executor, for tests of kernels. Fails the running cmocka test on
- * any error.
+ * ops_harness.h - programs of one or two ops, made by hand and run on any executor, for tests of kernels. Fails the running
+ * cmocka test on any error.
  *
- * Cases have names such as "matmul Q4_K rows=3 cols=512 n=77"; OPS_FILTER=TEXT runs only those that hold TEXT, and a failure prints the
- * command that runs its case again. The Vulkan device is the one that SHIMMY_TEST_VULKAN names (a part of its name), else llvmpipe; where
- * there is none the test skips. It is opened poisoned: fresh memory is NaN, and ops_close fails if somebody wrote between allocations.
+ * Cases have names such as "matmul Q4_K rows=3 cols=512 n=77"; OPS_FILTER=TEXT runs only those that hold TEXT, and a failure
+ * prints the command that runs its case again. The Vulkan device is the one that SHIMMY_TEST_VULKAN names (a part of its name),
+ * else llvmpipe; where there is none the test skips. It is opened poisoned: fresh memory is NaN, and ops_close fails if somebody
+ * wrote between allocations.
  */
 #ifndef SHIMMY_TESTS_OPS_HARNESS_H
 #define SHIMMY_TESTS_OPS_HARNESS_H
@@ -46,17 +47,17 @@ void ops_load(const struct ops *ops, struct sh_device *device, enum sh_kv_type k
               struct ops_model *out);
 void ops_unload(struct ops_model *m);
 
-/* One step of one sequence: rows at positions `position`, `position` + 1, ...; every row asks for an output unless out_rows says which.
- * Copies what `activation` holds afterwards, malloc'd: [R or O][width]. */
+/* One step of one sequence: rows at positions `position`, `position` + 1, ...; every row asks for an output unless out_rows says
+ * which. Copies what `activation` holds afterwards, malloc'd: [R or O][width]. */
 struct ops_step {
     uint32_t n_rows, position;
-    const int32_t *tokens;             /* NULL: zeros */
-    const float *embeddings;           /* NULL, or [n_rows][n_embd] */
+    const int32_t *tokens;   /* NULL: zeros */
+    const float *embeddings; /* NULL, or [n_rows][n_embd] */
     const float *inputs[SH_BOUNDARY_MAX];
-    const uint32_t *out_rows;          /* NULL: all rows */
+    const uint32_t *out_rows; /* NULL: all rows */
     uint32_t n_out;
     const struct sh_step_output *outputs; /* NULL, or n_out of them; `row` is filled in */
-    int32_t *sampled;                  /* NULL, or receives n_out tokens */
+    int32_t *sampled;                     /* NULL, or receives n_out tokens */
 };
 float *ops_run(const struct ops *ops, struct ops_model *m, const struct ops_step *step, uint32_t activation);
 

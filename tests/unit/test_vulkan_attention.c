@@ -1,6 +1,6 @@
 /*
- * The Vulkan rope, cache and attention kernels against the scalar reference: head sizes, grouped heads, both pairings, both cache types, any
- * chunking bit for bit. Tolerances are derived where they stand.
+ * The Vulkan rope, cache and attention kernels against the scalar reference: head sizes, grouped heads, both pairings, both cache
+ * types, any chunking bit for bit. Tolerances are derived where they stand.
  */
 #include "compute/vulkan/exec.h"
 #include "tests/unit/ops_harness.h"
@@ -33,15 +33,18 @@ struct attention_shape {
 
 /* Rows in steps of uneven size through rope_cache and attention; [n][n_heads * v_dim] of the attention, and, unless NULL, of
  * the rotated queries. */
-static void run_attention(const struct ops *ops, struct sh_device *device, const struct attention_shape *s, const float *q, const float *k,
-                          const float *v, uint32_t n, const uint32_t *pieces, uint32_t n_pieces, float *rotated, float *attended) {
+static void run_attention(const struct ops *ops, struct sh_device *device, const struct attention_shape *s, const float *q,
+                          const float *k, const float *v, uint32_t n, const uint32_t *pieces, uint32_t n_pieces, float *rotated,
+                          float *attended) {
     struct ops_model m;
     ops_load(ops, device, s->kv_type, n, (n + SH_PAGE_TOKENS) / SH_PAGE_TOKENS + 1, &m);
-    const uint32_t qw = s->n_heads * s->k_dim, kw = s->n_kv_heads * s->k_dim, vw = s->n_kv_heads * s->v_dim, ow = s->n_heads * s->v_dim;
+    const uint32_t qw = s->n_heads * s->k_dim, kw = s->n_kv_heads * s->k_dim, vw = s->n_kv_heads * s->v_dim,
+                   ow = s->n_heads * s->v_dim;
     uint32_t at = 0;
     for (uint32_t i = 0; at < n; i++) {
         const uint32_t piece = (uint32_t)sh_min_u64(i < n_pieces ? pieces[i] : n, n - at);
-        const struct ops_step step = {.n_rows = piece, .position = at, .inputs = {q + (size_t)at * qw, k + (size_t)at * kw, v + (size_t)at * vw}};
+        const struct ops_step step = {
+            .n_rows = piece, .position = at, .inputs = {q + (size_t)at * qw, k + (size_t)at * kw, v + (size_t)at * vw}};
         float *b = ops_run(ops, &m, &step, ops->list[1].out);
         memcpy(attended + (size_t)at * ow, b, (size_t)piece * ow * sizeof *b);
         free(b);
@@ -57,13 +60,14 @@ static void run_attention(const struct ops *ops, struct sh_device *device, const
 
 static void attention_case(struct sh_device *vulkan, struct sh_device *cpu, const struct attention_shape *s, uint32_t n) {
     char name[160];
-    snprintf(name, sizeof name, "attention heads=%u/%u dims=%u/%u rot=%u pairing=%d cache=%s n=%u", s->n_heads, s->n_kv_heads, s->k_dim,
-             s->v_dim, s->n_rot, (int)s->pairing, s->kv_type == SH_KV_F16 ? "f16" : "f32", n);
+    snprintf(name, sizeof name, "attention heads=%u/%u dims=%u/%u rot=%u pairing=%d cache=%s n=%u", s->n_heads, s->n_kv_heads,
+             s->k_dim, s->v_dim, s->n_rot, (int)s->pairing, s->kv_type == SH_KV_F16 ? "f16" : "f32", n);
     if (!ops_wanted(name)) return;
     struct test_rng rng = {s->k_dim * 31 + n};
     const uint32_t qw = s->n_heads * s->k_dim, ow = s->n_heads * s->v_dim;
     float *q = random_floats((size_t)n * qw, 2, &rng), *k = random_floats((size_t)n * s->n_kv_heads * s->k_dim, 2, &rng),
-          *v = random_floats((size_t)n * s->n_kv_heads * s->v_dim, 1, &rng), *table = random_floats((size_t)n * s->n_rot, 1, &rng);
+          *v = random_floats((size_t)n * s->n_kv_heads * s->v_dim, 1, &rng),
+          *table = random_floats((size_t)n * s->n_rot, 1, &rng);
     for (uint32_t i = 0; i < n * s->n_rot / 2; i++) { /* angles at random */
         const float angle = table[2 * i] * 3.14159f;
         table[2 * i] = cosf(angle);
@@ -108,10 +112,11 @@ static void attention_case(struct sh_device *vulkan, struct sh_device *cpu, cons
     assert_non_null(bound);
     for (size_t i = 0; i < (size_t)n * qw; i++) bound[i] = 3 * 2 * sqrt(2) * EPS;
     ops_compare(name, out[2], out[0], bound, (size_t)n * qw);
-    /* A score is a chain of k_dim terms whose magnitudes add to at most k_dim (rms of a uniform number in +-2, squared: 4/3), scaled by
-     * 1 / sqrt(k_dim): 4 sqrt(L) eps * 4/3 sqrt(k_dim) off on each side. With a half-precision cache both sides store the same halves, but a
-     * rotated key that lies at a rounding border may differ by one: 2^-11 relative, random signs over k_dim. A weight e^s is off by that
-     * and by the exponential's own error (2 |s| + 3 units, |s| < 16); the output is an average of values up to 1 with these weights. */
+    /* A score is a chain of k_dim terms whose magnitudes add to at most k_dim (rms of a uniform number in +-2, squared: 4/3),
+     * scaled by 1 / sqrt(k_dim): 4 sqrt(L) eps * 4/3 sqrt(k_dim) off on each side. With a half-precision cache both sides store
+     * the same halves, but a rotated key that lies at a rounding border may differ by one: 2^-11 relative, random signs over
+     * k_dim. A weight e^s is off by that and by the exponential's own error (2 |s| + 3 units, |s| < 16); the output is an average
+     * of values up to 1 with these weights. */
     const double score = 2 * 4 * sqrt(s->k_dim) * EPS * 4 / 3 * sqrt(s->k_dim) + (s->kv_type == SH_KV_F16 ? 4 * 0x1p-11 : 0);
     for (size_t i = 0; i < (size_t)n * ow; i++) bound[i] = score + 2 * 35 * EPS + 2 * 4 * sqrt(n) * EPS;
     ops_compare(name, out[3], out[1], bound, (size_t)n * ow);
@@ -127,10 +132,10 @@ static void attention_of_every_shape(void **state) {
     (void)state;
     struct sh_device *vulkan = OPS_OPEN_VULKAN(), *cpu = ops_open_cpu();
     static const struct attention_shape shapes[] = {
-        {8, 4, 8, 8, 8, SH_ROPE_ADJACENT, SH_KV_F32},        {4, 4, 32, 32, 32, SH_ROPE_HALVES, SH_KV_F16},
-        {6, 2, 64, 64, 64, SH_ROPE_ADJACENT, SH_KV_F16},     {4, 1, 80, 80, 20, SH_ROPE_HALVES, SH_KV_F32},
-        {4, 2, 128, 128, 128, SH_ROPE_ADJACENT, SH_KV_F16},  {2, 1, 256, 256, 64, SH_ROPE_HALVES, SH_KV_F16},
-        {2, 2, 100, 60, 50, SH_ROPE_ADJACENT, SH_KV_F16},    {3, 1, 36, 20, 36, SH_ROPE_HALVES, SH_KV_F32},
+        {8, 4, 8, 8, 8, SH_ROPE_ADJACENT, SH_KV_F32},       {4, 4, 32, 32, 32, SH_ROPE_HALVES, SH_KV_F16},
+        {6, 2, 64, 64, 64, SH_ROPE_ADJACENT, SH_KV_F16},    {4, 1, 80, 80, 20, SH_ROPE_HALVES, SH_KV_F32},
+        {4, 2, 128, 128, 128, SH_ROPE_ADJACENT, SH_KV_F16}, {2, 1, 256, 256, 64, SH_ROPE_HALVES, SH_KV_F16},
+        {2, 2, 100, 60, 50, SH_ROPE_ADJACENT, SH_KV_F16},   {3, 1, 36, 20, 36, SH_ROPE_HALVES, SH_KV_F32},
         {32, 1, 64, 128, 64, SH_ROPE_ADJACENT, SH_KV_F32},
     };
     for (size_t i = 0; i < SH_COUNT(shapes); i++) {
@@ -142,13 +147,15 @@ static void attention_of_every_shape(void **state) {
     ops_close(vulkan);
 }
 
-/* With one position the softmax is one, and what comes out is the value as the cache stores it: halves rounded to nearest even. */
+/* With one position the softmax is one, and what comes out is the value as the cache stores it: halves rounded to nearest even.
+ * */
 static void cache_rounds_to_nearest_even(void **state) {
     (void)state;
     struct sh_device *vulkan = OPS_OPEN_VULKAN();
     enum { DIM = 16 };
-    static const float values[DIM] = {0.0f,     -0.0f,       1.0f,        1.00048828125f, 1.0009765625f, 1.00146484375f, 65504.0f, 65519.9f,
-                                      65520.0f, 6.1035e-05f, 5.9604e-08f, 2.9802e-08f,    2.98024e-08f,  -3.3e-06f,      0.1f,     -1e9f};
+    static const float values[DIM] = {0.0f,         -0.0f,     1.0f,     1.00048828125f, 1.0009765625f, 1.00146484375f,
+                                      65504.0f,     65519.9f,  65520.0f, 6.1035e-05f,    5.9604e-08f,   2.9802e-08f,
+                                      2.98024e-08f, -3.3e-06f, 0.1f,     -1e9f};
     struct ops ops;
     ops_init(&ops);
     ops.group = (struct sh_state_group){SH_STATE_PAGED, 1, 1, DIM, DIM};

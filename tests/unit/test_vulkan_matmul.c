@@ -1,11 +1,11 @@
 /*
- * The Vulkan matmul kernels against sums in double precision, as is the scalar reference: every type, odd sizes, NaN where nothing may
- * be read, guards where nothing may be written.
+ * The Vulkan matmul kernels against sums in double precision, as is the scalar reference: every type, odd sizes, NaN where
+ * nothing may be read, guards where nothing may be written.
  *
- * Tolerances. A float32 chain of L additions of terms with sum of magnitudes S is off by at most L * 2^-24 * S; roundings of independent signs
- * give sqrt(L) * 2^-24 * S / sqrt(3) as the standard deviation, and the tests allow 4 * sqrt(L) * 2^-24 * S, seven deviations: an element
- * that is left out or multiplied by the wrong scale shows at every size used here. L is K for the scalar reference (ascending k) and
- * K / 32 + 32 for the kernels (32 lanes, then the lanes).
+ * Tolerances. A float32 chain of L additions of terms with sum of magnitudes S is off by at most L * 2^-24 * S; roundings of
+ * independent signs give sqrt(L) * 2^-24 * S / sqrt(3) as the standard deviation, and the tests allow 4 * sqrt(L) * 2^-24 * S,
+ * seven deviations: an element that is left out or multiplied by the wrong scale shows at every size used here. L is K for the
+ * scalar reference (ascending k) and K / 32 + 32 for the kernels (32 lanes, then the lanes).
  */
 #include "compute/vulkan/exec.h"
 #include "tests/unit/ops_harness.h"
@@ -43,8 +43,8 @@ struct product { /* by sums in double, with the sum of magnitudes */
     float *y;
     double *magnitude;
 };
-static struct product multiply(uint32_t type, const void *w, uint32_t cols, uint32_t n, const float *x, uint32_t rows, const float *bias,
-                               const float *residual) {
+static struct product multiply(uint32_t type, const void *w, uint32_t cols, uint32_t n, const float *x, uint32_t rows,
+                               const float *bias, const float *residual) {
     struct product p = {malloc((size_t)rows * n * sizeof(float)), malloc((size_t)rows * n * sizeof(double))};
     float *row = malloc(cols * sizeof *row);
     assert_true(p.y && p.magnitude && row);
@@ -76,14 +76,16 @@ static void check_product(const char *name, const float *got, const struct produ
     free(bound);
 }
 
-static void matmul_case(struct sh_device *vulkan, struct sh_device *cpu, uint32_t type, uint32_t rows, uint32_t cols, uint32_t n, bool bias,
-                        bool residual) {
+static void matmul_case(struct sh_device *vulkan, struct sh_device *cpu, uint32_t type, uint32_t rows, uint32_t cols, uint32_t n,
+                        bool bias, bool residual) {
     char name[128];
-    snprintf(name, sizeof name, "matmul %s rows=%u cols=%u n=%u bias=%d residual=%d", sh_type_info(type)->name, rows, cols, n, bias, residual);
+    snprintf(name, sizeof name, "matmul %s rows=%u cols=%u n=%u bias=%d residual=%d", sh_type_info(type)->name, rows, cols, n,
+             bias, residual);
     if (!ops_wanted(name)) return;
     struct test_rng rng = {type * 1000003 + rows * 10007 + cols * 101 + n};
     void *w = random_matrix(type, cols, n, &rng);
-    float *x = random_floats((size_t)rows * cols, 1, &rng), *b = random_floats(n, 1, &rng), *r = random_floats((size_t)rows * n, 1, &rng);
+    float *x = random_floats((size_t)rows * cols, 1, &rng), *b = random_floats(n, 1, &rng),
+          *r = random_floats((size_t)rows * n, 1, &rng);
     struct ops ops;
     ops_init(&ops);
     struct sh_op op = ops_op(SH_OP_MATMUL);
@@ -118,12 +120,14 @@ static void matmul_of_every_type(void **state) {
     struct sh_device *vulkan = OPS_OPEN_VULKAN(), *cpu = ops_open_cpu();
     for (size_t t = 0; t < SH_COUNT(types); t++) {
         const uint32_t block = sh_type_info(types[t])->block_elements;
-        const uint32_t cols[] = {block == 1 ? 1 : block, block == 1 ? 172 : 3 * block, block == 256 ? 2304 : 1056 + (block == 1 ? 5 : 0)};
+        const uint32_t cols[] = {block == 1 ? 1 : block, block == 1 ? 172 : 3 * block,
+                                 block == 256 ? 2304 : 1056 + (block == 1 ? 5 : 0)};
         static const uint32_t outputs[] = {1, 77, 130}, rows[] = {1, 2, 3, 5, 16, 17, 70};
         for (size_t c = 0; c < SH_COUNT(cols); c++)
             for (size_t n = 0; n < SH_COUNT(outputs); n++)
                 for (size_t r = 0; r < SH_COUNT(rows); r++)
-                    if ((c + n + r) % 2 == 0) matmul_case(vulkan, cpu, types[t], rows[r], cols[c], outputs[n], (r + n) % 3 == 0, (r + c) % 3 == 1);
+                    if ((c + n + r) % 2 == 0)
+                        matmul_case(vulkan, cpu, types[t], rows[r], cols[c], outputs[n], (r + n) % 3 == 0, (r + c) % 3 == 1);
     }
     ops_close(cpu);
     ops_close(vulkan);
@@ -160,7 +164,8 @@ static void tensor_over_2_gib(void **state) {
     if (!full || strcmp(full, "1") != 0) TEST_SKIP("takes 2.2 GiB and a minute; SHIMMY_TEST_FULL=1 runs it");
     enum { COLS = 8192, N = 270000, BLOCK = 1000 };
     struct sh_device *vulkan = OPS_OPEN_VULKAN();
-    if (vulkan->info.free_bytes && vulkan->info.free_bytes < 5ull << 30) TEST_SKIP("%llu bytes free", (unsigned long long)vulkan->info.free_bytes);
+    if (vulkan->info.free_bytes && vulkan->info.free_bytes < 5ull << 30)
+        TEST_SKIP("%llu bytes free", (unsigned long long)vulkan->info.free_bytes);
     struct test_rng rng = {5};
     uint8_t *w = random_matrix(SH_TYPE_Q8_0, COLS, BLOCK, &rng);
     float *x = random_floats(COLS, 1, &rng);
@@ -179,7 +184,8 @@ static void tensor_over_2_gib(void **state) {
     for (uint32_t row = 0; row < N; row += BLOCK) assert_int_equal(e->weight_rows(m.model, op.w, row, BLOCK, w, &err), SH_OK);
     assert_int_equal(e->model_finish(m.model, &err), SH_OK);
     assert_true(e->model_bytes(m.model) > 2ull << 30);
-    const struct sh_exec_context_params params = {.max_rows = 1, .max_outputs = 1, .max_sequences = 1, .max_pages_per_sequence = 1};
+    const struct sh_exec_context_params params = {
+        .max_rows = 1, .max_outputs = 1, .max_sequences = 1, .max_pages_per_sequence = 1};
     assert_int_equal(e->context_create(m.model, &params, &m.context, &err), SH_OK);
     const struct ops_step step = {.n_rows = 1, .inputs = {x}};
     float *y = ops_run(&ops, &m, &step, op.out);
@@ -223,7 +229,8 @@ static void same_bits_for_any_number_of_rows(void **state) {
             float *want = ops_run(&ops, &m, &all, op.out);
             for (size_t i = 0; i < SH_COUNT(counts); i++) {
                 const uint32_t first = (ROWS - counts[i]) / 2;
-                const struct ops_step some = {.n_rows = counts[i], .inputs = {x + (size_t)first * cols[c], r + (size_t)first * N}};
+                const struct ops_step some = {.n_rows = counts[i],
+                                              .inputs = {x + (size_t)first * cols[c], r + (size_t)first * N}};
                 float *got = ops_run(&ops, &m, &some, op.out);
                 ops_compare(name, got, want + (size_t)first * N, NULL, (size_t)counts[i] * N);
                 free(got);

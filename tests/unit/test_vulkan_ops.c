@@ -1,6 +1,7 @@
 /*
- * The other Vulkan kernels against the scalar reference, sums in double precision and the host sampler: embed, norm, add, glu, gather, sampling.
- * NaN lies where nothing may be read, guards where nothing may be written. Tolerances are derived where they stand.
+ * The other Vulkan kernels against the scalar reference, sums in double precision and the host sampler: embed, norm, add, glu,
+ * gather, sampling. NaN lies where nothing may be read, guards where nothing may be written. Tolerances are derived where they
+ * stand.
  */
 #include "compute/sample/sample.h"
 #include "compute/vulkan/exec.h"
@@ -106,7 +107,8 @@ static void norm_against_double(void **state) {
         assert_true(want && bound);
         struct sh_device *const devices[] = {vulkan, cpu};
         for (int d = 0; d < 2; d++) {
-            /* All squares are positive: a chain of L additions is off by L roundings at most, its root by half of that; five more. */
+            /* All squares are positive: a chain of L additions is off by L roundings at most, its root by half of that; five
+             * more. */
             const double chain = d == 0 ? width / 256.0 + 41 : width;
             for (uint32_t r = 0; r < ROWS; r++) {
                 double sum = 0;
@@ -164,10 +166,12 @@ static void add_glu_gather(void **state) {
             float *got = ops_run(&ops, &m[0], &step, op.out), *want = ops_run(&ops, &m[1], &step, op.out);
             const size_t n = (gather ? SH_COUNT(out_rows) : ROWS) * (size_t)width;
             double *bound = NULL;
-            if (kinds[k] == SH_OP_GLU) { /* exp is allowed 3 + 2 |x| units in the last place, the division 2.5, the rest one each */
+            if (kinds[k] ==
+                SH_OP_GLU) { /* exp is allowed 3 + 2 |x| units in the last place, the division 2.5, the rest one each */
                 bound = malloc(n * sizeof *bound);
                 assert_non_null(bound);
-                for (size_t e = 0; e < n; e++) bound[e] = fabs((double)want[e]) * (3 + 2 * fabs((double)x[e]) + 6) * 2 * EPS + 1e-30;
+                for (size_t e = 0; e < n; e++)
+                    bound[e] = fabs((double)want[e]) * (3 + 2 * fabs((double)x[e]) + 6) * 2 * EPS + 1e-30;
             }
             ops_compare(name, got, want, bound, n);
             free(bound);
@@ -215,29 +219,33 @@ static void sample_as_the_host_does(void **state) {
         int32_t tokens[ROWS];
         for (size_t t = 0; t < SH_COUNT(temperatures); t++) {
             for (uint32_t r = 0; r < ROWS; r++)
-                outputs[r] = (struct sh_step_output){.sample = r % 5 != 4, .temperature = temperatures[t], .seed = 0x123456789abcull + r / 3,
-                                                     .choice = r % 3, .position = 100 * r + (uint32_t)t};
+                outputs[r] = (struct sh_step_output){.sample = r % 5 != 4,
+                                                     .temperature = temperatures[t],
+                                                     .seed = 0x123456789abcull + r / 3,
+                                                     .choice = r % 3,
+                                                     .position = 100 * r + (uint32_t)t};
             const uint32_t *all = NULL;
-            const struct ops_step step = {.n_rows = ROWS, .inputs = {logits}, .out_rows = all, .n_out = ROWS, .outputs = outputs,
-                                          .sampled = tokens};
+            const struct ops_step step = {
+                .n_rows = ROWS, .inputs = {logits}, .out_rows = all, .n_out = ROWS, .outputs = outputs, .sampled = tokens};
             free(ops_run(&ops, &m, &step, op.out));
             for (uint32_t r = 0; r < ROWS; r++) {
                 if (!outputs[r].sample) {
                     assert_int_equal(tokens[r], -1);
                     continue;
                 }
-                const struct sh_sampler_params params = {.size = sizeof params, .temperature = temperatures[t], .seed = outputs[r].seed,
-                                                         .choice = outputs[r].choice};
+                const struct sh_sampler_params params = {
+                    .size = sizeof params, .temperature = temperatures[t], .seed = outputs[r].seed, .choice = outputs[r].choice};
                 struct sh_sampler *sampler = NULL;
                 struct sh_error err = {0};
                 assert_int_equal(sh_sampler_create(&params, vocab, &sampler, &err), SH_OK);
                 const struct sh_token_history history = {0};
                 int32_t want = -2;
-                assert_int_equal(sh_sampler_pick(sampler, logits + (size_t)r * vocab, &history, outputs[r].position, &want, &err), SH_OK);
+                assert_int_equal(sh_sampler_pick(sampler, logits + (size_t)r * vocab, &history, outputs[r].position, &want, &err),
+                                 SH_OK);
                 sh_sampler_destroy(sampler);
                 if (tokens[r] == want) continue;
-                /* Another draw is right only where the two keys are a rounding apart: two logarithms and a division, some units of 2^-23
-                 * of a key up to 40. */
+                /* Another draw is right only where the two keys are a rounding apart: two logarithms and a division, some units
+                 * of 2^-23 of a key up to 40. */
                 assert_true(temperatures[t] > 0 && tokens[r] >= 0 && (uint32_t)tokens[r] < vocab);
                 float key[2];
                 const int32_t both[2] = {want, tokens[r]};
@@ -245,8 +253,8 @@ static void sample_as_the_host_does(void **state) {
                     key[b] = logits[(size_t)r * vocab + (uint32_t)both[b]] / temperatures[t] +
                              sh_gumbel(outputs[r].seed, outputs[r].choice, outputs[r].position, (uint32_t)both[b]);
                 if (!(fabsf(key[0] - key[1]) <= 40 * 8 * 0x1p-23f))
-                    fail_msg("%s T=%g row %u: token %d with key %.9g, the host picks %d with %.9g", name, (double)temperatures[t], r, tokens[r],
-                             (double)key[1], want, (double)key[0]);
+                    fail_msg("%s T=%g row %u: token %d with key %.9g, the host picks %d with %.9g", name, (double)temperatures[t],
+                             r, tokens[r], (double)key[1], want, (double)key[0]);
             }
         }
         ops_unload(&m);

@@ -1,6 +1,6 @@
 /*
- * The Vulkan executor's steps on a small llama: recordings are replayed, tokens stay on the device, pages are copied, errors leave the context
- * usable, and the validation layer has nothing to say.
+ * The Vulkan executor's steps on a small llama: recordings are replayed, tokens stay on the device, pages are copied, errors
+ * leave the context usable, and the validation layer has nothing to say.
  */
 #include "compute/vulkan/exec.h"
 #include "tests/unit/ops_harness.h"
@@ -18,12 +18,22 @@
 #include <cmocka.h>
 
 static const struct tiny_params small = {
-    .n_layers = 2, .n_embd = 256, .n_heads = 8, .n_kv_heads = 2, .head_dim = 32, .n_ff = 512, .n_vocab = 500, .context = 512,
-    .type = SH_TYPE_Q4_K, .pairing = SH_ROPE_ADJACENT, .bias = true, .seed = 3,
+    .n_layers = 2,
+    .n_embd = 256,
+    .n_heads = 8,
+    .n_kv_heads = 2,
+    .head_dim = 32,
+    .n_ff = 512,
+    .n_vocab = 500,
+    .context = 512,
+    .type = SH_TYPE_Q4_K,
+    .pairing = SH_ROPE_ADJACENT,
+    .bias = true,
+    .seed = 3,
 };
-#define OK(call) \
-    do { \
-        if ((call) != SH_OK) fail_msg("%s:%d: %s", __FILE__, __LINE__, err.message); \
+#define OK(call)                                                                                                                 \
+    do {                                                                                                                         \
+        if ((call) != SH_OK) fail_msg("%s:%d: %s", __FILE__, __LINE__, err.message);                                             \
     } while (0)
 
 struct bench {
@@ -36,7 +46,8 @@ static struct bench open_bench(const struct tiny_params *params, const char *tes
     struct bench b = {.t = tiny_create(params), .device = ops_open_vulkan(test, validation)};
     const struct sh_segment segment = tiny_segment(b.t);
     b.model = tiny_load(b.t, b.device, &segment);
-    const struct sh_exec_context_params p = {.max_rows = 320, .max_outputs = 320, .max_sequences = 8, .max_pages_per_sequence = max_pages};
+    const struct sh_exec_context_params p = {
+        .max_rows = 320, .max_outputs = 320, .max_sequences = 8, .max_pages_per_sequence = max_pages};
     struct sh_error err = {0};
     OK(b.device->executor->context_create(b.model, &p, &b.context, &err));
     OK(b.device->executor->pool_reserve(b.context, 0, 32, &err));
@@ -53,12 +64,15 @@ static const uint32_t ascending[32] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  1
                                        16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
 
 /* One row of one sequence on ascending pages, sampled on the device. */
-static void submit_one(struct bench *b, uint32_t slot, int32_t token, uint32_t sampled_from, uint32_t position, float temperature) {
-    const struct sh_step_row row = {.token = token, .sampled_from = sampled_from, .position = position, .role = SH_ROLE_GENERATED};
+static void submit_one(struct bench *b, uint32_t slot, int32_t token, uint32_t sampled_from, uint32_t position,
+                       float temperature) {
+    const struct sh_step_row row = {
+        .token = token, .sampled_from = sampled_from, .position = position, .role = SH_ROLE_GENERATED};
     const uint32_t *pages[] = {ascending};
     const struct sh_step_sequence sequence = {.n_rows = 1, .pages = pages, .n_pages = position / SH_PAGE_TOKENS + 1};
     const struct sh_step_output output = {.sample = true, .temperature = temperature, .seed = 9, .position = position + 1};
-    const struct sh_step step = {.rows = &row, .n_rows = 1, .sequences = &sequence, .n_sequences = 1, .outputs = &output, .n_outputs = 1};
+    const struct sh_step step = {
+        .rows = &row, .n_rows = 1, .sequences = &sequence, .n_sequences = 1, .outputs = &output, .n_outputs = 1};
     struct sh_error err = {0};
     OK(b->device->executor->submit(b->context, slot, &step, &err));
 }
@@ -125,7 +139,8 @@ static void sampled_tokens_stay_on_the_device(void **state) {
     }
 }
 
-/* Sequences of one step give the bits that each gives alone, and a prompt the bits of any chunking, also with f16 pages in another order. */
+/* Sequences of one step give the bits that each gives alone, and a prompt the bits of any chunking, also with f16 pages in
+ * another order. */
 static void batched_is_alone(void **state) {
     (void)state;
     struct bench b = open_bench(&small, __func__, false, 16);
@@ -151,12 +166,13 @@ static void batched_is_alone(void **state) {
         sequences[s] = (struct sh_step_sequence){.first_row = n_rows, .n_rows = LENGTH, .pages = tables[s], .n_pages = 2};
         for (uint32_t i = 0; i < LENGTH; i++) {
             rows[n_rows] = (struct sh_step_row){.token = tokens[s][i], .sampled_from = SH_NONE, .sequence = s, .position = i};
-            if (i == 20 || i == 33 || i == LENGTH - 1) outputs[n_outputs++] = (struct sh_step_output){.row = n_rows, .want_logits = true};
+            if (i == 20 || i == 33 || i == LENGTH - 1)
+                outputs[n_outputs++] = (struct sh_step_output){.row = n_rows, .want_logits = true};
             n_rows++;
         }
     }
-    const struct sh_step step = {.rows = rows, .n_rows = n_rows, .sequences = sequences, .n_sequences = N, .outputs = outputs,
-                                 .n_outputs = n_outputs};
+    const struct sh_step step = {
+        .rows = rows, .n_rows = n_rows, .sequences = sequences, .n_sequences = N, .outputs = outputs, .n_outputs = n_outputs};
     OK(e->submit(b.context, 1, &step, &err));
     struct sh_step_result result;
     OK(e->wait(b.context, 1, -1, &result, &err));
@@ -254,9 +270,11 @@ static void nan_logits_cost_their_row(void **state) {
     const struct sh_step_sequence sequences[] = {{.n_rows = 1, .pages = pages, .n_pages = 1},
                                                  {.first_row = 1, .n_rows = 1, .pages = others, .n_pages = 1}};
     const struct sh_step_output outputs[] = {{.row = 0, .sample = true}, {.row = 1, .sample = true}};
-    const struct sh_step both = {.rows = rows, .n_rows = 2, .sequences = sequences, .n_sequences = 2, .outputs = outputs, .n_outputs = 2};
+    const struct sh_step both = {
+        .rows = rows, .n_rows = 2, .sequences = sequences, .n_sequences = 2, .outputs = outputs, .n_outputs = 2};
     const struct sh_step_sequence alone = {.n_rows = 1, .pages = others, .n_pages = 1};
-    const struct sh_step second = {.rows = rows + 1, .n_rows = 1, .sequences = &alone, .n_sequences = 1, .outputs = outputs, .n_outputs = 1};
+    const struct sh_step second = {
+        .rows = rows + 1, .n_rows = 1, .sequences = &alone, .n_sequences = 1, .outputs = outputs, .n_outputs = 1};
     struct sh_step_result result;
     OK(e->submit(b.context, 0, &both, &err));
     OK(e->wait(b.context, 0, -1, &result, &err));
@@ -281,7 +299,8 @@ static void contexts_beyond_the_indices_are_refused(void **state) {
     struct sh_exec_context *context = NULL;
     struct sh_device_memory before, after;
     e->device_memory(b.device, &before);
-    const struct sh_exec_context_params rows = {.max_rows = 65535, .max_outputs = 1, .max_sequences = 1, .max_pages_per_sequence = 2};
+    const struct sh_exec_context_params rows = {
+        .max_rows = 65535, .max_outputs = 1, .max_sequences = 1, .max_pages_per_sequence = 2};
     assert_int_equal(e->context_create(b.model, &rows, &context, &err), SH_ERR_LIMIT);
     assert_non_null(strstr(err.message, "65535 rows of 33024 floats"));
     e->device_memory(b.device, &after);
