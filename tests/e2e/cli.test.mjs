@@ -1,6 +1,6 @@
 // shimmyctl as people and scripts use it: output, exit statuses, interrupts; against a real daemon and without one.
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -157,7 +157,9 @@ withShared('tokenize and detokenize without a daemon', async () => {
 
 // ---- with one ----
 
-withShared('on a terminal: colours unless NO_COLOR, a line feed after the text', async () => {
+withShared('on a terminal: colours unless NO_COLOR, a line feed after the text', async (t) => {
+  const pty = spawnSync('script', ['-qec', 'true', '/dev/null'], { stdio: ['ignore', 'ignore', 'ignore'] });
+  if (pty.status !== 0) return t.skip('no pseudo-terminal can be had here (script, /dev/pts)');
   const terminal = (command, variables) =>
     new Promise((done) => {
       const child = spawn('script', ['-qec', command, '/dev/null'], {
