@@ -168,6 +168,8 @@ static void on_end(struct api_job *job, struct api_part *part, const struct gen_
         if (strcmp(why, "deadline") == 0)
             api_fail(&job->error, 503, "deadline_exceeded", NULL, "the request took longer than request_timeout allows");
         else if (strcmp(why, "shutdown") == 0) api_fail(&job->error, 503, "shutting_down", NULL, "the server is shutting down");
+        else if (strcmp(why, "unloaded") == 0)
+            api_fail(&job->error, 503, "model_unloaded", NULL, "the model was unloaded while it generated: ask again to load it anew");
         else api_fail(&job->error, 500, "cancelled", NULL, "the generation was cancelled: %s", why);
     }
 }
