@@ -1,6 +1,7 @@
 #include "tests/unit/ops_harness.h"
 
 #include "compute/vulkan/vk.h"
+#include "tests/unit/tiny_llama.h"
 
 #include <errno.h>
 #include <math.h>
@@ -205,4 +206,18 @@ void ops_compare(const char *name, const float *got, const float *want, const do
 void ops_set_filter(void) {
     const char *filter = getenv("TEST_FILTER");
     if (filter) cmocka_set_test_filter(filter);
+}
+
+float *ops_random_floats(size_t n, float amplitude, struct test_rng *rng) {
+    float *f = malloc(n * sizeof *f);
+    assert_non_null(f);
+    for (size_t i = 0; i < n; i++) f[i] = test_uniform(rng, -amplitude, amplitude);
+    return f;
+}
+
+void *ops_random_matrix(uint32_t type, uint64_t cols, uint64_t rows, struct test_rng *rng) {
+    void *data = malloc(sh_type_row_bytes(type, cols) * rows);
+    assert_non_null(data);
+    test_random_blocks(type, cols * rows, 1.0f, rng, data);
+    return data;
 }

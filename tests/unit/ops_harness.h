@@ -68,4 +68,8 @@ void ops_compare(const char *name, const float *got, const float *want, const do
 /* Runs cmocka tests whose names match TEST_FILTER (cmocka's own pattern). */
 void ops_set_filter(void);
 
+/* Test data, malloc'd: n values in [-amplitude, amplitude); a matrix of random blocks in file layout. */
+float *ops_random_floats(size_t n, float amplitude, struct test_rng *rng);
+void *ops_random_matrix(uint32_t type, uint64_t cols, uint64_t rows, struct test_rng *rng);
+
 #endif

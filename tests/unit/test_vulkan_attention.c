@@ -16,13 +16,6 @@
 
 #define EPS 0x1p-24
 
-static float *random_floats(size_t n, float amplitude, struct test_rng *rng) {
-    float *f = malloc(n * sizeof *f);
-    assert_non_null(f);
-    for (size_t i = 0; i < n; i++) f[i] = test_uniform(rng, -amplitude, amplitude);
-    return f;
-}
-
 /* ---- rope, cache, attention ---- */
 
 struct attention_shape {
@@ -65,9 +58,9 @@ static void attention_case(struct sh_device *vulkan, struct sh_device *cpu, cons
     if (!ops_wanted(name)) return;
     struct test_rng rng = {s->k_dim * 31 + n};
     const uint32_t qw = s->n_heads * s->k_dim, ow = s->n_heads * s->v_dim;
-    float *q = random_floats((size_t)n * qw, 2, &rng), *k = random_floats((size_t)n * s->n_kv_heads * s->k_dim, 2, &rng),
-          *v = random_floats((size_t)n * s->n_kv_heads * s->v_dim, 1, &rng),
-          *table = random_floats((size_t)n * s->n_rot, 1, &rng);
+    float *q = ops_random_floats((size_t)n * qw, 2, &rng), *k = ops_random_floats((size_t)n * s->n_kv_heads * s->k_dim, 2, &rng),
+          *v = ops_random_floats((size_t)n * s->n_kv_heads * s->v_dim, 1, &rng),
+          *table = ops_random_floats((size_t)n * s->n_rot, 1, &rng);
     for (uint32_t i = 0; i < n * s->n_rot / 2; i++) { /* angles at random */
         const float angle = table[2 * i] * 3.14159f;
         table[2 * i] = cosf(angle);

@@ -23,20 +23,6 @@ static const uint32_t types[] = {SH_TYPE_F32,  SH_TYPE_F16,  SH_TYPE_BF16, SH_TY
                                  SH_TYPE_Q8_0, SH_TYPE_Q4_K, SH_TYPE_Q5_K, SH_TYPE_Q6_K};
 #define EPS 0x1p-24
 
-static float *random_floats(size_t n, float amplitude, struct test_rng *rng) {
-    float *f = malloc(n * sizeof *f);
-    assert_non_null(f);
-    for (size_t i = 0; i < n; i++) f[i] = test_uniform(rng, -amplitude, amplitude);
-    return f;
-}
-
-static void *random_matrix(uint32_t type, uint64_t cols, uint64_t rows, struct test_rng *rng) {
-    void *data = malloc(sh_type_row_bytes(type, cols) * rows);
-    assert_non_null(data);
-    test_random_blocks(type, cols * rows, 1.0f, rng, data);
-    return data;
-}
-
 /* ---- matmul ---- */
 
 struct product { /* by sums in double, with the sum of magnitudes */
@@ -83,9 +69,9 @@ static void matmul_case(struct sh_device *vulkan, struct sh_device *cpu, uint32_
              bias, residual);
     if (!ops_wanted(name)) return;
     struct test_rng rng = {type * 1000003 + rows * 10007 + cols * 101 + n};
-    void *w = random_matrix(type, cols, n, &rng);
-    float *x = random_floats((size_t)rows * cols, 1, &rng), *b = random_floats(n, 1, &rng),
-          *r = random_floats((size_t)rows * n, 1, &rng);
+    void *w = ops_random_matrix(type, cols, n, &rng);
+    float *x = ops_random_floats((size_t)rows * cols, 1, &rng), *b = ops_random_floats(n, 1, &rng),
+          *r = ops_random_floats((size_t)rows * n, 1, &rng);
     struct ops ops;
     ops_init(&ops);
     struct sh_op op = ops_op(SH_OP_MATMUL);
@@ -167,8 +153,8 @@ static void tensor_over_2_gib(void **state) {
     if (vulkan->info.free_bytes && vulkan->info.free_bytes < 5ull << 30)
         TEST_SKIP("%llu bytes free", (unsigned long long)vulkan->info.free_bytes);
     struct test_rng rng = {5};
-    uint8_t *w = random_matrix(SH_TYPE_Q8_0, COLS, BLOCK, &rng);
-    float *x = random_floats(COLS, 1, &rng);
+    uint8_t *w = ops_random_matrix(SH_TYPE_Q8_0, COLS, BLOCK, &rng);
+    float *x = ops_random_floats(COLS, 1, &rng);
     struct ops ops;
     ops_init(&ops);
     struct sh_op op = ops_op(SH_OP_MATMUL);
@@ -213,8 +199,8 @@ static void same_bits_for_any_number_of_rows(void **state) {
             snprintf(name, sizeof name, "rows %s cols=%u", sh_type_info(types[t])->name, cols[c]);
             if (!ops_wanted(name)) continue;
             struct test_rng rng = {types[t] * 77 + cols[c]};
-            void *w = random_matrix(types[t], cols[c], N, &rng);
-            float *x = random_floats((size_t)ROWS * cols[c], 1, &rng), *r = random_floats((size_t)ROWS * N, 1, &rng);
+            void *w = ops_random_matrix(types[t], cols[c], N, &rng);
+            float *x = ops_random_floats((size_t)ROWS * cols[c], 1, &rng), *r = ops_random_floats((size_t)ROWS * N, 1, &rng);
             struct ops ops;
             ops_init(&ops);
             struct sh_op op = ops_op(SH_OP_MATMUL);

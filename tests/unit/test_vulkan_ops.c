@@ -20,20 +20,6 @@ static const uint32_t types[] = {SH_TYPE_F32,  SH_TYPE_F16,  SH_TYPE_BF16, SH_TY
                                  SH_TYPE_Q8_0, SH_TYPE_Q4_K, SH_TYPE_Q5_K, SH_TYPE_Q6_K};
 #define EPS 0x1p-24
 
-static float *random_floats(size_t n, float amplitude, struct test_rng *rng) {
-    float *f = malloc(n * sizeof *f);
-    assert_non_null(f);
-    for (size_t i = 0; i < n; i++) f[i] = test_uniform(rng, -amplitude, amplitude);
-    return f;
-}
-
-static void *random_matrix(uint32_t type, uint64_t cols, uint64_t rows, struct test_rng *rng) {
-    void *data = malloc(sh_type_row_bytes(type, cols) * rows);
-    assert_non_null(data);
-    test_random_blocks(type, cols * rows, 1.0f, rng, data);
-    return data;
-}
-
 /* ---- embed ---- */
 
 static void embed_of_every_type(void **state) {
@@ -49,8 +35,8 @@ static void embed_of_every_type(void **state) {
             snprintf(name, sizeof name, "embed %s parts=%d", sh_type_info(types[t])->name, parts);
             if (!ops_wanted(name)) continue;
             struct test_rng rng = {t};
-            void *w = random_matrix(types[t], width, VOCAB, &rng);
-            float *own = random_floats((size_t)ROWS * width, 1, &rng);
+            void *w = ops_random_matrix(types[t], width, VOCAB, &rng);
+            float *own = ops_random_floats((size_t)ROWS * width, 1, &rng);
             struct ops ops;
             ops_init(&ops);
             ops.program.n_embd = width;
@@ -93,7 +79,7 @@ static void norm_against_double(void **state) {
         snprintf(name, sizeof name, "rms_norm width=%u", width);
         if (!ops_wanted(name)) continue;
         struct test_rng rng = {width};
-        float *x = random_floats((size_t)ROWS * width, 3, &rng), *w = random_floats(width, 2, &rng);
+        float *x = ops_random_floats((size_t)ROWS * width, 3, &rng), *w = ops_random_floats(width, 2, &rng);
         struct ops ops;
         ops_init(&ops);
         struct sh_op op = ops_op(SH_OP_RMS_NORM);
@@ -150,7 +136,7 @@ static void add_glu_gather(void **state) {
             snprintf(name, sizeof name, "%s width=%u", sh_op_name(kinds[k]), width);
             if (!ops_wanted(name)) continue;
             struct test_rng rng = {width + k};
-            float *x = random_floats((size_t)ROWS * width, 12, &rng), *y = random_floats((size_t)ROWS * width, 3, &rng);
+            float *x = ops_random_floats((size_t)ROWS * width, 12, &rng), *y = ops_random_floats((size_t)ROWS * width, 3, &rng);
             struct ops ops;
             ops_init(&ops);
             struct sh_op op = ops_op(kinds[k]);
@@ -201,7 +187,7 @@ static void sample_as_the_host_does(void **state) {
         snprintf(name, sizeof name, "sample vocab=%u", vocab);
         if (!ops_wanted(name)) continue;
         struct test_rng rng = {vocab};
-        float *logits = random_floats((size_t)ROWS * vocab, 6, &rng);
+        float *logits = ops_random_floats((size_t)ROWS * vocab, 6, &rng);
         for (uint32_t k = 0; k < 3 && k < vocab; k++) logits[vocab - 1 - k] = logits[k] = 9; /* ties in the first row */
         for (uint32_t k = 0; k < vocab; k += 2) logits[vocab + k] = NAN;
         logits[2 * vocab + 1] = INFINITY;
