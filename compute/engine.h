@@ -255,6 +255,10 @@ typedef bool (*sh_progress_fn)(void *user, enum sh_load_phase phase, double frac
 struct sh_placement { /* layers [first_layer, first_layer + n_layers) run on devices[device]; embedding with the first, head with the last */
     uint32_t first_layer, n_layers, device;
 };
+struct sh_lora { /* an adapter: a GGUF file with general.type = adapter, applied to every row at this scale (0 = 1) */
+    const char *path;
+    float scale;
+};
 struct sh_model_params {
     size_t size;
     const char *path;        /* a GGUF file; of a sharded model any shard */
@@ -264,7 +268,12 @@ struct sh_model_params {
     sh_progress_fn progress;
     void *progress_user;
     float rope_scale;        /* 0 = as the file says; a factor >= 1 extends the context linearly */
+    const struct sh_lora *lora;
+    uint32_t n_lora;
+    uint32_t n_host_layers;  /* the experts of the first so many layers (UINT32_MAX: of all) are kept and computed on host_device */
+    uint32_t host_device;    /* index into devices; the CPU's */
 };
+enum sh_pooling { SH_POOL_NONE, SH_POOL_MEAN, SH_POOL_CLS, SH_POOL_LAST };
 struct sh_model_info {
     const char *architecture, *name; /* lent */
     char type_name[32];
@@ -275,6 +284,11 @@ struct sh_model_info {
     uint32_t n_devices, n_segments;
     uint64_t load_ns;
     uint64_t kv_bytes_per_token_f16; /* of one token in all layers with an f16 cache */
+    enum sh_pooling pooling;   /* what the file asks for; NONE: nothing */
+    bool encoder;                    /* a sequence enters whole, in one submission at position 0, and takes no more rows */
+    bool has_logits;                 /* false: an embedding model, whose rows can be asked for HIDDEN and POOLED alone */
+    uint32_t n_expert, n_expert_used; /* 0: not a mixture of experts */
+    uint64_t state_bytes_per_sequence; /* recurrent layers; 0: none */
 };
 SH_API enum sh_code sh_model_load(struct sh_device *const *devices, uint32_t n_devices, const struct sh_model_params *params,
                                   struct sh_model **out, struct sh_error *err);
@@ -336,9 +350,19 @@ SH_API void sh_sequence_destroy(struct sh_context *context, uint32_t sequence);
 SH_API enum sh_code sh_sequence_set_sampler(struct sh_context *context, uint32_t sequence, const struct sh_sampler_params *params,
                                             struct sh_error *err);
 SH_API uint32_t sh_sequence_length(const struct sh_context *context, uint32_t sequence); /* tokens in the cache, submitted ones included */
-/* Forgets the tokens from `length` on. Not while a submission with this sequence is in flight (SH_ERR_BUSY). */
+/* How rows that ask for SH_OUT_POOLED are pooled: NONE takes what the file asks for, else the last row (decoders) or the mean (encoders).
+ * The result of such a row holds the pooled hidden states of rows 0 .. itself, not normalised, summed in ascending order of position, so
+ * that chunks cannot show. Only for an empty sequence. */
+SH_API enum sh_code sh_sequence_set_pooling(struct sh_context *context, uint32_t sequence, enum sh_pooling pooling,
+                                            struct sh_error *err);
+/* Forgets the tokens from `length` on. SH_ERR_UNSUPPORTED where the model's state cannot go back that far: layers with a sliding window only
+ * while the last `window` tokens before `length` are held, recurrent layers only to the present length, 0, or a snapshot. Not while a submission with this sequence is in flight (SH_ERR_BUSY). */
 SH_API enum sh_code sh_sequence_truncate(struct sh_context *context, uint32_t sequence, uint32_t length, struct sh_error *err);
-/* dst, which must be empty, becomes the first `length` tokens of src; whole pages are shared, the last part copied on write. Finishes what
+/* Keeps the state of a model with recurrent layers at the sequence's present length, so that truncating and copying can go there; without
+ * such layers it does nothing. Forgotten when the sequence is truncated below it. Finishes what is in flight with it first. */
+SH_API enum sh_code sh_sequence_snapshot(struct sh_context *context, uint32_t sequence, struct sh_error *err);
+/* dst, which must be empty, becomes the first `length` tokens of src; whole pages are shared, the last part copied on write. Refused as
+ * truncation is. Finishes what
  * is in flight with src first (its sh_wait then returns at once). */
 SH_API enum sh_code sh_sequence_copy(struct sh_context *context, uint32_t dst, uint32_t src, uint32_t length, struct sh_error *err);
 
@@ -346,7 +370,8 @@ typedef uint64_t sh_ticket;
 
 enum sh_input { SH_INPUT_TOKEN, SH_INPUT_EMBEDDING, SH_INPUT_SAMPLED };
 enum sh_role { SH_ROLE_PROMPT, SH_ROLE_GENERATED }; /* of a token, for ever; the two may differ in arithmetic (design: numerics contract) */
-enum { SH_OUT_SAMPLE = 1, SH_OUT_LOGITS = 2, SH_OUT_HIDDEN = 4, SH_OUT_LOGPROBS = 8 /* with SAMPLE: its log-prob and the n_top best */ };
+enum { SH_OUT_SAMPLE = 1, SH_OUT_LOGITS = 2, SH_OUT_HIDDEN = 4, SH_OUT_LOGPROBS = 8 /* with SAMPLE: its log-prob and the n_top best */,
+       SH_OUT_POOLED = 16 /* every row of a text to be embedded asks for it, from position 0 on; see sh_sequence_set_pooling */ };
 
 /* One row: one token of one sequence. Rows of a sequence stand together, positions ascending without gaps from
  * sh_sequence_length on. At most one submission in flight may hold a sequence's sampled row that a later one refers to. */
@@ -380,6 +405,7 @@ struct sh_result { /* of one row that asked for something, in row order */
     uint32_t n_top;
     const float *logits;     /* [n_vocab] if asked */
     const float *hidden;     /* [n_embd], after the final norm, if asked */
+    const float *pooled;     /* [n_embd] if asked */
 };
 struct sh_results {
     const struct sh_result *items; /* lent until the next sh_submit or sh_wait on this context */

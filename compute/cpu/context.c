@@ -242,7 +242,9 @@ static enum sh_code take_copies(struct sh_exec_context *context, struct sh_cpu_s
     return SH_OK;
 }
 
-enum sh_code sh_cpu_submit(struct sh_exec_context *context, uint32_t index, const struct sh_step *step, struct sh_error *err) {
+enum sh_code sh_cpu_submit(struct sh_exec_context *context, uint32_t index, uint32_t segment,
+                           const struct sh_step *step, struct sh_error *err) {
+    SH_ASSERT(segment == 0);
     if (index >= SH_SLOTS) return sh_fail(err, SH_ERR_INVALID, "step slot %u of %u", index, SH_SLOTS);
     struct sh_cpu_slot *slot = &context->slots[index];
     pthread_mutex_lock(&context->lock);

@@ -63,8 +63,8 @@ struct sh_exec_model {
 static inline uint32_t sh_cpu_plan_slot(const struct sh_exec_model *m, uint32_t activation) {
     return activation == SH_NONE ? SH_NONE : m->fused.slot[activation];
 }
-enum sh_code sh_cpu_model_create(struct sh_device *device, const struct sh_segment *segment, struct sh_exec_model **out,
-                                 struct sh_error *err);
+enum sh_code sh_cpu_model_create(struct sh_device *device, const struct sh_segment *segments, uint32_t n_segments,
+                                 struct sh_exec_model **out, struct sh_error *err);
 enum sh_code sh_cpu_weight_rows(struct sh_exec_model *model, uint32_t weight, uint64_t row0, uint64_t n_rows, const void *src,
                                 struct sh_error *err);
 enum sh_code sh_cpu_model_finish(struct sh_exec_model *model, struct sh_error *err);
@@ -145,7 +145,8 @@ enum sh_code sh_cpu_pool_reserve(struct sh_exec_context *context, uint32_t group
 uint64_t sh_cpu_pool_bytes(const struct sh_exec_context *context);
 enum sh_code sh_cpu_page_copy(struct sh_exec_context *context, uint32_t group, uint32_t src, uint32_t dst, uint32_t n_tokens,
                               struct sh_error *err);
-enum sh_code sh_cpu_submit(struct sh_exec_context *context, uint32_t slot, const struct sh_step *step, struct sh_error *err);
+enum sh_code sh_cpu_submit(struct sh_exec_context *context, uint32_t slot, uint32_t segment, const struct sh_step *step,
+                           struct sh_error *err);
 enum sh_code sh_cpu_wait(struct sh_exec_context *context, uint32_t slot, int64_t timeout_ns, struct sh_step_result *result,
                          struct sh_error *err);
 

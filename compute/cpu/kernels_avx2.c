@@ -66,6 +66,7 @@ static void glu(enum sh_glu act, const float *gate, const float *up, uint64_t n,
             store_some(out + i, n - i, _mm256_mul_ps(_mm256_div_ps(g, down), load_some(up + i, n - i)));
         }
         break;
+    default: break;
     }
 }
 

@@ -67,9 +67,40 @@ static enum sh_code allocate(struct sh_exec_model *m, struct sh_error *err) {
     return SH_OK;
 }
 
-enum sh_code sh_cpu_model_create(struct sh_device *device, const struct sh_segment *segment, struct sh_exec_model **out,
-                                 struct sh_error *err) {
+/* What this executor computes of the program's ops. */
+static enum sh_code check_ops(const struct sh_segment *segment, struct sh_error *err) {
+    for (uint32_t i = segment->first_op; i < segment->first_op + segment->n_ops; i++) {
+        const struct sh_op *op = &segment->program->ops[i];
+        bool known = true;
+        switch (op->kind) {
+        case SH_OP_EMBED: known = op->embed == SH_EMBED_TOKEN; break;
+        case SH_OP_NORM:
+            known = op->norm.kind == SH_NORM_RMS && op->norm.n_groups == 1 && op->w != SH_NONE && op->bias == SH_NONE;
+            break;
+        case SH_OP_MATMUL: known = op->blocks == 1; break;
+        case SH_OP_GLU: known = op->glu == SH_GLU_SILU; break;
+        case SH_OP_ROPE_CACHE: known = op->rope.first == 0 && op->rope.n_rot > 0 && !op->attn.v_in_k; break;
+        case SH_OP_ATTENTION:
+            known = !op->attn.bidirectional && op->attn.window == 0 && op->attn.softcap == 0 && op->w == SH_NONE && op->bias == SH_NONE;
+            break;
+        case SH_OP_ADD:
+        case SH_OP_GATHER_OUT: break;
+        default: known = false;
+        }
+        if (!known)
+            return sh_fail(err, SH_ERR_UNSUPPORTED, "op %s of %s is not computed by this executor", sh_op_name(op->kind),
+                           segment->program->activations[op->out].name);
+    }
+    return SH_OK;
+}
+
+enum sh_code sh_cpu_model_create(struct sh_device *device, const struct sh_segment *segments, uint32_t n_segments,
+                                 struct sh_exec_model **out, struct sh_error *err) {
     *out = NULL;
+    SH_ASSERT(n_segments == 1);
+    const struct sh_segment *segment = segments;
+    const enum sh_code known = check_ops(segment, err);
+    if (known != SH_OK) return known;
     struct sh_exec_model *m = sh_calloc(1, sizeof *m);
     if (m == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a model of the CPU executor");
     m->device = (struct sh_cpu_device *)device;

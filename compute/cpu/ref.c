@@ -144,6 +144,7 @@ void sh_ref_glu(enum sh_glu act, const float *gate, const float *up, uint64_t n,
     case SH_GLU_SILU:
         for (uint64_t i = 0; i < n; i++) out[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
         break;
+    default: break;
     }
 }
 

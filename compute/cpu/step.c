@@ -237,7 +237,7 @@ static void run_op(struct step *s, const struct sh_op *op) {
     const uint64_t grain = grain_of_rows(width(s, op->out));
     switch (op->kind) {
     case SH_OP_EMBED: run(s, o.n_rows, grain, embed_rows, &o); break;
-    case SH_OP_RMS_NORM: run(s, o.n_rows, grain, rms_norm_rows, &o); break;
+    case SH_OP_NORM: run(s, o.n_rows, grain, rms_norm_rows, &o); break;
     case SH_OP_MATMUL: matmul(s, &o); break;
     case SH_OP_ADD: run(s, o.n_rows, grain, add_rows, &o); break;
     case SH_OP_ROPE_CACHE: run(s, o.n_rows, grain, rope_cache_rows, &o); break;
@@ -246,6 +246,7 @@ static void run_op(struct step *s, const struct sh_op *op) {
     case SH_OP_GATHER_OUT:
         sh_ref_gather(buffer(s, op->x), width(s, op->out), s->slot->output_rows, s->slot->n_outputs, buffer(s, op->out));
         break;
+    default: break;
     }
     if (s->prepared != SH_NONE && s->model->fused.slot[s->prepared] == s->model->fused.slot[op->out]) s->prepared = SH_NONE;
 }

@@ -12,7 +12,9 @@
 
 enum sh_type { /* numbered as in the file format */
     SH_TYPE_F32 = 0, SH_TYPE_F16 = 1, SH_TYPE_Q4_0 = 2, SH_TYPE_Q4_1 = 3, SH_TYPE_Q5_0 = 6, SH_TYPE_Q5_1 = 7, SH_TYPE_Q8_0 = 8,
-    SH_TYPE_Q2_K = 10, SH_TYPE_Q3_K = 11, SH_TYPE_Q4_K = 12, SH_TYPE_Q5_K = 13, SH_TYPE_Q6_K = 14, SH_TYPE_BF16 = 30,
+    SH_TYPE_Q2_K = 10, SH_TYPE_Q3_K = 11, SH_TYPE_Q4_K = 12, SH_TYPE_Q5_K = 13, SH_TYPE_Q6_K = 14, SH_TYPE_IQ2_XXS = 16,
+    SH_TYPE_IQ2_XS = 17, SH_TYPE_IQ3_XXS = 18, SH_TYPE_IQ1_S = 19, SH_TYPE_IQ4_NL = 20, SH_TYPE_IQ3_S = 21, SH_TYPE_IQ2_S = 22,
+    SH_TYPE_IQ4_XS = 23, SH_TYPE_IQ1_M = 29, SH_TYPE_BF16 = 30, SH_TYPE_TQ1_0 = 34, SH_TYPE_TQ2_0 = 35, SH_TYPE_MXFP4 = 39,
 };
 struct sh_type_info {
     const char *name;       /* "Q4_K" */
@@ -22,6 +24,8 @@ struct sh_type_info {
 };
 /* NULL for a number that is not in the table. Known but not computable types are in it with their sizes. */
 const struct sh_type_info *sh_type_info(uint32_t type);
+/* "F32, F16, BF16, Q4_0, ...": the computable ones, for messages. */
+const char *sh_computable_types(void);
 /* Bytes of one row of `cols` elements; 0 if cols is not a multiple of the block, or the type is unknown. */
 uint64_t sh_type_row_bytes(uint32_t type, uint64_t cols);
 

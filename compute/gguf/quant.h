@@ -13,6 +13,19 @@ bool sh_dequantize(uint32_t type, const void *src, float *dst, uint64_t count);
 /* Sub-block j (0..7) of the twelve bytes of packed 6-bit scales and mins that Q4_K and Q5_K share. */
 void sh_k_scale_min(const uint8_t packed[12], uint32_t j, uint8_t *scale, uint8_t *min);
 
+/*
+ * Table types: those whose elements take at most 16 values up to a scale (IQ1_S, IQ1_M, IQ2_*, IQ3_*, IQ4_NL, IQ4_XS, MXFP4, TQ1_0, TQ2_0,
+ * Q3_K): element i = d * scale[i / 16] * values[code[i]], exact in float32 in any order, since the bits of the three factors fit 24. The
+ * executors repack all of them into one layout of 4-bit codes per block size.
+ */
+struct sh_table_type {
+    int8_t values[16];
+    uint32_t block; /* elements: 32 (scales are 1) or 256 */
+};
+const struct sh_table_type *sh_table_type(uint32_t type); /* NULL: not one of them */
+/* One block: codes [block], scales [block / 16], d. */
+void sh_table_decode(uint32_t type, const void *block, uint8_t *codes, int8_t *scales, float *d);
+
 /* The reference quantisers, without importance matrix; deterministic. False for a type without one. */
 bool sh_quantize(uint32_t type, const float *src, void *dst, uint64_t count);
 

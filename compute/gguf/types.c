@@ -20,6 +20,8 @@ const struct sh_type_info *sh_type_info(uint32_t type) {
     return type < SH_COUNT(types) && types[type].name != NULL ? &types[type] : NULL;
 }
 
+const char *sh_computable_types(void) { return "F32, F16, BF16, Q4_0, Q8_0, Q4_K, Q5_K and Q6_K"; }
+
 uint64_t sh_type_row_bytes(uint32_t type, uint64_t cols) {
     const struct sh_type_info *info = sh_type_info(type);
     uint64_t bytes;

@@ -29,6 +29,8 @@ static uint32_t attention(struct sh_builder *b, const struct sh_spec *s, uint32_
         .pairing = SH_ROPE_ADJACENT,
         .n_rot = s->rope.n_rot,
         .rope_table = rope_table,
+        .slopes = SH_NONE,
+        .sinks = SH_NONE,
         .scale = (float)(1.0 / sqrt((double)s->k_dim)),
     };
     const struct sh_state_group state = {
@@ -36,7 +38,7 @@ static uint32_t attention(struct sh_builder *b, const struct sh_spec *s, uint32_
     a.group = sh_build_state(b, state, &a.layer_in_group);
 
     const uint32_t norm = sh_build_vector(b, s->n_embd, "blk.%u.attn_norm.weight", l);
-    const uint32_t h = sh_build_rms_norm(b, x, norm, s->norm_eps, "attn_norm");
+    const uint32_t h = sh_build_norm(b, SH_NORM_RMS, x, 1, norm, SH_NONE, s->norm_eps, "attn_norm");
     const uint32_t q = sh_build_matmul(b, h, wq, bq, "attn_q");
     const uint32_t k = sh_build_matmul(b, h, wk, bk, "attn_k");
     const uint32_t v = sh_build_matmul(b, h, wv, bv, "attn_v");
@@ -59,7 +61,7 @@ static uint32_t feed_forward(struct sh_builder *b, const struct sh_spec *s, uint
     const uint32_t b_up = sh_build_vector_optional(b, s->n_ff, "blk.%u.ffn_up.bias", l);
     const uint32_t b_down = sh_build_vector_optional(b, s->n_embd, "blk.%u.ffn_down.bias", l);
 
-    const uint32_t h = sh_build_rms_norm(b, x, norm, s->norm_eps, "ffn_norm");
+    const uint32_t h = sh_build_norm(b, SH_NORM_RMS, x, 1, norm, SH_NONE, s->norm_eps, "ffn_norm");
     const uint32_t gate = sh_build_matmul(b, h, w_gate, b_gate, "ffn_gate");
     const uint32_t up = sh_build_matmul(b, h, w_up, b_up, "ffn_up");
     const uint32_t inner = sh_build_glu(b, SH_GLU_SILU, gate, up, "ffn_glu");
@@ -69,7 +71,7 @@ static uint32_t feed_forward(struct sh_builder *b, const struct sh_spec *s, uint
 
 void sh_build_llama(struct sh_builder *b, const struct sh_spec *s, uint32_t rope_table) {
     const uint32_t embedding = sh_build_matrix(b, s->n_embd, s->n_vocab, "token_embd.weight");
-    uint32_t x = sh_build_embed(b, embedding, "token_embd");
+    uint32_t x = sh_build_embed(b, embedding, SH_EMBED_TOKEN, "token_embd");
     for (uint32_t l = 0; l < s->n_layers; l++) {
         b->layer = l;
         x = attention(b, s, rope_table, x);
@@ -77,7 +79,7 @@ void sh_build_llama(struct sh_builder *b, const struct sh_spec *s, uint32_t rope
     }
     b->layer = SH_NONE;
     const uint32_t norm = sh_build_vector(b, s->n_embd, "output_norm.weight");
-    b->program->hidden = sh_build_rms_norm(b, x, norm, s->norm_eps, "output_norm");
+    b->program->hidden = sh_build_norm(b, SH_NORM_RMS, x, 1, norm, SH_NONE, s->norm_eps, "output_norm");
     const bool tied = b->gguf != NULL && sh_gguf_tensor(b->gguf, "output.weight") == NULL;
     const uint32_t head = tied ? embedding : sh_build_matrix(b, s->n_embd, s->n_vocab, "output.weight");
     b->program->logits = sh_build_matmul(b, b->program->hidden, head, SH_NONE, "output");

@@ -55,7 +55,13 @@ static enum sh_code cut(struct sh_model *m, const struct sh_model_params *p, str
     uint32_t *device_of_layer = sh_calloc(m->spec.n_layers, sizeof *device_of_layer);
     if (device_of_layer == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the placement");
     enum sh_code code = place_layers(p, m->spec.n_layers, m->n_devices, device_of_layer, err);
-    if (code == SH_OK) code = sh_program_cut(m->program, device_of_layer, &m->segments, &m->n_segments, err);
+    uint32_t *device_of_op = sh_calloc(m->program->n_ops, sizeof *device_of_op);
+    if (code == SH_OK && device_of_op == NULL) code = sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the placement");
+    if (code == SH_OK) {
+        sh_program_place(m->program, device_of_layer, 0, 0, device_of_op);
+        code = sh_program_cut(m->program, device_of_op, &m->segments, &m->n_segments, err);
+    }
+    free(device_of_op);
     free(device_of_layer);
     return code;
 }
@@ -137,7 +143,7 @@ static enum sh_code survey_weights(struct loading *l, struct sh_error *err) {
     uint64_t need[MAX_DEVICES] = {0};
     for (uint32_t s = 0; s < m->n_segments; s++) {
         uint32_t *list = NULL, n = 0;
-        const enum sh_code code = sh_segment_weights(&m->segments[s], &list, &n, err);
+        const enum sh_code code = sh_segment_weights(&m->segments[s], 1, &list, &n, err);
         if (code != SH_OK) return code;
         for (uint32_t i = 0; i < n; i++) {
             l->wanted[(uint64_t)s * p->n_weights + list[i]] = true;
@@ -167,46 +173,45 @@ static enum sh_code hand_out(struct loading *l, uint32_t weight, uint64_t row0, 
     return report(l->params, SH_LOAD_WEIGHTS, WEIGHTS_FROM + (WEIGHTS_TO - WEIGHTS_FROM) * fraction, err);
 }
 
-/* A vector stored in half precision becomes F32 on its way. */
-static enum sh_code hand_out_vector(struct loading *l, const struct sh_piece *piece, struct sh_error *err) {
+/* Vectors and tables stored in half precision become F32 on their way. */
+static enum sh_code hand_out_converted(struct loading *l, const struct sh_piece *piece, struct sh_error *err) {
     const struct sh_weight *w = &l->model->program->weights[piece->weight];
-    float *values = sh_calloc(w->cols, sizeof *values);
+    float *values = sh_calloc(piece->n_rows * w->cols, sizeof *values);
     if (values == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for tensor '%s'", w->name);
-    SH_ASSERT(piece->n_rows == 1 && sh_dequantize(w->tensor->type, piece->data, values, w->cols));
-    const enum sh_code code = hand_out(l, piece->weight, 0, 1, values, err);
+    SH_ASSERT(sh_dequantize(w->tensor->type, piece->data, values, piece->n_rows * w->cols));
+    const enum sh_code code = hand_out(l, piece->weight, piece->row0, piece->n_rows, values, err);
     free(values);
     return code;
 }
 
-static enum sh_code stream_weights(struct loading *l, const struct sh_gguf *g, struct sh_error *err) {
+static enum sh_code stream_weights(struct loading *l, struct sh_error *err) {
     const struct sh_program *p = l->model->program;
     struct sh_weight_stream *stream;
-    enum sh_code code = sh_weight_stream_open(g, p, l->stored, l->n_stored, &stream, err);
+    enum sh_code code = sh_weight_stream_open(p, l->stored, l->n_stored, &stream, err);
     while (code == SH_OK) {
         struct sh_piece piece;
         code = sh_weight_stream_next(stream, &piece, err);
         if (code != SH_OK || piece.weight == SH_NONE) break;
         const struct sh_weight *w = &p->weights[piece.weight];
-        code = w->tensor->type != w->type ? hand_out_vector(l, &piece, err)
+        code = w->tensor->type != w->type ? hand_out_converted(l, &piece, err)
                                           : hand_out(l, piece.weight, piece.row0, piece.n_rows, piece.data, err);
     }
     sh_weight_stream_close(stream);
     return code;
 }
 
-static enum sh_code load_weights(struct sh_model *m, const struct sh_gguf *g, const struct sh_model_params *p,
-                                 struct sh_error *err) {
+static enum sh_code load_weights(struct sh_model *m, const struct sh_model_params *p, struct sh_error *err) {
     struct loading l = {.model = m, .params = p};
     enum sh_code code = survey_weights(&l, err);
     for (uint32_t s = 0; s < m->n_segments && code == SH_OK; s++) {
         struct sh_device *device = sh_model_device(m, s);
-        code = device->executor->model_create(device, &m->segments[s], &m->exec[s], err);
+        code = device->executor->model_create(device, &m->segments[s], 1, &m->exec[s], err);
     }
     for (uint32_t w = 0; w < m->program->n_weights && code == SH_OK; w++) {
         const struct sh_weight *weight = &m->program->weights[w];
         if (weight->constant != NULL) code = hand_out(&l, w, 0, weight->rows, weight->constant, err);
     }
-    if (code == SH_OK) code = stream_weights(&l, g, err);
+    if (code == SH_OK) code = stream_weights(&l, err);
     free(l.wanted);
     free(l.stored);
     return code;
@@ -222,6 +227,7 @@ static enum sh_code finish(struct sh_model *m, const struct sh_model_params *p, 
         free(m->program->weights[w].constant);
         m->program->weights[w].constant = NULL;
         m->program->weights[w].tensor = NULL;
+        m->program->weights[w].gguf = NULL;
     }
     return SH_OK;
 }
@@ -286,7 +292,7 @@ static enum sh_code load(struct sh_model *m, const struct sh_gguf *g, const stru
     struct sh_str architecture = {0};
     code = sh_gguf_str(g, "general.architecture", &architecture, err);
     if (code == SH_OK) code = report(p, SH_LOAD_HEADER, WEIGHTS_FROM, err);
-    if (code == SH_OK) code = load_weights(m, g, p, err);
+    if (code == SH_OK) code = load_weights(m, p, err);
     if (code == SH_OK) code = finish(m, p, err);
     if (code != SH_OK) return code;
     fill_info(m, g, sh_architecture_find(architecture.ptr, architecture.length)->name);

@@ -14,7 +14,6 @@ struct buffer {
 };
 
 struct sh_weight_stream {
-    const struct sh_gguf *gguf;
     const struct sh_program *program;
     const uint32_t *weights;
     uint32_t n_weights;
@@ -44,6 +43,27 @@ static void hand_over(struct sh_weight_stream *s) {
     pthread_mutex_unlock(&s->lock);
 }
 
+/* Of a vector the view counts elements, of a matrix rows: the size of one of these in the file. */
+static uint64_t unit_bytes(const struct sh_weight *w) {
+    const bool rows = w->view.take * w->view.count == w->rows;
+    return sh_type_row_bytes(w->tensor->type, rows ? w->cols : 1);
+}
+
+/* Units [first, first + n) of the weight's view, run by run. */
+static enum sh_code read_units(const struct sh_weight *w, uint64_t first, uint64_t n, uint8_t *to, struct sh_error *err) {
+    const uint64_t unit = unit_bytes(w);
+    enum sh_code code = SH_OK;
+    while (n > 0 && code == SH_OK) {
+        const uint64_t in_run = first % w->view.take, m = sh_min_u64(n, w->view.take - in_run);
+        const uint64_t at = w->view.first + first / w->view.take * w->view.stride + in_run;
+        code = sh_gguf_read(w->gguf, w->tensor, at * unit, to, m * unit, err);
+        to += m * unit;
+        first += m;
+        n -= m;
+    }
+    return code;
+}
+
 /* Ends after the last piece, after one that failed, or on stop. */
 static void *read_ahead(void *arg) {
     struct sh_weight_stream *s = arg;
@@ -55,7 +75,8 @@ static void *read_ahead(void *arg) {
             if (b == NULL) return NULL;
             b->piece = (struct sh_piece){
                 .weight = s->weights[i], .row0 = row, .n_rows = sh_min_u64(most, w->rows - row), .data = b->data};
-            b->code = sh_gguf_read(s->gguf, w->tensor, row * row_bytes, b->data, b->piece.n_rows * row_bytes, &b->error);
+            const uint64_t units_per_row = w->view.take * w->view.count / w->rows;
+            b->code = read_units(w, row * units_per_row, b->piece.n_rows * units_per_row, b->data, &b->error);
             const bool failed = b->code != SH_OK;
             hand_over(s);
             if (failed) return NULL;
@@ -69,12 +90,11 @@ static void *read_ahead(void *arg) {
     return NULL;
 }
 
-enum sh_code sh_weight_stream_open(const struct sh_gguf *g, const struct sh_program *program, const uint32_t *weights, uint32_t n,
+enum sh_code sh_weight_stream_open(const struct sh_program *program, const uint32_t *weights, uint32_t n,
                                    struct sh_weight_stream **out, struct sh_error *err) {
     *out = NULL;
     struct sh_weight_stream *s = sh_calloc(1, sizeof *s);
     if (s == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory to read weights");
-    s->gguf = g;
     s->program = program;
     s->weights = weights;
     s->n_weights = n;

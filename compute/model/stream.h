@@ -14,9 +14,9 @@ struct sh_piece {
 };
 
 struct sh_weight_stream;
-/* Streams the tensors of `weights` [n] (indices into the program's weights, none of them a constant), in this order. The file,
- * program and list must stay until close. */
-enum sh_code sh_weight_stream_open(const struct sh_gguf *g, const struct sh_program *program, const uint32_t *weights, uint32_t n,
+/* Streams the tensors of `weights` [n] (indices into the program's weights, none of them a constant), in this order. Their
+ * files, the program and the list must stay until close. */
+enum sh_code sh_weight_stream_open(const struct sh_program *program, const uint32_t *weights, uint32_t n,
                                    struct sh_weight_stream **out, struct sh_error *err);
 enum sh_code sh_weight_stream_next(struct sh_weight_stream *stream, struct sh_piece *piece, struct sh_error *err);
 void sh_weight_stream_close(struct sh_weight_stream *stream); /* at any time; waits for the read under way */

@@ -1,9 +1,15 @@
 /*
- * executor.h - what runs a segment: the table of functions that compute/cpu and compute/vulkan implement, and the step that the
- * context hands them. Nothing above this file knows which executor it talks to.
+ * executor.h - what runs the segments of a device: the table of functions that compute/cpu and compute/vulkan implement, and the
+ * step that the context hands them. Nothing above this file knows which executor it talks to.
  *
- * Life: model_create -> weight_rows for every weight that the segment's ops name, whole rows in ascending order -> model_finish ->
- * context_create -> pool_reserve, then submit/wait alternating over two slots -> context_destroy -> model_destroy.
+ * An executor's model holds all segments of one program that are placed on one device, so that weights, pools of pages and
+ * activation memory are shared among them: activations that cross into another device's segment and back come in again as inputs.
+ * A step runs the segments of all devices in the program's order; steps of the two slots never run at the same time, and their
+ * segments may interleave.
+ *
+ * Life: model_create -> weight_rows for every weight that the segments' ops name, whole rows in ascending order -> model_finish ->
+ * context_create -> pool_reserve, then for each step submit/wait segment by segment, steps alternating over two slots ->
+ * context_destroy -> model_destroy.
  * Threads: a model is built by one thread, then immutable; a context belongs to one thread; different contexts run concurrently, the
  * device locks inside.
  */
@@ -18,7 +24,12 @@
 /*
  * A page of group g holds, for each of its layers in order, K then V:
  *   layer l: K [SH_PAGE_TOKENS][n_kv_heads][k_dim], V [SH_PAGE_TOKENS][n_kv_heads][v_dim], elements kv_type.
- * How a page lies in the executor's memory is its own affair; page ids are 0..pool size - 1 per (context, group).
+ * With v_in_k there is no V. How a page lies in the executor's memory is its own affair; page ids are 0..pool size - 1 per (context,
+ * group). Of a WINDOWED group pages that lie wholly before the window of a row may be missing (SH_NONE): they are not read.
+ *
+ * A page of a RECURRENT group is the whole state of a sequence, F32: for each of its layers in order `floats`. A step reads the state
+ * before its first row from one page (SH_NONE: all zeros) and leaves the state after its last row in another; it never writes the
+ * first, so whoever still holds that page can go back to it.
  */
 
 struct sh_exec_context_params {
@@ -39,8 +50,10 @@ struct sh_step_row {
 };
 struct sh_step_sequence {
     uint32_t first_row, n_rows;             /* its rows stand together, positions ascending by one */
-    const uint32_t *const *pages;           /* pages[group][position / SH_PAGE_TOKENS] = page id, covering all its rows */
-    uint32_t n_pages;                       /* same for all groups */
+    /* pages[group][position / SH_PAGE_TOKENS] = page id, n_pages of them, covering all its rows; of a RECURRENT group two: the page of the
+     * state before, and the one of the state after. */
+    const uint32_t *const *pages;
+    uint32_t n_pages;                       /* the same for all groups but RECURRENT ones */
 };
 struct sh_step_output {
     uint32_t row;
@@ -81,9 +94,10 @@ struct sh_executor {
     void (*device_memory)(const struct sh_device *device, struct sh_device_memory *out);
     uint64_t (*validation_count)(const struct sh_device *device);
 
-    /* The segment (copied) and its program outlive the model. */
-    enum sh_code (*model_create)(struct sh_device *device, const struct sh_segment *segment, struct sh_exec_model **out,
-                                 struct sh_error *err);
+    /* All segments of this device, in the program's order: copied; the program outlives the model. An op that the executor does not
+     * compute (a head_dim beyond its kernels) is SH_ERR_UNSUPPORTED and named. */
+    enum sh_code (*model_create)(struct sh_device *device, const struct sh_segment *segments, uint32_t n_segments,
+                                 struct sh_exec_model **out, struct sh_error *err);
     /* File-layout rows [row0, row0 + n_rows) of a weight. */
     enum sh_code (*weight_rows)(struct sh_exec_model *model, uint32_t weight, uint64_t row0, uint64_t n_rows, const void *src,
                                 struct sh_error *err);
@@ -97,13 +111,15 @@ struct sh_executor {
     /* Makes page ids 0..n_pages-1 of the group usable; never shrinks; may be called with a step in flight. */
     enum sh_code (*pool_reserve)(struct sh_exec_context *context, uint32_t group, uint32_t n_pages, struct sh_error *err);
     uint64_t (*pool_bytes)(const struct sh_exec_context *context);
-    /* Copies the first n_tokens of a page, in order with the submitted steps. */
+    /* Copies the first n_tokens of a page, in order with the submitted steps. Not of RECURRENT groups. */
     enum sh_code (*page_copy)(struct sh_exec_context *context, uint32_t group, uint32_t src, uint32_t dst, uint32_t n_tokens,
                               struct sh_error *err);
 
-    /* Starts a step in `slot` (0 or 1, alternating). Everything in *step may be reused by the caller on return. */
-    enum sh_code (*submit)(struct sh_exec_context *context, uint32_t slot, const struct sh_step *step, struct sh_error *err);
-    /* timeout_ns < 0: for ever. SH_ERR_TIMEOUT leaves it in flight. */
+    /* Starts segment number `segment` (of model_create's) of a step in `slot`. The segments of a step come in ascending order with the same
+     * rows, each after the wait of the one before. Everything in *step may be reused by the caller on return. */
+    enum sh_code (*submit)(struct sh_exec_context *context, uint32_t slot, uint32_t segment, const struct sh_step *step,
+                           struct sh_error *err);
+    /* Of the segment last submitted in this slot. timeout_ns < 0: for ever. SH_ERR_TIMEOUT leaves it in flight. */
     enum sh_code (*wait)(struct sh_exec_context *context, uint32_t slot, int64_t timeout_ns, struct sh_step_result *result,
                          struct sh_error *err);
 };
@@ -114,8 +130,9 @@ struct sh_device {
     struct sh_device_info info;
 };
 
-/* Which weights a segment's ops name: *weights malloc'd, ascending, no doubles. */
-enum sh_code sh_segment_weights(const struct sh_segment *segment, uint32_t **weights, uint32_t *count, struct sh_error *err);
+/* Which weights the ops of these segments of one program name: *weights malloc'd, ascending, no doubles. */
+enum sh_code sh_segment_weights(const struct sh_segment *segments, uint32_t n_segments, uint32_t **weights, uint32_t *count,
+                                struct sh_error *err);
 
 /* The executors' doors (compute/cpu, compute/vulkan); sh_device_open and sh_device_enumerate in compute/device.c dispatch to them. */
 void sh_cpu_describe(struct sh_device_info *out);

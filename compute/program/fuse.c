@@ -12,10 +12,10 @@ static void mark_kept(const struct sh_segment *segment, bool *kept) {
 }
 
 static void count_reads(const struct sh_op *op, uint32_t *reads) {
-    if (op->x != SH_NONE) reads[op->x]++;
-    if (op->y != SH_NONE) reads[op->y]++;
-    if (op->z != SH_NONE) reads[op->z]++;
-    if (op->residual != SH_NONE) reads[op->residual]++;
+    uint32_t list[SH_OP_READS];
+    sh_op_reads(op, list);
+    for (int i = 0; i < SH_OP_READS; i++)
+        if (list[i] != SH_NONE) reads[list[i]]++;
 }
 
 /* MATMUL, then at once ADD of its result to something else that nobody but the ADD needs: the sum can be the matmul's own output.
@@ -32,9 +32,11 @@ static bool takes_residual(const struct sh_op *matmul, const struct sh_op *add, 
 static void find_last_use(const struct sh_fused *f, const bool *kept, uint32_t n_activations, uint32_t *last) {
     for (uint32_t i = 0; i < f->n_ops; i++) {
         const struct sh_op *op = &f->ops[i];
-        const uint32_t touched[] = {op->x, op->y, op->z, op->residual, op->out};
-        for (size_t t = 0; t < SH_COUNT(touched); t++)
-            if (touched[t] != SH_NONE) last[touched[t]] = i;
+        uint32_t reads[SH_OP_READS];
+        sh_op_reads(op, reads);
+        for (int r = 0; r < SH_OP_READS; r++)
+            if (reads[r] != SH_NONE) last[reads[r]] = i;
+        last[op->out] = i;
     }
     for (uint32_t a = 0; a < n_activations; a++)
         if (kept[a]) last[a] = SH_NONE; /* never freed */
@@ -88,8 +90,10 @@ static void plan_slots(const struct sh_segment *segment, struct sh_fused *f, con
         } else {
             f->slot[op->out] = take_slot(f, busy, out->width, out->rows);
         }
-        const uint32_t touched[] = {op->x, op->y, op->z, op->residual, op->out};
-        for (size_t t = 0; t < SH_COUNT(touched); t++) {
+        uint32_t touched[SH_OP_READS + 1];
+        sh_op_reads(op, touched);
+        touched[SH_OP_READS] = op->out;
+        for (int t = 0; t <= SH_OP_READS; t++) {
             const uint32_t a = touched[t];
             if (a == SH_NONE || last[a] != i) continue;
             if (a != op->out && f->slot[a] == f->slot[op->out]) continue; /* handed on in place */

@@ -18,7 +18,7 @@ enum sh_code sh_slot_start_segment(struct sh_context *c, struct sh_slot *slot, s
     for (uint32_t i = 0; i < c->n_capture; i++)
         if (c->capture_segment[i] == s) c->segment_capture[step.n_capture++] = c->capture[i];
     step.capture = c->segment_capture;
-    const enum sh_code code = sh_context_executor(c, s)->submit(c->exec[s], (uint32_t)(slot - c->slots), &step, err);
+    const enum sh_code code = sh_context_executor(c, s)->submit(c->exec[s], (uint32_t)(slot - c->slots), 0, &step, err);
     if (code == SH_OK && s == 0) { /* only the first segment embeds; what the caller lent is not looked at again */
         for (uint32_t i = 0; i < slot->step.n_rows; i++) slot->rows[i].embedding = NULL;
     }

@@ -156,8 +156,8 @@ uint32_t sh_vk_count_dispatches(const struct sh_exec_model *model);
 enum sh_code sh_vk_warm_pipelines(const struct sh_exec_model *model, struct sh_error *err);
 
 /* The executor's functions, by file. */
-enum sh_code sh_vk_model_create(struct sh_device *device, const struct sh_segment *segment, struct sh_exec_model **out,
-                                struct sh_error *err);
+enum sh_code sh_vk_model_create(struct sh_device *device, const struct sh_segment *segments, uint32_t n_segments,
+                                 struct sh_exec_model **out, struct sh_error *err);
 enum sh_code sh_vk_weight_rows(struct sh_exec_model *model, uint32_t weight, uint64_t row0, uint64_t n_rows, const void *src,
                                struct sh_error *err);
 enum sh_code sh_vk_model_finish(struct sh_exec_model *model, struct sh_error *err);
@@ -171,7 +171,8 @@ enum sh_code sh_vk_pool_reserve(struct sh_exec_context *context, uint32_t group,
 uint64_t sh_vk_pool_bytes(const struct sh_exec_context *context);
 enum sh_code sh_vk_page_copy(struct sh_exec_context *context, uint32_t group, uint32_t src, uint32_t dst, uint32_t n_tokens,
                              struct sh_error *err);
-enum sh_code sh_vk_submit(struct sh_exec_context *context, uint32_t slot, const struct sh_step *step, struct sh_error *err);
+enum sh_code sh_vk_submit(struct sh_exec_context *context, uint32_t slot, uint32_t segment, const struct sh_step *step,
+                           struct sh_error *err);
 enum sh_code sh_vk_wait(struct sh_exec_context *context, uint32_t slot, int64_t timeout_ns, struct sh_step_result *result,
                         struct sh_error *err);
 

@@ -378,13 +378,14 @@ static void record_gather(struct recorder *r, const struct sh_op *op) {
 static void record_op(struct recorder *r, const struct sh_op *op) {
     switch (op->kind) {
     case SH_OP_EMBED: record_embed(r, op); break;
-    case SH_OP_RMS_NORM: record_norm(r, op); break;
+    case SH_OP_NORM: record_norm(r, op); break;
     case SH_OP_MATMUL: record_matmul(r, op); break;
     case SH_OP_ADD: record_pair(r, op, SH_KERNEL_add); break;
     case SH_OP_ROPE_CACHE: record_rope(r, op); break;
     case SH_OP_ATTENTION: record_attention(r, op); break;
     case SH_OP_GLU: record_pair(r, op, SH_KERNEL_glu_silu); break;
     case SH_OP_GATHER_OUT: record_gather(r, op); break;
+    default: break;
     }
 }
 

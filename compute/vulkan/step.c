@@ -187,7 +187,9 @@ static enum sh_code check_step(const struct sh_exec_context *c, const struct sh_
     return SH_OK;
 }
 
-enum sh_code sh_vk_submit(struct sh_exec_context *c, uint32_t index, const struct sh_step *step, struct sh_error *err) {
+enum sh_code sh_vk_submit(struct sh_exec_context *c, uint32_t index, uint32_t segment,
+                           const struct sh_step *step, struct sh_error *err) {
+    SH_ASSERT(segment == 0);
     SH_ASSERT(index < SH_SLOTS);
     const struct sh_exec_model *m = c->model;
     const struct sh_program *program = m->segment.program;

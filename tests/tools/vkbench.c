@@ -21,7 +21,7 @@ static double measure(struct sh_device *device, uint32_t type, uint32_t cols, ui
     const struct sh_executor *e = device->executor;
     struct sh_activation activations[] = {{.name = "x", .width = cols}, {.name = "y", .width = n}};
     struct sh_weight weight = {.name = "w", .type = type, .cols = cols, .rows = n};
-    struct sh_op op = {.kind = SH_OP_MATMUL, .y = SH_NONE, .z = SH_NONE, .residual = SH_NONE, .bias = SH_NONE, .out = 1};
+    struct sh_op op = {.kind = SH_OP_MATMUL, .y = SH_NONE, .z = SH_NONE, .u = SH_NONE, .t = SH_NONE, .blocks = 1, .residual = SH_NONE, .bias = SH_NONE, .out = 1};
     const struct sh_program program = {.activations = activations,
                                        .n_activations = 2,
                                        .weights = &weight,
@@ -44,7 +44,7 @@ static double measure(struct sh_device *device, uint32_t type, uint32_t cols, ui
     for (uint64_t i = 0; i < row_bytes * n; i++) data[i] = (uint8_t)(i * 2654435761u >> 27);
     struct sh_exec_model *model;
     struct sh_exec_context *context;
-    must(e->model_create(device, &segment, &model, &err));
+    must(e->model_create(device, &segment, 1, &model, &err));
     must(e->weight_rows(model, 0, 0, n, data, &err));
     must(e->model_finish(model, &err));
     const struct sh_exec_context_params params = {
@@ -60,7 +60,7 @@ static double measure(struct sh_device *device, uint32_t type, uint32_t cols, ui
     for (uint32_t i = 0; i < 20 && (i < 3 || sh_now_ns() - start < 1000000000ull); i++) {
         const uint64_t from = sh_now_ns();
         struct sh_step_result result;
-        must(e->submit(context, i & 1, &step, &err));
+        must(e->submit(context, i & 1, 0, &step, &err));
         must(e->wait(context, i & 1, -1, &result, &err));
         const double seconds = (double)(result.busy_ns ? result.busy_ns : sh_now_ns() - from) * 1e-9;
         if (seconds < best) best = seconds;

@@ -55,10 +55,13 @@ uint32_t ops_weight(struct ops *ops, uint32_t type, uint64_t cols, uint64_t rows
 
 struct sh_op ops_op(enum sh_op_kind kind) {
     return (struct sh_op){.kind = kind,
+                          .blocks = kind == SH_OP_MATMUL,
                           .layer = 0,
                           .x = SH_NONE,
                           .y = SH_NONE,
                           .z = SH_NONE,
+                          .u = SH_NONE,
+                          .t = SH_NONE,
                           .out = SH_NONE,
                           .residual = SH_NONE,
                           .w = SH_NONE,
@@ -117,7 +120,7 @@ void ops_load(const struct ops *ops, struct sh_device *device, enum sh_kv_type k
     struct sh_error err = {0};
     max_pages = (uint32_t)sh_max_u64(max_pages, (max_rows + SH_PAGE_TOKENS - 1) / SH_PAGE_TOKENS);
     *out = (struct ops_model){.device = device};
-    OK(e->model_create(device, &segment, &out->model, &err));
+    OK(e->model_create(device, &segment, 1, &out->model, &err));
     for (uint32_t w = 0; w < ops->program.n_weights; w++) {
         const struct sh_weight *weight = &ops->weights[w];
         const uint64_t row_bytes = sh_type_row_bytes(weight->type, weight->cols);
@@ -172,7 +175,7 @@ float *ops_run(const struct ops *ops, struct ops_model *m, const struct ops_step
                            .capture = &activation,
                            .n_capture = 1};
     memcpy(step.inputs, s->inputs, sizeof step.inputs);
-    OK(m->device->executor->submit(m->context, 0, &step, &err));
+    OK(m->device->executor->submit(m->context, 0, 0, &step, &err));
     struct sh_step_result result;
     OK(m->device->executor->wait(m->context, 0, -1, &result, &err));
     assert_non_null(result.captured[0]);

@@ -744,7 +744,8 @@ static enum sh_code finish_fake(struct sh_exec_context *c, uint32_t slot, int64_
     return SH_OK;
 }
 
-static enum sh_code fake_submit(struct sh_exec_context *c, uint32_t slot, const struct sh_step *step, struct sh_error *err) {
+static enum sh_code fake_submit(struct sh_exec_context *c, uint32_t slot, uint32_t segment, const struct sh_step *step,
+                                struct sh_error *err) {
     if (fake.fail_submit > 0 && --fake.fail_submit == 0) return fail_now(err);
     struct fake_slot *s = &fake.slots[slot];
     struct sh_step copy = *step;
@@ -771,7 +772,7 @@ static enum sh_code fake_submit(struct sh_exec_context *c, uint32_t slot, const 
     }
     copy.rows = rows;
     copy.outputs = outputs;
-    return fake.real->submit(c, slot, &copy, err);
+    return fake.real->submit(c, slot, segment, &copy, err);
 }
 
 static enum sh_code fake_wait(struct sh_exec_context *c, uint32_t slot, int64_t timeout, struct sh_step_result *result,

@@ -99,7 +99,7 @@ static void add_random_op(struct sh_builder *b, struct test_rng *rng, uint32_t m
     const uint32_t x = pick(b->program, rng, widths[from], rows), y = pick(b->program, rng, widths[from], rows);
     if (x == SH_NONE || y == SH_NONE) return;
     switch (below(rng, rows == SH_ROWS_ALL ? 6 : 5)) {
-    case 0: sh_build_rms_norm(b, x, norms[from], 1e-5f, "norm"); return;
+    case 0: sh_build_norm(b, SH_NORM_RMS, x, 1, norms[from], SH_NONE, 1e-5f, "norm"); return;
     case 1: sh_build_glu(b, SH_GLU_SILU, x, y, "glu"); return;
     case 2: sh_build_add(b, x, y, "add"); return;
     case 3: sh_build_matmul(b, x, matrices[from][to], SH_NONE, "matmul"); return;
@@ -120,6 +120,8 @@ static void add_random_op(struct sh_builder *b, struct test_rng *rng, uint32_t m
                                              .v_dim = 8,
                                              .n_rot = 8,
                                              .rope_table = table,
+                                             .slopes = SH_NONE,
+                                             .sinks = SH_NONE,
                                              .scale = 1,
                                              .pairing = SH_ROPE_ADJACENT};
         sh_build_attend(b, &a, q, k, v, "rope", "attention");
@@ -135,7 +137,7 @@ static struct sh_program *random_program(struct test_rng *rng, uint32_t n_layers
         for (uint32_t j = 0; j < WIDTHS; j++) matrices[i][j] = sh_build_matrix(&b, widths[i], widths[j], "m%u.%u", i, j);
     }
     const uint32_t table = sh_build_constant(&b, 8, 4, sh_calloc(32, sizeof(float)), "table");
-    uint32_t x = sh_build_embed(&b, matrices[0][2], "embedding");
+    uint32_t x = sh_build_embed(&b, matrices[0][2], SH_EMBED_TOKEN, "embedding");
     for (uint32_t i = 1; i < WIDTHS; i++) sh_build_matmul(&b, x, matrices[0][i], SH_NONE, "start");
     for (uint32_t l = 0; l < n_layers; l++) {
         b.layer = l;
@@ -169,7 +171,11 @@ static void plans_never_overlap(void **state) {
         for (uint32_t l = 0; l < n_layers; l++) devices[l] = below(&rng, 2);
         struct sh_segment *segments = NULL;
         uint32_t n = 0;
-        const enum sh_code code = sh_program_cut(p, devices, &segments, &n, &error);
+        uint32_t *device_of_op = calloc(p->n_ops, sizeof *device_of_op);
+        assert_non_null(device_of_op);
+        sh_program_place(p, devices, 0, 0, device_of_op);
+        const enum sh_code code = sh_program_cut(p, device_of_op, &segments, &n, &error);
+        free(device_of_op);
         if (code != SH_OK) { /* random layers share more than a model's do */
             assert_int_equal(code, SH_ERR_UNSUPPORTED);
             refused++;
@@ -207,18 +213,18 @@ static void a_layer_is_planned_tightly(void **state) {
     const uint32_t embedding = sh_build_matrix(&b, 64, 1000, "token_embd.weight");
     const uint32_t square = sh_build_matrix(&b, 64, 64, "square"), up = sh_build_matrix(&b, 64, 172, "up");
     const uint32_t down = sh_build_matrix(&b, 172, 64, "down"), norm = sh_build_vector(&b, 64, "norm");
-    uint32_t x = sh_build_embed(&b, embedding, "token_embd");
+    uint32_t x = sh_build_embed(&b, embedding, SH_EMBED_TOKEN, "token_embd");
     for (uint32_t l = 0; l < 3; l++) {
         b.layer = l;
-        uint32_t h = sh_build_rms_norm(&b, x, norm, 1e-5f, "attn_norm");
+        uint32_t h = sh_build_norm(&b, SH_NORM_RMS, x, 1, norm, SH_NONE, 1e-5f, "attn_norm");
         x = sh_build_add(&b, sh_build_matmul(&b, h, square, SH_NONE, "attn_output"), x, "attn_residual");
-        h = sh_build_rms_norm(&b, x, norm, 1e-5f, "ffn_norm");
+        h = sh_build_norm(&b, SH_NORM_RMS, x, 1, norm, SH_NONE, 1e-5f, "ffn_norm");
         const uint32_t g = sh_build_matmul(&b, h, up, SH_NONE, "ffn_gate"), u = sh_build_matmul(&b, h, up, SH_NONE, "ffn_up");
         x = sh_build_add(&b, x, sh_build_matmul(&b, sh_build_glu(&b, SH_GLU_SILU, g, u, "ffn_glu"), down, SH_NONE, "ffn_down"),
                          "ffn_residual");
     }
     b.layer = SH_NONE;
-    b.program->hidden = sh_build_rms_norm(&b, sh_build_gather_out(&b, x, "output_rows"), norm, 1e-5f, "output_norm");
+    b.program->hidden = sh_build_norm(&b, SH_NORM_RMS, sh_build_gather_out(&b, x, "output_rows"), 1, norm, SH_NONE, 1e-5f, "output_norm");
     b.program->logits = sh_build_matmul(&b, b.program->hidden, embedding, SH_NONE, "output");
     b.program->n_layers = 3;
     assert_int_equal(b.code, SH_OK);
@@ -245,7 +251,10 @@ static void a_layer_is_planned_tightly(void **state) {
     const uint32_t devices[] = {0, 1, 1};
     struct sh_segment *segments = NULL;
     uint32_t n = 0;
-    assert_int_equal(sh_program_cut(b.program, devices, &segments, &n, &error), SH_OK);
+    uint32_t device_of_op[64];
+    assert_true(b.program->n_ops <= 64);
+    sh_program_place(b.program, devices, 0, 0, device_of_op);
+    assert_int_equal(sh_program_cut(b.program, device_of_op, &segments, &n, &error), SH_OK);
     assert_int_equal(n, 2);
     assert_int_equal(segments[0].n_inputs, 0);
     assert_int_equal(segments[0].n_outputs, 1);
@@ -253,7 +262,7 @@ static void a_layer_is_planned_tightly(void **state) {
     assert_int_equal(segments[1].inputs[0], segments[0].outputs[0]);
     assert_string_equal(b.program->activations[segments[0].outputs[0]].name, "blk.0.ffn_residual");
     uint32_t *weights = NULL, count = 0;
-    assert_int_equal(sh_segment_weights(&segments[1], &weights, &count, &error), SH_OK);
+    assert_int_equal(sh_segment_weights(&segments[1], 1, &weights, &count, &error), SH_OK);
     assert_int_equal(count, 5); /* the tied head needs the embedding on the second device too */
     for (uint32_t i = 1; i < count; i++) assert_true(weights[i - 1] < weights[i]);
     free(weights);
@@ -266,7 +275,7 @@ static void a_result_used_twice_is_not_fused(void **state) {
     (void)state;
     struct sh_builder b = begin();
     const uint32_t w = sh_build_matrix(&b, 8, 8, "w");
-    const uint32_t x = sh_build_embed(&b, w, "x");
+    const uint32_t x = sh_build_embed(&b, w, SH_EMBED_TOKEN, "x");
     const uint32_t product = sh_build_matmul(&b, x, w, SH_NONE, "product");
     const uint32_t sum = sh_build_add(&b, product, x, "sum");
     const uint32_t doubled = sh_build_add(&b, sh_build_matmul(&b, sum, w, SH_NONE, "other"), sum, "doubled");

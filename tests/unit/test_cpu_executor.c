@@ -219,7 +219,7 @@ static void test_cpu_batched_equals_alone(void **state) {
     }
     const struct sh_step step = {
         .rows = rows, .n_rows = 6, .sequences = sequences, .n_sequences = 2, .outputs = outputs, .n_outputs = 6};
-    assert_int_equal(e->submit(b.context, 1, &step, &err), SH_OK);
+    assert_int_equal(e->submit(b.context, 1, 0, &step, &err), SH_OK);
     struct sh_step_result result;
     assert_int_equal(e->wait(b.context, 1, -1, &result, &err), SH_OK);
     for (uint32_t i = 0; i < 6; i++) {
@@ -257,10 +257,10 @@ static void test_cpu_two_in_flight(void **state) {
     struct sh_error err = {0};
     struct sh_step_result result;
     assert_int_equal(e->wait(b.context, 1, -1, &result, &err), SH_ERR_INVALID);
-    assert_int_equal(e->submit(b.context, 1, &step, &err), SH_OK);
+    assert_int_equal(e->submit(b.context, 1, 0, &step, &err), SH_OK);
     step.rows = rows + 40;
-    assert_int_equal(e->submit(b.context, 0, &step, &err), SH_OK);
-    assert_int_equal(e->submit(b.context, 1, &step, &err), SH_ERR_BUSY);
+    assert_int_equal(e->submit(b.context, 0, 0, &step, &err), SH_OK);
+    assert_int_equal(e->submit(b.context, 1, 0, &step, &err), SH_ERR_BUSY);
     assert_int_equal(e->wait(b.context, 0, 0, &result, &err), SH_ERR_TIMEOUT);
     memset(rows, 0, sizeof rows); /* the caller's again */
     assert_int_equal(e->wait(b.context, 1, -1, &result, &err), SH_OK);
@@ -270,7 +270,7 @@ static void test_cpu_two_in_flight(void **state) {
 
     for (uint32_t i = 0; i < 80; i++) rows[i] = (struct sh_step_row){.token = tokens[i], .sampled_from = SH_NONE, .position = i};
     step.rows = rows;
-    assert_int_equal(e->submit(b.context, 1, &step, &err), SH_OK); /* destroyed in flight: close_bench */
+    assert_int_equal(e->submit(b.context, 1, 0, &step, &err), SH_OK); /* destroyed in flight: close_bench */
     free(expected);
     close_bench(&b);
 }
@@ -301,7 +301,7 @@ static void test_cpu_captures_and_embeddings(void **state) {
                                 activation(b.t, "blk.0.attn_output")};
     const struct sh_step step = {
         .rows = rows, .n_rows = 2, .sequences = &sequence, .n_sequences = 1, .capture = wanted, .n_capture = 3};
-    assert_int_equal(e->submit(b.context, 0, &step, &err), SH_OK);
+    assert_int_equal(e->submit(b.context, 0, 0, &step, &err), SH_OK);
     struct sh_step_result result;
     assert_int_equal(e->wait(b.context, 0, -1, &result, &err), SH_OK);
     float expected[2][96];
@@ -335,20 +335,20 @@ static void test_cpu_bad_steps(void **state) {
     struct sh_step_sequence sequence = {.n_rows = 1, .pages = good_pages, .n_pages = 1};
     const struct sh_step step = {.rows = &row, .n_rows = 1, .sequences = &sequence, .n_sequences = 1};
     row.token = (int32_t)f32_params.n_vocab;
-    assert_int_equal(e->submit(b.context, 0, &step, &err), SH_ERR_INVALID);
+    assert_int_equal(e->submit(b.context, 0, 0, &step, &err), SH_ERR_INVALID);
     row.token = -1;
-    assert_int_equal(e->submit(b.context, 0, &step, &err), SH_ERR_INVALID);
+    assert_int_equal(e->submit(b.context, 0, 0, &step, &err), SH_ERR_INVALID);
     row.token = 1;
     row.position = SH_PAGE_TOKENS;
-    assert_int_equal(e->submit(b.context, 0, &step, &err), SH_ERR_INVALID);
+    assert_int_equal(e->submit(b.context, 0, 0, &step, &err), SH_ERR_INVALID);
     row.position = 0;
     sequence.pages = bad_pages;
-    assert_int_equal(e->submit(b.context, 0, &step, &err), SH_ERR_INVALID);
+    assert_int_equal(e->submit(b.context, 0, 0, &step, &err), SH_ERR_INVALID);
     sequence.pages = good_pages;
     row.sampled_from = 0;
-    assert_int_equal(e->submit(b.context, 0, &step, &err), SH_ERR_INVALID);
+    assert_int_equal(e->submit(b.context, 0, 0, &step, &err), SH_ERR_INVALID);
     row.sampled_from = SH_NONE;
-    assert_int_equal(e->submit(b.context, 0, &step, &err), SH_OK);
+    assert_int_equal(e->submit(b.context, 0, 0, &step, &err), SH_OK);
     close_bench(&b);
 }
 
@@ -366,7 +366,10 @@ static void test_cpu_two_segments(void **state) {
     struct sh_segment *segments;
     uint32_t n_segments;
     struct sh_error err = {0};
-    assert_int_equal(sh_program_cut(b.t->program, device_of_layer, &segments, &n_segments, &err), SH_OK);
+    uint32_t device_of_op[64];
+    assert_true(b.t->program->n_ops <= 64);
+    sh_program_place(b.t->program, device_of_layer, 0, 0, device_of_op);
+    assert_int_equal(sh_program_cut(b.t->program, device_of_op, &segments, &n_segments, &err), SH_OK);
     assert_int_equal(n_segments, 2);
     struct sh_device *devices[2] = {b.device, second};
     struct sh_exec_model *models[2];
@@ -388,7 +391,7 @@ static void test_cpu_two_segments(void **state) {
             assert_int_equal(segments[s].inputs[i], segments[0].outputs[i]);
             step.inputs[i] = result.outputs[i];
         }
-        if (e->submit(contexts[s], 0, &step, &err) != SH_OK) fail_msg("%s", err.message);
+        if (e->submit(contexts[s], 0, 0, &step, &err) != SH_OK) fail_msg("%s", err.message);
         assert_int_equal(e->wait(contexts[s], 0, -1, &result, &err), SH_OK);
     }
     assert_memory_equal(result.logits[0], expected + 8 * f32_params.n_vocab, f32_params.n_vocab * sizeof(float));
@@ -419,11 +422,11 @@ static void test_cpu_memory_is_refused(void **state) {
     assert_non_null(rows);
     const uint64_t kept = *rows;
     *rows = UINT64_C(1) << 36; /* 2^36 * 96 * 4 bytes */
-    assert_int_equal(e->model_create(b.device, &segment, &model, &err), SH_ERR_NO_MEMORY);
+    assert_int_equal(e->model_create(b.device, &segment, 1, &model, &err), SH_ERR_NO_MEMORY);
     assert_non_null(strstr(err.message, "25165824 MiB"));
     assert_non_null(strstr(err.message, "available"));
     *rows = UINT64_C(1) << 60;
-    assert_int_equal(e->model_create(b.device, &segment, &model, &err), SH_ERR_FORMAT);
+    assert_int_equal(e->model_create(b.device, &segment, 1, &model, &err), SH_ERR_FORMAT);
     assert_null(model);
     *rows = kept;
     assert_int_equal(e->pool_reserve(b.context, 0, UINT32_MAX, &err), SH_ERR_NO_MEMORY);

@@ -166,7 +166,7 @@ static void tensor_over_2_gib(void **state) {
     struct sh_segment segment = {.program = &ops.program, .n_ops = 1, .n_inputs = 1, .inputs = {op.x}};
     struct ops_model m = {.device = vulkan};
     struct sh_error err = {0};
-    assert_int_equal(e->model_create(vulkan, &segment, &m.model, &err), SH_OK);
+    assert_int_equal(e->model_create(vulkan, &segment, 1, &m.model, &err), SH_OK);
     for (uint32_t row = 0; row < N; row += BLOCK) assert_int_equal(e->weight_rows(m.model, op.w, row, BLOCK, w, &err), SH_OK);
     assert_int_equal(e->model_finish(m.model, &err), SH_OK);
     assert_true(e->model_bytes(m.model) > 2ull << 30);

@@ -82,7 +82,8 @@ static void norm_against_double(void **state) {
         float *x = ops_random_floats((size_t)ROWS * width, 3, &rng), *w = ops_random_floats(width, 2, &rng);
         struct ops ops;
         ops_init(&ops);
-        struct sh_op op = ops_op(SH_OP_RMS_NORM);
+        struct sh_op op = ops_op(SH_OP_NORM);
+        op.norm.n_groups = 1;
         op.x = ops_input(&ops, width);
         op.w = ops_weight(&ops, SH_TYPE_F32, width, 1, w);
         op.out = ops_activation(&ops, width, SH_ROWS_ALL);

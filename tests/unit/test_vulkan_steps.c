@@ -74,7 +74,7 @@ static void submit_one(struct bench *b, uint32_t slot, int32_t token, uint32_t s
     const struct sh_step step = {
         .rows = &row, .n_rows = 1, .sequences = &sequence, .n_sequences = 1, .outputs = &output, .n_outputs = 1};
     struct sh_error err = {0};
-    OK(b->device->executor->submit(b->context, slot, &step, &err));
+    OK(b->device->executor->submit(b->context, slot, 0, &step, &err));
 }
 static int32_t wait_one(struct bench *b, uint32_t slot) {
     struct sh_step_result result;
@@ -173,7 +173,7 @@ static void batched_is_alone(void **state) {
     }
     const struct sh_step step = {
         .rows = rows, .n_rows = n_rows, .sequences = sequences, .n_sequences = N, .outputs = outputs, .n_outputs = n_outputs};
-    OK(e->submit(b.context, 1, &step, &err));
+    OK(e->submit(b.context, 1, 0, &step, &err));
     struct sh_step_result result;
     OK(e->wait(b.context, 1, -1, &result, &err));
     const size_t row_bytes = small.n_vocab * sizeof(float);
@@ -232,21 +232,21 @@ static void refused_steps_leave_the_context_usable(void **state) {
     struct sh_step_row row = {.token = 1, .sampled_from = SH_NONE};
     struct sh_step_sequence sequence = {.n_rows = 1, .pages = pages, .n_pages = 1};
     const struct sh_step step = {.rows = &row, .n_rows = 1, .sequences = &sequence, .n_sequences = 1};
-    assert_int_equal(e->submit(b.context, 0, &step, &err), SH_ERR_INVALID); /* no such page */
+    assert_int_equal(e->submit(b.context, 0, 0, &step, &err), SH_ERR_INVALID); /* no such page */
     sequence.n_pages = 3;
-    assert_int_equal(e->submit(b.context, 0, &step, &err), SH_ERR_INVALID); /* more pages than the context was made for */
+    assert_int_equal(e->submit(b.context, 0, 0, &step, &err), SH_ERR_INVALID); /* more pages than the context was made for */
     sequence.n_pages = 1;
     pages[0] = ascending;
     row.position = 32;
-    assert_int_equal(e->submit(b.context, 0, &step, &err), SH_ERR_INVALID); /* beyond the pages */
+    assert_int_equal(e->submit(b.context, 0, 0, &step, &err), SH_ERR_INVALID); /* beyond the pages */
     row.position = 0;
     row.sampled_from = 3;
-    assert_int_equal(e->submit(b.context, 0, &step, &err), SH_ERR_INVALID); /* nothing was sampled there */
+    assert_int_equal(e->submit(b.context, 0, 0, &step, &err), SH_ERR_INVALID); /* nothing was sampled there */
     const struct sh_step many = {.n_rows = 321};
-    assert_int_equal(e->submit(b.context, 0, &many, &err), SH_ERR_LIMIT);
+    assert_int_equal(e->submit(b.context, 0, 0, &many, &err), SH_ERR_LIMIT);
     row.sampled_from = SH_NONE;
-    OK(e->submit(b.context, 0, &step, &err));
-    assert_int_equal(e->submit(b.context, 0, &step, &err), SH_ERR_BUSY);
+    OK(e->submit(b.context, 0, 0, &step, &err));
+    assert_int_equal(e->submit(b.context, 0, 0, &step, &err), SH_ERR_BUSY);
     struct sh_step_result result;
     OK(e->wait(b.context, 0, -1, &result, &err));
     assert_int_equal(e->wait(b.context, 0, -1, &result, &err), SH_ERR_INVALID);
@@ -276,13 +276,13 @@ static void nan_logits_cost_their_row(void **state) {
     const struct sh_step second = {
         .rows = rows + 1, .n_rows = 1, .sequences = &alone, .n_sequences = 1, .outputs = outputs, .n_outputs = 1};
     struct sh_step_result result;
-    OK(e->submit(b.context, 0, &both, &err));
+    OK(e->submit(b.context, 0, 0, &both, &err));
     OK(e->wait(b.context, 0, -1, &result, &err));
     assert_int_equal(result.tokens[0], -1);
     const int32_t token = result.tokens[1];
     assert_true(token >= 0);
     rows[1].sequence = 0;
-    OK(e->submit(b.context, 1, &second, &err));
+    OK(e->submit(b.context, 1, 0, &second, &err));
     OK(e->wait(b.context, 1, -1, &result, &err));
     assert_int_equal(result.tokens[0], token);
     close_bench(&b);
@@ -320,7 +320,7 @@ static void large_heads_are_refused(void **state) {
     const struct sh_segment segment = tiny_segment(t);
     struct sh_exec_model *model = NULL;
     struct sh_error err = {0};
-    assert_int_equal(device->executor->model_create(device, &segment, &model, &err), SH_ERR_UNSUPPORTED);
+    assert_int_equal(device->executor->model_create(device, &segment, 1, &model, &err), SH_ERR_UNSUPPORTED);
     assert_non_null(strstr(err.message, "288 dimensions, the kernels take up to 256"));
     assert_null(model);
     ops_close(device);
@@ -334,7 +334,7 @@ static void a_lost_device_is_an_ordinary_error(void **state) {
     struct sh_error err = {0};
     assert_int_equal(sh_vk_fail(sh_vulkan_of(b.device), VK_ERROR_DEVICE_LOST, "test", &err), SH_ERR_DEVICE_LOST);
     const struct sh_step step = {.n_rows = 1};
-    assert_int_equal(b.device->executor->submit(b.context, 0, &step, &err), SH_ERR_DEVICE_LOST);
+    assert_int_equal(b.device->executor->submit(b.context, 0, 0, &step, &err), SH_ERR_DEVICE_LOST);
     assert_int_equal(b.device->executor->pool_reserve(b.context, 0, 64, &err), SH_ERR_DEVICE_LOST);
     close_bench(&b);
 }

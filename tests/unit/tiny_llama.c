@@ -88,14 +88,15 @@ static uint32_t layer(struct sh_builder *b, const struct tiny_params *p, uint32_
     char name[5][48];
     static const char *const stems[5] = {"attn_norm", "attn_q", "attn_k", "attn_v", "ffn_norm"};
     for (int i = 0; i < 5; i++) snprintf(name[i], sizeof name[i], "blk.%u.%s", l, stems[i]);
-    uint32_t in = sh_build_rms_norm(b, x, sh_build_vector(b, p->n_embd, "%s", name[0]), 1e-5f, "attn_norm");
+    uint32_t in = sh_build_norm(b, SH_NORM_RMS, x, 1, sh_build_vector(b, p->n_embd, "%s", name[0]), SH_NONE, 1e-5f, "attn_norm");
     uint32_t qkv[3];
     for (uint32_t i = 0; i < 3; i++) {
         const uint32_t width = i == 0 ? q_width : kv_width;
         const uint32_t bias = p->bias ? sh_build_vector(b, width, "%s.bias", name[1 + i]) : SH_NONE;
         qkv[i] = sh_build_matmul(b, in, matrix(b, p, p->n_embd, width, name[1 + i]), bias, stems[1 + i]);
     }
-    const struct sh_state_group spec = {SH_STATE_PAGED, 0, p->n_kv_heads, p->head_dim, p->head_dim};
+    const struct sh_state_group spec = {
+        .kind = SH_STATE_PAGED, .n_kv_heads = p->n_kv_heads, .k_dim = p->head_dim, .v_dim = p->head_dim};
     struct sh_build_attention a = {
         .n_heads = p->n_heads,
         .n_kv_heads = p->n_kv_heads,
@@ -104,6 +105,8 @@ static uint32_t layer(struct sh_builder *b, const struct tiny_params *p, uint32_
         .pairing = p->pairing,
         .n_rot = p->head_dim,
         .rope_table = table,
+        .slopes = SH_NONE,
+        .sinks = SH_NONE,
         .scale = 1.0f / sqrtf((float)p->head_dim),
     };
     a.group = sh_build_state(b, spec, &a.layer_in_group);
@@ -111,7 +114,7 @@ static uint32_t layer(struct sh_builder *b, const struct tiny_params *p, uint32_
     snprintf(name[1], sizeof name[1], "blk.%u.attn_output", l);
     x = sh_build_add(b, x, sh_build_matmul(b, attended, matrix(b, p, q_width, p->n_embd, name[1]), SH_NONE, "attn_output"),
                      "attn_sum");
-    in = sh_build_rms_norm(b, x, sh_build_vector(b, p->n_embd, "%s", name[4]), 1e-5f, "ffn_norm");
+    in = sh_build_norm(b, SH_NORM_RMS, x, 1, sh_build_vector(b, p->n_embd, "%s", name[4]), SH_NONE, 1e-5f, "ffn_norm");
     snprintf(name[1], sizeof name[1], "blk.%u.ffn_gate", l);
     snprintf(name[2], sizeof name[2], "blk.%u.ffn_up", l);
     snprintf(name[3], sizeof name[3], "blk.%u.ffn_down", l);
@@ -158,14 +161,14 @@ struct tiny *tiny_create(const struct tiny_params *params) {
     t->program->context_length = p->context;
     const uint32_t table = sh_build_constant(&b, p->head_dim, p->context, rope_table(p->context, p->head_dim), "rope_table");
     const uint32_t embd = matrix(&b, p, p->n_embd, p->n_vocab, "token_embd");
-    uint32_t x = sh_build_embed(&b, embd, "embd");
+    uint32_t x = sh_build_embed(&b, embd, SH_EMBED_TOKEN, "embd");
     for (uint32_t l = 0; l < p->n_layers; l++) {
         b.layer = l;
         x = layer(&b, p, x, table);
     }
     b.layer = SH_NONE;
     x = sh_build_gather_out(&b, x, "gathered");
-    t->program->hidden = sh_build_rms_norm(&b, x, sh_build_vector(&b, p->n_embd, "output_norm"), 1e-5f, "hidden");
+    t->program->hidden = sh_build_norm(&b, SH_NORM_RMS, x, 1, sh_build_vector(&b, p->n_embd, "output_norm"), SH_NONE, 1e-5f, "hidden");
     const uint32_t head = p->tied ? embd : matrix(&b, p, p->n_embd, p->n_vocab, "output");
     t->program->logits = sh_build_matmul(&b, t->program->hidden, head, SH_NONE, "logits");
     if (b.code != SH_OK) fail_msg("%s", err.message);
@@ -196,9 +199,9 @@ struct sh_exec_model *tiny_load(const struct tiny *t, struct sh_device *device, 
     struct sh_error err = {0};
     struct sh_exec_model *model = NULL;
     const struct sh_executor *e = device->executor;
-    if (e->model_create(device, segment, &model, &err) != SH_OK) fail_msg("%s", err.message);
+    if (e->model_create(device, segment, 1, &model, &err) != SH_OK) fail_msg("%s", err.message);
     uint32_t *weights, count;
-    assert_int_equal(sh_segment_weights(segment, &weights, &count, &err), SH_OK);
+    assert_int_equal(sh_segment_weights(segment, 1, &weights, &count, &err), SH_OK);
     for (uint32_t i = 0; i < count; i++) {
         const struct sh_weight *w = &t->program->weights[weights[i]];
         const uint64_t row_bytes = sh_type_row_bytes(w->type, w->cols);
@@ -344,7 +347,7 @@ float *tiny_run(const struct tiny *t, struct sh_device *device, struct sh_exec_c
     struct sh_error err = {0};
     struct sh_step_result result;
     if (e->pool_reserve(context, 0, first_page + n_pages, &err) != SH_OK) fail_msg("%s", err.message);
-    if (e->submit(context, slot, &step, &err) != SH_OK) fail_msg("%s", err.message);
+    if (e->submit(context, slot, 0, &step, &err) != SH_OK) fail_msg("%s", err.message);
     if (e->wait(context, slot, -1, &result, &err) != SH_OK) fail_msg("%s", err.message);
     for (uint32_t i = 0; i < n; i++) {
         assert_non_null(result.logits[i]);
