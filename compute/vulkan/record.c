@@ -5,20 +5,13 @@
  * Barriers stand only where an op touches what was written since the last one. A recording is cut into several command buffers
  * where the predicted time of one passes SH_VK_CUT_NS, because desktop drivers reset a device whose submission takes seconds.
  */
-#include "compute/vulkan/exec.h"
+#include "compute/vulkan/record.h"
 
 #include <stdlib.h>
 
 _Static_assert(SH_P_PAGE_TOKENS == SH_PAGE_TOKENS, "the kernels' page size");
-_Static_assert(SH_KERNEL_embed_q6_k - SH_KERNEL_embed_f32 == SH_LAYOUT_Q6_K &&
-                   SH_KERNEL_matmul_r1o2_q6_k - SH_KERNEL_matmul_r1o2_f32 == SH_LAYOUT_Q6_K &&
-                   SH_KERNEL_matmul_r1o4_q6_k - SH_KERNEL_matmul_r1o4_f32 == SH_LAYOUT_Q6_K &&
-                   SH_KERNEL_matmul_r4o4_q6_k - SH_KERNEL_matmul_r4o4_f32 == SH_LAYOUT_Q6_K &&
-                   SH_KERNEL_tile_q6_k - SH_KERNEL_tile_f32 == SH_LAYOUT_Q6_K,
-               "kernels of a family stand in the order of the layouts");
 
 #define SH_VK_CUT_NS 0.8e9
-#define MAX_GRID 65535u
 
 uint32_t sh_vk_stride(uint32_t width) { return (width + 31u) & ~31u; }
 
@@ -33,35 +26,7 @@ uint32_t sh_vk_out_class(uint32_t n_outputs) {
     return class;
 }
 
-/* Which matmul kernel makes `rows` rows (a power of two, the bucket's size): all give the same bits. */
-struct matmul_choice {
-    enum sh_kernel kernel;  /* of the layout f32; the others follow it */
-    uint32_t rows, outputs; /* of a workgroup */
-};
-static struct matmul_choice choose_matmul(const struct sh_vulkan *vk, uint32_t rows, uint64_t n) {
-    if (rows > 8) return (struct matmul_choice){SH_KERNEL_tile_f32, 64, 64};
-    if (rows > 1) return (struct matmul_choice){SH_KERNEL_matmul_r4o4_f32, 4, 16};
-    /* Fewer outputs a workgroup where the matrix is small, so that there are enough of them for a GPU. */
-    const bool few = n < 8192 && (vk->base.info.kind != SH_DEVICE_SOFTWARE || vk->like_gpu);
-    return few ? (struct matmul_choice){SH_KERNEL_matmul_r1o2_f32, 1, 8}
-               : (struct matmul_choice){SH_KERNEL_matmul_r1o4_f32, 1, 16};
-}
-
 /* ---- the recorder ---- */
-
-enum { TOUCH_CACHE, TOUCH_SCRATCH, TOUCH_SAMPLE, TOUCH_TOKENS, TOUCH_SLOTS }; /* resources; activations follow */
-
-struct recorder {
-    struct sh_exec_context *context;
-    struct sh_vk_slot *slot, *other;
-    struct sh_vk_recording *rec;
-    VkCommandBuffer commands;
-    uint32_t rows, outputs; /* the bucket's sizes */
-    bool *read, *written;   /* [TOUCH_SLOTS + n_slots] since the last barrier */
-    double cost_ns;
-    enum sh_code code;
-    struct sh_error *err;
-};
 
 static void barrier(struct recorder *r, VkPipelineStageFlags from, VkAccessFlags wrote, VkPipelineStageFlags to,
                     VkAccessFlags access) {
@@ -113,7 +78,7 @@ static void end_commands(struct recorder *r, bool last) {
 }
 
 /* What the next dispatch reads and writes; puts a barrier before it if one of these was touched since the last barrier. */
-static void touches(struct recorder *r, const uint32_t *reads, uint32_t n_reads, const uint32_t *writes, uint32_t n_writes) {
+void sh_vk_touches(struct recorder *r, const uint32_t *reads, uint32_t n_reads, const uint32_t *writes, uint32_t n_writes) {
     bool hazard = false;
     for (uint32_t i = 0; i < n_reads; i++) hazard |= r->written[reads[i]];
     for (uint32_t i = 0; i < n_writes; i++) hazard |= r->written[writes[i]] || r->read[writes[i]];
@@ -136,8 +101,8 @@ static double flops_per_ns(const struct sh_vulkan *vk) {
     }
 }
 
-static void dispatch(struct recorder *r, enum sh_kernel kernel, const void *push, size_t push_bytes, struct sh_vk_grid grid,
-                     double flops) {
+void sh_vk_dispatch(struct recorder *r, enum sh_kernel kernel, const void *push, size_t push_bytes, struct sh_vk_grid grid,
+                    double flops) {
     struct sh_exec_context *c = r->context;
     struct sh_vulkan *vk = c->vk;
     if (r->code != SH_OK) return;
@@ -156,10 +121,8 @@ static void dispatch(struct recorder *r, enum sh_kernel kernel, const void *push
     r->rec->grids[r->rec->n_grids++] = grid;
     r->cost_ns += flops / flops_per_ns(vk);
 }
-#define DISPATCH(r, kernel, push, grid, flops) dispatch(r, kernel, &(push), sizeof(push), grid, flops)
-
 /* Cuts here if the next op, of `flops`, would make the submission too long. */
-static void maybe_cut(struct recorder *r, double flops) {
+void sh_vk_maybe_cut(struct recorder *r, double flops) {
     if (r->code != SH_OK || r->cost_ns == 0 || r->cost_ns + flops / flops_per_ns(r->context->vk) < SH_VK_CUT_NS ||
         r->rec->n_commands == SH_VK_MAX_CUTS)
         return;
@@ -167,56 +130,12 @@ static void maybe_cut(struct recorder *r, double flops) {
     if (r->code == SH_OK) begin_commands(r);
 }
 
-/* ---- grids ---- */
-
-static uint32_t groups(uint64_t items, uint32_t per_group) {
-    return (uint32_t)sh_min_u64((items + per_group - 1) / per_group, MAX_GRID); /* kernels loop over the rest */
-}
-static struct sh_vk_axis fixed(uint32_t n) { return (struct sh_vk_axis){SH_COUNT_ONE, n}; }
-static struct sh_vk_axis by(enum sh_vk_count count, uint32_t divisor) { return (struct sh_vk_axis){count, divisor}; }
-static enum sh_vk_count count_of(enum sh_rows rows) { return rows == SH_ROWS_OUT ? SH_COUNT_OUTPUTS : SH_COUNT_ROWS; }
-
 /* ---- ops ---- */
-
-static const struct sh_activation *activation(const struct recorder *r, uint32_t a) {
-    return &r->context->model->segment.program->activations[a];
-}
-static uint32_t touch(const struct recorder *r, uint32_t a) { return TOUCH_SLOTS + r->context->model->fused.slot[a]; }
-static VkDeviceAddress address(const struct recorder *r, uint32_t a) {
-    return r->context->spans[r->context->model->fused.slot[a]].address;
-}
-static uint32_t stride(const struct recorder *r, uint32_t a) { return sh_vk_stride(activation(r, a)->width); }
-static VkDeviceAddress table(const struct recorder *r, uint32_t w) { return r->context->model->weights[w].table.address; }
-
-static void record_embed(struct recorder *r, const struct sh_op *op) {
-    const struct sh_exec_model *m = r->context->model;
-    const struct sh_vk_weight *w = &m->weights[op->w];
-    const uint32_t reads[] = {TOUCH_TOKENS}, writes[] = {touch(r, op->out)};
-    touches(r, reads, 1, writes, 1);
-    for (uint32_t i = 0; i < w->n_parts; i++) { /* parts write different rows: no barrier between them */
-        struct sh_pc_embed push = {
-            .step = r->slot->step.address,
-            .rows = r->slot->rows.address,
-            .tokens = r->other->tokens.address,
-            .embeddings = r->slot->embeddings.address,
-            .dst = address(r, op->out),
-            .width = activation(r, op->out)->width,
-            .stride = stride(r, op->out),
-            .units = w->layout.units,
-            .first_row = (uint32_t)w->parts[i].first_row,
-            .part_rows = (uint32_t)w->parts[i].n_rows,
-            .n_vocab = (uint32_t)m->segment.program->weights[op->w].rows,
-        };
-        sh_vk_part_planes(m, op->w, i, &push.w);
-        const struct sh_vk_grid grid = {fixed(groups(push.width, 512)), by(SH_COUNT_ROWS, 1)};
-        DISPATCH(r, SH_KERNEL_embed_f32 + w->layout.layout, push, grid, 0);
-    }
-}
 
 static void record_norm(struct recorder *r, const struct sh_op *op) {
     const enum sh_rows rows = activation(r, op->out)->rows;
     const uint32_t reads[] = {touch(r, op->x)}, writes[] = {touch(r, op->out)};
-    touches(r, reads, 1, writes, 1);
+    sh_vk_touches(r, reads, 1, writes, 1);
     const struct sh_pc_norm push = {.step = r->slot->step.address,
                                     .x = address(r, op->x),
                                     .w = table(r, op->w),
@@ -229,53 +148,10 @@ static void record_norm(struct recorder *r, const struct sh_op *op) {
     DISPATCH(r, SH_KERNEL_rms_norm, push, grid, 0);
 }
 
-static void record_matmul(struct recorder *r, const struct sh_op *op) {
-    const struct sh_exec_model *m = r->context->model;
-    const struct sh_vk_weight *w = &m->weights[op->w];
-    const struct sh_weight *weight = &m->segment.program->weights[op->w];
-    const bool by_output = activation(r, op->out)->rows == SH_ROWS_OUT;
-    const uint32_t rows = by_output ? r->outputs : r->rows;
-    const double flops = 2.0 * (double)weight->cols * (double)weight->rows * rows;
-    maybe_cut(r, flops);
-    const uint32_t reads[] = {touch(r, op->x), op->residual != SH_NONE ? touch(r, op->residual) : touch(r, op->x)};
-    const uint32_t writes[] = {touch(r, op->out)};
-    touches(r, reads, 2, writes, 1);
-    for (uint32_t i = 0; i < w->n_parts; i++) {
-        const struct sh_vk_part *part = &w->parts[i];
-        struct sh_pc_matmul push = {
-            .step = r->slot->step.address,
-            .x = address(r, op->x),
-            .dst = address(r, op->out),
-            .cols = (uint32_t)weight->cols,
-            .units = w->layout.units,
-            .n = (uint32_t)part->n_rows,
-            .first_n = (uint32_t)part->first_row,
-            .x_stride = stride(r, op->x),
-            .dst_stride = stride(r, op->out),
-            .flags = by_output ? SH_MATMUL_BY_OUTPUT : 0,
-        };
-        sh_vk_part_planes(m, op->w, i, &push.w);
-        if (op->bias != SH_NONE) {
-            push.bias = table(r, op->bias);
-            push.flags |= SH_MATMUL_BIAS;
-        }
-        if (op->residual != SH_NONE) {
-            push.residual = address(r, op->residual);
-            push.residual_stride = stride(r, op->residual);
-            push.flags |= SH_MATMUL_RESIDUAL;
-        }
-        const struct matmul_choice choice = choose_matmul(r->context->vk, rows, part->n_rows);
-        const enum sh_vk_count count = by_output ? SH_COUNT_OUTPUTS : SH_COUNT_ROWS;
-        const double part_flops = flops * (double)part->n_rows / (double)weight->rows;
-        const struct sh_vk_grid grid = {fixed(groups(part->n_rows, choice.outputs)), by(count, choice.rows)};
-        DISPATCH(r, choice.kernel + w->layout.layout, push, grid, part_flops);
-    }
-}
-
 static void record_pair(struct recorder *r, const struct sh_op *op, enum sh_kernel kernel) {
     const enum sh_rows rows = activation(r, op->out)->rows;
     const uint32_t reads[] = {touch(r, op->x), touch(r, op->y)}, writes[] = {touch(r, op->out)};
-    touches(r, reads, 2, writes, 1);
+    sh_vk_touches(r, reads, 2, writes, 1);
     const struct sh_pc_pair push = {.step = r->slot->step.address,
                                     .x = address(r, op->x),
                                     .y = address(r, op->y),
@@ -291,7 +167,7 @@ static void record_rope(struct recorder *r, const struct sh_op *op) {
     const struct sh_exec_context *c = r->context;
     const struct sh_vk_pool *pool = &c->pools[op->attn.group];
     const uint32_t reads[] = {touch(r, op->x), touch(r, op->y), touch(r, op->z)}, writes[] = {touch(r, op->out), TOUCH_CACHE};
-    touches(r, reads, 3, writes, 2);
+    sh_vk_touches(r, reads, 3, writes, 2);
     const uint64_t layer = (op->attn.layer_in_group - pool->first_layer) * pool->layer_bytes,
                    element = c->params.kv_type == SH_KV_F16 ? 2 : 4;
     const struct sh_pc_rope push = {
@@ -344,27 +220,27 @@ static void record_attention(struct recorder *r, const struct sh_op *op) {
     /* The longest cache that the context allows: what a cut must be safe for. */
     const double flops = 2.0 * (op->attn.k_dim + op->attn.v_dim) * op->attn.n_heads * (double)r->rows *
                          (double)c->params.max_pages_per_sequence * SH_PAGE_TOKENS;
-    maybe_cut(r, flops);
+    sh_vk_maybe_cut(r, flops);
     if (r->rows > SH_VK_SPLIT_ROWS) {
         const uint32_t reads[] = {touch(r, op->x), TOUCH_CACHE}, writes[] = {touch(r, op->out)};
-        touches(r, reads, 2, writes, 1);
+        sh_vk_touches(r, reads, 2, writes, 1);
         const struct sh_vk_grid grid = {fixed(op->attn.n_heads), by(SH_COUNT_ROWS, 1)};
         DISPATCH(r, half ? SH_KERNEL_attention_f16 : SH_KERNEL_attention_f32, push, grid, flops);
         return;
     }
     const uint32_t reads[] = {touch(r, op->x), TOUCH_CACHE}, writes[] = {TOUCH_SCRATCH};
-    touches(r, reads, 2, writes, 1);
+    sh_vk_touches(r, reads, 2, writes, 1);
     const struct sh_vk_grid split = {fixed(op->attn.n_heads), by(SH_COUNT_ITEMS, 1)};
     DISPATCH(r, half ? SH_KERNEL_attention_split_f16 : SH_KERNEL_attention_split_f32, push, split, flops);
     const uint32_t merge_writes[] = {touch(r, op->out)};
-    touches(r, writes, 1, merge_writes, 1);
+    sh_vk_touches(r, writes, 1, merge_writes, 1);
     const struct sh_vk_grid merge = {fixed(op->attn.n_heads), by(SH_COUNT_ROWS, 1)};
     DISPATCH(r, SH_KERNEL_attention_merge, push, merge, 0);
 }
 
 static void record_gather(struct recorder *r, const struct sh_op *op) {
     const uint32_t reads[] = {touch(r, op->x)}, writes[] = {touch(r, op->out)};
-    touches(r, reads, 1, writes, 1);
+    sh_vk_touches(r, reads, 1, writes, 1);
     const struct sh_pc_gather push = {.step = r->slot->step.address,
                                       .outputs = r->slot->outputs.address,
                                       .x = address(r, op->x),
@@ -377,9 +253,9 @@ static void record_gather(struct recorder *r, const struct sh_op *op) {
 
 static void record_op(struct recorder *r, const struct sh_op *op) {
     switch (op->kind) {
-    case SH_OP_EMBED: record_embed(r, op); break;
+    case SH_OP_EMBED: sh_vk_record_embed(r, op); break;
     case SH_OP_NORM: record_norm(r, op); break;
-    case SH_OP_MATMUL: record_matmul(r, op); break;
+    case SH_OP_MATMUL: sh_vk_record_matmul(r, op); break;
     case SH_OP_ADD: record_pair(r, op, SH_KERNEL_add); break;
     case SH_OP_ROPE_CACHE: record_rope(r, op); break;
     case SH_OP_ATTENTION: record_attention(r, op); break;
@@ -394,8 +270,8 @@ static void record_op(struct recorder *r, const struct sh_op *op) {
 /* Between an activation and a host-visible span of rows without padding. */
 static void record_copy(struct recorder *r, uint32_t a, VkDeviceAddress host, bool in, uint32_t mask, enum sh_vk_count count) {
     const uint32_t slot[] = {touch(r, a)}, none[] = {TOUCH_SLOTS};
-    if (in) touches(r, none, 0, slot, 1);
-    else touches(r, slot, 1, none, 0);
+    if (in) sh_vk_touches(r, none, 0, slot, 1);
+    else sh_vk_touches(r, slot, 1, none, 0);
     const uint32_t width = activation(r, a)->width;
     const struct sh_pc_copy push = {.step = r->slot->step.address,
                                     .outputs = r->slot->outputs.address,
@@ -429,11 +305,11 @@ static void record_sampling(struct recorder *r, uint32_t logits) {
                                       .stride = stride(r, logits),
                                       .chunks = (n_vocab + SH_SAMPLE_CHUNK - 1) / SH_SAMPLE_CHUNK};
     const uint32_t reads[] = {touch(r, logits)}, writes[] = {TOUCH_SAMPLE}, tokens[] = {TOUCH_TOKENS};
-    touches(r, reads, 1, writes, 1);
+    sh_vk_touches(r, reads, 1, writes, 1);
     const struct sh_vk_grid all = {fixed(groups(push.chunks, 1)), by(SH_COUNT_OUTPUTS, 1)},
                             merge = {by(SH_COUNT_OUTPUTS, 64), fixed(1)};
     DISPATCH(r, SH_KERNEL_sample, push, all, 0);
-    touches(r, writes, 1, tokens, 1);
+    sh_vk_touches(r, writes, 1, tokens, 1);
     DISPATCH(r, SH_KERNEL_sample_merge, push, merge, 0);
 }
 
@@ -508,18 +384,4 @@ uint32_t sh_vk_count_dispatches(const struct sh_exec_model *m) {
         n += op->kind == SH_OP_EMBED || op->kind == SH_OP_MATMUL ? m->weights[op->w].n_parts : 2;
     }
     return n;
-}
-
-enum sh_code sh_vk_warm_pipelines(const struct sh_exec_model *m, struct sh_error *err) {
-    enum sh_code code = SH_OK;
-    VkPipeline made;
-    for (uint32_t i = 0; i < m->fused.n_ops && code == SH_OK; i++) {
-        const struct sh_op *op = &m->fused.ops[i];
-        if (op->kind != SH_OP_MATMUL) continue;
-        const uint32_t layout = m->weights[op->w].layout.layout;
-        const uint64_t n = m->weights[op->w].parts[0].n_rows;
-        for (uint32_t rows = 1; rows <= 16 && code == SH_OK; rows *= 4)
-            code = sh_vk_pipeline(m->vk, choose_matmul(m->vk, rows, n).kernel + layout, &made, err);
-    }
-    return code;
 }

@@ -1,0 +1,55 @@
+/* record.h - what the recorder's files share: record.c (the recording, most ops), record_weights.c (ops over matrices). Used while one
+ * recording is made, by the thread that makes it. */
+#ifndef SHIMMY_RECORD_H
+#define SHIMMY_RECORD_H
+
+#include "compute/vulkan/exec.h"
+
+#define MAX_GRID 65535u
+
+enum { TOUCH_CACHE, TOUCH_SCRATCH, TOUCH_SAMPLE, TOUCH_TOKENS, TOUCH_SLOTS }; /* resources; activations follow */
+
+struct recorder {
+    struct sh_exec_context *context;
+    struct sh_vk_slot *slot, *other;
+    struct sh_vk_recording *rec;
+    VkCommandBuffer commands;
+    uint32_t rows, outputs; /* the bucket's sizes */
+    bool *read, *written;   /* [TOUCH_SLOTS + n_slots] since the last barrier */
+    double cost_ns;
+    enum sh_code code;
+    struct sh_error *err;
+};
+
+/* What the next dispatch reads and writes; puts a barrier before it if one of these was touched since the last barrier. */
+void sh_vk_touches(struct recorder *r, const uint32_t *reads, uint32_t n_reads, const uint32_t *writes, uint32_t n_writes);
+/* Cuts here if the next op, of `flops`, would make the submission too long. */
+void sh_vk_maybe_cut(struct recorder *r, double flops);
+void sh_vk_dispatch(struct recorder *r, enum sh_kernel kernel, const void *push, size_t push_bytes, struct sh_vk_grid grid,
+                    double flops);
+#define DISPATCH(r, kernel, push, grid, flops) sh_vk_dispatch(r, kernel, &(push), sizeof(push), grid, flops)
+
+/* ---- grids ---- */
+
+static inline uint32_t groups(uint64_t items, uint32_t per_group) {
+    return (uint32_t)sh_min_u64((items + per_group - 1) / per_group, MAX_GRID); /* kernels loop over the rest */
+}
+static inline struct sh_vk_axis fixed(uint32_t n) { return (struct sh_vk_axis){SH_COUNT_ONE, n}; }
+static inline struct sh_vk_axis by(enum sh_vk_count count, uint32_t divisor) { return (struct sh_vk_axis){count, divisor}; }
+static inline enum sh_vk_count count_of(enum sh_rows rows) { return rows == SH_ROWS_OUT ? SH_COUNT_OUTPUTS : SH_COUNT_ROWS; }
+
+static inline const struct sh_activation *activation(const struct recorder *r, uint32_t a) {
+    return &r->context->model->segment.program->activations[a];
+}
+static inline uint32_t touch(const struct recorder *r, uint32_t a) { return TOUCH_SLOTS + r->context->model->fused.slot[a]; }
+static inline VkDeviceAddress address(const struct recorder *r, uint32_t a) {
+    return r->context->spans[r->context->model->fused.slot[a]].address;
+}
+static inline uint32_t stride(const struct recorder *r, uint32_t a) { return sh_vk_stride(activation(r, a)->width); }
+static inline VkDeviceAddress table(const struct recorder *r, uint32_t w) { return r->context->model->weights[w].table.address; }
+
+/* record_weights.c */
+void sh_vk_record_embed(struct recorder *r, const struct sh_op *op);
+void sh_vk_record_matmul(struct recorder *r, const struct sh_op *op);
+
+#endif
