@@ -86,8 +86,8 @@ static enum sh_code check_table(const struct sh_gguf *g, const struct sh_spec *s
                    (unsigned long long)((uint64_t)pages * (uint64_t)page_bytes >> 20));
 }
 
-enum sh_code sh_model_build(const struct sh_gguf *g, const struct sh_model_params *params, struct sh_spec *spec,
-                            struct sh_program **out, struct sh_error *err) {
+enum sh_code sh_model_build(const struct sh_gguf *g, const struct sh_model_params *params, const struct sh_adapter_set *adapters,
+                            struct sh_spec *spec, struct sh_program **out, struct sh_error *err) {
     struct sh_str name = {0};
     enum sh_code code = sh_gguf_str(g, "general.architecture", &name, err);
     if (code != SH_OK) return code;
@@ -102,6 +102,10 @@ enum sh_code sh_model_build(const struct sh_gguf *g, const struct sh_model_param
     struct sh_builder b = {.gguf = g, .layer = SH_NONE, .err = err};
     struct sh_error local;
     if (b.err == NULL) b.err = &local;
+    if (adapters != NULL) {
+        b.adapters = adapters->list;
+        b.n_adapters = adapters->n;
+    }
     code = sh_spec_read(g, architecture->name, params, spec, err);
     if (code == SH_OK) code = read_rope_factors(g, &spec->rope, check_only, &factors, err);
     if (code == SH_OK && (b.program = sh_program_create()) == NULL)
@@ -118,6 +122,7 @@ enum sh_code sh_model_build(const struct sh_gguf *g, const struct sh_model_param
     float *table = sh_rope_table(&spec->rope, factors, positions);
     const uint32_t rope_table = sh_build_constant(&b, spec->rope.n_rot, positions, table, "rope_table");
     architecture->build(&b, spec, rope_table);
+    sh_build_check_adapters(&b);
     code = b.code;
     if (code == SH_OK) code = check_all_used(g, b.program, architecture->name, err);
     if (code != SH_OK) goto fail;
@@ -134,7 +139,7 @@ fail:
 enum sh_code sh_file_check(const struct sh_file *file, struct sh_error *err) {
     struct sh_spec spec;
     struct sh_program *program = NULL;
-    const enum sh_code code = sh_model_build(sh_file_gguf(file), NULL, &spec, &program, err);
+    const enum sh_code code = sh_model_build(sh_file_gguf(file), NULL, NULL, &spec, &program, err);
     if (code == SH_OK) sh_program_destroy(program);
     return code;
 }

@@ -280,8 +280,9 @@ static enum sh_code check_arguments(struct sh_device *const *devices, uint32_t n
     return SH_OK;
 }
 
-static enum sh_code load(struct sh_model *m, const struct sh_gguf *g, const struct sh_model_params *p, struct sh_error *err) {
-    enum sh_code code = sh_model_build(g, p, &m->spec, &m->program, err);
+static enum sh_code load(struct sh_model *m, const struct sh_gguf *g, const struct sh_adapter_set *adapters,
+                         const struct sh_model_params *p, struct sh_error *err) {
+    enum sh_code code = sh_model_build(g, p, adapters, &m->spec, &m->program, err);
     if (code == SH_OK) code = sh_vocab_create(g, &m->vocab, err);
     if (code != SH_OK) return code;
     code = cut(m, p, err);
@@ -311,6 +312,7 @@ enum sh_code sh_model_load(struct sh_device *const *devices, uint32_t n_devices,
     if (code != SH_OK) return code;
 
     struct sh_gguf *g = NULL;
+    struct sh_adapter_set adapters = {0};
     struct sh_model *m = sh_calloc(1, sizeof *m);
     if (m == NULL || (m->devices = sh_calloc(n_devices, sizeof *m->devices)) == NULL)
         code = sh_fail(err, SH_ERR_NO_MEMORY, "%s: no memory for the model", p.path);
@@ -320,7 +322,9 @@ enum sh_code sh_model_load(struct sh_device *const *devices, uint32_t n_devices,
         code = report(&p, SH_LOAD_HEADER, 0, err);
     }
     if (code == SH_OK) code = sh_gguf_open(p.path, &g, err);
-    if (code == SH_OK) code = load(m, g, &p, err);
+    if (code == SH_OK) code = sh_adapters_open(g, p.lora, p.n_lora, &adapters, err);
+    if (code == SH_OK) code = load(m, g, &adapters, &p, err);
+    sh_adapters_close(&adapters);
     sh_gguf_close(g);
     if (code == SH_OK) code = report(&p, SH_LOAD_DONE, 1, err);
     if (code != SH_OK) {

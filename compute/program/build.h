@@ -10,11 +10,21 @@
 
 #include "compute/program/program.h"
 
+/* A low-rank adapter: of a weight W that it names, y = W x becomes y = W x + scale * B (A x). Tensors "<name of W>.lora_a"
+ * [cols][rank] and ".lora_b" [rank][rows], of experts with a third dimension. */
+struct sh_build_adapter {
+    const struct sh_gguf *gguf;
+    float alpha; /* 0: scale is taken as it is, else multiplied by alpha / rank */
+    float scale;
+};
+
 struct sh_builder {
     struct sh_program *program;
     const struct sh_gguf *gguf; /* where weights are looked up; NULL: sh_build_weight makes weights without data (tests) */
     uint32_t layer;             /* written into the ops; SH_NONE outside layers */
     bool on_host;               /* written into the ops: set around those of experts */
+    const struct sh_build_adapter *adapters; /* matmuls and expert matmuls of weights that they name are adapted, in this order */
+    uint32_t n_adapters;
     struct sh_error *err;
     enum sh_code code;
 };
@@ -51,6 +61,14 @@ uint32_t sh_build_vectors(struct sh_builder *b, uint64_t cols, uint64_t n, const
 uint32_t sh_build_vector_optional(struct sh_builder *b, uint64_t cols, const char *fmt, ...) SH_PRINTF(3, 4);
 /* Takes `data` (malloc'd, F32 [rows][cols]) in every case; NULL data is "no memory". Vectors have one row. */
 uint32_t sh_build_constant(struct sh_builder *b, uint64_t cols, uint64_t rows, float *data, const char *name);
+
+/* For ops.c: what the adapters add to `out`, the product of x with w; returns the sum, or out where none names w. e: of an expert
+ * product, else NULL. */
+struct sh_build_experts;
+uint32_t sh_build_adapted(struct sh_builder *b, uint32_t x, uint32_t w, uint32_t out, const struct sh_build_experts *e,
+                          bool per_slot, uint32_t route, const char *stem);
+/* Does every tensor of every adapter take part? Fails and names the first that does not. */
+void sh_build_check_adapters(struct sh_builder *b);
 
 /* State: returns the group of this spec (made on first use) and counts the layer in; *layer_in_group is its index there. */
 uint32_t sh_build_state(struct sh_builder *b, struct sh_state_group spec, uint32_t *layer_in_group);

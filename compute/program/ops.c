@@ -83,7 +83,8 @@ static uint32_t matmul(struct sh_builder *b, uint32_t x, uint32_t w, uint32_t bi
     op.bias = bias;
     op.blocks = blocks;
     op.out = result(b, (uint32_t)weight(b, w)->rows, in.rows, stem);
-    return append_op(b, op);
+    const uint32_t out = append_op(b, op);
+    return blocks == 1 ? sh_build_adapted(b, x, w, out, NULL, false, SH_NONE, stem) : out;
 }
 
 uint32_t sh_build_matmul(struct sh_builder *b, uint32_t x, uint32_t w, uint32_t bias, const char *stem) {
@@ -269,7 +270,7 @@ uint32_t sh_build_expert_matmul(struct sh_builder *b, const struct sh_build_expe
     set_experts(&op, e);
     op.expert.per_slot = per_slot;
     op.out = result(b, (uint32_t)(weight(b, w)->rows / e->n_expert) * e->n_used, in.rows, stem);
-    return append_op(b, op);
+    return sh_build_adapted(b, x, w, append_op(b, op), e, per_slot, route, stem);
 }
 
 uint32_t sh_build_expert_sum(struct sh_builder *b, const struct sh_build_experts *e, uint32_t x, uint32_t route, const char *stem) {

@@ -9,7 +9,7 @@ static uint32_t out_of_memory(struct sh_builder *b) { return sh_build_fail(b, SH
 static uint32_t append_weight(struct sh_builder *b, const struct sh_weight *w) {
     struct sh_program *p = b->program;
     for (uint32_t i = 0; i < p->n_weights; i++)
-        if (strcmp(p->weights[i].name, w->name) == 0) return i; /* a tied head names the embedding again */
+        if (p->weights[i].gguf == w->gguf && strcmp(p->weights[i].name, w->name) == 0) return i; /* a tied head names the embedding again */
     if (!sh_grow((void **)&p->weights, &p->cap_weights, p->n_weights + 1, sizeof *p->weights)) return out_of_memory(b);
     p->weights[p->n_weights] = *w;
     return p->n_weights++;
