@@ -51,6 +51,9 @@ uint32_t sh_build_matrices(struct sh_builder *b, uint64_t cols, uint64_t rows, u
 /* A small matrix that kernels read as F32 rows (convolution, scan): stored as F32, F16 or BF16, converted like a vector, and of
  * the type F32. */
 uint32_t sh_build_table(struct sh_builder *b, uint64_t cols, uint64_t rows, const char *fmt, ...) SH_PRINTF(4, 5);
+/* Some rows of such a table that has `rows` in all. */
+uint32_t sh_build_table_rows(struct sh_builder *b, uint64_t cols, uint64_t rows, struct sh_row_view view, const char *fmt, ...)
+    SH_PRINTF(5, 6);
 uint32_t sh_build_vector(struct sh_builder *b, uint64_t cols, const char *fmt, ...) SH_PRINTF(3, 4);
 /* Elements [first, first + n) of a vector of `cols`. Fused biases. */
 uint32_t sh_build_vector_part(struct sh_builder *b, uint64_t cols, struct sh_row_view view, const char *fmt, ...)

@@ -137,6 +137,14 @@ uint32_t sh_build_table(struct sh_builder *b, uint64_t cols, uint64_t rows, cons
     ADD_WEIGHT(want);
 }
 
+uint32_t sh_build_table_rows(struct sh_builder *b, uint64_t cols, uint64_t rows, struct sh_row_view view, const char *fmt, ...) {
+    struct wanted want = matrix(cols, rows);
+    want.plain = true;
+    take_part(&want, view, rows);
+    want.rows = view.take * view.count;
+    ADD_WEIGHT(want);
+}
+
 uint32_t sh_build_vector(struct sh_builder *b, uint64_t cols, const char *fmt, ...) {
     const struct wanted want = vector(cols);
     ADD_WEIGHT(want);
