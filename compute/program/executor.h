@@ -68,9 +68,12 @@ struct sh_step {
     uint32_t n_rows;
     const struct sh_step_sequence *sequences;
     uint32_t n_sequences;
-    const struct sh_step_output *outputs; /* ascending by row; empty unless the segment holds the head */
+    /* Ascending by row; empty in segments before the first GATHER_OUT. In segments before the last they only say which rows are O:
+     * nothing is wanted of them. */
+    const struct sh_step_output *outputs;
     uint32_t n_outputs;
-    const float *inputs[SH_BOUNDARY_MAX]; /* the segment's input activations, [n_rows][width] each; read during submit */
+    /* The segment's input activations, [n_rows][width] each, of SH_ROWS_OUT ones [n_outputs][width]; read during submit. */
+    const float *inputs[SH_BOUNDARY_MAX];
     const uint32_t *capture; /* activations whose values are wanted after the step (tests, verify): only those in the plan */
     uint32_t n_capture;
 };
@@ -78,7 +81,7 @@ struct sh_step_result { /* lent until the next submit on this slot */
     const int32_t *tokens;       /* [n_outputs], -1 where not sampled on the device, or where the logits are not numbers */
     const float *const *logits;  /* [n_outputs], NULL where not wanted */
     const float *const *hidden;
-    const float *outputs[SH_BOUNDARY_MAX]; /* the segment's output activations [n_rows][width] */
+    const float *outputs[SH_BOUNDARY_MAX]; /* the segment's output activations, [n_rows or n_outputs][width] as inputs */
     const float *const *captured; /* [n_capture]; rows as the activation's; NULL if not materialised by this executor */
     uint64_t busy_ns;             /* time the device spent, 0 unknown */
 };
