@@ -186,7 +186,7 @@ SH_API enum sh_code sh_file_check(const struct sh_file *file, struct sh_error *e
 SH_API enum sh_code sh_vocab_open(const char *gguf_path, struct sh_vocab **out, struct sh_error *err); /* vocabulary alone */
 SH_API void sh_vocab_close(struct sh_vocab *vocab); /* only for one that sh_vocab_open made */
 
-enum { SH_TOKENIZE_SPECIAL = 1, /* add BOS/EOS as the file says */
+enum { SH_TOKENIZE_SPECIAL = 1, /* add BOS/EOS ([CLS]/[SEP]) as the file says */
        SH_TOKENIZE_PARSE = 2 };  /* control tokens written in the text become that token */
 /* On SH_OK *ids is malloc'd (free it), *count its length. `text` may hold any bytes, NUL and invalid UTF-8 too. */
 SH_API enum sh_code sh_tokenize(const struct sh_vocab *vocab, const char *text, size_t length, uint32_t flags, int32_t **ids,
@@ -204,8 +204,8 @@ SH_API bool sh_vocab_is_end(const struct sh_vocab *vocab, int32_t token); /* any
 /* The bytes of one token as generated (space marks resolved, byte tokens as their byte, control tokens as text if
  * `special`, else empty). Lent; not NUL-terminated. Out of range: length 0. */
 SH_API const char *sh_vocab_piece(const struct sh_vocab *vocab, int32_t token, bool special, size_t *length);
-SH_API const char *sh_vocab_kind(const struct sh_vocab *vocab); /* "spm", "bpe" */
-SH_API const char *sh_vocab_pre(const struct sh_vocab *vocab);  /* the pre-tokenizer in use; "" for spm */
+SH_API const char *sh_vocab_kind(const struct sh_vocab *vocab); /* "spm", "bpe", "wpm" */
+SH_API const char *sh_vocab_pre(const struct sh_vocab *vocab);  /* the pre-tokenizer in use; "" for spm and wpm */
 SH_API const char *sh_vocab_chat_template(const struct sh_vocab *vocab); /* the model's own template text or NULL; lent */
 
 /* Streaming detokenisation with stop strings. What it returns is valid UTF-8 as long as the model's bytes are (a code point is

@@ -116,6 +116,8 @@ enum sh_code sh_tokenize_parts(const struct sh_vocab *v, const char *text, size_
             if (!sh_ids_push(ids, f.token)) code = sh_fail(err, SH_ERR_NO_MEMORY, "no memory to tokenise %zu bytes", length);
         } else if (v->model == SH_VOCAB_SPM) {
             code = sh_spm_encode(v, text + f.at, f.length, fresh && v->add_space_prefix, ids, err);
+        } else if (v->model == SH_VOCAB_WPM) {
+            code = sh_wpm_encode(v, text + f.at, f.length, ids, err);
         } else {
             code = sh_bpe_encode(v, text + f.at, f.length, &scratch, ids, err);
         }

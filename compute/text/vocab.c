@@ -367,6 +367,11 @@ static enum sh_code read_special_ids(struct sh_vocab *v, const struct sh_gguf *g
         {"tokenizer.ggml.unknown_token_id", &v->unk, false},
     };
     v->bos = v->eos = v->eot = v->eom = v->unk = -1;
+    if (v->model == SH_VOCAB_WPM) { /* [CLS] stands where BOS does, [SEP] where EOS does */
+        v->unk = sh_vocab_find_text(v, "[UNK]");
+        v->bos = sh_vocab_find_text(v, "[CLS]");
+        v->eos = sh_vocab_find_text(v, "[SEP]");
+    }
     if (v->model == SH_VOCAB_SPM) { /* what SentencePiece itself assigns */
         v->unk = 0;
         v->bos = 1;
@@ -377,10 +382,15 @@ static enum sh_code read_special_ids(struct sh_vocab *v, const struct sh_gguf *g
         if (code != SH_OK) return code;
         if (ids[i].end && *ids[i].id >= 0) v->flags[*ids[i].id] |= SH_TOKEN_END;
     }
+    if (v->model == SH_VOCAB_WPM) {
+        enum sh_code code = read_id(v, g, "tokenizer.ggml.cls_token_id", &v->bos, err);
+        if (code == SH_OK) code = read_id(v, g, "tokenizer.ggml.seperator_token_id", &v->eos, err); /* spelled so in the format */
+        if (code != SH_OK) return code;
+    }
     if (find_array(g, "tokenizer.ggml.token_type") == NULL) {
         if (v->bos >= 0) v->types[v->bos] = SH_TOKEN_CONTROL;
         if (v->eos >= 0) v->types[v->eos] = SH_TOKEN_CONTROL;
-        if (v->unk >= 0 && v->model == SH_VOCAB_SPM) v->types[v->unk] = SH_TOKEN_UNKNOWN;
+        if (v->unk >= 0 && v->model != SH_VOCAB_BPE) v->types[v->unk] = SH_TOKEN_UNKNOWN;
     }
     mark_known_texts(v);
     return SH_OK;
@@ -457,7 +467,7 @@ static enum sh_code build_pieces(struct sh_vocab *v, struct sh_error *err) {
         bool pure = false;
         if (is_special_type(v->types[i])) {
             v->rendered[i] = text;
-            if (v->types[i] == SH_TOKEN_USER_DEFINED && v->model == SH_VOCAB_SPM) v->keys[i] = text;
+            if (v->types[i] == SH_TOKEN_USER_DEFINED && v->model != SH_VOCAB_BPE) v->keys[i] = text;
             if (v->types[i] == SH_TOKEN_USER_DEFINED && v->model == SH_VOCAB_BPE && is_ascii(sh_span_ptr(v, text), text.length)) {
                 v->keys[i] = text; /* its bytes either way; another one's text, read as the byte alphabet, would be other bytes */
             }
@@ -466,8 +476,8 @@ static enum sh_code build_pieces(struct sh_vocab *v, struct sh_error *err) {
             const char c = (char)byte;
             v->rendered[i] = text;
             if (byte >= 0 && !pool_add(v, &c, 1, &v->rendered[i])) return no_memory(err);
-            if (v->model == SH_VOCAB_SPM) v->keys[i] = text;
-        } else if (v->model == SH_VOCAB_SPM) {
+            if (v->model != SH_VOCAB_BPE) v->keys[i] = text;
+        } else if (v->model != SH_VOCAB_BPE) {
             if (!render_spm(v, text, &length)) return no_memory(err);
             v->keys[i] = text;
         } else {
@@ -662,17 +672,39 @@ static enum sh_code read_merges(struct sh_vocab *v, const struct sh_kv *merges, 
     return SH_OK;
 }
 
+/* ---- WordPiece --------------------------------------------------------------------------------------------- */
+
+/* Whether a word of the vocabulary begins with a capital letter of ASCII. Files written before there was a key for it do not say
+ * whether a model tells capitals from small letters; a vocabulary that has them was made by one that does. */
+static bool has_capitals(const struct sh_vocab *v) {
+    for (uint32_t i = 0; i < v->n_tokens; i++) {
+        const char *s = sh_span_ptr(v, v->texts[i]);
+        if (v->types[i] == SH_TOKEN_NORMAL && v->texts[i].length > 3 && memcmp(s, "\xE2\x96\x81", 3) == 0 && s[3] >= 'A' &&
+            s[3] <= 'Z') {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* ---- creation ---------------------------------------------------------------------------------------------- */
 
 static enum sh_code read_flags(struct sh_vocab *v, const struct sh_gguf *g, bool add_bos, struct sh_error *err) {
+    const bool wpm = v->model == SH_VOCAB_WPM;
     v->add_bos = add_bos;
-    v->add_eos = false;
+    v->add_eos = wpm;
     v->add_space_prefix = v->model == SH_VOCAB_SPM;
     enum sh_code code = sh_gguf_bool(g, "tokenizer.ggml.add_bos_token", &v->add_bos, err);
-    if (code == SH_OK) code = sh_gguf_bool(g, "tokenizer.ggml.add_eos_token", &v->add_eos, err);
+    if (code == SH_OK) code = sh_gguf_bool(g, wpm ? "tokenizer.ggml.add_sep_token" : "tokenizer.ggml.add_eos_token", &v->add_eos, err);
     if (code == SH_OK && v->model == SH_VOCAB_SPM) {
         code = sh_gguf_bool(g, "tokenizer.ggml.add_space_prefix", &v->add_space_prefix, err);
     }
+    if (code == SH_OK && wpm) {
+        v->lower_case = !has_capitals(v);
+        code = sh_gguf_bool(g, "tokenizer.ggml.normalizer.lowercase", &v->lower_case, err);
+        v->strip_accents = v->lower_case;
+    }
+    if (code == SH_OK && wpm) code = sh_gguf_bool(g, "tokenizer.ggml.normalizer.strip_accents", &v->strip_accents, err);
     if (v->bos < 0) v->add_bos = false;
     if (v->eos < 0) v->add_eos = false;
     return code;
@@ -703,9 +735,11 @@ static enum sh_code fill(struct sh_vocab *v, const struct sh_gguf *g, struct sh_
         v->model = SH_VOCAB_SPM;
     } else if (model.length == 4 && memcmp(model.ptr, "gpt2", 4) == 0) {
         v->model = SH_VOCAB_BPE;
+    } else if (model.length == 4 && memcmp(model.ptr, "bert", 4) == 0) {
+        v->model = SH_VOCAB_WPM;
     } else {
         return sh_fail(err, SH_ERR_UNSUPPORTED,
-                       "tokenizer.ggml.model is \"%.*s\"; supported are \"llama\" (SPM) and \"gpt2\" (byte-level BPE)",
+                       "tokenizer.ggml.model is \"%.*s\"; supported are \"llama\" (SPM), \"gpt2\" (byte-level BPE) and \"bert\" (WordPiece)",
                        (int)sh_min_u64(model.length, 64), model.ptr);
     }
     struct sh_pre_rules rules = {.add_bos = true};
@@ -730,6 +764,8 @@ static enum sh_code fill(struct sh_vocab *v, const struct sh_gguf *g, struct sh_
     if (code != SH_OK) return code;
     if (v->model == SH_VOCAB_SPM) {
         finish_spm(v);
+    } else if (v->model == SH_VOCAB_WPM) {
+        if (!sh_wpm_prepare(v)) return no_memory(err);
     } else {
         code = read_merges(v, merges, err);
         if (code != SH_OK) return code;
@@ -775,6 +811,7 @@ void sh_vocab_destroy(struct sh_vocab *v) {
     free(v->groups[0]);
     free(v->groups[1]);
     free(v->merges);
+    free(v->sorted);
     free(v->chat_template);
     sh_chat_form_free(&v->chat);
     free(v);
@@ -797,7 +834,9 @@ void sh_vocab_close(struct sh_vocab *vocab) { sh_vocab_destroy(vocab); }
 uint32_t sh_vocab_size(const struct sh_vocab *v) { return v->n_tokens; }
 int32_t sh_vocab_bos(const struct sh_vocab *v) { return v->bos; }
 int32_t sh_vocab_eos(const struct sh_vocab *v) { return v->eos; }
-const char *sh_vocab_kind(const struct sh_vocab *v) { return v->model == SH_VOCAB_SPM ? "spm" : "bpe"; }
+const char *sh_vocab_kind(const struct sh_vocab *v) {
+    return v->model == SH_VOCAB_SPM ? "spm" : v->model == SH_VOCAB_WPM ? "wpm" : "bpe";
+}
 const char *sh_vocab_pre(const struct sh_vocab *v) { return v->pre; }
 const char *sh_vocab_chat_template(const struct sh_vocab *v) { return v->chat_template; }
 

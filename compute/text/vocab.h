@@ -3,7 +3,8 @@
  *
  * A *piece* is a string of bytes that a tokenizer can produce. Pieces 0..n_tokens-1 are the tokens; behind them stand strings
  * that occur only as intermediate results of merges (byte-level BPE). For SPM a piece's key is the token's text (spaces written
- * as U+2581); for byte-level BPE it is the bytes that the text stands for, so that tokenising never encodes anything.
+ * as U+2581); for byte-level BPE it is the bytes that the text stands for, so that tokenising never encodes anything. For WordPiece it is
+ * the token's text, in which U+2581 marks the beginning of a word (files have no "##" before the pieces that continue one).
  *
  * Immutable after creation: any thread. What a call needs besides (heaps, match data) it allocates itself.
  */
@@ -31,7 +32,7 @@ enum {
     SH_TOKEN_STRUCTURAL = 4,  /* marks the turns of a chat: never taken from a message's text, whatever its type */
 };
 
-enum sh_vocab_model { SH_VOCAB_SPM, SH_VOCAB_BPE };
+enum sh_vocab_model { SH_VOCAB_SPM, SH_VOCAB_BPE, SH_VOCAB_WPM };
 
 /* String -> number, open addressing; the strings belong to the vocabulary's pool. */
 struct sh_map_slot {
@@ -96,6 +97,11 @@ struct sh_vocab {
     char pre[64];
     struct sh_pretokenizer *pretokenizer;
 
+    /* WordPiece */
+    int32_t *sorted; /* [n_sorted] pieces by their bytes */
+    uint32_t n_sorted;
+    bool lower_case, strip_accents;
+
     char *chat_template; /* NUL-terminated or NULL */
     struct sh_chat_form chat;
 };
@@ -125,6 +131,10 @@ bool sh_ids_push(struct sh_ids *ids, int32_t id); /* false: no memory */
 /* Tokenisers of plain text (no special tokens), appending to ids. `before` for SPM: a space is put before the text. */
 enum sh_code sh_spm_encode(const struct sh_vocab *v, const char *text, size_t length, bool before, struct sh_ids *ids,
                            struct sh_error *err);
+
+/* Sorts the pieces, once; false: no memory. */
+bool sh_wpm_prepare(struct sh_vocab *v);
+enum sh_code sh_wpm_encode(const struct sh_vocab *v, const char *text, size_t length, struct sh_ids *ids, struct sh_error *err);
 
 /* BPE keeps its scratch over the fragments of one call. */
 struct sh_bpe_scratch;

@@ -15,6 +15,7 @@
 static const char *const vocabularies[] = {
     "llama-spm", "phi-3",     "baichuan", "mistral-v3",   "tok512-noprefix", "gpt-2",     "gpt-neox", "mpt",
     "falcon",    "starcoder", "refact",   "deepseek-llm", "deepseek-coder",  "llama-bpe", "qwen2",    "gpt-4o",
+    "bert-bge",
 };
 
 static struct sh_vocab *open_vocab(const char *path) {
