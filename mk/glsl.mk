@@ -1,4 +1,4 @@
-# The Vulkan kernels: compute/glsl/*.comp, one SPIR-V module per line of manifest.def, as C arrays in one object of libshimmy.a.
+# The Vulkan kernels: compute/glsl/*.comp, one SPIR-V module per kernel of manifest.def, as C arrays in one object of libshimmy.a.
 # glslc -> spirv-opt -O -> spirv-val; any message fails the build.
 GLSLC     ?= glslc
 SPIRV_OPT ?= spirv-opt
@@ -7,21 +7,24 @@ GLSL_ENV  := vulkan1.2
 GLSL_OUT  := $(B)/glsl
 GLSL_MANIFEST := compute/glsl/manifest.def
 
-glsl_line = s/^KERNEL.\([a-z0-9_]*\), *\([a-z0-9_]*\), *\(.*\).$$/$(1)/p
-GLSL_KERNELS := $(shell sed -n '$(call glsl_line,\1)' $(GLSL_MANIFEST))
-glsl_source   = compute/glsl/$(shell sed -n '/^KERNEL.$(1),/$(call glsl_line,\2)' $(GLSL_MANIFEST)).comp
-glsl_defines  = $(shell sed -n '/^KERNEL.$(1),/$(call glsl_line,\3)' $(GLSL_MANIFEST))
+# One word for each kernel: name|source|defines, the defines joined by commas. A kernel is made anew when its own word changes.
+GLSL_LINES   := $(shell $(CC) -E -P -x c '-DKERNEL(n,s,d)=n|s|d@' $(GLSL_MANIFEST) | tr '\n@' ' \n' | \
+                  sed 's/^ *//; s/ *$$//; s/ *| */|/g; s/  */,/g')
+glsl_field    = $(word $(1),$(subst |, ,$(2)))
+GLSL_KERNELS := $(foreach l,$(GLSL_LINES),$(call glsl_field,1,$l))
 
 GLSL_SPV := $(GLSL_KERNELS:%=$(GLSL_OUT)/%.spv)
 ENGINE_EXTRA_OBJ += $(GLSL_OUT)/kernels.o
 
+glsl_comma   := ,
+glsl_word     = $(GLSL_OUT)/$(call glsl_field,1,$(1)).word
 define glsl_rule
-$(GLSL_OUT)/$(1).spv: $(call glsl_source,$(1)) $(GLSL_MANIFEST) mk/glsl.mk scripts/glsl-build
-	@mkdir -p $$(@D)
-	$$(call say,GLSLC,$(1))
-	$$(Q)scripts/glsl-build '$(GLSLC)' '$(SPIRV_OPT)' '$(SPIRV_VAL)' $(GLSL_ENV) $$< $$@ $(call glsl_defines,$(1))
+$(GLSL_OUT)/$(call glsl_field,1,$(1)).spv: compute/glsl/$(call glsl_field,2,$(1)).comp $(call glsl_word,$(1)) mk/glsl.mk scripts/glsl-build
+	$$(call say,GLSLC,$(call glsl_field,1,$(1)))
+	$$(Q)scripts/glsl-build '$(GLSLC)' '$(SPIRV_OPT)' '$(SPIRV_VAL)' $(GLSL_ENV) $$< $$@ $(subst $(glsl_comma), ,$(call glsl_field,3,$(1)))
 endef
-$(foreach k,$(GLSL_KERNELS),$(eval $(call glsl_rule,$(k))))
+$(shell mkdir -p $(GLSL_OUT))
+$(foreach l,$(GLSL_LINES),$(if $(filter $l,$(file <$(call glsl_word,$l))),,$(file >$(call glsl_word,$l),$l))$(eval $(call glsl_rule,$l)))
 
 $(GLSL_OUT)/kernels.c: $(GLSL_SPV) $(GLSL_MANIFEST)
 	$(call say,GEN,$@)
