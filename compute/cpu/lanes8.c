@@ -5,7 +5,6 @@
 
 uint64_t sh_lanes8_group_bytes(uint32_t type, uint64_t cols) {
     switch (type) {
-    case SH_TYPE_F32: return sh_align_up(cols, 4) * LANES * 4;
     case SH_TYPE_F16:
     case SH_TYPE_BF16: return sh_align_up(cols, 4) * LANES * 2;
     case SH_TYPE_Q4_0: return cols / 32 * SH_LANES8_Q4_0;
@@ -13,7 +12,7 @@ uint64_t sh_lanes8_group_bytes(uint32_t type, uint64_t cols) {
     case SH_TYPE_Q4_K: return cols / 256 * SH_LANES8_Q4_K;
     case SH_TYPE_Q5_K: return cols / 256 * SH_LANES8_Q5_K;
     case SH_TYPE_Q6_K: return cols / 256 * SH_LANES8_Q6_K;
-    default: return 0;
+    default: return sh_align_up(cols, 4) * LANES * 4; /* F32, and what has no layout of its own: as floats */
     }
 }
 
@@ -111,7 +110,16 @@ static void pack_floats(uint32_t bytes, const uint8_t *src, uint64_t cols, uint3
 }
 
 static uint32_t float_bytes(uint32_t type) {
-    return type == SH_TYPE_F32 ? 4 : type == SH_TYPE_F16 || type == SH_TYPE_BF16 ? 2 : 0;
+    switch (type) {
+    case SH_TYPE_F16:
+    case SH_TYPE_BF16: return 2;
+    case SH_TYPE_Q4_0:
+    case SH_TYPE_Q8_0:
+    case SH_TYPE_Q4_K:
+    case SH_TYPE_Q5_K:
+    case SH_TYPE_Q6_K: return 0;
+    default: return 4;
+    }
 }
 
 void sh_lanes8_pack(const struct sh_cpu_matrix *w, uint64_t row0, uint64_t n_rows, const void *src) {
@@ -123,6 +131,14 @@ void sh_lanes8_pack(const struct sh_cpu_matrix *w, uint64_t row0, uint64_t n_row
         const uint8_t *from = (const uint8_t *)src + r * row_bytes;
         const uint32_t lane = (uint32_t)((row0 + r) % LANES);
         uint8_t *to = (uint8_t *)w->data + (row0 + r) / LANES * group_bytes;
+        if (info->block_elements > 1 && float_bytes(w->type) == 4) {
+            float values[256];
+            for (uint64_t b = 0; b < n_blocks; b++) {
+                sh_dequantize(w->type, from + b * info->block_bytes, values, info->block_elements);
+                pack_floats(4, (const uint8_t *)values, info->block_elements, lane, to + b * packed_bytes);
+            }
+            continue;
+        }
         if (float_bytes(w->type) != 0) {
             pack_floats(float_bytes(w->type), from, w->cols, lane, to);
             continue;
@@ -140,7 +156,7 @@ void sh_lanes8_unpack(const struct sh_cpu_matrix *w, uint64_t row, float *out) {
     if (bytes != 0) {
         for (uint64_t k = 0; k < w->cols; k++) {
             memcpy(element, from + (k * LANES + lane) * bytes, bytes);
-            sh_dequantize(w->type, element, out + k, 1);
+            sh_dequantize(bytes == 4 ? SH_TYPE_F32 : w->type, element, out + k, 1);
         }
         return;
     }
@@ -152,7 +168,7 @@ void sh_lanes8_unpack(const struct sh_cpu_matrix *w, uint64_t row, float *out) {
 }
 
 uint32_t sh_lanes8_operand(uint32_t type) {
-    if (float_bytes(type) != 0) return SH_LANES8_FLOAT;
+    if (float_bytes(type) != 0) return SH_LANES8_FLOAT; /* also of types that are stored as floats */
     return type == SH_TYPE_Q4_0 || type == SH_TYPE_Q8_0 ? SH_LANES8_Q8_32 : SH_LANES8_Q8_256;
 }
 

@@ -1,4 +1,4 @@
-/* Reference dequantisation: one block at a time, in the order of the file's bytes. */
+/* Reference dequantisation: one block at a time, in the order of the file's bytes. Table types are decoded in quant_table.c. */
 #include "compute/gguf/quant.h"
 
 static float half_at(const uint8_t *p) {
@@ -16,6 +16,33 @@ static void block_q4_0(const uint8_t *b, float *y) {
     }
 }
 
+/* d, m:f16, nibbles as in Q4_0. value = d * q + m */
+static void block_q4_1(const uint8_t *b, float *y) {
+    const float d = half_at(b), m = half_at(b + 2);
+    for (int e = 0; e < 16; e++) {
+        y[e] = d * (float)(b[4 + e] & 15) + m;
+        y[e + 16] = d * (float)(b[4 + e] >> 4) + m;
+    }
+}
+
+/* The quant of element e: a nibble as in Q4_0, and bit e of the four bytes in front of them as its fifth bit. */
+static int five_bits(const uint8_t *high, int e) {
+    const uint8_t byte = high[4 + e % 16];
+    return (e < 16 ? byte & 15 : byte >> 4) | (high[e / 8] >> (e % 8) & 1) << 4;
+}
+
+/* d:f16, 32 fifth bits, nibbles. value = d * (q - 16) */
+static void block_q5_0(const uint8_t *b, float *y) {
+    const float d = half_at(b);
+    for (int e = 0; e < 32; e++) y[e] = d * (float)(five_bits(b + 2, e) - 16);
+}
+
+/* d, m:f16, 32 fifth bits, nibbles. value = d * q + m */
+static void block_q5_1(const uint8_t *b, float *y) {
+    const float d = half_at(b), m = half_at(b + 2);
+    for (int e = 0; e < 32; e++) y[e] = d * (float)five_bits(b + 4, e) + m;
+}
+
 /* d:f16, 32 signed bytes. value = d * q */
 static void block_q8_0(const uint8_t *b, float *y) {
     const float d = half_at(b);
@@ -29,6 +56,16 @@ void sh_k_scale_min(const uint8_t packed[12], uint32_t j, uint8_t *scale, uint8_
     } else {
         *scale = (uint8_t)((packed[j + 4] & 15) | ((packed[j - 4] >> 6) << 4));
         *min = (uint8_t)((packed[j + 4] >> 4) | ((packed[j] >> 6) << 4));
+    }
+}
+
+/* 16 bytes of a scale (low half) and a min, 64 bytes of bit pairs, d, dmin:f16. Run r of half h (32 elements) takes pair r of the
+ * half's 32 bytes; a scale and a min serve 16 elements. value = (d * scale) * q - (dmin * min) */
+static void block_q2_k(const uint8_t *b, float *y) {
+    const float d = half_at(b + 80), dmin = half_at(b + 82);
+    for (int e = 0; e < 256; e++) {
+        const float ds = d * (float)(b[e / 16] & 15), dm = dmin * (float)(b[e / 16] >> 4);
+        *y++ = ds * (float)(b[16 + e / 128 * 32 + e % 32] >> (e % 128 / 32 * 2) & 3) - dm;
     }
 }
 
@@ -76,11 +113,23 @@ static void block_q6_k(const uint8_t *b, float *y) {
     }
 }
 
+/* Of a table type; the products are exact, so their order does not matter. */
+static void block_table(uint32_t type, const struct sh_table_type *table, const uint8_t *b, float *y) {
+    uint8_t codes[256];
+    int8_t scales[16];
+    float d;
+    sh_table_decode(type, b, codes, scales, &d);
+    for (uint32_t e = 0; e < table->block; e++) y[e] = d * (float)scales[e / 16] * (float)table->values[codes[e]];
+}
+
 bool sh_dequantize(uint32_t type, const void *src, float *dst, uint64_t count) {
     const struct sh_type_info *info = sh_type_info(type);
+    const struct sh_table_type *table = sh_table_type(type);
     if (info == NULL || !info->computable) return false;
+    SH_ASSERT(count % info->block_elements == 0);
     const uint8_t *b = src;
     uint16_t half;
+    void (*block)(const uint8_t *, float *) = NULL;
     switch (type) {
     case SH_TYPE_F32: memcpy(dst, src, (size_t)count * 4); return true;
     case SH_TYPE_F16:
@@ -95,14 +144,20 @@ bool sh_dequantize(uint32_t type, const void *src, float *dst, uint64_t count) {
             dst[i] = sh_bf16_to_f32(half);
         }
         return true;
+    case SH_TYPE_Q4_0: block = block_q4_0; break;
+    case SH_TYPE_Q4_1: block = block_q4_1; break;
+    case SH_TYPE_Q5_0: block = block_q5_0; break;
+    case SH_TYPE_Q5_1: block = block_q5_1; break;
+    case SH_TYPE_Q8_0: block = block_q8_0; break;
+    case SH_TYPE_Q2_K: block = block_q2_k; break;
+    case SH_TYPE_Q4_K: block = block_q4_k; break;
+    case SH_TYPE_Q5_K: block = block_q5_k; break;
+    case SH_TYPE_Q6_K: block = block_q6_k; break;
     default: break;
     }
-    void (*const block)(const uint8_t *, float *) = type == SH_TYPE_Q4_0   ? block_q4_0
-                                                    : type == SH_TYPE_Q8_0 ? block_q8_0
-                                                    : type == SH_TYPE_Q4_K ? block_q4_k
-                                                    : type == SH_TYPE_Q5_K ? block_q5_k
-                                                                           : block_q6_k;
-    SH_ASSERT(count % info->block_elements == 0);
-    for (uint64_t i = 0; i < count; i += info->block_elements, b += info->block_bytes) block(b, dst + i);
+    for (uint64_t i = 0; i < count; i += info->block_elements, b += info->block_bytes) {
+        if (table != NULL) block_table(type, table, b, dst + i);
+        else block(b, dst + i);
+    }
     return true;
 }

@@ -23,7 +23,8 @@ struct sh_table_type {
     uint32_t block; /* elements: 32 (scales are 1) or 256 */
 };
 const struct sh_table_type *sh_table_type(uint32_t type); /* NULL: not one of them */
-/* One block: codes [block], scales [block / 16], d. */
+/* One block: codes [block], scales [block / 16], d. Scales lie in -32..31, values in -127..113. d is any half (also infinite or NaN),
+ * that divided by 4 or 8, or a power of two from 2^-128 to 2^127 (MXFP4, whose values may so overflow to infinity). */
 void sh_table_decode(uint32_t type, const void *block, uint8_t *codes, int8_t *scales, float *d);
 
 /* The reference quantisers, without importance matrix; deterministic. False for a type without one. */

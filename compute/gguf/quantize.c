@@ -244,9 +244,9 @@ static void block_q6_k(const float *x, uint8_t *b) {
 
 bool sh_quantize(uint32_t type, const float *src, void *dst, uint64_t count) {
     const struct sh_type_info *info = sh_type_info(type);
-    if (info == NULL || !info->computable) return false;
     uint8_t *b = dst;
     uint16_t half;
+    void (*block)(const float *, uint8_t *);
     switch (type) {
     case SH_TYPE_F32: memcpy(dst, src, (size_t)count * 4); return true;
     case SH_TYPE_F16:
@@ -256,13 +256,13 @@ bool sh_quantize(uint32_t type, const float *src, void *dst, uint64_t count) {
             memcpy(b + 2 * i, &half, 2);
         }
         return true;
-    default: break;
+    case SH_TYPE_Q4_0: block = block_q4_0; break;
+    case SH_TYPE_Q8_0: block = block_q8_0; break;
+    case SH_TYPE_Q4_K: block = block_q4_k; break;
+    case SH_TYPE_Q5_K: block = block_q5_k; break;
+    case SH_TYPE_Q6_K: block = block_q6_k; break;
+    default: return false;
     }
-    void (*const block)(const float *, uint8_t *) = type == SH_TYPE_Q4_0   ? block_q4_0
-                                                    : type == SH_TYPE_Q8_0 ? block_q8_0
-                                                    : type == SH_TYPE_Q4_K ? block_q4_k
-                                                    : type == SH_TYPE_Q5_K ? block_q5_k
-                                                                           : block_q6_k;
     SH_ASSERT(count % info->block_elements == 0);
     for (uint64_t i = 0; i < count; i += info->block_elements, b += info->block_bytes) block(src + i, b);
     return true;

@@ -12,8 +12,11 @@
 
 #include <cmocka.h>
 
-static const uint32_t all_types[] = {SH_TYPE_F32,  SH_TYPE_F16,  SH_TYPE_BF16, SH_TYPE_Q4_0,
-                                     SH_TYPE_Q8_0, SH_TYPE_Q4_K, SH_TYPE_Q5_K, SH_TYPE_Q6_K};
+static const uint32_t all_types[] = {SH_TYPE_F32,    SH_TYPE_F16,    SH_TYPE_BF16,    SH_TYPE_Q4_0,    SH_TYPE_Q4_1,
+                                     SH_TYPE_Q5_0,   SH_TYPE_Q5_1,   SH_TYPE_Q8_0,    SH_TYPE_Q2_K,    SH_TYPE_Q3_K,
+                                     SH_TYPE_Q4_K,   SH_TYPE_Q5_K,   SH_TYPE_Q6_K,    SH_TYPE_IQ2_XXS, SH_TYPE_IQ2_XS,
+                                     SH_TYPE_IQ2_S,  SH_TYPE_IQ3_S,  SH_TYPE_IQ3_XXS, SH_TYPE_IQ1_S,   SH_TYPE_IQ1_M,
+                                     SH_TYPE_IQ4_NL, SH_TYPE_IQ4_XS, SH_TYPE_MXFP4,   SH_TYPE_TQ1_0,   SH_TYPE_TQ2_0};
 
 #define FOR_EACH_TIER(k)                                                                                                         \
     for (uint32_t tier_ = 0; tier_ < sh_cpu_n_tables; tier_++)                                                                   \
@@ -261,8 +264,9 @@ static void test_cpu_avx2_arithmetic(void **state) {
             const uint8_t *row = p.file + r * sh_type_row_bytes(type, cols);
             sh_ref_embed(type, p.file, cols, r, weights);
             for (uint32_t t = 0; t < 6; t++) {
-                const float expected =
-                    block == 1 ? stated_floats(weights, x + t * cols, cols) : stated_quantised(type, row, x + t * cols, cols);
+                const float expected = k->operand(type) == k->operand(SH_TYPE_F32)
+                                           ? stated_floats(weights, x + t * cols, cols)
+                                           : stated_quantised(type, row, x + t * cols, cols);
                 if (found[t * rows + r] != expected)
                     fail_msg("%s, weight row %d, row %u: found %.9g, expected %.9g", sh_type_info(type)->name, (int)r, t,
                              (double)found[t * rows + r], (double)expected);

@@ -38,6 +38,33 @@ static void random_block(uint32_t type, float amplitude, struct test_rng *rng, u
         put_half(block + 2, fabsf(vary) * amplitude / 63.0f);
         break;
     case SH_TYPE_Q6_K: put_half(block + 208, vary * amplitude / (128.0f * 32.0f)); break;
+    case SH_TYPE_Q4_1: /* d * q + m */
+    case SH_TYPE_Q5_1:
+        put_half(block, vary * amplitude / (type == SH_TYPE_Q4_1 ? 15.0f : 31.0f));
+        put_half(block + 2, -vary * amplitude / 2.0f);
+        break;
+    case SH_TYPE_Q5_0: put_half(block, vary * amplitude / 16.0f); break;
+    case SH_TYPE_Q2_K: /* d * sc * q - dmin * m */
+        put_half(block + 80, fabsf(vary) * amplitude / (15.0f * 3.0f));
+        put_half(block + 82, fabsf(vary) * amplitude / 15.0f);
+        break;
+    case SH_TYPE_Q3_K: put_half(block + 108, vary * amplitude / (32.0f * 4.0f)); break;
+    case SH_TYPE_IQ4_NL: put_half(block, vary * amplitude / 127.0f); break;
+    case SH_TYPE_IQ4_XS: put_half(block, vary * amplitude / (32.0f * 127.0f)); break;
+    case SH_TYPE_MXFP4: block[0] = (uint8_t)(127 + (int)lroundf(log2f(fabsf(vary) * amplitude / 6.0f))); break;
+    case SH_TYPE_IQ2_XXS:
+    case SH_TYPE_IQ2_XS:
+    case SH_TYPE_IQ2_S: put_half(block, vary * amplitude / (3.875f * 43.0f)); break;  /* 15.5 / 4 */
+    case SH_TYPE_IQ3_XXS: put_half(block, vary * amplitude / (7.75f * 62.0f)); break; /* 15.5 / 2 */
+    case SH_TYPE_IQ3_S: put_half(block, vary * amplitude / (31.0f * 15.0f)); break;
+    case SH_TYPE_IQ1_S: put_half(block, vary * amplitude / (15.0f * 1.125f)); break;
+    case SH_TYPE_IQ1_M: { /* a nibble of d at the top of each of the four words of scales */
+        const uint16_t d = sh_f32_to_f16(vary * amplitude / (15.0f * 1.125f));
+        for (int i = 0; i < 4; i++) block[49 + 2 * i] = (uint8_t)((block[49 + 2 * i] & 15) | (d >> (4 * i) & 15) << 4);
+        break;
+    }
+    case SH_TYPE_TQ1_0: put_half(block + 52, vary * amplitude); break;
+    case SH_TYPE_TQ2_0: put_half(block + 64, vary * amplitude / 2.0f); break;
     default: fail_msg("no random blocks of type %u", type);
     }
 }
@@ -168,7 +195,8 @@ struct tiny *tiny_create(const struct tiny_params *params) {
     }
     b.layer = SH_NONE;
     x = sh_build_gather_out(&b, x, "gathered");
-    t->program->hidden = sh_build_norm(&b, SH_NORM_RMS, x, 1, sh_build_vector(&b, p->n_embd, "output_norm"), SH_NONE, 1e-5f, "hidden");
+    t->program->hidden =
+        sh_build_norm(&b, SH_NORM_RMS, x, 1, sh_build_vector(&b, p->n_embd, "output_norm"), SH_NONE, 1e-5f, "hidden");
     const uint32_t head = p->tied ? embd : matrix(&b, p, p->n_embd, p->n_vocab, "output");
     t->program->logits = sh_build_matmul(&b, t->program->hidden, head, SH_NONE, "logits");
     if (b.code != SH_OK) fail_msg("%s", err.message);
