@@ -111,7 +111,7 @@ static void write_tiny(const char *path, const struct fault *f) {
         if (f->skip != NULL && strcmp(f->skip, tensors[i].name) == 0) continue;
         if (f->reshape != NULL && strcmp(f->reshape, tensors[i].name) == 0) dims[tensors[i].rank - 1]++;
         const bool other = f->retype != NULL && strcmp(f->retype, tensors[i].name) == 0;
-        const uint32_t type = other ? SH_TYPE_Q4_1 : tensors[i].rank == 1 ? f->vectors : SH_TYPE_F32;
+        const uint32_t type = other ? 9 /* Q8_1 */ : tensors[i].rank == 1 ? f->vectors : SH_TYPE_F32;
         sh_gguf_add_tensor(w, tensors[i].name, type, tensors[i].rank, dims);
         bytes[i] = sh_type_row_bytes(type, dims[0]) * dims[1];
     }
@@ -186,8 +186,8 @@ static void wrong_files_are_refused_and_named(void **state) {
         {.reshape = "token_embd.weight", .code = SH_ERR_FORMAT, .words = {"token_embd.weight", "17", "16"}},
         {.reshape = "blk.0.attn_k.weight", .code = SH_ERR_FORMAT, .words = {"blk.0.attn_k.weight", "[32, 17]", "[32, 16]"}},
         {.reshape = "blk.0.attn_norm.weight", .code = SH_ERR_FORMAT, .words = {"blk.0.attn_norm.weight", "[33]", "[32]"}},
-        {.retype = "blk.0.ffn_up.weight", .code = SH_ERR_UNSUPPORTED, .words = {"blk.0.ffn_up.weight", "Q4_1", "Q4_0"}},
-        {.retype = "blk.0.ffn_norm.weight", .code = SH_ERR_UNSUPPORTED, .words = {"blk.0.ffn_norm.weight", "Q4_1", "F16"}},
+        {.retype = "blk.0.ffn_up.weight", .code = SH_ERR_UNSUPPORTED, .words = {"blk.0.ffn_up.weight", "Q8_1", "Q4_0"}},
+        {.retype = "blk.0.ffn_norm.weight", .code = SH_ERR_UNSUPPORTED, .words = {"blk.0.ffn_norm.weight", "Q8_1", "F16"}},
         {.extra = "blk.0.attn_sub_norm.weight", .code = SH_ERR_UNSUPPORTED, .words = {"blk.0.attn_sub_norm.weight", "llama"}},
         {.extra = "rope_freqs.weight", .code = SH_ERR_FORMAT, .words = {"rope_freqs.weight", "32", "4"}},
         {.extra = "blk.0.attn_q.bias", .code = SH_OK},
