@@ -7,7 +7,8 @@
 #include "params.h"
 
 layout(buffer_reference, std430, buffer_reference_align = 16) readonly buffer Step { sh_p_step v; };
-layout(buffer_reference, std430, buffer_reference_align = 16) readonly buffer Rows { sh_p_row v[]; };
+layout(buffer_reference, std430, buffer_reference_align = 8) readonly buffer Rows { sh_p_row v[]; };
+layout(buffer_reference, std430, buffer_reference_align = 8) readonly buffer Sequences { sh_p_sequence v[]; };
 layout(buffer_reference, std430, buffer_reference_align = 16) readonly buffer Outputs { sh_p_output v[]; };
 layout(buffer_reference, std430, buffer_reference_align = 8) readonly buffer Items { sh_p_item v[]; };
 layout(buffer_reference, std430, buffer_reference_align = 8) readonly buffer Pages { uvec2 v[]; };

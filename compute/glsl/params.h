@@ -56,8 +56,13 @@ struct sh_p_row {
     SH_UINT position;
     SH_UINT first_page; /* of its sequence in the page tables (the same for every group) */
     SH_UINT n_pages;    /* of its sequence, at least 1 */
-    SH_UINT first_item; /* split attention: its first item; it has position / SH_SPLIT_TOKENS + 1 of them */
+    SH_UINT first_item; /* split attention: its first item; it has one for every split up to its last visible position */
+    SH_UINT end;        /* positions of its sequence when the step is done: what bidirectional attention sees */
+    SH_UINT sequence;
     SH_UINT reserved;
+};
+struct sh_p_sequence { /* its rows stand together */
+    SH_UINT first_row, n_rows;
 };
 struct sh_p_output {
     SH_UINT row, flags;
@@ -131,7 +136,7 @@ struct sh_pc_copy { /* rows between device and host buffers */
 #ifndef VULKAN
 #define SH_P_CHECK(name, field, offset) \
     _Static_assert(sizeof(struct name) <= 128 && offsetof(struct name, field) == (offset), #name " and its GLSL twin disagree")
-SH_P_CHECK(sh_p_row, reserved, 28);
+SH_P_CHECK(sh_p_row, reserved, 36);
 SH_P_CHECK(sh_p_output, reserved, 28);
 SH_P_CHECK(sh_pc_embed, n_vocab, 92);
 SH_P_CHECK(sh_pc_norm, eps, 44);

@@ -9,38 +9,50 @@
 
 uint64_t sh_vk_recordings_for_test(const struct sh_exec_context *c) { return c->n_recordings; }
 
-static bool segment_has(const struct sh_exec_model *m, enum sh_op_kind kind) {
-    for (uint32_t i = 0; i < m->fused.n_ops; i++)
-        if (m->fused.ops[i].kind == kind) return true;
+static bool model_has(const struct sh_exec_model *m, enum sh_op_kind kind) {
+    for (uint32_t p = 0; p < m->n_plans; p++)
+        for (uint32_t i = 0; i < m->plans[p].fused.n_ops; i++)
+            if (m->plans[p].fused.ops[i].kind == kind) return true;
     return false;
 }
 
 /* ---- pools ---- */
 
-static void plan_pools(struct sh_exec_context *c) {
-    const struct sh_program *program = c->model->segment.program;
-    const uint64_t element = c->params.kv_type == SH_KV_F16 ? 2 : 4;
-    for (uint32_t g = 0; g < program->n_groups; g++) {
-        struct sh_vk_pool *pool = &c->pools[g];
-        uint32_t first = UINT32_MAX, last = 0;
-        for (uint32_t i = 0; i < c->model->fused.n_ops; i++) {
-            const struct sh_op *op = &c->model->fused.ops[i];
-            if ((op->kind != SH_OP_ROPE_CACHE && op->kind != SH_OP_ATTENTION) || op->attn.group != g) continue;
-            if (op->attn.layer_in_group < first) first = op->attn.layer_in_group;
-            if (op->attn.layer_in_group > last) last = op->attn.layer_in_group;
-        }
-        if (first == UINT32_MAX) continue;
+/* The first and the last layer of each group that this device's ops touch. */
+static void find_layers(struct sh_exec_context *c, const struct sh_fused *fused) {
+    for (uint32_t i = 0; i < fused->n_ops; i++) {
+        const struct sh_op *op = &fused->ops[i];
+        const bool recurrent = op->kind == SH_OP_CONV || op->kind == SH_OP_SCAN || op->kind == SH_OP_DELTA_NET;
+        if (!recurrent && op->kind != SH_OP_ROPE_CACHE && op->kind != SH_OP_ATTENTION) continue;
+        struct sh_vk_pool *pool = &c->pools[recurrent ? op->state.group : op->attn.group];
+        const uint32_t layer = recurrent ? op->state.layer_in_group : op->attn.layer_in_group;
+        const uint32_t end = pool->n_layers ? pool->first_layer + pool->n_layers : layer + 1,
+                       first = pool->n_layers && pool->first_layer < layer ? pool->first_layer : layer;
         pool->first_layer = first;
-        pool->n_layers = last - first + 1;
-        pool->k_pad = (program->groups[g].k_dim + 7) & ~7u;
-        pool->v_pad = (program->groups[g].v_dim + 7) & ~7u;
-        pool->layer_bytes = (uint64_t)SH_PAGE_TOKENS * program->groups[g].n_kv_heads * (pool->k_pad + pool->v_pad) * element;
+        pool->n_layers = (end > layer + 1 ? end : layer + 1) - first;
+    }
+}
+
+static void plan_pools(struct sh_exec_context *c) {
+    const struct sh_program *program = c->model->program;
+    const uint64_t element = c->params.kv_type == SH_KV_F16 ? 2 : 4;
+    for (uint32_t p = 0; p < c->model->n_plans; p++) find_layers(c, &c->model->plans[p].fused);
+    for (uint32_t g = 0; g < program->n_groups; g++) {
+        const struct sh_state_group *group = &program->groups[g];
+        struct sh_vk_pool *pool = &c->pools[g];
+        if (group->kind == SH_STATE_RECURRENT) {
+            pool->layer_bytes = group->floats * 4ull;
+        } else {
+            pool->k_pad = (group->k_dim + 7) & ~7u;
+            pool->v_pad = group->v_in_k ? 0 : (group->v_dim + 7) & ~7u;
+            pool->layer_bytes = (uint64_t)SH_PAGE_TOKENS * group->n_kv_heads * (pool->k_pad + pool->v_pad) * element;
+        }
         pool->page_bytes = pool->layer_bytes * pool->n_layers;
     }
 }
 
 enum sh_code sh_vk_pool_reserve(struct sh_exec_context *c, uint32_t group, uint32_t n_pages, struct sh_error *err) {
-    SH_ASSERT(group < c->model->segment.program->n_groups);
+    SH_ASSERT(group < c->model->program->n_groups);
     struct sh_vk_pool *pool = &c->pools[group];
     while (pool->n_pages < n_pages) {
         uint32_t n = n_pages - pool->n_pages;
@@ -62,7 +74,7 @@ enum sh_code sh_vk_pool_reserve(struct sh_exec_context *c, uint32_t group, uint3
 
 uint64_t sh_vk_pool_bytes(const struct sh_exec_context *c) {
     uint64_t sum = 0;
-    for (uint32_t g = 0; g < c->model->segment.program->n_groups; g++)
+    for (uint32_t g = 0; g < c->model->program->n_groups; g++)
         for (uint32_t s = 0; s < c->pools[g].n_slabs; s++) sum += c->pools[g].slabs[s].buffer.bytes;
     return sum;
 }
@@ -87,13 +99,8 @@ static enum sh_code copy_commands(struct sh_exec_context *c, uint32_t *index, st
     for (uint32_t i = 1; i < SH_COUNT(c->copies); i++)
         if (c->copies[i].value < c->copies[oldest].value) oldest = i;
     *index = oldest;
-    if (result == VK_SUCCESS && c->copies[oldest].value > done) {
-        const VkSemaphoreWaitInfo wait = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO,
-                                          .semaphoreCount = 1,
-                                          .pSemaphores = &c->semaphore,
-                                          .pValues = &c->copies[oldest].value};
-        result = vk->WaitSemaphores(vk->device, &wait, UINT64_MAX);
-    }
+    if (result == VK_SUCCESS && c->copies[oldest].value > done)
+        result = sh_vk_wait_value(vk, c->semaphore, c->copies[oldest].value, UINT64_MAX);
     if (result == VK_SUCCESS && !c->copies[oldest].commands) {
         const VkCommandBufferAllocateInfo allocate = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO,
                                                       .commandPool = c->commands,
@@ -109,7 +116,8 @@ static enum sh_code copy_commands(struct sh_exec_context *c, uint32_t *index, st
 
 enum sh_code sh_vk_page_copy(struct sh_exec_context *c, uint32_t group, uint32_t src, uint32_t dst, uint32_t n_tokens,
                              struct sh_error *err) {
-    SH_ASSERT(group < c->model->segment.program->n_groups && n_tokens <= SH_PAGE_TOKENS);
+    SH_ASSERT(group < c->model->program->n_groups && n_tokens <= SH_PAGE_TOKENS);
+    SH_ASSERT(c->model->program->groups[group].kind != SH_STATE_RECURRENT);
     const struct sh_vk_pool *pool = &c->pools[group];
     if (src >= pool->n_pages || dst >= pool->n_pages || src == dst)
         return sh_fail(err, SH_ERR_INVALID, "page copy %u -> %u in a pool of %u pages", src, dst, pool->n_pages);
@@ -126,14 +134,14 @@ enum sh_code sh_vk_page_copy(struct sh_exec_context *c, uint32_t group, uint32_t
     vk->CmdPipelineBarrier(commands, VK_PIPELINE_STAGE_ALL_COMMANDS_BIT, VK_PIPELINE_STAGE_TRANSFER_BIT, 0, 1, &before, 0, NULL,
                            0, NULL);
     const struct sh_vk_slab *from = slab_of(pool, src), *to = slab_of(pool, dst);
-    const uint64_t heads = c->model->segment.program->groups[group].n_kv_heads, element = c->params.kv_type == SH_KV_F16 ? 2 : 4;
+    const uint64_t heads = c->model->program->groups[group].n_kv_heads, element = c->params.kv_type == SH_KV_F16 ? 2 : 4;
     const uint64_t k_token = heads * pool->k_pad * element, v_token = heads * pool->v_pad * element;
     for (uint32_t layer = 0; layer < pool->n_layers; layer++) {
         const uint64_t at = layer * pool->layer_bytes, values = at + SH_PAGE_TOKENS * k_token;
         const uint64_t source = (src - from->first_page) * pool->page_bytes, target = (dst - to->first_page) * pool->page_bytes;
         const VkBufferCopy regions[] = {{.srcOffset = source + at, .dstOffset = target + at, .size = n_tokens * k_token},
                                         {.srcOffset = source + values, .dstOffset = target + values, .size = n_tokens * v_token}};
-        vk->CmdCopyBuffer(commands, from->buffer.handle, to->buffer.handle, 2, regions);
+        vk->CmdCopyBuffer(commands, from->buffer.handle, to->buffer.handle, v_token ? 2 : 1, regions);
     }
     VkResult result = vk->EndCommandBuffer(commands);
     if (result != VK_SUCCESS) return sh_vk_fail(vk, result, "vkEndCommandBuffer", err);
@@ -185,40 +193,51 @@ static enum sh_code check_reach(const struct sh_exec_context *c, uint64_t rows, 
 }
 
 static enum sh_code check_reaches(const struct sh_exec_context *c, uint64_t attention, struct sh_error *err) {
-    const struct sh_fused *fused = &c->model->fused;
     enum sh_code code = check_reach(c, c->max_items, attention / 4, "split attention", err);
-    for (uint32_t s = 0; s < fused->n_slots && code == SH_OK; s++)
-        code = check_reach(c, fused->slots[s].rows == SH_ROWS_OUT ? c->params.max_outputs : c->params.max_rows,
-                           sh_vk_stride(fused->slots[s].width), "activations", err);
-    for (uint32_t g = 0; g < c->model->segment.program->n_groups && code == SH_OK; g++)
+    for (uint32_t p = 0; p < c->model->n_plans; p++) {
+        const struct sh_fused *fused = &c->model->plans[p].fused;
+        for (uint32_t s = 0; s < fused->n_slots && code == SH_OK; s++)
+            code = check_reach(c, fused->slots[s].rows == SH_ROWS_OUT ? c->params.max_outputs : c->params.max_rows,
+                               sh_vk_stride(fused->slots[s].width), "activations", err);
+    }
+    for (uint32_t g = 0; g < c->model->program->n_groups && code == SH_OK; g++)
         if (c->pools[g].page_bytes > UINT32_MAX) /* a layer's place in its page has 32 bits */
             code = sh_fail(err, SH_ERR_UNSUPPORTED, "%s: a cache page of %d tokens takes %llu bytes, the kernels take up to %u",
                            c->vk->base.info.name, SH_PAGE_TOKENS, (unsigned long long)c->pools[g].page_bytes, UINT32_MAX);
     return code;
 }
 
+/* Of the largest plan's slot of that number. */
+static uint64_t slot_bytes(const struct sh_exec_context *c, uint32_t s) {
+    uint64_t most = 0;
+    for (uint32_t p = 0; p < c->model->n_plans; p++) {
+        const struct sh_fused *fused = &c->model->plans[p].fused;
+        if (s >= fused->n_slots) continue;
+        const uint64_t rows = fused->slots[s].rows == SH_ROWS_OUT ? c->params.max_outputs : c->params.max_rows;
+        most = sh_max_u64(most, rows * sh_vk_stride(fused->slots[s].width) * 4);
+    }
+    return most;
+}
+
 static enum sh_code create_activations(struct sh_exec_context *c, struct sh_error *err) {
     const struct sh_exec_model *m = c->model;
-    const struct sh_program *program = m->segment.program;
-    c->spans = sh_calloc(m->fused.n_slots, sizeof *c->spans);
-    if (!c->spans && m->fused.n_slots) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the list of activations");
+    const struct sh_program *program = m->program;
+    c->spans = sh_calloc(m->n_slots, sizeof *c->spans);
+    if (!c->spans && m->n_slots) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the list of activations");
     uint64_t attention = 0, total = 0;
-    for (uint32_t i = 0; i < m->fused.n_ops; i++) {
-        const struct sh_op *op = &m->fused.ops[i];
-        if (op->kind == SH_OP_ATTENTION)
-            attention = sh_max_u64(attention, (uint64_t)op->attn.n_heads * (((op->attn.v_dim + 7) & ~7u) + 2) * 4);
-    }
+    for (uint32_t p = 0; p < m->n_plans; p++)
+        for (uint32_t i = 0; i < m->plans[p].fused.n_ops; i++) {
+            const struct sh_op *op = &m->plans[p].fused.ops[i];
+            if (op->kind == SH_OP_ATTENTION)
+                attention = sh_max_u64(attention, (uint64_t)op->attn.n_heads * (((op->attn.v_dim + 7) & ~7u) + 2) * 4);
+        }
     enum sh_code code = check_reaches(c, attention, err);
     if (code != SH_OK) return code;
-    for (uint32_t s = 0; s < m->fused.n_slots; s++)
-        total += (uint64_t)sh_vk_stride(m->fused.slots[s].width) * 4 *
-                 (m->fused.slots[s].rows == SH_ROWS_OUT ? c->params.max_outputs : c->params.max_rows);
+    for (uint32_t s = 0; s < m->n_slots; s++) total += slot_bytes(c, s);
     sh_vk_arena_init(&c->device, c->vk, SH_PLACE_DEVICE, SH_USE_ACTIVATION,
                      sh_min_u64(total + attention * c->max_items + 65536, 64u << 20), "activations");
-    for (uint32_t s = 0; s < m->fused.n_slots && code == SH_OK; s++) {
-        const uint64_t rows = m->fused.slots[s].rows == SH_ROWS_OUT ? c->params.max_outputs : c->params.max_rows;
-        code = sh_vk_arena_take(&c->device, rows * sh_vk_stride(m->fused.slots[s].width) * 4, &c->spans[s], err);
-    }
+    for (uint32_t s = 0; s < m->n_slots && code == SH_OK; s++)
+        code = sh_vk_arena_take(&c->device, slot_bytes(c, s), &c->spans[s], err);
     if (code == SH_OK) code = sh_vk_arena_take(&c->device, attention * c->max_items, &c->scratch, err);
     const uint64_t chunks = ((uint64_t)program->n_vocab + SH_SAMPLE_CHUNK - 1) / SH_SAMPLE_CHUNK;
     if (code == SH_OK) code = sh_vk_arena_take(&c->device, chunks * c->params.max_outputs * 8, &c->sample_scratch, err);
@@ -227,13 +246,14 @@ static enum sh_code create_activations(struct sh_exec_context *c, struct sh_erro
 
 static enum sh_code create_slot(struct sh_exec_context *c, struct sh_vk_slot *slot, struct sh_error *err) {
     const struct sh_exec_model *m = c->model;
-    const struct sh_program *program = m->segment.program;
+    const struct sh_program *program = m->program;
     const struct sh_exec_context_params *p = &c->params;
     slot->pages = sh_calloc(program->n_groups, sizeof *slot->pages);
+    slot->recordings = sh_calloc(m->n_plans, sizeof *slot->recordings);
     slot->output_flags = sh_calloc(p->max_outputs, sizeof *slot->output_flags);
     slot->logits_rows_out = sh_calloc(p->max_outputs, sizeof *slot->logits_rows_out);
     slot->hidden_rows_out = sh_calloc(p->max_outputs, sizeof *slot->hidden_rows_out);
-    if ((program->n_groups && !slot->pages) ||
+    if (!slot->recordings || (program->n_groups && !slot->pages) ||
         (p->max_outputs && (!slot->output_flags || !slot->logits_rows_out || !slot->hidden_rows_out)))
         return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a step");
     const struct {
@@ -243,6 +263,7 @@ static enum sh_code create_slot(struct sh_exec_context *c, struct sh_vk_slot *sl
         {&slot->step, sizeof(struct sh_p_step)},
         {&slot->rows, p->max_rows * sizeof(struct sh_p_row)},
         {&slot->outputs, p->max_outputs * sizeof(struct sh_p_output)},
+        {&slot->sequences, p->max_sequences * sizeof(struct sh_p_sequence)},
         {&slot->items, c->max_items * sizeof(struct sh_p_item)},
         {&slot->grids, c->max_grids * sizeof(VkDispatchIndirectCommand)},
     };
@@ -250,22 +271,29 @@ static enum sh_code create_slot(struct sh_exec_context *c, struct sh_vk_slot *sl
     for (size_t i = 0; i < SH_COUNT(uploads) && code == SH_OK; i++)
         code = sh_vk_arena_take(&c->upload, uploads[i].bytes, uploads[i].span, err);
     for (uint32_t g = 0; g < program->n_groups && code == SH_OK; g++)
-        code = sh_vk_arena_take(&c->upload, (uint64_t)p->max_sequences * p->max_pages_per_sequence * 8, &slot->pages[g], err);
-    for (uint32_t i = 0; i < m->segment.n_inputs && code == SH_OK; i++)
-        code = sh_vk_arena_take(&c->upload, (uint64_t)p->max_rows * program->activations[m->segment.inputs[i]].width * 4,
-                                &slot->inputs[i], err);
+        code = sh_vk_arena_take(
+            &c->upload, (uint64_t)p->max_sequences * sh_max_u64(2, p->max_pages_per_sequence) * 8, &slot->pages[g], err);
+    uint64_t inputs[SH_BOUNDARY_MAX] = {0}, outputs[SH_BOUNDARY_MAX] = {0}; /* floats of a row, the widest of all segments */
+    for (uint32_t s = 0; s < m->n_plans; s++) {
+        const struct sh_segment *segment = &m->plans[s].segment;
+        for (uint32_t i = 0; i < segment->n_inputs; i++)
+            inputs[i] = sh_max_u64(inputs[i], program->activations[segment->inputs[i]].width);
+        for (uint32_t i = 0; i < segment->n_outputs; i++)
+            outputs[i] = sh_max_u64(outputs[i], program->activations[segment->outputs[i]].width);
+    }
+    for (uint32_t i = 0; i < SH_BOUNDARY_MAX && code == SH_OK; i++)
+        if (inputs[i]) code = sh_vk_arena_take(&c->upload, p->max_rows * inputs[i] * 4, &slot->inputs[i], err);
     if (code == SH_OK) code = sh_vk_arena_take(&c->readback, p->max_outputs * 4, &slot->tokens, err);
     if (code == SH_OK) memset(slot->tokens.mapped, 0xff, slot->tokens.bytes); /* -1: nothing was sampled */
-    for (uint32_t i = 0; i < m->segment.n_outputs && code == SH_OK; i++)
-        code = sh_vk_arena_take(&c->readback, (uint64_t)p->max_rows * program->activations[m->segment.outputs[i]].width * 4,
-                                &slot->results[i], err);
+    for (uint32_t i = 0; i < SH_BOUNDARY_MAX && code == SH_OK; i++)
+        if (outputs[i]) code = sh_vk_arena_take(&c->readback, p->max_rows * outputs[i] * 4, &slot->results[i], err);
     return code;
 }
 
 enum sh_code sh_vk_context_create(struct sh_exec_model *m, const struct sh_exec_context_params *params,
                                   struct sh_exec_context **out, struct sh_error *err) {
     *out = NULL;
-    const struct sh_program *program = m->segment.program;
+    const struct sh_program *program = m->program;
     const uint64_t splits = ((uint64_t)params->max_pages_per_sequence * SH_PAGE_TOKENS + SH_SPLIT_TOKENS - 1) / SH_SPLIT_TOKENS;
     if (params->max_rows == 0 || params->max_rows > UINT16_MAX || params->max_outputs > UINT16_MAX ||
         splits * SH_VK_SPLIT_ROWS > UINT16_MAX)
@@ -277,7 +305,7 @@ enum sh_code sh_vk_context_create(struct sh_exec_model *m, const struct sh_exec_
     c->model = m;
     c->vk = m->vk;
     c->params = *params;
-    c->max_items = segment_has(m, SH_OP_ATTENTION) ? (uint32_t)splits * SH_VK_SPLIT_ROWS : 0;
+    c->max_items = model_has(m, SH_OP_ATTENTION) ? (uint32_t)splits * SH_VK_SPLIT_ROWS : 0;
     c->max_grids = sh_vk_count_dispatches(m) + program->n_activations;
     sh_vk_arena_init(&c->upload, c->vk, SH_PLACE_UPLOAD, SH_USE_STAGING, 1u << 20, "step parameters");
     sh_vk_arena_init(&c->readback, c->vk, SH_PLACE_READBACK, SH_USE_STAGING, 64u << 10, "step results");
@@ -299,13 +327,7 @@ enum sh_code sh_vk_context_create(struct sh_exec_model *m, const struct sh_exec_
 void sh_vk_context_destroy(struct sh_exec_context *c) {
     if (!c) return;
     struct sh_vulkan *vk = c->vk;
-    if (c->semaphore && !atomic_load(&vk->lost)) {
-        const VkSemaphoreWaitInfo wait = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO,
-                                          .semaphoreCount = 1,
-                                          .pSemaphores = &c->semaphore,
-                                          .pValues = &c->value};
-        vk->WaitSemaphores(vk->device, &wait, UINT64_MAX);
-    }
+    if (c->semaphore && !atomic_load(&vk->lost)) sh_vk_wait_value(vk, c->semaphore, c->value, UINT64_MAX);
     for (uint32_t s = 0; s < SH_SLOTS; s++) {
         struct sh_vk_slot *slot = &c->slots[s];
         sh_vk_drop_recordings(c, slot);
@@ -314,6 +336,7 @@ void sh_vk_context_destroy(struct sh_exec_context *c) {
         sh_vk_buffer_destroy(vk, &slot->logits);
         sh_vk_buffer_destroy(vk, &slot->hidden);
         free(slot->pages);
+        free(slot->recordings);
         free(slot->captures);
         free(slot->output_flags);
         free(slot->logits_rows_out);
@@ -323,7 +346,7 @@ void sh_vk_context_destroy(struct sh_exec_context *c) {
     if (c->queries) vk->DestroyQueryPool(vk->device, c->queries, NULL);
     if (c->semaphore) vk->DestroySemaphore(vk->device, c->semaphore, NULL);
     if (c->commands) vk->DestroyCommandPool(vk->device, c->commands, NULL); /* frees the page copies' command buffers too */
-    for (uint32_t g = 0; c->pools && g < c->model->segment.program->n_groups; g++) {
+    for (uint32_t g = 0; c->pools && g < c->model->program->n_groups; g++) {
         for (uint32_t s = 0; s < c->pools[g].n_slabs; s++) sh_vk_buffer_destroy(vk, &c->pools[g].slabs[s].buffer);
         free(c->pools[g].slabs);
     }

@@ -163,6 +163,19 @@ enum sh_code sh_vk_fail(struct sh_vulkan *vk, VkResult result, const char *what,
     }
 }
 
+VkResult sh_vk_wait_value(struct sh_vulkan *vk, VkSemaphore semaphore, uint64_t value, uint64_t timeout_ns) {
+    const VkSemaphoreWaitInfo wait = {
+        .sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO, .semaphoreCount = 1, .pSemaphores = &semaphore, .pValues = &value};
+    VkResult result = vk->WaitSemaphores(vk->device, &wait, timeout_ns);
+    if (result == VK_SUCCESS || result == VK_TIMEOUT || result == VK_ERROR_DEVICE_LOST) return result;
+    pthread_mutex_lock(&vk->queue_lock); /* no queue may be used meanwhile */
+    result = vk->DeviceWaitIdle(vk->device);
+    pthread_mutex_unlock(&vk->queue_lock);
+    if (result == VK_SUCCESS) return VK_SUCCESS;
+    atomic_store(&vk->lost, true);
+    return VK_ERROR_DEVICE_LOST;
+}
+
 enum sh_code sh_vk_alive(struct sh_vulkan *vk, struct sh_error *err) {
     return atomic_load(&vk->lost) ? sh_vk_fail(vk, VK_ERROR_DEVICE_LOST, "submit", err) : SH_OK;
 }

@@ -24,10 +24,16 @@ struct sh_vk_weight {
     uint64_t rows_done;
 };
 
-struct sh_exec_model {
-    struct sh_vulkan *vk;
+struct sh_vk_plan { /* one of the segments */
     struct sh_segment segment;
     struct sh_fused fused;
+};
+struct sh_exec_model {
+    struct sh_vulkan *vk;
+    const struct sh_program *program;
+    struct sh_vk_plan *plans; /* in the program's order */
+    uint32_t n_plans;
+    uint32_t n_slots; /* of the plan that has most */
     struct sh_vk_weight *weights; /* [program->n_weights] */
     struct sh_vk_arena arena;
     struct sh_vk_staging *staging; /* only while loading, only where weights cannot be written in place */
@@ -44,6 +50,7 @@ enum sh_vk_count {
     SH_COUNT_ONE,
     SH_COUNT_ROWS,
     SH_COUNT_OUTPUTS,
+    SH_COUNT_SEQUENCES,
     SH_COUNT_ITEMS,
     SH_COUNT_LOGITS,
     SH_COUNT_HIDDEN,
@@ -69,20 +76,24 @@ struct sh_vk_recording {
 #define SH_VK_ROW_BUCKETS 17 /* 1, 2, 4, ..., 65536 */
 #define SH_VK_OUT_CLASSES 5  /* up to 1, 2, 4, 8, more */
 
+struct sh_vk_recordings { /* of a plan */
+    struct sh_vk_recording bucket[SH_VK_ROW_BUCKETS][SH_VK_OUT_CLASSES];
+};
+
 struct sh_vk_capture {
     uint32_t activation;
     struct sh_vk_span host; /* readback; bytes 0: not materialised */
 };
 
 struct sh_vk_slot {                                      /* one of the two steps in flight */
-    struct sh_vk_span step, rows, outputs, items, grids; /* upload */
+    struct sh_vk_span step, rows, sequences, outputs, items, grids; /* upload */
     struct sh_vk_buffer embeddings;                      /* upload, made when the first row brings its own */
-    struct sh_vk_span *pages;                            /* [n_groups] */
+    struct sh_vk_span *pages; /* [n_groups] addresses; of a recurrent group [sequences] pairs: the state before (0: zeros), after */
     struct sh_vk_span inputs[SH_BOUNDARY_MAX];
     struct sh_vk_span tokens, results[SH_BOUNDARY_MAX]; /* readback */
     struct sh_vk_buffer logits, hidden;                 /* readback, grown on demand */
     uint32_t logits_rows, hidden_rows;                  /* what they hold */
-    struct sh_vk_recording recordings[SH_VK_ROW_BUCKETS][SH_VK_OUT_CLASSES];
+    struct sh_vk_recordings *recordings; /* [model->n_plans] */
     struct sh_vk_recording once; /* of a step with captures */
     struct sh_vk_arena capture_arena;
     struct sh_vk_capture *captures;
@@ -90,7 +101,9 @@ struct sh_vk_slot {                                      /* one of the two steps
     /* the step in flight, or the one last waited for */
     bool in_flight;
     uint64_t value; /* of the context's semaphore when it is done */
+    uint32_t plan;
     uint32_t n_rows, n_outputs;
+    uint32_t n_tokens; /* that the last head to run here has sampled */
     uint32_t *output_flags; /* [max_outputs] SH_OUTPUT_*; the device's copy may be slow to read */
     const float **logits_rows_out, **hidden_rows_out, **captured_out;
     uint32_t cap_captured_out;
@@ -103,7 +116,7 @@ struct sh_vk_slab {
 struct sh_vk_pool { /* pages of one state group */
     uint64_t page_bytes, layer_bytes;
     uint32_t first_layer,
-        n_layers;          /* of the group's layers, those that this segment runs; 0 layers: the group is not used here */
+        n_layers;          /* of the group's layers, those from this device's first to its last; 0: the group is not used here */
     uint32_t k_pad, v_pad; /* head dimensions rounded up to 8 */
     struct sh_vk_slab *slabs;
     uint32_t n_slabs, cap_slabs, n_pages;
@@ -114,7 +127,7 @@ struct sh_exec_context {
     struct sh_vulkan *vk;
     struct sh_exec_context_params params;
     struct sh_vk_arena device, upload, readback;
-    struct sh_vk_span *spans; /* [fused.n_slots] activations */
+    struct sh_vk_span *spans; /* [model->n_slots] activations; every plan's: what one left there the next does not read */
     struct sh_vk_span scratch, sample_scratch;
     uint32_t max_items; /* of a step with split attention */
     uint32_t max_grids;
@@ -139,7 +152,7 @@ uint32_t sh_vk_row_bucket(uint32_t n_rows);
 uint32_t sh_vk_out_class(uint32_t n_outputs);
 
 /* Records a step for the bucket into *rec (which is empty). Captures, if any, are copied as they are made. */
-enum sh_code sh_vk_record(struct sh_exec_context *context, uint32_t slot, uint32_t row_bucket, uint32_t out_class,
+enum sh_code sh_vk_record(struct sh_exec_context *context, uint32_t slot, uint32_t plan, uint32_t row_bucket, uint32_t out_class,
                           const struct sh_vk_capture *captures, uint32_t n_captures, struct sh_vk_recording *rec,
                           struct sh_error *err);
 void sh_vk_recording_finish(struct sh_exec_context *context, struct sh_vk_recording *rec);

@@ -1,5 +1,5 @@
 /*
- * model.c - a segment's weights on the device: planned at creation, repacked as their rows arrive, written in place where memory
+ * model.c - the weights of a device's segments: planned at creation, repacked as their rows arrive, written in place where memory
  * is unified and through a staging ring elsewhere.
  */
 #include "compute/vulkan/exec.h"
@@ -27,11 +27,7 @@ struct sh_vk_staging {
 static void staging_destroy(struct sh_vulkan *vk, struct sh_vk_staging *s) {
     if (!s) return;
     if (s->semaphore) {
-        const VkSemaphoreWaitInfo wait = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO,
-                                          .semaphoreCount = 1,
-                                          .pSemaphores = &s->semaphore,
-                                          .pValues = &s->last};
-        if (!atomic_load(&vk->lost)) vk->WaitSemaphores(vk->device, &wait, UINT64_MAX);
+        if (!atomic_load(&vk->lost)) sh_vk_wait_value(vk, s->semaphore, s->last, UINT64_MAX);
         vk->DestroySemaphore(vk->device, s->semaphore, NULL);
     }
     if (s->pool) vk->DestroyCommandPool(vk->device, s->pool, NULL);
@@ -72,11 +68,7 @@ static enum sh_code staging_create(struct sh_vulkan *vk, struct sh_vk_staging **
 
 /* Waits until the device has read the current half. */
 static enum sh_code staging_wait(struct sh_vulkan *vk, struct sh_vk_staging *s, struct sh_error *err) {
-    const VkSemaphoreWaitInfo wait = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO,
-                                      .semaphoreCount = 1,
-                                      .pSemaphores = &s->semaphore,
-                                      .pValues = &s->value[s->half]};
-    const VkResult result = vk->WaitSemaphores(vk->device, &wait, UINT64_MAX);
+    const VkResult result = sh_vk_wait_value(vk, s->semaphore, s->value[s->half], UINT64_MAX);
     return result == VK_SUCCESS ? SH_OK : sh_vk_fail(vk, result, "vkWaitSemaphores", err);
 }
 
@@ -112,10 +104,9 @@ static enum sh_code staging_send(struct sh_vulkan *vk, struct sh_vk_staging *s, 
 
 /* ---- planning ---- */
 
-static enum sh_code mark_uses(struct sh_exec_model *m, struct sh_error *err) {
-    const struct sh_program *program = m->segment.program;
-    for (uint32_t i = 0; i < m->fused.n_ops; i++) {
-        const struct sh_op *op = &m->fused.ops[i];
+static enum sh_code mark_uses(struct sh_exec_model *m, const struct sh_vk_plan *plan, struct sh_error *err) {
+    for (uint32_t i = 0; i < plan->fused.n_ops; i++) {
+        const struct sh_op *op = &plan->fused.ops[i];
         const bool matrix = op->kind == SH_OP_EMBED || op->kind == SH_OP_MATMUL;
         if (op->w != SH_NONE) *(matrix ? &m->weights[op->w].matrix : &m->weights[op->w].vector) = true;
         if (op->bias != SH_NONE) m->weights[op->bias].vector = true;
@@ -125,6 +116,30 @@ static enum sh_code mark_uses(struct sh_exec_model *m, struct sh_error *err) {
             return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: heads of %u and %u dimensions, the kernels take up to %d",
                            m->vk->base.info.name, op->attn.k_dim, op->attn.v_dim, SH_MAX_HEAD_DIM);
     }
+    return SH_OK;
+}
+
+static enum sh_code create_plans(struct sh_exec_model *m, const struct sh_segment *segments, uint32_t n, struct sh_error *err) {
+    m->plans = sh_calloc(n, sizeof *m->plans);
+    if (!m->plans) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the plans of %u segments", n);
+    for (; m->n_plans < n; m->n_plans++) {
+        struct sh_vk_plan *plan = &m->plans[m->n_plans];
+        SH_ASSERT(segments[m->n_plans].program == m->program);
+        plan->segment = segments[m->n_plans];
+        enum sh_code code = sh_fuse(&plan->segment, SH_FUSE_RESIDUAL, &plan->fused, err);
+        if (code == SH_OK) code = mark_uses(m, plan, err);
+        if (code != SH_OK) {
+            sh_fused_finish(&plan->fused);
+            return code;
+        }
+        if (plan->fused.n_slots > m->n_slots) m->n_slots = plan->fused.n_slots;
+    }
+    return SH_OK;
+}
+
+/* Is there a kernel for every weight that the plans use? */
+static enum sh_code check_weights(struct sh_exec_model *m, struct sh_error *err) {
+    const struct sh_program *program = m->program;
     for (uint32_t w = 0; w < program->n_weights; w++) {
         const struct sh_weight *weight = &program->weights[w];
         if (m->weights[w].matrix && (!sh_layout_describe(weight->type, weight->cols, &m->weights[w].layout) ||
@@ -157,7 +172,7 @@ static uint64_t rows_per_part(const struct sh_exec_model *m, const struct sh_lay
 
 /* Bytes of everything that will be taken from the arena. */
 static uint64_t plan_bytes(const struct sh_exec_model *m) {
-    const struct sh_program *program = m->segment.program;
+    const struct sh_program *program = m->program;
     uint64_t sum = 0;
     for (uint32_t w = 0; w < program->n_weights; w++) {
         const struct sh_vk_weight *weight = &m->weights[w];
@@ -228,21 +243,22 @@ static enum sh_code check_ops(const struct sh_segment *segment, struct sh_error 
 enum sh_code sh_vk_model_create(struct sh_device *device, const struct sh_segment *segments, uint32_t n_segments,
                                 struct sh_exec_model **out, struct sh_error *err) {
     struct sh_vulkan *vk = sh_vulkan_of(device);
-    SH_ASSERT(n_segments == 1);
-    const struct sh_segment *segment = segments;
-    const struct sh_program *program = segment->program;
+    SH_ASSERT(n_segments > 0);
+    const struct sh_program *program = segments[0].program;
     *out = NULL;
-    const enum sh_code known = check_ops(segment, err);
-    if (known != SH_OK) return known;
+    for (uint32_t s = 0; s < n_segments; s++) {
+        const enum sh_code known = check_ops(&segments[s], err);
+        if (known != SH_OK) return known;
+    }
     struct sh_exec_model *m = calloc(1, sizeof *m);
     if (!m) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a model");
     m->vk = vk;
-    m->segment = *segment;
+    m->program = program;
     m->part_bytes = atomic_load(&part_bytes_for_test) ? atomic_load(&part_bytes_for_test) : SH_VK_PART_BYTES;
     m->weights = sh_calloc(program->n_weights, sizeof *m->weights);
     enum sh_code code = m->weights ? sh_vk_alive(vk, err) : sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the list of weights");
-    if (code == SH_OK) code = sh_fuse(&m->segment, SH_FUSE_RESIDUAL, &m->fused, err);
-    if (code == SH_OK) code = mark_uses(m, err);
+    if (code == SH_OK) code = create_plans(m, segments, n_segments, err);
+    if (code == SH_OK) code = check_weights(m, err);
     uint64_t need = 0;
     if (code == SH_OK) {
         need = plan_bytes(m);
@@ -338,9 +354,9 @@ static enum sh_code table_rows(struct sh_exec_model *m, const struct sh_vk_weigh
 
 enum sh_code sh_vk_weight_rows(struct sh_exec_model *m, uint32_t index, uint64_t row0, uint64_t n_rows, const void *src,
                                struct sh_error *err) {
-    const struct sh_weight *w = &m->segment.program->weights[index];
+    const struct sh_weight *w = &m->program->weights[index];
     struct sh_vk_weight *weight = &m->weights[index];
-    SH_ASSERT(index < m->segment.program->n_weights && row0 == weight->rows_done && n_rows <= w->rows - row0);
+    SH_ASSERT(index < m->program->n_weights && row0 == weight->rows_done && n_rows <= w->rows - row0);
     enum sh_code code = SH_OK;
     const uint64_t file_row = sh_type_row_bytes(w->type, w->cols);
     for (uint32_t i = 0; i < weight->n_parts && code == SH_OK; i++) {
@@ -356,9 +372,9 @@ enum sh_code sh_vk_weight_rows(struct sh_exec_model *m, uint32_t index, uint64_t
 }
 
 enum sh_code sh_vk_model_finish(struct sh_exec_model *m, struct sh_error *err) {
-    for (uint32_t w = 0; w < m->segment.program->n_weights; w++)
+    for (uint32_t w = 0; w < m->program->n_weights; w++)
         SH_ASSERT(!(m->weights[w].matrix || m->weights[w].vector) ||
-                  m->weights[w].rows_done == m->segment.program->weights[w].rows);
+                  m->weights[w].rows_done == m->program->weights[w].rows);
     enum sh_code code = SH_OK;
     if (m->staging) {
         code = staging_wait(m->vk, m->staging, err);
@@ -378,9 +394,10 @@ void sh_vk_model_destroy(struct sh_exec_model *m) {
     if (!m) return;
     staging_destroy(m->vk, m->staging);
     sh_vk_arena_finish(&m->arena);
-    for (uint32_t w = 0; m->weights && w < m->segment.program->n_weights; w++) free(m->weights[w].parts);
+    for (uint32_t w = 0; m->weights && w < m->program->n_weights; w++) free(m->weights[w].parts);
     free(m->weights);
-    sh_fused_finish(&m->fused);
+    for (uint32_t p = 0; p < m->n_plans; p++) sh_fused_finish(&m->plans[p].fused);
+    free(m->plans);
     free(m);
 }
 

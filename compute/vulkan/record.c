@@ -60,8 +60,8 @@ static void begin_commands(struct recorder *r) {
     barrier(r, VK_PIPELINE_STAGE_ALL_COMMANDS_BIT, VK_ACCESS_MEMORY_WRITE_BIT,
             VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_DRAW_INDIRECT_BIT,
             VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_SHADER_WRITE_BIT | VK_ACCESS_INDIRECT_COMMAND_READ_BIT);
-    memset(r->read, 0, TOUCH_SLOTS + c->model->fused.n_slots);
-    memset(r->written, 0, TOUCH_SLOTS + c->model->fused.n_slots);
+    memset(r->read, 0, TOUCH_SLOTS + r->plan->fused.n_slots);
+    memset(r->written, 0, TOUCH_SLOTS + r->plan->fused.n_slots);
     r->cost_ns = 0;
 }
 
@@ -85,8 +85,8 @@ void sh_vk_touches(struct recorder *r, const uint32_t *reads, uint32_t n_reads, 
     if (hazard) {
         barrier(r, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, VK_ACCESS_SHADER_WRITE_BIT, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT,
                 VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_SHADER_WRITE_BIT);
-        memset(r->read, 0, TOUCH_SLOTS + r->context->model->fused.n_slots);
-        memset(r->written, 0, TOUCH_SLOTS + r->context->model->fused.n_slots);
+        memset(r->read, 0, TOUCH_SLOTS + r->plan->fused.n_slots);
+        memset(r->written, 0, TOUCH_SLOTS + r->plan->fused.n_slots);
     }
     for (uint32_t i = 0; i < n_reads; i++) r->read[reads[i]] = true;
     for (uint32_t i = 0; i < n_writes; i++) r->written[writes[i]] = true;
@@ -186,7 +186,7 @@ static void record_rope(struct recorder *r, const struct sh_op *op) {
         .heads = op->attn.n_heads | op->attn.n_kv_heads << 16,
         .dims = op->attn.k_dim | op->attn.v_dim << 16,
         .rope = op->rope.n_rot | (op->rope.pairing == SH_ROPE_HALVES ? 1u << 16 : 0),
-        .n_context = (uint32_t)c->model->segment.program->weights[op->w].rows,
+        .n_context = (uint32_t)c->model->program->weights[op->w].rows,
         .k_offset = (uint32_t)layer,
         .v_offset = (uint32_t)(layer + element * SH_PAGE_TOKENS * op->attn.n_kv_heads * pool->k_pad),
     };
@@ -313,19 +313,20 @@ static void record_sampling(struct recorder *r, uint32_t logits) {
     DISPATCH(r, SH_KERNEL_sample_merge, push, merge, 0);
 }
 
-static bool made_here(const struct sh_exec_model *m, uint32_t a) {
-    for (uint32_t i = 0; i < m->fused.n_ops; i++)
-        if (m->fused.ops[i].out == a) return true;
+static bool made_here(const struct sh_vk_plan *plan, uint32_t a) {
+    for (uint32_t i = 0; i < plan->fused.n_ops; i++)
+        if (plan->fused.ops[i].out == a) return true;
     return false;
 }
 
-enum sh_code sh_vk_record(struct sh_exec_context *c, uint32_t slot, uint32_t row_bucket, uint32_t out_class,
+enum sh_code sh_vk_record(struct sh_exec_context *c, uint32_t slot, uint32_t plan, uint32_t row_bucket, uint32_t out_class,
                           const struct sh_vk_capture *captures, uint32_t n_captures, struct sh_vk_recording *rec,
                           struct sh_error *err) {
     const struct sh_exec_model *m = c->model;
-    const struct sh_program *program = m->segment.program;
+    const struct sh_program *program = m->program;
     struct recorder r = {
         .context = c,
+        .plan = &m->plans[plan],
         .slot = &c->slots[slot],
         .other = &c->slots[slot ^ 1],
         .rec = rec,
@@ -334,31 +335,31 @@ enum sh_code sh_vk_record(struct sh_exec_context *c, uint32_t slot, uint32_t row
         .err = err,
     };
     if (r.outputs > c->params.max_outputs) r.outputs = c->params.max_outputs;
-    r.read = sh_calloc(TOUCH_SLOTS + (uint64_t)m->fused.n_slots, 1);
-    r.written = sh_calloc(TOUCH_SLOTS + (uint64_t)m->fused.n_slots, 1);
+    r.read = sh_calloc(TOUCH_SLOTS + (uint64_t)r.plan->fused.n_slots, 1);
+    r.written = sh_calloc(TOUCH_SLOTS + (uint64_t)r.plan->fused.n_slots, 1);
     if (!r.read || !r.written) r.code = sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a recording");
     if (r.code == SH_OK) begin_commands(&r);
     if (r.code == SH_OK && c->queries) {
         c->vk->CmdResetQueryPool(r.commands, c->queries, slot * 2, 2);
         c->vk->CmdWriteTimestamp(r.commands, VK_PIPELINE_STAGE_TOP_OF_PIPE_BIT, c->queries, slot * 2);
     }
-    for (uint32_t i = 0; i < m->segment.n_inputs; i++) {
-        record_copy(&r, m->segment.inputs[i], r.slot->inputs[i].address, true, 0, SH_COUNT_ROWS);
-        record_captures(&r, m->segment.inputs[i], captures, n_captures);
+    for (uint32_t i = 0; i < r.plan->segment.n_inputs; i++) {
+        record_copy(&r, r.plan->segment.inputs[i], r.slot->inputs[i].address, true, 0, SH_COUNT_ROWS);
+        record_captures(&r, r.plan->segment.inputs[i], captures, n_captures);
     }
-    for (uint32_t i = 0; i < m->fused.n_ops && r.code == SH_OK; i++) {
-        record_op(&r, &m->fused.ops[i]);
-        record_captures(&r, m->fused.ops[i].out, captures, n_captures);
+    for (uint32_t i = 0; i < r.plan->fused.n_ops && r.code == SH_OK; i++) {
+        record_op(&r, &r.plan->fused.ops[i]);
+        record_captures(&r, r.plan->fused.ops[i].out, captures, n_captures);
     }
-    if (program->logits != SH_NONE && made_here(m, program->logits)) {
+    if (program->logits != SH_NONE && made_here(r.plan, program->logits)) {
         record_sampling(&r, program->logits);
         if (r.slot->logits.handle)
             record_copy(&r, program->logits, r.slot->logits.address, false, SH_OUTPUT_LOGITS, SH_COUNT_LOGITS);
     }
-    if (program->hidden != SH_NONE && made_here(m, program->hidden) && r.slot->hidden.handle)
+    if (program->hidden != SH_NONE && made_here(r.plan, program->hidden) && r.slot->hidden.handle)
         record_copy(&r, program->hidden, r.slot->hidden.address, false, SH_OUTPUT_HIDDEN, SH_COUNT_HIDDEN);
-    for (uint32_t i = 0; i < m->segment.n_outputs; i++)
-        record_copy(&r, m->segment.outputs[i], r.slot->results[i].address, false, 0, SH_COUNT_ROWS);
+    for (uint32_t i = 0; i < r.plan->segment.n_outputs; i++)
+        record_copy(&r, r.plan->segment.outputs[i], r.slot->results[i].address, false, 0, SH_COUNT_ROWS);
     if (r.code == SH_OK) end_commands(&r, true);
     free(r.read);
     free(r.written);
@@ -378,10 +379,14 @@ void sh_vk_recording_finish(struct sh_exec_context *c, struct sh_vk_recording *r
 }
 
 uint32_t sh_vk_count_dispatches(const struct sh_exec_model *m) {
-    uint32_t n = 2 * SH_BOUNDARY_MAX + 4; /* boundary copies, sampling, logits, hidden */
-    for (uint32_t i = 0; i < m->fused.n_ops; i++) {
-        const struct sh_op *op = &m->fused.ops[i];
-        n += op->kind == SH_OP_EMBED || op->kind == SH_OP_MATMUL ? m->weights[op->w].n_parts : 2;
+    uint32_t most = 0;
+    for (uint32_t p = 0; p < m->n_plans; p++) {
+        uint32_t n = 2 * SH_BOUNDARY_MAX + 4; /* boundary copies, sampling, logits, hidden */
+        for (uint32_t i = 0; i < m->plans[p].fused.n_ops; i++) {
+            const struct sh_op *op = &m->plans[p].fused.ops[i];
+            n += op->kind == SH_OP_EMBED || op->kind == SH_OP_MATMUL ? m->weights[op->w].n_parts : 2;
+        }
+        if (n > most) most = n;
     }
-    return n;
+    return most;
 }

@@ -11,6 +11,7 @@ enum { TOUCH_CACHE, TOUCH_SCRATCH, TOUCH_SAMPLE, TOUCH_TOKENS, TOUCH_SLOTS }; /*
 
 struct recorder {
     struct sh_exec_context *context;
+    const struct sh_vk_plan *plan;
     struct sh_vk_slot *slot, *other;
     struct sh_vk_recording *rec;
     VkCommandBuffer commands;
@@ -39,11 +40,11 @@ static inline struct sh_vk_axis by(enum sh_vk_count count, uint32_t divisor) { r
 static inline enum sh_vk_count count_of(enum sh_rows rows) { return rows == SH_ROWS_OUT ? SH_COUNT_OUTPUTS : SH_COUNT_ROWS; }
 
 static inline const struct sh_activation *activation(const struct recorder *r, uint32_t a) {
-    return &r->context->model->segment.program->activations[a];
+    return &r->context->model->program->activations[a];
 }
-static inline uint32_t touch(const struct recorder *r, uint32_t a) { return TOUCH_SLOTS + r->context->model->fused.slot[a]; }
+static inline uint32_t touch(const struct recorder *r, uint32_t a) { return TOUCH_SLOTS + r->plan->fused.slot[a]; }
 static inline VkDeviceAddress address(const struct recorder *r, uint32_t a) {
-    return r->context->spans[r->context->model->fused.slot[a]].address;
+    return r->context->spans[r->plan->fused.slot[a]].address;
 }
 static inline uint32_t stride(const struct recorder *r, uint32_t a) { return sh_vk_stride(activation(r, a)->width); }
 static inline VkDeviceAddress table(const struct recorder *r, uint32_t w) { return r->context->model->weights[w].table.address; }

@@ -39,7 +39,7 @@ void sh_vk_record_embed(struct recorder *r, const struct sh_op *op) {
             .units = w->layout.units,
             .first_row = (uint32_t)w->parts[i].first_row,
             .part_rows = (uint32_t)w->parts[i].n_rows,
-            .n_vocab = (uint32_t)m->segment.program->weights[op->w].rows,
+            .n_vocab = (uint32_t)m->program->weights[op->w].rows,
         };
         sh_vk_part_planes(m, op->w, i, &push.w);
         const struct sh_vk_grid grid = {fixed(groups(push.width, 512)), by(SH_COUNT_ROWS, 1)};
@@ -50,7 +50,7 @@ void sh_vk_record_embed(struct recorder *r, const struct sh_op *op) {
 void sh_vk_record_matmul(struct recorder *r, const struct sh_op *op) {
     const struct sh_exec_model *m = r->context->model;
     const struct sh_vk_weight *w = &m->weights[op->w];
-    const struct sh_weight *weight = &m->segment.program->weights[op->w];
+    const struct sh_weight *weight = &m->program->weights[op->w];
     const bool by_output = activation(r, op->out)->rows == SH_ROWS_OUT;
     const uint32_t rows = by_output ? r->outputs : r->rows;
     const double flops = 2.0 * (double)weight->cols * (double)weight->rows * rows;
@@ -90,16 +90,22 @@ void sh_vk_record_matmul(struct recorder *r, const struct sh_op *op) {
     }
 }
 
-enum sh_code sh_vk_warm_pipelines(const struct sh_exec_model *m, struct sh_error *err) {
+static enum sh_code warm_plan(const struct sh_exec_model *m, const struct sh_fused *fused, struct sh_error *err) {
     enum sh_code code = SH_OK;
     VkPipeline made;
-    for (uint32_t i = 0; i < m->fused.n_ops && code == SH_OK; i++) {
-        const struct sh_op *op = &m->fused.ops[i];
+    for (uint32_t i = 0; i < fused->n_ops && code == SH_OK; i++) {
+        const struct sh_op *op = &fused->ops[i];
         if (op->kind != SH_OP_MATMUL) continue;
         const uint32_t layout = m->weights[op->w].layout.layout;
         const uint64_t n = m->weights[op->w].parts[0].n_rows;
         for (uint32_t rows = 1; rows <= 16 && code == SH_OK; rows *= 4)
             code = sh_vk_pipeline(m->vk, choose_matmul(m->vk, rows, n).kernel + layout, &made, err);
     }
+    return code;
+}
+
+enum sh_code sh_vk_warm_pipelines(const struct sh_exec_model *m, struct sh_error *err) {
+    enum sh_code code = SH_OK;
+    for (uint32_t p = 0; p < m->n_plans && code == SH_OK; p++) code = warm_plan(m, &m->plans[p].fused, err);
     return code;
 }

@@ -6,8 +6,9 @@
 #include <stdlib.h>
 
 void sh_vk_drop_recordings(struct sh_exec_context *c, struct sh_vk_slot *slot) {
-    for (uint32_t b = 0; b < SH_VK_ROW_BUCKETS; b++)
-        for (uint32_t o = 0; o < SH_VK_OUT_CLASSES; o++) sh_vk_recording_finish(c, &slot->recordings[b][o]);
+    for (uint32_t p = 0; slot->recordings && p < c->model->n_plans; p++)
+        for (uint32_t b = 0; b < SH_VK_ROW_BUCKETS; b++)
+            for (uint32_t o = 0; o < SH_VK_OUT_CLASSES; o++) sh_vk_recording_finish(c, &slot->recordings[p].bucket[b][o]);
     sh_vk_recording_finish(c, &slot->once);
 }
 
@@ -55,13 +56,13 @@ static enum sh_code need_readback(struct sh_exec_context *c, struct sh_vk_slot *
 static enum sh_code need_embeddings(struct sh_exec_context *c, struct sh_vk_slot *slot, struct sh_error *err) {
     if (slot->embeddings.handle) return SH_OK;
     sh_vk_drop_recordings(c, slot);
-    const uint64_t bytes = (uint64_t)c->params.max_rows * sh_vk_stride(c->model->segment.program->n_embd) * 4;
+    const uint64_t bytes = (uint64_t)c->params.max_rows * sh_vk_stride(c->model->program->n_embd) * 4;
     return sh_vk_buffer_create(c->vk, SH_PLACE_UPLOAD, SH_USE_STAGING, bytes, "embedding inputs", &slot->embeddings, err);
 }
 
-static enum sh_code need_captures(struct sh_exec_context *c, struct sh_vk_slot *slot, const struct sh_step *step,
-                                  struct sh_error *err) {
-    const struct sh_program *program = c->model->segment.program;
+static enum sh_code need_captures(struct sh_exec_context *c, struct sh_vk_slot *slot, const struct sh_vk_plan *plan,
+                                  const struct sh_step *step, struct sh_error *err) {
+    const struct sh_program *program = c->model->program;
     sh_vk_arena_finish(&slot->capture_arena);
     slot->n_captures = 0;
     if (step->n_capture == 0) return SH_OK;
@@ -75,7 +76,7 @@ static enum sh_code need_captures(struct sh_exec_context *c, struct sh_vk_slot *
             return sh_fail(err, SH_ERR_INVALID, "capture of activation %u of %u", a, program->n_activations);
         slot->captures[i] = (struct sh_vk_capture){.activation = a};
         const uint64_t rows = program->activations[a].rows == SH_ROWS_OUT ? step->n_outputs : step->n_rows;
-        if (c->model->fused.slot[a] == SH_NONE || rows == 0) continue;
+        if (plan->fused.slot[a] == SH_NONE || rows == 0) continue;
         const enum sh_code code =
             sh_vk_arena_take(&slot->capture_arena, rows * program->activations[a].width * 4, &slot->captures[i].host, err);
         if (code != SH_OK) return code;
@@ -86,45 +87,75 @@ static enum sh_code need_captures(struct sh_exec_context *c, struct sh_vk_slot *
 
 /* ---- the parameter block ---- */
 
+/* Addresses of `n` pages; only the first n_missing of them may be SH_NONE, whose address is 0. */
+static enum sh_code fill_table(const struct sh_vk_pool *pool, uint32_t s, const uint32_t *pages, uint32_t n, uint32_t n_missing,
+                               uint64_t *table, struct sh_error *err) {
+    for (uint32_t i = 0; i < n; i++) {
+        table[i] = pages[i] == SH_NONE ? 0 : sh_vk_page_address(pool, pages[i]);
+        if (table[i] == 0 && (pages[i] != SH_NONE || i >= n_missing))
+            return sh_fail(err, SH_ERR_INVALID, "sequence %u names page %u of a pool of %u pages", s, pages[i], pool->n_pages);
+    }
+    return SH_OK;
+}
+
 static enum sh_code fill_pages(struct sh_exec_context *c, struct sh_vk_slot *slot, const struct sh_step *step, uint32_t s,
                                uint32_t first, struct sh_error *err) {
     const struct sh_step_sequence *sequence = &step->sequences[s];
-    for (uint32_t g = 0; g < c->model->segment.program->n_groups; g++) {
+    const uint32_t position = step->rows[sequence->first_row].position;
+    enum sh_code code = SH_OK;
+    for (uint32_t g = 0; g < c->model->program->n_groups && code == SH_OK; g++) {
         const struct sh_vk_pool *pool = &c->pools[g];
+        const struct sh_state_group *group = &c->model->program->groups[g];
         if (pool->n_layers == 0) continue;
-        uint64_t *table = (uint64_t *)(void *)slot->pages[g].mapped + first;
-        for (uint32_t i = 0; i < sequence->n_pages; i++) {
-            table[i] = sh_vk_page_address(pool, sequence->pages[g][i]);
-            if (table[i] == 0)
-                return sh_fail(err, SH_ERR_INVALID, "sequence %u names page %u of a pool of %u pages", s, sequence->pages[g][i],
-                               pool->n_pages);
+        const uint32_t *pages = sequence->pages[g];
+        uint64_t *table = (uint64_t *)(void *)slot->pages[g].mapped;
+        if (group->kind == SH_STATE_RECURRENT) {
+            if (pages[0] == pages[1])
+                return sh_fail(err, SH_ERR_INVALID, "sequence %u: page %u is to hold its state before and after", s, pages[0]);
+            code = fill_table(pool, s, pages, 2, 1, table + 2 * (uint64_t)s, err);
+        } else {
+            const bool windowed = group->kind == SH_STATE_WINDOWED && position >= group->window;
+            const uint32_t n_missing = windowed ? (position + 1 - group->window) / SH_PAGE_TOKENS : 0;
+            code = fill_table(pool, s, pages, sequence->n_pages, n_missing, table + first, err);
         }
     }
-    return SH_OK;
+    return code;
+}
+
+/* Splits of a row's attention: up to its last visible position. */
+static uint32_t count_splits(const struct sh_exec_model *m, uint32_t position, uint32_t end) {
+    return (m->program->encoder ? end - 1 : position) / SH_SPLIT_TOKENS + 1;
 }
 
 static enum sh_code fill_rows(struct sh_exec_context *c, struct sh_vk_slot *slot, const struct sh_step *step, uint32_t *n_items,
                               struct sh_error *err) {
     const struct sh_exec_model *m = c->model;
-    const uint32_t n_embd = m->segment.program->n_embd, previous = c->slots[slot == &c->slots[0]].n_outputs;
+    const uint32_t n_embd = m->program->n_embd, previous = c->slots[slot == &c->slots[0]].n_tokens;
     struct sh_p_row *rows = (struct sh_p_row *)(void *)slot->rows.mapped;
+    struct sh_p_sequence *sequences = (struct sh_p_sequence *)(void *)slot->sequences.mapped;
     struct sh_p_item *items = (struct sh_p_item *)(void *)slot->items.mapped;
     const bool split = step->n_rows <= SH_VK_SPLIT_ROWS && c->max_items > 0;
     uint32_t first_page = 0;
     *n_items = 0;
     for (uint32_t s = 0; s < step->n_sequences; s++) {
         const struct sh_step_sequence *sequence = &step->sequences[s];
-        if (sequence->n_pages > c->params.max_pages_per_sequence || sequence->first_row + sequence->n_rows > step->n_rows)
+        if (sequence->n_pages > c->params.max_pages_per_sequence || sequence->n_rows == 0 || sequence->n_rows > step->n_rows ||
+            sequence->first_row > step->n_rows - sequence->n_rows)
             return sh_fail(err, SH_ERR_INVALID, "sequence %u: %u pages and rows up to %u, at most %u and %u", s,
                            sequence->n_pages, sequence->first_row + sequence->n_rows, c->params.max_pages_per_sequence,
                            step->n_rows);
         enum sh_code code = fill_pages(c, slot, step, s, first_page, err);
         if (code != SH_OK) return code;
+        sequences[s] = (struct sh_p_sequence){.first_row = sequence->first_row, .n_rows = sequence->n_rows};
+        const uint32_t start = step->rows[sequence->first_row].position, end = start + sequence->n_rows;
+        if (c->max_items > 0 && (end <= start || (end - 1) / SH_PAGE_TOKENS >= sequence->n_pages))
+            return sh_fail(err, SH_ERR_INVALID, "sequence %u: %u rows from position %u on lie beyond its %u pages", s,
+                           sequence->n_rows, start, sequence->n_pages);
         for (uint32_t r = sequence->first_row; r < sequence->first_row + sequence->n_rows; r++) {
             const struct sh_step_row *row = &step->rows[r];
-            if (c->max_items > 0 && row->position / SH_PAGE_TOKENS >= sequence->n_pages)
-                return sh_fail(err, SH_ERR_INVALID, "row %u: position %u lies beyond the %u pages of its sequence", r,
-                               row->position, sequence->n_pages);
+            if (row->position != start + (r - sequence->first_row))
+                return sh_fail(err, SH_ERR_INVALID, "row %u: position %u, expected %u after the row before", r, row->position,
+                               start + (r - sequence->first_row));
             if (row->sampled_from != SH_NONE && row->sampled_from >= previous)
                 return sh_fail(err, SH_ERR_INVALID, "row %u: output %u of a step with %u outputs", r, row->sampled_from,
                                previous);
@@ -136,10 +167,12 @@ static enum sh_code fill_rows(struct sh_exec_context *c, struct sh_vk_slot *slot
                 .first_page = first_page,
                 .n_pages = sequence->n_pages ? sequence->n_pages : 1,
                 .first_item = *n_items,
+                .end = end,
+                .sequence = s,
             };
             if (row->embedding)
                 memcpy(slot->embeddings.mapped + (uint64_t)r * sh_vk_stride(n_embd) * 4, row->embedding, n_embd * 4ull);
-            for (uint32_t i = 0; split && i <= row->position / SH_SPLIT_TOKENS; i++)
+            for (uint32_t i = 0; split && i < count_splits(m, row->position, end); i++)
                 items[(*n_items)++] = (struct sh_p_item){.row = r, .split = i};
         }
         first_page += sequence->n_pages;
@@ -189,17 +222,18 @@ static enum sh_code check_step(const struct sh_exec_context *c, const struct sh_
 
 enum sh_code sh_vk_submit(struct sh_exec_context *c, uint32_t index, uint32_t segment,
                            const struct sh_step *step, struct sh_error *err) {
-    SH_ASSERT(segment == 0);
-    SH_ASSERT(index < SH_SLOTS);
     const struct sh_exec_model *m = c->model;
-    const struct sh_program *program = m->segment.program;
+    SH_ASSERT(index < SH_SLOTS && segment < m->n_plans);
+    const struct sh_vk_plan *plan = &m->plans[segment];
+    const struct sh_program *program = m->program;
     struct sh_vk_slot *slot = &c->slots[index];
     if (slot->in_flight) return sh_fail(err, SH_ERR_BUSY, "slot %u is in flight", index);
     enum sh_code code = sh_vk_alive(c->vk, err);
     if (code == SH_OK) code = check_step(c, step, err);
     if (code != SH_OK) return code;
 
-    uint32_t counts[SH_COUNT_KINDS] = {[SH_COUNT_ROWS] = step->n_rows, [SH_COUNT_OUTPUTS] = step->n_outputs};
+    uint32_t counts[SH_COUNT_KINDS] = {
+        [SH_COUNT_ROWS] = step->n_rows, [SH_COUNT_OUTPUTS] = step->n_outputs, [SH_COUNT_SEQUENCES] = step->n_sequences};
     bool embeddings = false;
     for (uint32_t r = 0; r < step->n_rows; r++) embeddings |= step->rows[r].embedding != NULL;
     for (uint32_t o = 0; o < step->n_outputs; o++) {
@@ -211,28 +245,30 @@ enum sh_code sh_vk_submit(struct sh_exec_context *c, uint32_t index, uint32_t se
         code = need_readback(c, slot, &slot->logits, &slot->logits_rows, step->n_outputs, program->n_vocab, "logits", err);
     if (code == SH_OK && counts[SH_COUNT_HIDDEN])
         code = need_readback(c, slot, &slot->hidden, &slot->hidden_rows, step->n_outputs, program->n_embd, "hidden", err);
-    if (code == SH_OK) code = need_captures(c, slot, step, err);
+    if (code == SH_OK) code = need_captures(c, slot, plan, step, err);
     if (code == SH_OK) code = fill_rows(c, slot, step, &counts[SH_COUNT_ITEMS], err);
     if (code != SH_OK) return code;
     fill_outputs(slot, step);
-    for (uint32_t i = 0; i < m->segment.n_inputs; i++)
+    for (uint32_t i = 0; i < plan->segment.n_inputs; i++)
         memcpy(slot->inputs[i].mapped, step->inputs[i],
-               (uint64_t)step->n_rows * program->activations[m->segment.inputs[i]].width * 4);
+               (uint64_t)step->n_rows * program->activations[plan->segment.inputs[i]].width * 4);
     *(struct sh_p_step *)(void *)slot->step.mapped =
         (struct sh_p_step){.n_rows = step->n_rows, .n_outputs = step->n_outputs, .n_vocab = program->n_vocab};
 
     const uint32_t bucket = sh_vk_row_bucket(step->n_rows), class = sh_vk_out_class(step->n_outputs);
-    struct sh_vk_recording *rec = step->n_capture ? &slot->once : &slot->recordings[bucket][class];
+    struct sh_vk_recording *rec = step->n_capture ? &slot->once : &slot->recordings[segment].bucket[bucket][class];
     if (step->n_capture) sh_vk_recording_finish(c, rec);
-    if (!rec->ready) code = sh_vk_record(c, index, bucket, class, slot->captures, slot->n_captures, rec, err);
+    if (!rec->ready) code = sh_vk_record(c, index, segment, bucket, class, slot->captures, slot->n_captures, rec, err);
     if (code != SH_OK) return code;
     fill_grids(slot, rec, counts);
     code = sh_vk_queue_submit(c, rec->commands, rec->n_commands, err);
     if (code != SH_OK) return code;
     slot->in_flight = true;
     slot->value = c->value;
+    slot->plan = segment;
     slot->n_rows = step->n_rows;
     slot->n_outputs = step->n_outputs;
+    if (program->logits != SH_NONE && plan->fused.slot[program->logits] != SH_NONE) slot->n_tokens = step->n_outputs;
     return SH_OK;
 }
 
@@ -249,14 +285,11 @@ static uint64_t busy_ns(const struct sh_exec_context *c, uint32_t index) {
 enum sh_code sh_vk_wait(struct sh_exec_context *c, uint32_t index, int64_t timeout_ns, struct sh_step_result *result,
                         struct sh_error *err) {
     SH_ASSERT(index < SH_SLOTS);
-    const struct sh_program *program = c->model->segment.program;
+    const struct sh_program *program = c->model->program;
     struct sh_vk_slot *slot = &c->slots[index];
     if (!slot->in_flight) return sh_fail(err, SH_ERR_INVALID, "slot %u is not in flight", index);
-    const VkSemaphoreWaitInfo wait = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO,
-                                      .semaphoreCount = 1,
-                                      .pSemaphores = &c->semaphore,
-                                      .pValues = &slot->value};
-    const VkResult waited = c->vk->WaitSemaphores(c->vk->device, &wait, timeout_ns < 0 ? UINT64_MAX : (uint64_t)timeout_ns);
+    const VkResult waited =
+        sh_vk_wait_value(c->vk, c->semaphore, slot->value, timeout_ns < 0 ? UINT64_MAX : (uint64_t)timeout_ns);
     if (waited == VK_TIMEOUT) return sh_fail(err, SH_ERR_TIMEOUT, "%s: the step has not finished yet", c->vk->base.info.name);
     slot->in_flight = false;
     if (waited != VK_SUCCESS) return sh_vk_fail(c->vk, waited, "vkWaitSemaphores", err);
@@ -273,7 +306,7 @@ enum sh_code sh_vk_wait(struct sh_exec_context *c, uint32_t index, int64_t timeo
                                       .hidden = slot->hidden_rows_out,
                                       .captured = slot->captured_out,
                                       .busy_ns = busy_ns(c, index)};
-    for (uint32_t i = 0; i < c->model->segment.n_outputs; i++)
+    for (uint32_t i = 0; i < c->model->plans[slot->plan].segment.n_outputs; i++)
         result->outputs[i] = (const float *)(const void *)slot->results[i].mapped;
     for (uint32_t i = 0; i < slot->n_captures; i++)
         slot->captured_out[i] = slot->captures[i].host.bytes ? (const float *)(const void *)slot->captures[i].host.mapped : NULL;

@@ -30,7 +30,7 @@
     X(CreateDebugUtilsMessengerEXT) X(DestroyDebugUtilsMessengerEXT) X(SetDebugUtilsObjectNameEXT)
 
 #define SH_VK_DEVICE_FUNCTIONS(X) \
-    X(DestroyDevice) X(GetDeviceQueue) X(QueueSubmit) \
+    X(DestroyDevice) X(DeviceWaitIdle) X(GetDeviceQueue) X(QueueSubmit) \
     X(CreateBuffer) X(DestroyBuffer) X(GetBufferMemoryRequirements) X(GetBufferDeviceAddress) \
     X(AllocateMemory) X(FreeMemory) X(BindBufferMemory) X(MapMemory) \
     X(CreateShaderModule) X(DestroyShaderModule) X(CreatePipelineLayout) X(DestroyPipelineLayout) \
@@ -97,6 +97,11 @@ static inline struct sh_vulkan *sh_vulkan_of(struct sh_device *device) { return 
  * name. */
 enum sh_code sh_vk_fail(struct sh_vulkan *vk, VkResult result, const char *what, struct sh_error *err);
 const char *sh_vk_result_name(VkResult result);
+/* Waits until a timeline semaphore has reached a value. VK_TIMEOUT leaves things as they are. Any other failure to wait says nothing
+ * about the device, which may still be at work: then all of its work is waited for, without a limit, so that after VK_SUCCESS the
+ * value is reached; and where even that fails the device counts as lost. */
+VkResult sh_vk_wait_value(struct sh_vulkan *vk, VkSemaphore semaphore, uint64_t value, uint64_t timeout_ns);
+
 /* SH_ERR_DEVICE_LOST if it was lost before. */
 enum sh_code sh_vk_alive(struct sh_vulkan *vk, struct sh_error *err);
 
