@@ -283,12 +283,13 @@ struct sh_model_info {
     uint64_t weights_bytes[8]; /* per device index given to sh_model_load: resident, after repacking */
     uint32_t n_devices, n_segments;
     uint64_t load_ns;
-    uint64_t kv_bytes_per_token_f16; /* of one token in all layers with an f16 cache */
+    uint64_t kv_bytes_per_token_f16; /* of one token, with an f16 cache, in all layers that keep every token */
     enum sh_pooling pooling;   /* what the file asks for; NONE: nothing */
     bool encoder;                    /* a sequence enters whole, in one submission at position 0, and takes no more rows */
     bool has_logits;                 /* false: an embedding model, whose rows can be asked for HIDDEN and POOLED alone */
     uint32_t n_expert, n_expert_used; /* 0: not a mixture of experts */
     uint64_t state_bytes_per_sequence; /* recurrent layers; 0: none */
+    uint64_t window_bytes_per_sequence_f16; /* layers with a sliding window hold at most so much, with an f16 cache; 0: none */
 };
 SH_API enum sh_code sh_model_load(struct sh_device *const *devices, uint32_t n_devices, const struct sh_model_params *params,
                                   struct sh_model **out, struct sh_error *err);
@@ -350,16 +351,18 @@ SH_API void sh_sequence_destroy(struct sh_context *context, uint32_t sequence);
 SH_API enum sh_code sh_sequence_set_sampler(struct sh_context *context, uint32_t sequence, const struct sh_sampler_params *params,
                                             struct sh_error *err);
 SH_API uint32_t sh_sequence_length(const struct sh_context *context, uint32_t sequence); /* tokens in the cache, submitted ones included */
-/* How rows that ask for SH_OUT_POOLED are pooled: NONE takes what the file asks for, else the last row (decoders) or the mean (encoders).
- * The result of such a row holds the pooled hidden states of rows 0 .. itself, not normalised, summed in ascending order of position, so
- * that chunks cannot show. Only for an empty sequence. */
+/* How rows that ask for SH_OUT_POOLED are pooled: NONE (and a new sequence) takes what the file asks for, else the last row (decoders)
+ * or the mean (encoders). The result of such a row holds the pooled hidden states of rows 0 .. itself, not normalised, summed in ascending
+ * order of position, so that chunks cannot show. MEAN: every row from position 0 on must ask; CLS: row 0 at least; LAST: it alone. Only for
+ * an empty sequence. A sequence with pooled rows is not copied, and truncated only to 0. */
 SH_API enum sh_code sh_sequence_set_pooling(struct sh_context *context, uint32_t sequence, enum sh_pooling pooling,
                                             struct sh_error *err);
 /* Forgets the tokens from `length` on. SH_ERR_UNSUPPORTED where the model's state cannot go back that far: layers with a sliding window only
  * while the last `window` tokens before `length` are held, recurrent layers only to the present length, 0, or a snapshot. Not while a submission with this sequence is in flight (SH_ERR_BUSY). */
 SH_API enum sh_code sh_sequence_truncate(struct sh_context *context, uint32_t sequence, uint32_t length, struct sh_error *err);
 /* Keeps the state of a model with recurrent layers at the sequence's present length, so that truncating and copying can go there; without
- * such layers it does nothing. Forgotten when the sequence is truncated below it. Finishes what is in flight with it first. */
+ * such layers it does nothing. Forgotten when the sequence is truncated below it; copies begin
+ * without any. At most 4 are kept (SH_ERR_LIMIT). Finishes what is in flight with it first. */
 SH_API enum sh_code sh_sequence_snapshot(struct sh_context *context, uint32_t sequence, struct sh_error *err);
 /* dst, which must be empty, becomes the first `length` tokens of src; whole pages are shared, the last part copied on write. Refused as
  * truncation is. Finishes what
@@ -371,7 +374,7 @@ typedef uint64_t sh_ticket;
 enum sh_input { SH_INPUT_TOKEN, SH_INPUT_EMBEDDING, SH_INPUT_SAMPLED };
 enum sh_role { SH_ROLE_PROMPT, SH_ROLE_GENERATED }; /* of a token, for ever; the two may differ in arithmetic (design: numerics contract) */
 enum { SH_OUT_SAMPLE = 1, SH_OUT_LOGITS = 2, SH_OUT_HIDDEN = 4, SH_OUT_LOGPROBS = 8 /* with SAMPLE: its log-prob and the n_top best */,
-       SH_OUT_POOLED = 16 /* every row of a text to be embedded asks for it, from position 0 on; see sh_sequence_set_pooling */ };
+       SH_OUT_POOLED = 16 /* see sh_sequence_set_pooling for which rows have to ask */ };
 
 /* One row: one token of one sequence. Rows of a sequence stand together, positions ascending without gaps from
  * sh_sequence_length on. At most one submission in flight may hold a sequence's sampled row that a later one refers to. */

@@ -51,6 +51,34 @@ static enum sh_code place_layers(const struct sh_model_params *p, uint32_t n_lay
     return SH_OK;
 }
 
+static bool has_out_rows(const struct sh_program *p, const struct sh_segment *segment) {
+    for (uint32_t i = segment->first_op; i < segment->first_op + segment->n_ops; i++)
+        if (p->ops[i].out != SH_NONE && p->activations[p->ops[i].out].rows == SH_ROWS_OUT) return true;
+    return false;
+}
+
+static enum sh_code number_segments(struct sh_model *m, struct sh_error *err) {
+    uint32_t n_on[MAX_DEVICES] = {0};
+    m->index_on_device = sh_calloc(m->n_segments, sizeof *m->index_on_device);
+    if (m->index_on_device == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the placement");
+    for (uint32_t s = 0; s < m->n_segments; s++) m->index_on_device[s] = n_on[m->segments[s].device]++;
+    while (m->first_out_segment + 1 < m->n_segments && !has_out_rows(m->program, &m->segments[m->first_out_segment]))
+        m->first_out_segment++;
+    return SH_OK;
+}
+
+/* The segments of one device, in order: *out malloc'd. */
+static enum sh_code segments_of(const struct sh_model *m, uint32_t device, struct sh_segment **out, uint32_t *n,
+                                struct sh_error *err) {
+    struct sh_segment *list = sh_calloc(m->n_segments, sizeof *list);
+    if (list == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the placement");
+    *n = 0;
+    for (uint32_t s = 0; s < m->n_segments; s++)
+        if (m->segments[s].device == device) list[(*n)++] = m->segments[s];
+    *out = list;
+    return SH_OK;
+}
+
 static enum sh_code cut(struct sh_model *m, const struct sh_model_params *p, struct sh_error *err) {
     uint32_t *device_of_layer = sh_calloc(m->spec.n_layers, sizeof *device_of_layer);
     if (device_of_layer == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the placement");
@@ -58,12 +86,12 @@ static enum sh_code cut(struct sh_model *m, const struct sh_model_params *p, str
     uint32_t *device_of_op = sh_calloc(m->program->n_ops, sizeof *device_of_op);
     if (code == SH_OK && device_of_op == NULL) code = sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the placement");
     if (code == SH_OK) {
-        sh_program_place(m->program, device_of_layer, 0, 0, device_of_op);
+        sh_program_place(m->program, device_of_layer, p->n_host_layers, p->host_device, device_of_op);
         code = sh_program_cut(m->program, device_of_op, &m->segments, &m->n_segments, err);
     }
     free(device_of_op);
     free(device_of_layer);
-    return code;
+    return code == SH_OK ? number_segments(m, err) : code;
 }
 
 /* ---- memory ---- */
@@ -89,7 +117,7 @@ static uint64_t stored_bytes(const struct sh_weight *w) { return sh_type_row_byt
 struct loading {
     struct sh_model *model;
     const struct sh_model_params *params;
-    bool *wanted;     /* [n_segments][n_weights] */
+    bool *wanted;     /* [n_devices][n_weights] */
     uint32_t *stored; /* the weights that lie in the file, in its order */
     uint32_t n_stored;
     uint64_t total_bytes, done_bytes;
@@ -108,8 +136,8 @@ static int by_place(const void *a, const void *b) {
     return 0;
 }
 
-static bool is_wanted(const struct loading *l, uint32_t segment, uint32_t weight) {
-    return l->wanted[(uint64_t)segment * l->model->program->n_weights + weight];
+static bool is_wanted(const struct loading *l, uint32_t device, uint32_t weight) {
+    return l->wanted[(uint64_t)device * l->model->program->n_weights + weight];
 }
 
 static enum sh_code order_weights(struct loading *l, struct sh_error *err) {
@@ -122,7 +150,7 @@ static enum sh_code order_weights(struct loading *l, struct sh_error *err) {
     }
     for (uint32_t w = 0; w < p->n_weights; w++) {
         bool any = false;
-        for (uint32_t s = 0; s < l->model->n_segments; s++) any = any || is_wanted(l, s, w);
+        for (uint32_t d = 0; d < l->model->n_devices; d++) any = any || is_wanted(l, d, w);
         if (!any) continue;
         l->total_bytes += stored_bytes(&p->weights[w]);
         const struct sh_tensor *t = p->weights[w].tensor;
@@ -138,34 +166,35 @@ static enum sh_code order_weights(struct loading *l, struct sh_error *err) {
 static enum sh_code survey_weights(struct loading *l, struct sh_error *err) {
     struct sh_model *m = l->model;
     const struct sh_program *p = m->program;
-    l->wanted = sh_calloc((uint64_t)m->n_segments * p->n_weights, sizeof *l->wanted);
+    l->wanted = sh_calloc((uint64_t)m->n_devices * p->n_weights, sizeof *l->wanted);
     if (l->wanted == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the list of weights");
-    uint64_t need[MAX_DEVICES] = {0};
-    for (uint32_t s = 0; s < m->n_segments; s++) {
-        uint32_t *list = NULL, n = 0;
-        const enum sh_code code = sh_segment_weights(&m->segments[s], 1, &list, &n, err);
+    for (uint32_t d = 0; d < m->n_devices; d++) {
+        struct sh_segment *segments = NULL;
+        uint32_t *list = NULL, n_segments = 0, n = 0;
+        enum sh_code code = segments_of(m, d, &segments, &n_segments, err);
+        if (code == SH_OK && n_segments > 0) code = sh_segment_weights(segments, n_segments, &list, &n, err);
+        free(segments);
         if (code != SH_OK) return code;
+        uint64_t need = 0;
         for (uint32_t i = 0; i < n; i++) {
-            l->wanted[(uint64_t)s * p->n_weights + list[i]] = true;
-            need[m->segments[s].device] += stored_bytes(&p->weights[list[i]]);
+            l->wanted[(uint64_t)d * p->n_weights + list[i]] = true;
+            need += stored_bytes(&p->weights[list[i]]);
         }
         free(list);
-    }
-    for (uint32_t d = 0; d < m->n_devices; d++) {
-        const enum sh_code code = sh_check_device_memory(m->devices[d], need[d], "the model", err);
+        if (n_segments > 0) code = sh_check_device_memory(m->devices[d], need, "the model", err);
         if (code != SH_OK) return code;
     }
     return order_weights(l, err);
 }
 
-/* Rows of a weight to every segment that wants them. */
+/* Rows of a weight to every device that wants them. */
 static enum sh_code hand_out(struct loading *l, uint32_t weight, uint64_t row0, uint64_t n_rows, const void *src,
                              struct sh_error *err) {
     struct sh_model *m = l->model;
     const struct sh_weight *w = &m->program->weights[weight];
-    for (uint32_t s = 0; s < m->n_segments; s++) {
-        if (!is_wanted(l, s, weight)) continue;
-        const enum sh_code code = sh_model_device(m, s)->executor->weight_rows(m->exec[s], weight, row0, n_rows, src, err);
+    for (uint32_t d = 0; d < m->n_devices; d++) {
+        if (!is_wanted(l, d, weight)) continue;
+        const enum sh_code code = m->devices[d]->executor->weight_rows(m->exec[d], weight, row0, n_rows, src, err);
         if (code != SH_OK) return code;
     }
     l->done_bytes += n_rows * sh_type_row_bytes(w->type, w->cols);
@@ -203,9 +232,13 @@ static enum sh_code stream_weights(struct loading *l, struct sh_error *err) {
 static enum sh_code load_weights(struct sh_model *m, const struct sh_model_params *p, struct sh_error *err) {
     struct loading l = {.model = m, .params = p};
     enum sh_code code = survey_weights(&l, err);
-    for (uint32_t s = 0; s < m->n_segments && code == SH_OK; s++) {
-        struct sh_device *device = sh_model_device(m, s);
-        code = device->executor->model_create(device, &m->segments[s], 1, &m->exec[s], err);
+    for (uint32_t d = 0; d < m->n_devices && code == SH_OK; d++) {
+        struct sh_segment *segments = NULL;
+        uint32_t n_segments = 0;
+        code = segments_of(m, d, &segments, &n_segments, err);
+        if (code == SH_OK && n_segments > 0)
+            code = m->devices[d]->executor->model_create(m->devices[d], segments, n_segments, &m->exec[d], err);
+        free(segments);
     }
     for (uint32_t w = 0; w < m->program->n_weights && code == SH_OK; w++) {
         const struct sh_weight *weight = &m->program->weights[w];
@@ -218,9 +251,10 @@ static enum sh_code load_weights(struct sh_model *m, const struct sh_model_param
 }
 
 static enum sh_code finish(struct sh_model *m, const struct sh_model_params *p, struct sh_error *err) {
-    for (uint32_t s = 0; s < m->n_segments; s++) {
-        enum sh_code code = report(p, SH_LOAD_PREPARE, WEIGHTS_TO + (1 - WEIGHTS_TO) * s / m->n_segments, err);
-        if (code == SH_OK) code = sh_model_device(m, s)->executor->model_finish(m->exec[s], err);
+    for (uint32_t d = 0; d < m->n_devices; d++) {
+        if (m->exec[d] == NULL) continue;
+        enum sh_code code = report(p, SH_LOAD_PREPARE, WEIGHTS_TO + (1 - WEIGHTS_TO) * d / m->n_devices, err);
+        if (code == SH_OK) code = m->devices[d]->executor->model_finish(m->exec[d], err);
         if (code != SH_OK) return code;
     }
     for (uint32_t w = 0; w < m->program->n_weights; w++) { /* the executors have their own copies */
@@ -264,7 +298,18 @@ static void fill_info(struct sh_model *m, const struct sh_gguf *g, const char *a
     info->n_segments = m->n_segments;
     for (uint32_t i = 0; i < m->program->n_groups; i++) {
         const struct sh_state_group *group = &m->program->groups[i];
-        info->kv_bytes_per_token_f16 += 2ull * group->n_layers * group->n_kv_heads * (group->k_dim + group->v_dim);
+        const uint64_t token = 2ull * group->n_layers * group->n_kv_heads * (group->k_dim + (group->v_in_k ? 0 : group->v_dim));
+        if (group->kind == SH_STATE_RECURRENT) info->state_bytes_per_sequence += 4ull * group->n_layers * group->floats;
+        else if (group->kind == SH_STATE_PAGED) info->kv_bytes_per_token_f16 += token;
+        else info->window_bytes_per_sequence_f16 += token * sh_min_u64(group->window, info->context_length);
+    }
+    info->pooling = m->program->pooling;
+    info->encoder = m->program->encoder;
+    info->has_logits = m->program->logits != SH_NONE;
+    for (uint32_t i = 0; i < m->program->n_ops; i++) {
+        if (m->program->ops[i].kind != SH_OP_ROUTE) continue;
+        info->n_expert = m->program->ops[i].expert.n_expert;
+        info->n_expert_used = m->program->ops[i].expert.n_used;
     }
 }
 
@@ -277,6 +322,9 @@ static enum sh_code check_arguments(struct sh_device *const *devices, uint32_t n
         return sh_fail(err, SH_ERR_INVALID, "%s: %u devices were given, expected 1 to %d", p->path, n_devices, MAX_DEVICES);
     for (uint32_t i = 0; i < n_devices; i++)
         if (devices[i] == NULL) return sh_fail(err, SH_ERR_INVALID, "%s: device %u of %u is NULL", p->path, i, n_devices);
+    if (p->n_host_layers > 0 && p->host_device >= n_devices)
+        return sh_fail(err, SH_ERR_INVALID, "%s: experts are to be kept on device %u, there are %u", p->path, p->host_device,
+                       n_devices);
     return SH_OK;
 }
 
@@ -287,7 +335,7 @@ static enum sh_code load(struct sh_model *m, const struct sh_gguf *g, const stru
     if (code != SH_OK) return code;
     code = cut(m, p, err);
     if (code != SH_OK) return code;
-    m->exec = sh_calloc(m->n_segments, sizeof *m->exec);
+    m->exec = sh_calloc(m->n_devices, sizeof *m->exec);
     m->name = copy_string(g, "general.name");
     if (m->exec == NULL || m->name == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "%s: no memory for the model", p->path);
     struct sh_str architecture = {0};
@@ -297,8 +345,8 @@ static enum sh_code load(struct sh_model *m, const struct sh_gguf *g, const stru
     if (code == SH_OK) code = finish(m, p, err);
     if (code != SH_OK) return code;
     fill_info(m, g, sh_architecture_find(architecture.ptr, architecture.length)->name);
-    for (uint32_t s = 0; s < m->n_segments; s++)
-        m->info.weights_bytes[m->segments[s].device] += sh_model_device(m, s)->executor->model_bytes(m->exec[s]);
+    for (uint32_t d = 0; d < m->n_devices; d++)
+        if (m->exec[d] != NULL) m->info.weights_bytes[d] = m->devices[d]->executor->model_bytes(m->exec[d]);
     return SH_OK;
 }
 
@@ -338,9 +386,10 @@ enum sh_code sh_model_load(struct sh_device *const *devices, uint32_t n_devices,
 
 void sh_model_unload(struct sh_model *m) {
     if (m == NULL) return;
-    for (uint32_t s = 0; m->exec != NULL && s < m->n_segments; s++)
-        if (m->exec[s] != NULL) sh_model_device(m, s)->executor->model_destroy(m->exec[s]);
+    for (uint32_t d = 0; m->exec != NULL && d < m->n_devices; d++)
+        if (m->exec[d] != NULL) m->devices[d]->executor->model_destroy(m->exec[d]);
     free(m->exec);
+    free(m->index_on_device);
     free(m->segments);
     sh_program_destroy(m->program);
     if (m->vocab != NULL) sh_vocab_destroy(m->vocab);

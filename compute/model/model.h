@@ -11,18 +11,16 @@ struct sh_model {
     struct sh_vocab *vocab;
     struct sh_program *program; /* weights' tensor and constant pointers are NULL after load */
     struct sh_spec spec;
-    struct sh_segment *segments;
+    struct sh_segment *segments; /* in the program's order */
+    uint32_t *index_on_device;   /* [n_segments] the number of each among its device's segments */
     uint32_t n_segments;
-    struct sh_exec_model **exec; /* [n_segments] */
+    uint32_t first_out_segment;  /* the first one that has activations of the rows with outputs alone */
+    struct sh_exec_model **exec; /* [n_devices] all segments of a device; NULL where it has none */
     struct sh_device **devices;  /* [n_devices] as given to sh_model_load; lent */
     uint32_t n_devices;
     struct sh_model_info info; /* name points to the string below */
     char *name;                /* general.name, owned */
 };
-
-static inline struct sh_device *sh_model_device(const struct sh_model *m, uint32_t segment) {
-    return m->devices[m->segments[segment].device];
-}
 
 /* SH_ERR_NO_DEVICE_MEMORY (the CPU: SH_ERR_NO_MEMORY) with the figures, if `bytes` more certainly do not fit: they are more than
  * the device has in all, less what this process holds there. */

@@ -34,31 +34,51 @@ static enum sh_code complete_params(const struct sh_model *m, const struct sh_co
 }
 
 static uint64_t page_bytes(const struct sh_state_group *g, uint32_t n_layers, enum sh_kv_type type) {
-    return (uint64_t)SH_PAGE_TOKENS * n_layers * g->n_kv_heads * (g->k_dim + g->v_dim) * (type == SH_KV_F32 ? 4 : 2);
+    if (g->kind == SH_STATE_RECURRENT) return (uint64_t)n_layers * g->floats * sizeof(float);
+    const uint64_t dims = g->v_in_k ? g->k_dim : g->k_dim + g->v_dim;
+    return (uint64_t)SH_PAGE_TOKENS * n_layers * g->n_kv_heads * dims * (type == SH_KV_F32 ? 4 : 2);
 }
 
-/* Which segments hold layers of which group; and refuses what certainly does not fit: room for one sequence of full length. What
+/* Pages that n sequences with `tokens` tokens in all can come to hold. Of a window: its own pages and one begun at either end for
+ * each sequence, and what two steps add. Of a recurrent group: the present state, those before the steps in flight, and, for
+ * more than one sequence, the snapshots. */
+static uint64_t most_pages(const struct sh_context *c, const struct sh_state_group *g, uint64_t n, uint64_t tokens) {
+    if (g->kind == SH_STATE_RECURRENT) return n * (1 + SH_SLOTS + SH_MAX_SNAPSHOTS);
+    const uint64_t all = (tokens + SH_PAGE_TOKENS - 1) / SH_PAGE_TOKENS;
+    if (g->kind == SH_STATE_PAGED) return all;
+    const uint64_t held = n * (sh_pages_of(g->window) + 2ull) + SH_SLOTS * (uint64_t)sh_pages_of(c->params.max_batch_rows);
+    return sh_min_u64(all, held);
+}
+
+/* Which devices hold layers of which group; and refuses what certainly does not fit: room for one sequence of full length. What
  * kv_tokens allows beyond that is taken slab by slab, and may turn out not to be there. */
 static enum sh_code survey_groups(struct sh_context *c, struct sh_error *err) {
     const struct sh_program *p = c->model->program;
-    const uint32_t longest = sh_pages_of(c->model->spec.context_length);
     char what[64];
     snprintf(what, sizeof what, "a cache for %u tokens (%s)", c->model->spec.context_length,
              c->params.kv_type == SH_KV_F32 ? "f32" : "f16");
+    uint64_t *bytes = sh_calloc(c->model->n_devices, sizeof *bytes);
+    if (bytes == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a context");
     for (uint32_t s = 0; s < c->model->n_segments; s++) {
         const struct sh_segment *segment = &c->model->segments[s];
-        uint64_t bytes = 0;
         for (uint32_t i = segment->first_op; i < segment->first_op + segment->n_ops; i++) {
-            if (p->ops[i].kind != SH_OP_ROPE_CACHE) continue;
-            const uint32_t g = p->ops[i].attn.group;
-            c->holds_group[s * c->n_groups + g] = true;
-            bytes +=
-                page_bytes(&p->groups[g], 1, c->params.kv_type) * (c->pools[g].n_max < longest ? c->pools[g].n_max : longest);
+            const struct sh_op *op = &p->ops[i];
+            const bool recurrent = op->kind == SH_OP_CONV || op->kind == SH_OP_SCAN || op->kind == SH_OP_DELTA_NET;
+            if (op->kind != SH_OP_ROPE_CACHE && !recurrent) continue;
+            const uint32_t g = recurrent ? op->state.group : op->attn.group;
+            c->holds_group[segment->device * c->n_groups + g] = true;
+            if (recurrent) bytes[segment->device] += (1ull + SH_SLOTS) * op->state.floats * sizeof(float);
+            else
+                bytes[segment->device] +=
+                    page_bytes(&p->groups[g], 1, c->params.kv_type) *
+                    sh_min_u64(c->pools[g].n_max, most_pages(c, &p->groups[g], 1, c->model->spec.context_length));
         }
-        const enum sh_code code = sh_check_device_memory(sh_model_device(c->model, s), bytes, what, err);
-        if (code != SH_OK) return code;
     }
-    return SH_OK;
+    enum sh_code code = SH_OK;
+    for (uint32_t d = 0; d < c->model->n_devices && code == SH_OK; d++)
+        if (bytes[d] > 0) code = sh_check_device_memory(c->model->devices[d], bytes[d], what, err);
+    free(bytes);
+    return code;
 }
 
 static bool allocate_slot(const struct sh_context *c, struct sh_slot *slot) {
@@ -67,34 +87,35 @@ static bool allocate_slot(const struct sh_context *c, struct sh_slot *slot) {
     slot->sequences = sh_calloc(p->max_sequences, sizeof *slot->sequences);
     slot->sequence_ids = sh_calloc(p->max_sequences, sizeof *slot->sequence_ids);
     slot->outputs = sh_calloc(p->max_outputs, sizeof *slot->outputs);
+    slot->bare_outputs = sh_calloc(p->max_outputs, sizeof *slot->bare_outputs);
     slot->wanted = sh_calloc(p->max_outputs, sizeof *slot->wanted);
     slot->page_lists = sh_calloc((uint64_t)p->max_sequences * c->n_groups, sizeof *slot->page_lists);
     slot->made = sh_calloc(c->model->program->n_activations, sizeof *slot->made);
     slot->tokens = sh_calloc(p->max_outputs, sizeof *slot->tokens);
     slot->results = sh_calloc(p->max_outputs, sizeof *slot->results);
     return slot->rows != NULL && slot->sequences != NULL && slot->sequence_ids != NULL && slot->outputs != NULL &&
-           slot->wanted != NULL && slot->page_lists != NULL && slot->made != NULL && slot->tokens != NULL &&
-           slot->results != NULL;
+           slot->bare_outputs != NULL && slot->wanted != NULL && slot->page_lists != NULL && slot->made != NULL &&
+           slot->tokens != NULL && slot->results != NULL;
 }
 
 static uint32_t slab_pages(const struct sh_context *c, uint32_t group) {
     const struct sh_state_group *g = &c->model->program->groups[group];
-    const uint64_t fit = SH_SLAB_BYTES / page_bytes(g, g->n_layers, c->params.kv_type);
-    return fit < 1 ? 1 : fit > SH_SLAB_PAGES ? SH_SLAB_PAGES : (uint32_t)fit;
+    const uint64_t most = g->kind == SH_STATE_RECURRENT ? SH_SLAB_STATES : SH_SLAB_PAGES;
+    return (uint32_t)sh_max_u64(1, sh_min_u64(most, SH_SLAB_BYTES / page_bytes(g, g->n_layers, c->params.kv_type)));
 }
 
 static bool allocate(struct sh_context *c) {
     c->pools = sh_calloc(c->n_groups, sizeof *c->pools);
-    c->exec = sh_calloc(c->model->n_segments, sizeof *c->exec);
-    c->holds_group = sh_calloc((uint64_t)c->model->n_segments * c->n_groups, sizeof *c->holds_group);
+    c->exec = sh_calloc(c->model->n_devices, sizeof *c->exec);
+    c->holds_group = sh_calloc((uint64_t)c->model->n_devices * c->n_groups, sizeof *c->holds_group);
     c->sequences = sh_calloc(c->params.max_sequences, sizeof *c->sequences);
     c->slab_pages = sh_calloc(c->n_groups, sizeof *c->slab_pages);
     if (c->slab_pages == NULL || c->pools == NULL || c->exec == NULL || c->holds_group == NULL || c->sequences == NULL)
         return false;
-    const uint32_t n_pages = (uint32_t)((c->params.kv_tokens + SH_PAGE_TOKENS - 1) / SH_PAGE_TOKENS);
     for (uint32_t g = 0; g < c->n_groups; g++) {
         c->slab_pages[g] = slab_pages(c, g);
-        if (!sh_page_pool_init(&c->pools[g], n_pages)) return false;
+        const uint64_t n_pages = most_pages(c, sh_context_group(c, g), c->params.max_sequences, c->params.kv_tokens);
+        if (!sh_page_pool_init(&c->pools[g], (uint32_t)n_pages)) return false;
     }
     for (uint32_t i = 0; i < SH_SLOTS; i++)
         if (!allocate_slot(c, &c->slots[i])) return false;
@@ -110,6 +131,7 @@ enum sh_code sh_context_create(struct sh_model *model, const struct sh_context_p
     struct sh_context *c = sh_calloc(1, sizeof *c);
     if (c == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a context");
     c->model = model;
+    if (model->program->encoder) complete.kv_type = SH_KV_F32; /* scratch of one step: nothing is gained by rounding it */
     c->params = complete;
     c->n_groups = model->program->n_groups;
     c->next_ticket = c->oldest = 1;
@@ -126,8 +148,8 @@ enum sh_code sh_context_create(struct sh_model *model, const struct sh_context_p
         .max_pages_per_sequence = sh_pages_of(model->spec.context_length),
     };
     code = survey_groups(c, err);
-    for (uint32_t s = 0; s < model->n_segments && code == SH_OK; s++)
-        code = sh_context_executor(c, s)->context_create(model->exec[s], &exec, &c->exec[s], err);
+    for (uint32_t d = 0; d < model->n_devices && code == SH_OK; d++)
+        if (model->exec[d] != NULL) code = sh_context_executor(c, d)->context_create(model->exec[d], &exec, &c->exec[d], err);
     if (code != SH_OK) {
         sh_context_destroy(c);
         return code;
@@ -141,6 +163,7 @@ static void free_slot(struct sh_slot *slot) {
     free(slot->sequences);
     free(slot->sequence_ids);
     free(slot->outputs);
+    free(slot->bare_outputs);
     free(slot->wanted);
     free(slot->page_lists);
     free(slot->page_ids);
@@ -148,13 +171,14 @@ static void free_slot(struct sh_slot *slot) {
     free(slot->tokens);
     free(slot->results);
     free(slot->tops);
+    free(slot->pooled);
     free(slot->captured);
 }
 
 void sh_context_destroy(struct sh_context *c) {
     if (c == NULL) return;
-    for (uint32_t s = 0; c->exec != NULL && s < c->model->n_segments; s++)
-        if (c->exec[s] != NULL) sh_context_executor(c, s)->context_destroy(c->exec[s]);
+    for (uint32_t d = 0; c->exec != NULL && d < c->model->n_devices; d++)
+        if (c->exec[d] != NULL) sh_context_executor(c, d)->context_destroy(c->exec[d]);
     for (uint32_t i = 0; c->sequences != NULL && i < c->params.max_sequences; i++)
         if (c->sequences[i].used) sh_sequence_free(c, &c->sequences[i]);
     for (uint32_t g = 0; c->pools != NULL && g < c->n_groups; g++) sh_page_pool_finish(&c->pools[g]);
@@ -177,7 +201,8 @@ void sh_context_update_stats(struct sh_context *c) {
     uint64_t used = 0, bytes = 0;
     uint32_t sequences = 0;
     for (uint32_t g = 0; g < c->n_groups; g++) used += sh_page_pool_used(&c->pools[g]);
-    for (uint32_t s = 0; s < c->model->n_segments; s++) bytes += sh_context_executor(c, s)->pool_bytes(c->exec[s]);
+    for (uint32_t d = 0; d < c->model->n_devices; d++)
+        if (c->exec[d] != NULL) bytes += sh_context_executor(c, d)->pool_bytes(c->exec[d]);
     for (uint32_t i = 0; i < c->params.max_sequences; i++) sequences += c->sequences[i].used;
     atomic_store(&c->stat_pages_used, used);
     atomic_store(&c->stat_cache_bytes, bytes);

@@ -9,6 +9,12 @@
  * Undoing. A sequence in flight notes per slot to which length it falls back if that step fails (else SH_NONE). If a step fails,
  * its sequences fall back, and a later step in flight that holds one of them, or a token that the failed one sampled, fails too.
  * Only settled tokens are copied, so nobody else depends on a step.
+ *
+ * Groups. PAGED: a table of pages; the last one, half full, is copied on write. WINDOWED: the same, and pages that no row from the
+ * length to which the sequence may fall back sees any more are given back. RECURRENT: the table has one page, the state at the
+ * present length, or none at length 0. Every submission takes a fresh one and keeps the one before in `before` until the step is
+ * finished, so that it can fall back; snapshots hold further ones. Pages are never changed, so copies share them. An encoder's
+ * pages are scratch of the one step that a sequence is in, and are let go when it is finished.
  */
 #ifndef SHIMMY_CONTEXT_H
 #define SHIMMY_CONTEXT_H
@@ -21,6 +27,13 @@
 
 #define SH_SLAB_PAGES 64          /* pools grow by so many pages, or fewer if they would be more than */
 #define SH_SLAB_BYTES (64u << 20) /* this many bytes */
+#define SH_SLAB_STATES 4          /* of a recurrent group */
+#define SH_MAX_SNAPSHOTS 4        /* of a sequence */
+
+struct sh_snapshot { /* of the recurrent groups */
+    uint32_t length;
+    uint32_t *pages; /* [n_groups] SH_NONE for other groups */
+};
 
 struct sh_sequence {
     bool used;
@@ -34,7 +47,13 @@ struct sh_sequence {
     int32_t *tokens;              /* [length], -1: an embedding, or sampled on the device and not known yet */
     uint8_t *roles;               /* [length] enum sh_role */
     uint32_t cap_tokens, cap_roles;
+    uint32_t *before[SH_SLOTS];                     /* [n_groups] recurrent: the state before the step in that slot, or SH_NONE */
+    struct sh_snapshot snapshots[SH_MAX_SNAPSHOTS]; /* ascending by length */
+    uint32_t n_snapshots;
     struct sh_sampler *sampler;
+    enum sh_pooling pooling; /* what SH_OUT_POOLED means; never NONE */
+    uint32_t n_pooled; /* rows submitted that asked for it, from position 0 on without a gap, or the first of those with CLS */
+    double *pool;      /* [n_embd] of finished rows: their sum, or with CLS the first; NULL until one asks */
 };
 
 struct sh_wanted { /* what the caller asked of an output row */
@@ -61,12 +80,15 @@ struct sh_slot {
     const uint32_t **page_lists;        /* [max_sequences][n_groups] */
     uint32_t *page_ids;
     uint32_t cap_page_ids;
+    struct sh_step_output *bare_outputs; /* [max_outputs] the rows of `outputs`, nothing wanted: for segments before the last */
 
     const float **made;        /* [n_activations] boundary activations of this step, by producing segment's buffer */
     int32_t *tokens;           /* [max_outputs] */
     struct sh_result *results; /* [max_outputs] */
     struct sh_top *tops;
     uint32_t cap_tops;
+    float *pooled; /* [rows that ask][n_embd] */
+    uint64_t cap_pooled;
     uint32_t n_results;
     const float **captured; /* [n_capture] */
     uint32_t n_captured;
@@ -77,8 +99,8 @@ struct sh_context {
     struct sh_context_params params; /* defaults filled in */
     uint32_t n_groups;
     struct sh_page_pool *pools;    /* [n_groups] */
-    struct sh_exec_context **exec; /* [n_segments] */
-    bool *holds_group;             /* [n_segments][n_groups] the segment has layers of the group */
+    struct sh_exec_context **exec; /* [n_devices] NULL where a device has no segments */
+    bool *holds_group;             /* [n_devices][n_groups] the device has layers of the group */
     struct sh_sequence *sequences; /* [max_sequences] */
     struct sh_slot slots[SH_SLOTS];
     sh_ticket next_ticket; /* from 1 */
@@ -92,7 +114,8 @@ struct sh_context {
     uint32_t *slab_pages; /* [n_groups] */
     struct sh_page_change {
         uint32_t sequence, group, index, old_page /* SH_NONE: appended */;
-    } * changes; /* of the submit under way */
+        uint32_t *before; /* recurrent: where the old page is kept; else NULL */
+    } * changes;          /* of the submit under way */
     uint32_t n_changes, cap_changes;
     uint64_t attempts; /* submissions, refused ones too */
 
@@ -100,14 +123,22 @@ struct sh_context {
     atomic_uint stat_sequences;
 };
 
-static inline const struct sh_executor *sh_context_executor(const struct sh_context *c, uint32_t segment) {
-    return sh_model_device(c->model, segment)->executor;
+static inline const struct sh_executor *sh_context_executor(const struct sh_context *c, uint32_t device) {
+    return c->model->devices[device]->executor;
+}
+static inline const struct sh_state_group *sh_context_group(const struct sh_context *c, uint32_t group) {
+    return &c->model->program->groups[group];
 }
 static inline uint32_t sh_pages_of(uint32_t tokens) { return (tokens + SH_PAGE_TOKENS - 1) / SH_PAGE_TOKENS; }
 
 /* NULL with an error unless it exists and is not closing. */
 struct sh_sequence *sh_context_sequence(struct sh_context *c, uint32_t sequence, struct sh_error *err);
-void sh_sequence_cut(struct sh_context *c, struct sh_sequence *s, uint32_t length); /* forget from length on */
+/* Forgets from length on. Recurrent groups: only length 0 changes their state; else the caller puts the page of `length` there. */
+void sh_sequence_cut(struct sh_context *c, struct sh_sequence *s, uint32_t length);
+/* A step of it in `slot` is over: back to the state before it, and to fall_back[slot]; what a later step had added goes too. */
+void sh_sequence_fall_back(struct sh_context *c, struct sh_sequence *s, uint32_t slot);
+/* A step of it in `slot` is over, well or undone: what was kept for it alone goes, and pages that no window reaches any more. */
+void sh_sequence_let_go(struct sh_context *c, struct sh_sequence *s, uint32_t slot);
 void sh_sequence_free(struct sh_context *c, struct sh_sequence *s);
 void sh_context_update_stats(struct sh_context *c);
 

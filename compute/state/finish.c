@@ -9,16 +9,16 @@ enum sh_code sh_slot_start_segment(struct sh_context *c, struct sh_slot *slot, s
     const uint32_t s = slot->segment;
     const struct sh_segment *segment = &c->model->segments[s];
     struct sh_step step = slot->step;
-    if (s + 1 < c->model->n_segments) {
-        step.outputs = NULL;
-        step.n_outputs = 0;
-    }
+    if (s + 1 < c->model->n_segments) step.outputs = slot->bare_outputs;
+    if (s < c->model->first_out_segment) step.n_outputs = 0;
     for (uint32_t i = 0; i < segment->n_inputs; i++) step.inputs[i] = slot->made[segment->inputs[i]];
     step.n_capture = 0;
     for (uint32_t i = 0; i < c->n_capture; i++)
         if (c->capture_segment[i] == s) c->segment_capture[step.n_capture++] = c->capture[i];
     step.capture = c->segment_capture;
-    const enum sh_code code = sh_context_executor(c, s)->submit(c->exec[s], (uint32_t)(slot - c->slots), 0, &step, err);
+    const uint32_t device = segment->device;
+    const enum sh_code code = sh_context_executor(c, device)->submit(c->exec[device], (uint32_t)(slot - c->slots),
+                                                                     c->model->index_on_device[s], &step, err);
     if (code == SH_OK && s == 0) { /* only the first segment embeds; what the caller lent is not looked at again */
         for (uint32_t i = 0; i < slot->step.n_rows; i++) slot->rows[i].embedding = NULL;
     }
@@ -45,9 +45,9 @@ static enum sh_code run_segments(struct sh_context *c, struct sh_slot *slot, int
     const uint64_t begun = sh_now_ns();
     for (;;) {
         *result = (struct sh_step_result){0};
-        enum sh_code code =
-            sh_context_executor(c, slot->segment)
-                ->wait(c->exec[slot->segment], (uint32_t)(slot - c->slots), remaining(timeout_ns, begun), result, err);
+        const uint32_t device = c->model->segments[slot->segment].device;
+        enum sh_code code = sh_context_executor(c, device)->wait(c->exec[device], (uint32_t)(slot - c->slots),
+                                                                 remaining(timeout_ns, begun), result, err);
         if (code != SH_OK) return code;
         if (slot->poisoned) {
             if (err != NULL) *err = slot->error;
@@ -89,6 +89,33 @@ static enum sh_code sample_on_host(struct sh_context *c, const struct sh_wanted 
     return sh_fail(err, code, "%s", local.message);
 }
 
+/* Takes the row's hidden state in, and writes what is pooled so far. Rows come in order of position. */
+static void pool_row(const struct sh_context *c, struct sh_sequence *s, uint32_t position, const float *hidden, float *pooled) {
+    const uint32_t n = c->model->spec.n_embd;
+    if (s->pooling == SH_POOL_LAST) {
+        memcpy(pooled, hidden, n * sizeof *pooled);
+        return;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        const double value = (double)hidden[i];
+        if (position == 0) s->pool[i] = value;
+        else if (s->pooling == SH_POOL_MEAN) s->pool[i] += value;
+        pooled[i] = (float)(s->pooling == SH_POOL_MEAN ? s->pool[i] / ((double)position + 1) : s->pool[i]);
+    }
+}
+
+/* After everything that can fail: what is taken into a pool is not taken out again. */
+static void pool_results(struct sh_context *c, struct sh_slot *slot, const struct sh_step_result *result) {
+    float *pooled = slot->pooled;
+    for (uint32_t i = 0; i < slot->step.n_outputs; i++) {
+        const struct sh_wanted *w = &slot->wanted[i];
+        if ((w->outputs & SH_OUT_POOLED) == 0) continue;
+        pool_row(c, &c->sequences[w->sequence], w->position, result->hidden[i], pooled);
+        slot->results[i].pooled = pooled;
+        pooled += c->model->spec.n_embd;
+    }
+}
+
 static enum sh_code make_results(struct sh_context *c, struct sh_slot *slot, const struct sh_step_result *result,
                                  struct sh_error *err) {
     const uint32_t n_vocab = c->model->spec.n_vocab;
@@ -112,6 +139,7 @@ static enum sh_code make_results(struct sh_context *c, struct sh_slot *slot, con
         if ((w->outputs & SH_OUT_LOGITS) != 0) r->logits = result->logits[i];
         if ((w->outputs & SH_OUT_HIDDEN) != 0) r->hidden = result->hidden[i];
     }
+    pool_results(c, slot, result);
     slot->n_results = slot->step.n_outputs;
     return SH_OK;
 }
@@ -137,8 +165,7 @@ static void undo(struct sh_context *c, struct sh_slot *slot) {
     for (uint32_t q = 0; q < slot->step.n_sequences; q++) {
         struct sh_sequence *s = &c->sequences[slot->sequence_ids[q]];
         if (s->fall_back[index] == SH_NONE) continue; /* an earlier step's failure took it further back */
-        sh_sequence_cut(c, s, s->fall_back[index]);
-        s->fall_back[other] = SH_NONE;
+        sh_sequence_fall_back(c, s, index);
     }
     slot->step.n_outputs = 0;
     slot->n_results = 0;
@@ -150,11 +177,7 @@ _Static_assert(SH_SLOTS == 2, "undo knows one other slot");
 /* The step is over for its sequences. */
 static void let_go(struct sh_context *c, struct sh_slot *slot) {
     const uint32_t index = (uint32_t)(slot - c->slots);
-    for (uint32_t q = 0; q < slot->step.n_sequences; q++) {
-        struct sh_sequence *s = &c->sequences[slot->sequence_ids[q]];
-        s->fall_back[index] = SH_NONE;
-        s->in_flight &= ~(1u << index);
-    }
+    for (uint32_t q = 0; q < slot->step.n_sequences; q++) sh_sequence_let_go(c, &c->sequences[slot->sequence_ids[q]], index);
     sh_context_update_stats(c);
 }
 

@@ -44,5 +44,16 @@ void sh_page_release(struct sh_page_pool *pool, uint32_t page) {
 }
 
 void sh_page_table_shrink(struct sh_page_table *table, struct sh_page_pool *pool, uint32_t keep) {
-    while (table->n > keep) sh_page_release(pool, table->pages[--table->n]);
+    while (table->n > keep) {
+        const uint32_t page = table->pages[--table->n];
+        if (page != SH_NONE) sh_page_release(pool, page);
+    }
+    if (table->first > table->n) table->first = table->n;
+}
+
+void sh_page_table_pass(struct sh_page_table *table, struct sh_page_pool *pool, uint32_t first) {
+    for (; table->first < first && table->first < table->n; table->first++) {
+        sh_page_release(pool, table->pages[table->first]);
+        table->pages[table->first] = SH_NONE;
+    }
 }

@@ -6,6 +6,7 @@
 #define SHIMMY_PAGES_H
 
 #include "compute/base.h"
+#include "compute/program/program.h"
 
 struct sh_page_pool {
     uint32_t *refs; /* [n_max] 0 = free */
@@ -23,10 +24,12 @@ void sh_page_share(struct sh_page_pool *pool, uint32_t page);
 void sh_page_release(struct sh_page_pool *pool, uint32_t page);
 
 struct sh_page_table {
-    uint32_t *pages;
-    uint32_t n, capacity;
+    uint32_t *pages; /* [n]; those before `first` were given back: SH_NONE */
+    uint32_t first, n, capacity;
 };
 /* Lets go of the pages from index `keep` on. */
 void sh_page_table_shrink(struct sh_page_table *table, struct sh_page_pool *pool, uint32_t keep);
+/* Lets go of the pages before index `first`, which stay in the table as SH_NONE. */
+void sh_page_table_pass(struct sh_page_table *table, struct sh_page_pool *pool, uint32_t first);
 
 #endif

@@ -10,20 +10,98 @@ struct sh_sequence *sh_context_sequence(struct sh_context *c, uint32_t sequence,
     return NULL;
 }
 
+static bool is_recurrent(const struct sh_context *c, uint32_t group) {
+    return sh_context_group(c, group)->kind == SH_STATE_RECURRENT;
+}
+
+/* Lets go of a recurrent group's page, if there is one. */
+static void release_state(struct sh_context *c, uint32_t group, uint32_t *page) {
+    if (*page != SH_NONE) sh_page_release(&c->pools[group], *page);
+    *page = SH_NONE;
+}
+
+/* The state becomes `page`, whose reference it takes over; SH_NONE: that of an empty sequence. */
+static void set_state(struct sh_context *c, struct sh_sequence *s, uint32_t group, uint32_t page) {
+    struct sh_page_table *table = &s->tables[group];
+    sh_page_table_shrink(table, &c->pools[group], 0);
+    if (page == SH_NONE) return;
+    SH_ASSERT(table->capacity > 0); /* it had a state before */
+    table->pages[0] = page;
+    table->n = 1;
+}
+
+static void drop_snapshots(struct sh_context *c, struct sh_sequence *s, uint32_t length) {
+    while (s->n_snapshots > 0 && s->snapshots[s->n_snapshots - 1].length > length) {
+        struct sh_snapshot *last = &s->snapshots[--s->n_snapshots];
+        for (uint32_t g = 0; g < c->n_groups; g++) release_state(c, g, &last->pages[g]);
+        free(last->pages);
+        last->pages = NULL;
+    }
+}
+
+static const struct sh_snapshot *find_snapshot(const struct sh_sequence *s, uint32_t length) {
+    for (uint32_t i = 0; i < s->n_snapshots; i++)
+        if (s->snapshots[i].length == length) return &s->snapshots[i];
+    return NULL;
+}
+
 void sh_sequence_cut(struct sh_context *c, struct sh_sequence *s, uint32_t length) {
     if (length > s->length) return;
-    for (uint32_t g = 0; g < c->n_groups; g++) sh_page_table_shrink(&s->tables[g], &c->pools[g], sh_pages_of(length));
+    for (uint32_t g = 0; g < c->n_groups; g++) {
+        if (is_recurrent(c, g) && length > 0) continue;
+        sh_page_table_shrink(&s->tables[g], &c->pools[g], sh_pages_of(length));
+    }
+    drop_snapshots(c, s, length);
     s->length = length;
+    if (s->n_pooled > length) s->n_pooled = length;
+}
+
+void sh_sequence_fall_back(struct sh_context *c, struct sh_sequence *s, uint32_t slot) {
+    for (uint32_t g = 0; g < c->n_groups; g++) {
+        if (!is_recurrent(c, g)) continue;
+        set_state(c, s, g, s->before[slot][g]);
+        s->before[slot][g] = SH_NONE;
+        for (uint32_t i = 0; i < SH_SLOTS; i++) release_state(c, g, &s->before[i][g]);
+    }
+    sh_sequence_cut(c, s, s->fall_back[slot]);
+    for (uint32_t i = 0; i < SH_SLOTS; i++) s->fall_back[i] = SH_NONE;
+}
+
+/* The first page that a row at `length` or later sees. */
+static uint32_t first_page_seen(const struct sh_state_group *g, uint32_t length) {
+    return g->kind == SH_STATE_WINDOWED && length >= g->window ? (length - g->window + 1) / SH_PAGE_TOKENS : 0;
+}
+
+void sh_sequence_let_go(struct sh_context *c, struct sh_sequence *s, uint32_t slot) {
+    uint32_t settled = s->length;
+    s->fall_back[slot] = SH_NONE;
+    s->in_flight &= ~(1u << slot);
+    for (uint32_t i = 0; i < SH_SLOTS; i++)
+        if (s->fall_back[i] < settled) settled = s->fall_back[i]; /* SH_NONE is the highest */
+    for (uint32_t g = 0; g < c->n_groups; g++) {
+        const struct sh_state_group *group = sh_context_group(c, g);
+        release_state(c, g, &s->before[slot][g]);
+        if (c->model->program->encoder) sh_page_table_shrink(&s->tables[g], &c->pools[g], 0);
+        else if (group->kind == SH_STATE_WINDOWED)
+            sh_page_table_pass(&s->tables[g], &c->pools[g], first_page_seen(group, settled));
+    }
 }
 
 void sh_sequence_free(struct sh_context *c, struct sh_sequence *s) {
     sh_sequence_cut(c, s, 0);
     for (uint32_t g = 0; g < c->n_groups; g++) free(s->tables[g].pages);
     free(s->tables);
+    for (uint32_t i = 0; i < SH_SLOTS; i++) free(s->before[i]);
+    free(s->pool);
     free(s->tokens);
     free(s->roles);
     sh_sampler_destroy(s->sampler);
     *s = (struct sh_sequence){0};
+}
+
+static enum sh_pooling default_pooling(const struct sh_context *c) {
+    const struct sh_program *p = c->model->program;
+    return p->pooling != SH_POOL_NONE ? p->pooling : p->encoder ? SH_POOL_MEAN : SH_POOL_LAST;
 }
 
 enum sh_code sh_sequence_create(struct sh_context *c, uint32_t *sequence, struct sh_error *err) {
@@ -33,14 +111,22 @@ enum sh_code sh_sequence_create(struct sh_context *c, uint32_t *sequence, struct
         return sh_fail(err, SH_ERR_LIMIT, "all %u sequences of this context are in use", c->params.max_sequences);
     struct sh_sequence *s = &c->sequences[id];
     s->tables = sh_calloc(c->n_groups, sizeof *s->tables);
-    if (s->tables == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a sequence");
-    const enum sh_code code = sh_sampler_create(NULL, c->model->spec.n_vocab, &s->sampler, err); /* greedy */
+    bool complete = s->tables != NULL;
+    for (uint32_t i = 0; i < SH_SLOTS; i++) {
+        s->before[i] = sh_calloc(c->n_groups, sizeof *s->before[i]);
+        complete = complete && s->before[i] != NULL;
+        for (uint32_t g = 0; g < c->n_groups && complete; g++) s->before[i][g] = SH_NONE;
+        s->fall_back[i] = SH_NONE;
+    }
+    const enum sh_code code = complete ? sh_sampler_create(NULL, c->model->spec.n_vocab, &s->sampler, err) /* greedy */
+                                       : sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a sequence");
     if (code != SH_OK) {
         free(s->tables);
-        s->tables = NULL;
+        for (uint32_t i = 0; i < SH_SLOTS; i++) free(s->before[i]);
+        *s = (struct sh_sequence){0};
         return code;
     }
-    for (uint32_t i = 0; i < SH_SLOTS; i++) s->fall_back[i] = SH_NONE;
+    s->pooling = default_pooling(c);
     s->used = true;
     *sequence = id;
     sh_context_update_stats(c);
@@ -69,9 +155,48 @@ enum sh_code sh_sequence_set_sampler(struct sh_context *c, uint32_t sequence, co
     return SH_OK;
 }
 
+enum sh_code sh_sequence_set_pooling(struct sh_context *c, uint32_t sequence, enum sh_pooling pooling, struct sh_error *err) {
+    struct sh_sequence *s = sh_context_sequence(c, sequence, err);
+    if (s == NULL) return SH_ERR_INVALID;
+    if (pooling != SH_POOL_NONE && pooling != SH_POOL_MEAN && pooling != SH_POOL_CLS && pooling != SH_POOL_LAST)
+        return sh_fail(err, SH_ERR_INVALID, "pooling is %d, expected none (0), mean (1), cls (2) or last (3)", (int)pooling);
+    if (s->length != 0)
+        return sh_fail(err, SH_ERR_INVALID, "sequence %u holds %u tokens; the pooling of an empty one alone can be set", sequence,
+                       s->length);
+    s->pooling = pooling != SH_POOL_NONE ? pooling : default_pooling(c);
+    return SH_OK;
+}
+
 uint32_t sh_sequence_length(const struct sh_context *c, uint32_t sequence) {
     if (sequence >= c->params.max_sequences || c->sequences[sequence].closing) return 0;
     return c->sequences[sequence].length; /* 0 where there is none */
+}
+
+/* Can the sequence, of which nothing is in flight, be taken back to its first `length` tokens? */
+static enum sh_code check_back(const struct sh_context *c, uint32_t sequence, const struct sh_sequence *s, uint32_t length,
+                               struct sh_error *err) {
+    if (length == s->length && !c->model->program->encoder) return SH_OK;
+    if (length == 0) return SH_OK;
+    if (c->model->program->encoder)
+        return sh_fail(err, SH_ERR_UNSUPPORTED,
+                       "sequence %u: an encoder keeps nothing of a text; truncate to 0 and compute it again", sequence);
+    if (s->n_pooled > 0)
+        return sh_fail(err, SH_ERR_UNSUPPORTED,
+                       "sequence %u: %u rows of it are pooled, it cannot be taken back to %u tokens; truncate to 0", sequence,
+                       s->n_pooled, length);
+    for (uint32_t g = 0; g < c->n_groups; g++) {
+        const struct sh_state_group *group = sh_context_group(c, g);
+        if (group->kind == SH_STATE_RECURRENT && find_snapshot(s, length) == NULL)
+            return sh_fail(err, SH_ERR_UNSUPPORTED,
+                           "sequence %u: recurrent layers keep the state at its length of %u tokens, at 0 and at %u snapshots; "
+                           "they cannot go back to %u",
+                           sequence, s->length, s->n_snapshots, length);
+        if (group->kind == SH_STATE_WINDOWED && first_page_seen(group, length) < s->tables[g].first)
+            return sh_fail(err, SH_ERR_UNSUPPORTED,
+                           "sequence %u: layers with a window of %u tokens hold positions from %u on; they cannot go back to %u",
+                           sequence, group->window, s->tables[g].first * SH_PAGE_TOKENS, length);
+    }
+    return SH_OK;
 }
 
 enum sh_code sh_sequence_truncate(struct sh_context *c, uint32_t sequence, uint32_t length, struct sh_error *err) {
@@ -81,16 +206,69 @@ enum sh_code sh_sequence_truncate(struct sh_context *c, uint32_t sequence, uint3
     if (length > s->length)
         return sh_fail(err, SH_ERR_INVALID, "sequence %u holds %u tokens, it cannot be truncated to %u", sequence, s->length,
                        length);
+    if (length == s->length) return SH_OK;
+    const enum sh_code code = check_back(c, sequence, s, length, err);
+    if (code != SH_OK) return code;
+    const struct sh_snapshot *snapshot = find_snapshot(s, length);
+    for (uint32_t g = 0; g < c->n_groups && snapshot != NULL; g++) {
+        if (!is_recurrent(c, g)) continue;
+        sh_page_share(&c->pools[g], snapshot->pages[g]);
+        set_state(c, s, g, snapshot->pages[g]);
+    }
     sh_sequence_cut(c, s, length);
     sh_context_update_stats(c);
     return SH_OK;
+}
+
+enum sh_code sh_sequence_snapshot(struct sh_context *c, uint32_t sequence, struct sh_error *err) {
+    struct sh_sequence *s = sh_context_sequence(c, sequence, err);
+    if (s == NULL) return SH_ERR_INVALID;
+    const enum sh_code code = sh_context_settle(c, s, err);
+    if (code != SH_OK) return code;
+    bool recurrent = false;
+    for (uint32_t g = 0; g < c->n_groups; g++) recurrent = recurrent || is_recurrent(c, g);
+    if (!recurrent || s->length == 0 || find_snapshot(s, s->length) != NULL) return SH_OK;
+    if (s->n_snapshots == SH_MAX_SNAPSHOTS)
+        return sh_fail(err, SH_ERR_LIMIT, "sequence %u has %u snapshots, at most %d are kept", sequence, s->n_snapshots,
+                       SH_MAX_SNAPSHOTS);
+    uint32_t *pages = sh_calloc(c->n_groups, sizeof *pages);
+    if (pages == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a snapshot of sequence %u", sequence);
+    for (uint32_t g = 0; g < c->n_groups; g++) {
+        pages[g] = SH_NONE;
+        if (!is_recurrent(c, g)) continue;
+        pages[g] = s->tables[g].pages[0];
+        sh_page_share(&c->pools[g], pages[g]);
+    }
+    s->snapshots[s->n_snapshots++] = (struct sh_snapshot){.length = s->length, .pages = pages};
+    return SH_OK;
+}
+
+/* The pages of the first `length` tokens, shared; there is room for them. */
+static void share_pages(struct sh_context *c, struct sh_sequence *to, const struct sh_sequence *from, uint32_t length) {
+    const struct sh_snapshot *snapshot = length == from->length ? NULL : find_snapshot(from, length);
+    for (uint32_t g = 0; g < c->n_groups; g++) {
+        const struct sh_page_table *pages = &from->tables[g];
+        struct sh_page_table *table = &to->tables[g];
+        if (is_recurrent(c, g)) {
+            table->pages[0] = snapshot != NULL ? snapshot->pages[g] : pages->pages[0];
+            table->n = 1;
+            sh_page_share(&c->pools[g], table->pages[0]);
+            continue;
+        }
+        table->first = first_page_seen(sh_context_group(c, g), length);
+        table->n = sh_pages_of(length);
+        for (uint32_t i = 0; i < table->n; i++) {
+            table->pages[i] = i < table->first ? SH_NONE : pages->pages[i];
+            if (i >= table->first) sh_page_share(&c->pools[g], table->pages[i]);
+        }
+    }
 }
 
 enum sh_code sh_sequence_copy(struct sh_context *c, uint32_t dst, uint32_t src, uint32_t length, struct sh_error *err) {
     struct sh_sequence *to = sh_context_sequence(c, dst, err), *from = sh_context_sequence(c, src, err);
     if (to == NULL || from == NULL) return SH_ERR_INVALID;
     /* Tokens in flight may be undone, and some are not known yet: only what is certain is copied. */
-    const enum sh_code code = sh_context_settle(c, from, err);
+    enum sh_code code = sh_context_settle(c, from, err);
     if (code != SH_OK) return code;
     if (to == from || to->length != 0)
         return sh_fail(err, SH_ERR_INVALID, "sequence %u holds %u tokens; a copy goes into another, empty sequence", dst,
@@ -98,6 +276,11 @@ enum sh_code sh_sequence_copy(struct sh_context *c, uint32_t dst, uint32_t src, 
     if (length > from->length)
         return sh_fail(err, SH_ERR_INVALID, "sequence %u holds %u tokens, %u cannot be copied from it", src, from->length,
                        length);
+    if (length > 0 && from->n_pooled > 0)
+        return sh_fail(err, SH_ERR_UNSUPPORTED, "sequence %u: %u rows of it are pooled; such a sequence is not copied", src,
+                       from->n_pooled);
+    code = check_back(c, src, from, length, err);
+    if (code != SH_OK) return code;
     const uint32_t n_pages = sh_pages_of(length);
     bool room = sh_grow((void **)&to->tokens, &to->cap_tokens, length, sizeof *to->tokens) &&
                 sh_grow((void **)&to->roles, &to->cap_roles, length, sizeof *to->roles);
@@ -108,13 +291,7 @@ enum sh_code sh_sequence_copy(struct sh_context *c, uint32_t dst, uint32_t src, 
 
     memcpy(to->tokens, from->tokens, length * sizeof *to->tokens);
     memcpy(to->roles, from->roles, length * sizeof *to->roles);
-    for (uint32_t g = 0; g < c->n_groups; g++) {
-        for (uint32_t i = 0; i < n_pages; i++) {
-            sh_page_share(&c->pools[g], from->tables[g].pages[i]);
-            to->tables[g].pages[i] = from->tables[g].pages[i];
-        }
-        to->tables[g].n = n_pages;
-    }
+    share_pages(c, to, from, length);
     to->length = length;
     sh_context_update_stats(c);
     return SH_OK;

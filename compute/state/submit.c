@@ -34,10 +34,14 @@ static enum sh_code check_row(const struct sh_context *c, uint32_t i, const stru
     const uint32_t n_vocab = c->model->spec.n_vocab;
     if (row->role != SH_ROLE_PROMPT && row->role != SH_ROLE_GENERATED)
         return sh_fail(err, SH_ERR_INVALID, "row %u: role %d, expected prompt (0) or generated (1)", i, (int)row->role);
-    const uint32_t known = SH_OUT_SAMPLE | SH_OUT_LOGITS | SH_OUT_HIDDEN | SH_OUT_LOGPROBS;
+    const uint32_t known = SH_OUT_SAMPLE | SH_OUT_LOGITS | SH_OUT_HIDDEN | SH_OUT_LOGPROBS | SH_OUT_POOLED;
     if ((row->outputs & ~known) != 0 || ((row->outputs & SH_OUT_LOGPROBS) != 0 && (row->outputs & SH_OUT_SAMPLE) == 0))
         return sh_fail(err, SH_ERR_INVALID, "row %u: outputs 0x%x, expected SH_OUT_ bits, log-probs only with a sample", i,
                        row->outputs);
+    if ((row->outputs & (SH_OUT_SAMPLE | SH_OUT_LOGITS)) != 0 && c->model->program->logits == SH_NONE)
+        return sh_fail(err, SH_ERR_UNSUPPORTED,
+                       "row %u: '%s' has no output layer: it gives hidden states and pooled embeddings, no tokens", i,
+                       c->model->info.architecture);
     if ((row->outputs & SH_OUT_LOGPROBS) != 0 && (row->n_top > 64 || row->n_top > n_vocab))
         return sh_fail(err, SH_ERR_INVALID, "row %u: n_top is %u, expected at most %u", i, row->n_top,
                        n_vocab < 64 ? n_vocab : 64);
@@ -55,13 +59,26 @@ static enum sh_code check_row(const struct sh_context *c, uint32_t i, const stru
     return sh_fail(err, SH_ERR_INVALID, "row %u: input %d is not known", i, (int)row->input);
 }
 
+/* The rows that the pooling needs must all have asked for it. *end: of those so far. */
+static enum sh_code check_pooled(const struct sh_sequence *s, uint32_t i, const struct sh_row *row, uint32_t *end,
+                                 struct sh_error *err) {
+    if ((row->outputs & SH_OUT_POOLED) == 0) return SH_OK;
+    if (s->pooling == SH_POOL_MEAN && row->position != *end)
+        return sh_fail(err, SH_ERR_INVALID, "row %u: the mean of positions 0 to %u is asked, %u is the first that was not", i,
+                       row->position, *end);
+    if (s->pooling == SH_POOL_CLS && row->position > 0 && *end == 0)
+        return sh_fail(err, SH_ERR_INVALID, "row %u: the first position's embedding is asked; its own row did not ask for it", i);
+    *end = row->position + 1;
+    return SH_OK;
+}
+
 static enum sh_code check_batch(struct sh_context *c, const struct sh_batch *batch, struct sh_error *err) {
     if (batch->n_rows == 0) return sh_fail(err, SH_ERR_INVALID, "the batch has no rows");
     if (batch->n_rows > c->params.max_batch_rows)
         return sh_fail(err, SH_ERR_LIMIT, "the batch has %u rows, this context takes %u", batch->n_rows,
                        c->params.max_batch_rows);
     const uint64_t attempt = ++c->attempts;
-    uint32_t n_outputs = 0, expected = 0;
+    uint32_t n_outputs = 0, expected = 0, pooled = 0;
     for (uint32_t i = 0; i < batch->n_rows; i++) {
         const struct sh_row *row = &batch->rows[i];
         struct sh_sequence *s = sh_context_sequence(c, row->sequence, err);
@@ -71,12 +88,18 @@ static enum sh_code check_batch(struct sh_context *c, const struct sh_batch *bat
                 return sh_fail(err, SH_ERR_INVALID, "row %u: sequence %u again; its rows must stand together", i, row->sequence);
             s->seen = attempt;
             expected = s->length;
+            pooled = s->n_pooled;
+            if (c->model->program->encoder && s->length > 0)
+                return sh_fail(err, SH_ERR_INVALID,
+                               "row %u: sequence %u has its %u tokens; an encoder takes a sequence whole, in one submission", i,
+                               row->sequence, s->length);
         }
         if (row->position != expected)
             return sh_fail(err, SH_ERR_INVALID, "row %u: position %u of sequence %u, expected %u", i, row->position,
                            row->sequence, expected);
         expected++;
-        const enum sh_code code = check_row(c, i, row, err);
+        enum sh_code code = check_row(c, i, row, err);
+        if (code == SH_OK) code = check_pooled(s, i, row, &pooled, err);
         if (code != SH_OK) return code;
         n_outputs += row->outputs != 0;
     }
@@ -175,17 +198,19 @@ static enum sh_code grow_pool(struct sh_context *c, uint32_t group, struct sh_er
                        "all %u cache pages of %d tokens are in use; end a sequence, or configure a larger cache", pool->n_max,
                        SH_PAGE_TOKENS);
     const uint32_t n = (uint32_t)sh_min_u64(pool->n_max, (uint64_t)pool->n_reserved + c->slab_pages[group]);
-    for (uint32_t s = 0; s < c->model->n_segments; s++) {
-        if (!c->holds_group[s * c->n_groups + group]) continue;
-        const enum sh_code code = sh_context_executor(c, s)->pool_reserve(c->exec[s], group, n, err);
+    for (uint32_t d = 0; d < c->model->n_devices; d++) {
+        if (!c->holds_group[d * c->n_groups + group]) continue;
+        const enum sh_code code = sh_context_executor(c, d)->pool_reserve(c->exec[d], group, n, err);
         if (code != SH_OK) return code;
     }
     sh_page_pool_grow(pool, n);
     return SH_OK;
 }
 
-/* Puts a fresh page at `index` of the table: appended, or instead of one that is shared. */
-static enum sh_code place_page(struct sh_context *c, uint32_t sequence, uint32_t group, uint32_t index, struct sh_error *err) {
+/* Puts a fresh page at `index` of the table: appended, or instead of one that is shared; of a recurrent group instead of the one
+ * that `before` (else NULL) keeps from now on. */
+static enum sh_code place_page(struct sh_context *c, uint32_t sequence, uint32_t group, uint32_t index, uint32_t *before,
+                               struct sh_error *err) {
     struct sh_page_table *table = &c->sequences[sequence].tables[group];
     struct sh_page_pool *pool = &c->pools[group];
     if (!sh_grow((void **)&c->changes, &c->cap_changes, c->n_changes + 1, sizeof *c->changes) ||
@@ -199,11 +224,13 @@ static enum sh_code place_page(struct sh_context *c, uint32_t sequence, uint32_t
     *change = (struct sh_page_change){.sequence = sequence, .group = group, .index = index, .old_page = SH_NONE};
     if (index < table->n) {
         change->old_page = table->pages[index];
-        sh_page_release(pool, change->old_page); /* others hold it still: that is why it is replaced */
+        if (before == NULL) sh_page_release(pool, change->old_page); /* others hold it still: that is why it is replaced */
     } else {
         table->n = index + 1;
     }
     table->pages[index] = sh_page_take(pool);
+    if (before != NULL) *before = change->old_page;
+    change->before = before;
     return SH_OK;
 }
 
@@ -213,12 +240,10 @@ static void undo_pages(struct sh_context *c) {
         struct sh_page_table *table = &c->sequences[change->sequence].tables[change->group];
         struct sh_page_pool *pool = &c->pools[change->group];
         sh_page_release(pool, table->pages[change->index]);
-        if (change->old_page != SH_NONE) {
-            sh_page_share(pool, change->old_page);
-            table->pages[change->index] = change->old_page;
-        } else {
-            table->n = change->index;
-        }
+        if (change->before != NULL) *change->before = SH_NONE;
+        else if (change->old_page != SH_NONE) sh_page_share(pool, change->old_page);
+        if (change->old_page != SH_NONE) table->pages[change->index] = change->old_page;
+        else table->n = change->index;
     }
 }
 
@@ -227,11 +252,14 @@ static enum sh_code take_pages(struct sh_context *c, const struct sh_slot *slot,
     for (uint32_t q = 0; q < slot->step.n_sequences; q++) {
         const uint32_t id = slot->sequence_ids[q];
         const struct sh_sequence *s = &c->sequences[id];
-        const uint32_t first = s->length / SH_PAGE_TOKENS, end = sh_pages_of(s->length + slot->sequences[q].n_rows);
+        const uint32_t begin = s->length / SH_PAGE_TOKENS, length_end = sh_pages_of(s->length + slot->sequences[q].n_rows);
         for (uint32_t g = 0; g < c->n_groups; g++) {
+            const bool state = sh_context_group(c, g)->kind == SH_STATE_RECURRENT;
+            const uint32_t first = state ? 0 : begin, end = state ? 1 : length_end;
             for (uint32_t i = first; i < end; i++) {
-                if (i < s->tables[g].n && c->pools[g].refs[s->tables[g].pages[i]] == 1) continue; /* its own, half full */
-                const enum sh_code code = place_page(c, id, g, i, err);
+                if (!state && i < s->tables[g].n && c->pools[g].refs[s->tables[g].pages[i]] == 1)
+                    continue; /* its own, half full */
+                const enum sh_code code = place_page(c, id, g, i, state ? &s->before[slot - c->slots][g] : NULL, err);
                 if (code != SH_OK) return code;
             }
         }
@@ -243,13 +271,13 @@ static enum sh_code take_pages(struct sh_context *c, const struct sh_slot *slot,
 static enum sh_code copy_replaced(struct sh_context *c, struct sh_error *err) {
     for (uint32_t i = 0; i < c->n_changes; i++) {
         const struct sh_page_change *change = &c->changes[i];
-        if (change->old_page == SH_NONE) continue;
+        if (change->old_page == SH_NONE || change->before != NULL) continue;
         const struct sh_sequence *sequence = &c->sequences[change->sequence];
         const uint32_t page = sequence->tables[change->group].pages[change->index], n_tokens = sequence->length % SH_PAGE_TOKENS;
-        for (uint32_t s = 0; s < c->model->n_segments; s++) {
-            if (!c->holds_group[s * c->n_groups + change->group]) continue;
+        for (uint32_t d = 0; d < c->model->n_devices; d++) {
+            if (!c->holds_group[d * c->n_groups + change->group]) continue;
             const enum sh_code code =
-                sh_context_executor(c, s)->page_copy(c->exec[s], change->group, change->old_page, page, n_tokens, err);
+                sh_context_executor(c, d)->page_copy(c->exec[d], change->group, change->old_page, page, n_tokens, err);
             if (code != SH_OK) return code;
         }
     }
@@ -262,7 +290,7 @@ static enum sh_code fill_page_lists(struct sh_context *c, struct sh_slot *slot, 
     for (uint32_t q = 0; q < slot->step.n_sequences; q++) {
         struct sh_step_sequence *to = &slot->sequences[q];
         to->n_pages = sh_pages_of(c->sequences[slot->sequence_ids[q]].length + to->n_rows);
-        total += (uint64_t)to->n_pages * c->n_groups;
+        total += (uint64_t)sh_max_u64(to->n_pages, 2) * c->n_groups;
     }
     if (total > UINT32_MAX || !sh_grow((void **)&slot->page_ids, &slot->cap_page_ids, (uint32_t)total, sizeof *slot->page_ids))
         return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for page tables of %llu pages", (unsigned long long)total);
@@ -270,9 +298,15 @@ static enum sh_code fill_page_lists(struct sh_context *c, struct sh_slot *slot, 
     for (uint32_t q = 0; q < slot->step.n_sequences; q++) {
         struct sh_step_sequence *to = &slot->sequences[q];
         to->pages = slot->page_lists + (size_t)q * c->n_groups;
+        const struct sh_sequence *s = &c->sequences[slot->sequence_ids[q]];
         for (uint32_t g = 0; g < c->n_groups; g++) {
-            memcpy(at, c->sequences[slot->sequence_ids[q]].tables[g].pages, to->n_pages * sizeof *at);
             slot->page_lists[(size_t)q * c->n_groups + g] = at;
+            if (sh_context_group(c, g)->kind == SH_STATE_RECURRENT) {
+                *at++ = s->before[slot - c->slots][g];
+                *at++ = s->tables[g].pages[0];
+                continue;
+            }
+            memcpy(at, s->tables[g].pages, to->n_pages * sizeof *at);
             at += to->n_pages;
         }
     }
@@ -281,9 +315,15 @@ static enum sh_code fill_page_lists(struct sh_context *c, struct sh_slot *slot, 
 
 /* ---- outputs ---- */
 
+static enum sh_code prepare_pool(const struct sh_context *c, struct sh_sequence *s, struct sh_error *err) {
+    if (s->pool == NULL) s->pool = sh_calloc(c->model->spec.n_embd, sizeof *s->pool);
+    return s->pool != NULL ? SH_OK : sh_fail(err, SH_ERR_NO_MEMORY, "no memory to pool a sequence");
+}
+
 static enum sh_code fill_outputs(struct sh_context *c, struct sh_slot *slot, const struct sh_batch *batch, struct sh_error *err) {
-    const struct sh_executor *last = sh_context_executor(c, c->model->n_segments - 1);
+    const struct sh_executor *last = sh_context_executor(c, c->model->segments[c->model->n_segments - 1].device);
     uint32_t n = 0, n_tops = 0;
+    uint64_t n_pooled = 0;
     slot->ticket = 0;
     slot->n_results = 0;
     for (uint32_t i = 0; i < batch->n_rows; i++) {
@@ -303,17 +343,30 @@ static enum sh_code fill_outputs(struct sh_context *c, struct sh_slot *slot, con
         slot->outputs[n] = (struct sh_step_output){
             .row = i,
             .want_logits = (row->outputs & SH_OUT_LOGITS) != 0 || (sample && !on_device),
-            .want_hidden = (row->outputs & SH_OUT_HIDDEN) != 0,
+            .want_hidden = (row->outputs & (SH_OUT_HIDDEN | SH_OUT_POOLED)) != 0,
             .sample = on_device,
             .temperature = p->temperature,
             .seed = p->seed,
             .choice = p->choice,
             .position = row->position + 1,
         };
+        slot->bare_outputs[n] = (struct sh_step_output){.row = i};
         n_tops += slot->wanted[n].n_top;
         n++;
+        if ((row->outputs & SH_OUT_POOLED) == 0) continue;
+        n_pooled++;
+        const enum sh_code code = prepare_pool(c, &c->sequences[row->sequence], err);
+        if (code != SH_OK) return code;
     }
     slot->step.n_outputs = n;
+    n_pooled *= c->model->spec.n_embd;
+    if (n_pooled > slot->cap_pooled) {
+        free(slot->pooled);
+        slot->cap_pooled = 0;
+        slot->pooled = sh_calloc(n_pooled, sizeof *slot->pooled);
+        if (slot->pooled == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for pooled embeddings");
+        slot->cap_pooled = n_pooled;
+    }
     if (!sh_grow((void **)&slot->tops, &slot->cap_tops, n_tops, sizeof *slot->tops))
         return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for %u log-probs", n_tops);
     return SH_OK;
@@ -321,7 +374,7 @@ static enum sh_code fill_outputs(struct sh_context *c, struct sh_slot *slot, con
 
 /* ---- the door ---- */
 
-static void commit(struct sh_context *c, struct sh_slot *slot, sh_ticket *ticket) {
+static void commit(struct sh_context *c, struct sh_slot *slot, const struct sh_batch *batch, sh_ticket *ticket) {
     const uint32_t index = (uint32_t)(slot - c->slots);
     c->n_changes = 0;
     for (uint32_t q = 0; q < slot->step.n_sequences; q++) {
@@ -331,6 +384,9 @@ static void commit(struct sh_context *c, struct sh_slot *slot, sh_ticket *ticket
         s->held |= 1u << index;
         s->length += slot->sequences[q].n_rows;
     }
+    for (uint32_t i = 0; i < batch->n_rows; i++)
+        if ((batch->rows[i].outputs & SH_OUT_POOLED) != 0)
+            c->sequences[batch->rows[i].sequence].n_pooled = batch->rows[i].position + 1;
     slot->state = SH_SLOT_RUNNING;
     slot->ticket = c->next_ticket++;
     *ticket = slot->ticket;
@@ -371,6 +427,6 @@ enum sh_code sh_submit(struct sh_context *c, const struct sh_batch *batch, sh_ti
         sh_context_update_stats(c);
         return code;
     }
-    commit(c, slot, ticket);
+    commit(c, slot, batch, ticket);
     return SH_OK;
 }
