@@ -181,6 +181,15 @@ SH_API bool sh_file_get_tensor(const struct sh_file *file, uint64_t index, struc
 /* Would it load? SH_OK, or the error that sh_model_load would give for architecture, types, shapes or missing tensors. */
 SH_API enum sh_code sh_file_check(const struct sh_file *file, struct sh_error *err);
 
+/* What this build computes, for documents and listings. */
+struct sh_architecture_info {
+    const char *name;   /* general.architecture */
+    const char *family; /* "dense", "experts", "recurrent", "embedding" */
+    const char *note;   /* models that come under this name */
+};
+SH_API bool sh_architecture_at(uint32_t index, struct sh_architecture_info *out); /* false: no more */
+SH_API const char *sh_weight_type_at(uint32_t index);                             /* "F32", ...; NULL: no more */
+
 /* ---- vocabulary and text ------------------------------------------------------------------------------ */
 
 SH_API enum sh_code sh_vocab_open(const char *gguf_path, struct sh_vocab **out, struct sh_error *err); /* vocabulary alone */

@@ -1,89 +1,173 @@
-/* From an open file to a checked program: architecture, spec, rotation table, builder, and nothing in the file left unused. */
+/* From an open file to a checked program: architecture, spec, builder, and nothing in the file left unused. */
 #include "compute/model/build_model.h"
 #include "compute/gguf/file.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-static const struct sh_architecture architectures[] = {
-    {"llama", sh_build_llama},
-};
+/* ---- tables ---- */
 
-const struct sh_architecture *sh_architecture_find(const char *name, size_t length) {
-    for (size_t i = 0; i < SH_COUNT(architectures); i++)
-        if (strlen(architectures[i].name) == length && memcmp(architectures[i].name, name, length) == 0) return &architectures[i];
-    return NULL;
-}
-
-const char *sh_architecture_names(void) { return "llama"; }
-
-#define ROPE_FREQS "rope_freqs.weight"
-
-/* The divisors of the frequencies that Llama 3.1 and later files carry; *factors stays NULL where there are none, and if only its
- * shape is to be checked. */
-static enum sh_code read_rope_factors(const struct sh_gguf *g, const struct sh_rope_spec *rope, bool check_only, float **factors,
-                                      struct sh_error *err) {
-    const struct sh_tensor *t = sh_gguf_tensor(g, ROPE_FREQS);
-    if (t == NULL) return SH_OK;
+/* The divisors of the frequencies; *factors stays NULL if only their shape is to be checked. */
+static void read_rope_factors(struct sh_model_builder *m, const struct sh_rope_spec *rope, float **factors) {
+    struct sh_builder *b = &m->b;
+    const struct sh_tensor *t = sh_gguf_tensor(b->gguf, rope->factors);
     const uint32_t pairs = rope->n_rot / 2;
-    const char *path = sh_gguf_path(g, t->shard);
-    if (t->dims[0] != pairs || t->bytes != (uint64_t)pairs * 4)
-        return sh_fail(err, SH_ERR_FORMAT, "%s: tensor '" ROPE_FREQS "' has %llu elements in %llu bytes, expected %u of type F32",
-                       path, (unsigned long long)t->dims[0], (unsigned long long)t->bytes, pairs);
+    if (t == NULL) {
+        sh_build_fail(b, SH_ERR_FORMAT, "%s: tensor '%s' is missing, expected %u elements of type F32", sh_gguf_path(b->gguf, 0),
+                      rope->factors, pairs);
+        return;
+    }
+    const char *path = sh_gguf_path(b->gguf, t->shard);
+    if (t->dims[0] != pairs || t->bytes != (uint64_t)pairs * 4) {
+        sh_build_fail(b, SH_ERR_FORMAT, "%s: tensor '%s' has %llu elements in %llu bytes, expected %u of type F32", path, t->name,
+                      (unsigned long long)t->dims[0], (unsigned long long)t->bytes, pairs);
+        return;
+    }
     if (t->type != SH_TYPE_F32) {
         const struct sh_type_info *info = sh_type_info(t->type);
-        return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: tensor '" ROPE_FREQS "' is %s, expected F32", path,
-                       info != NULL ? info->name : "of an unknown type");
+        sh_build_fail(b, SH_ERR_UNSUPPORTED, "%s: tensor '%s' is %s, expected F32", path, t->name,
+                      info != NULL ? info->name : "of an unknown type");
+        return;
     }
-    if (check_only) return SH_OK;
+    if (m->check_only) return;
     float *f = sh_calloc(pairs, sizeof *f);
-    if (f == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for tensor '" ROPE_FREQS "'");
-    const enum sh_code code = sh_gguf_read(g, t, 0, f, t->bytes, err);
-    if (code != SH_OK) {
-        free(f);
-        return code;
+    if (f == NULL) {
+        sh_build_fail(b, SH_ERR_NO_MEMORY, "no memory for tensor '%s'", t->name);
+        return;
     }
-    for (uint32_t i = 0; i < pairs; i++) {
-        if (f[i] > 0 && f[i] < 1e9f) continue;
-        const double found = (double)f[i];
-        free(f);
-        return sh_fail(err, SH_ERR_FORMAT, "%s: tensor '" ROPE_FREQS "': element %u is %g, expected a factor above 0", path, i,
-                       found);
-    }
+    b->code = sh_gguf_read(b->gguf, t, 0, f, t->bytes, b->err);
+    for (uint32_t i = 0; i < pairs && b->code == SH_OK; i++)
+        if (!(f[i] > 0 && f[i] < 1e9f))
+            sh_build_fail(b, SH_ERR_FORMAT, "%s: tensor '%s': element %u is %g, expected a factor above 0", path, t->name, i,
+                          (double)f[i]);
     *factors = f;
-    return SH_OK;
-}
-
-/* A tensor that the program does not use means that the file asks for something that would silently be left out. */
-static enum sh_code check_all_used(const struct sh_gguf *g, const struct sh_program *p, const char *architecture,
-                                   struct sh_error *err) {
-    const uint64_t n = sh_gguf_tensor_count(g);
-    for (uint64_t i = 0; i < n; i++) {
-        const struct sh_tensor *t = sh_gguf_tensor_at(g, i);
-        bool used = strcmp(t->name, ROPE_FREQS) == 0;
-        for (uint32_t w = 0; w < p->n_weights && !used; w++) used = p->weights[w].tensor == t;
-        const size_t length = strlen(t->name);
-        /* inverse frequencies that old converters kept; they follow from the metadata */
-        const char *const redundant = ".attn_rot_embd";
-        used = used || (length > strlen(redundant) && strcmp(t->name + length - strlen(redundant), redundant) == 0);
-        if (!used)
-            return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: tensor '%s' is not part of architecture '%s' as this build computes it",
-                           sh_gguf_path(g, t->shard), t->name, architecture);
-    }
-    return SH_OK;
 }
 
 /* A configured context may be huge: its table must fit twice, here and on its device. */
-static enum sh_code check_table(const struct sh_gguf *g, const struct sh_spec *spec, uint32_t positions, struct sh_error *err) {
-    const uint64_t bytes = (uint64_t)positions * spec->rope.n_rot * sizeof(float);
+static void check_table(struct sh_model_builder *m, uint32_t n_rot) {
+    const uint64_t bytes = (uint64_t)m->positions * n_rot * sizeof(float);
     const long pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGESIZE);
-    if (pages <= 0 || page_bytes <= 0 || bytes <= (uint64_t)pages * (uint64_t)page_bytes / 2) return SH_OK;
-    return sh_fail(err, SH_ERR_NO_MEMORY,
-                   "%s: a rotation table for %u positions needs %llu MiB twice, this machine has %llu MiB; "
-                   "configure a shorter context",
-                   sh_gguf_path(g, 0), positions, (unsigned long long)(bytes >> 20),
-                   (unsigned long long)((uint64_t)pages * (uint64_t)page_bytes >> 20));
+    if (pages <= 0 || page_bytes <= 0 || bytes <= (uint64_t)pages * (uint64_t)page_bytes / 2) return;
+    sh_build_fail(&m->b, SH_ERR_NO_MEMORY,
+                  "%s: a rotation table for %u positions needs %llu MiB twice, this machine has %llu MiB; "
+                  "configure a shorter context",
+                  sh_gguf_path(m->b.gguf, 0), m->positions, (unsigned long long)(bytes >> 20),
+                  (unsigned long long)((uint64_t)pages * (uint64_t)page_bytes >> 20));
+}
+
+static bool same_rope(const struct sh_rope_spec *a, const struct sh_rope_spec *b) {
+    const bool factors = a->factors == NULL || b->factors == NULL ? a->factors == b->factors : strcmp(a->factors, b->factors) == 0;
+    return factors && a->scaling == b->scaling && a->base == b->base && a->factor == b->factor && a->extend == b->extend &&
+           a->original_context == b->original_context && a->beta_fast == b->beta_fast && a->beta_slow == b->beta_slow &&
+           a->extrapolation == b->extrapolation && a->magnitude == b->magnitude && a->n_rot == b->n_rot;
+}
+
+uint32_t sh_model_rope(struct sh_model_builder *m, const struct sh_rope_spec *rope) {
+    if (m->b.code != SH_OK || rope->n_rot == 0) return SH_NONE;
+    for (uint32_t i = 0; i < m->n_ropes; i++)
+        if (same_rope(&m->ropes[i], rope)) return m->rope_tables[i];
+    SH_ASSERT(m->n_ropes < SH_MODEL_ROPES);
+    check_table(m, rope->n_rot);
+    float *factors = NULL;
+    if (m->b.code == SH_OK && rope->factors != NULL) read_rope_factors(m, rope, &factors);
+    uint32_t table = SH_NONE;
+    if (m->b.code == SH_OK) {
+        char name[24];
+        if (m->n_ropes == 0) snprintf(name, sizeof name, "rope_table");
+        else snprintf(name, sizeof name, "rope_table.%u", m->n_ropes);
+        table = sh_build_constant(&m->b, rope->n_rot, m->positions, sh_rope_table(rope, factors, m->positions), name);
+        m->ropes[m->n_ropes] = *rope;
+        m->rope_tables[m->n_ropes++] = table;
+    }
+    free(factors);
+    return table;
+}
+
+uint32_t sh_model_alibi(struct sh_model_builder *m, uint32_t n_heads, double max_bias) {
+    if (m->b.code != SH_OK) return SH_NONE;
+    float *slopes = sh_calloc(n_heads, sizeof *slopes);
+    uint32_t power = 1;
+    while (power <= n_heads / 2) power *= 2;
+    for (uint32_t h = 0; h < n_heads && slopes != NULL; h++) {
+        const double steps = h < power ? (h + 1.0) / power : (2.0 * (h - power) + 1.0) / (2.0 * power);
+        slopes[h] = (float)exp2(-max_bias * steps);
+    }
+    return sh_build_constant(&m->b, n_heads, 1, slopes, "alibi_slopes");
+}
+
+uint32_t sh_model_temperature(struct sh_model_builder *m, double scale, double period) {
+    if (m->b.code != SH_OK) return SH_NONE;
+    float *table = sh_calloc(m->positions, sizeof *table);
+    for (uint32_t p = 0; p < m->positions && table != NULL; p++) table[p] = (float)(1.0 + scale * log(1.0 + floor(p / period)));
+    return sh_build_constant(&m->b, 1, m->positions, table, "attention_temperature");
+}
+
+float sh_model_eps(struct sh_model_builder *m, enum sh_norm_kind kind) {
+    const bool layer = kind == SH_NORM_LAYER;
+    const double eps = layer ? m->spec.layer_eps : m->spec.rms_eps;
+    if (eps < 0)
+        sh_read_fail(&m->r, SH_ERR_FORMAT, layer ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon",
+                     "is missing, expected a number from 0 to 1");
+    return (float)eps;
+}
+
+void sh_model_account(struct sh_model_builder *m, const char *name) {
+    SH_ASSERT(m->n_accounted < SH_COUNT(m->accounted));
+    m->accounted[m->n_accounted++] = name;
+}
+
+/* ---- the door ---- */
+
+static bool is_accounted(const struct sh_model_builder *m, const char *name) {
+    for (uint32_t i = 0; i < m->n_ropes; i++) {
+        const char *factors = m->ropes[i].factors;
+        if (factors == NULL) continue;
+        if (strcmp(name, factors) == 0) return true;
+        /* of the pair for short and long contexts one is used */
+        if (strncmp(factors, "rope_factors_", 13) == 0 &&
+            (strcmp(name, "rope_factors_long.weight") == 0 || strcmp(name, "rope_factors_short.weight") == 0))
+            return true;
+    }
+    for (uint32_t i = 0; i < m->n_accounted; i++)
+        if (strcmp(name, m->accounted[i]) == 0) return true;
+    /* inverse frequencies that old converters kept; they follow from the metadata */
+    const char *const redundant = ".attn_rot_embd";
+    const size_t length = strlen(name);
+    return length > strlen(redundant) && strcmp(name + length - strlen(redundant), redundant) == 0;
+}
+
+/* A tensor that the program does not use means that the file asks for something that would silently be left out. */
+static void check_all_used(struct sh_model_builder *m) {
+    const struct sh_gguf *g = m->b.gguf;
+    const struct sh_program *p = m->b.program;
+    const uint64_t n = sh_gguf_tensor_count(g);
+    for (uint64_t i = 0; i < n && m->b.code == SH_OK; i++) {
+        const struct sh_tensor *t = sh_gguf_tensor_at(g, i);
+        bool used = is_accounted(m, t->name);
+        for (uint32_t w = 0; w < p->n_weights && !used; w++) used = p->weights[w].tensor == t;
+        if (!used)
+            sh_build_fail(&m->b, SH_ERR_UNSUPPORTED, "%s: tensor '%s' is not part of architecture '%s' as this build computes it",
+                          sh_gguf_path(g, t->shard), t->name, m->r.architecture);
+    }
+}
+
+static void build(struct sh_model_builder *m, const struct sh_architecture *architecture, const struct sh_model_params *params) {
+    struct sh_builder *b = &m->b;
+    sh_spec_read(&m->r, params, architecture->flags, &m->spec);
+    if (b->code == SH_OK && (b->program = sh_program_create()) == NULL) sh_build_fail(b, SH_ERR_NO_MEMORY, "no memory for the program");
+    if (b->code != SH_OK) return;
+    m->positions = m->check_only ? 1 : m->spec.context_length;
+    b->program->n_layers = m->spec.n_layers;
+    b->program->n_embd = m->spec.n_embd;
+    b->program->n_vocab = m->spec.n_vocab;
+    b->program->context_length = m->spec.context_length;
+    b->program->pooling = m->spec.pooling;
+    architecture->build(m);
+    sh_build_check_adapters(b);
+    check_all_used(m);
+    sh_reader_check_all_read(&m->r);
 }
 
 enum sh_code sh_model_build(const struct sh_gguf *g, const struct sh_model_params *params, const struct sh_adapter_set *adapters,
@@ -97,42 +181,22 @@ enum sh_code sh_model_build(const struct sh_gguf *g, const struct sh_model_param
         return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: architecture '%.*s' is not computed by this build, which knows: %s",
                        sh_gguf_path(g, 0), (int)(name.length < 64 ? name.length : 64), name.ptr, sh_architecture_names());
 
-    const bool check_only = params == NULL;
-    float *factors = NULL;
-    struct sh_builder b = {.gguf = g, .layer = SH_NONE, .err = err};
+    struct sh_model_builder *m = sh_calloc(1, sizeof *m);
+    if (m == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory to build a program");
     struct sh_error local;
-    if (b.err == NULL) b.err = &local;
+    m->b = (struct sh_builder){.gguf = g, .layer = SH_NONE, .err = err != NULL ? err : &local};
     if (adapters != NULL) {
-        b.adapters = adapters->list;
-        b.n_adapters = adapters->n;
+        m->b.adapters = adapters->list;
+        m->b.n_adapters = adapters->n;
     }
-    code = sh_spec_read(g, architecture->name, params, spec, err);
-    if (code == SH_OK) code = read_rope_factors(g, &spec->rope, check_only, &factors, err);
-    if (code == SH_OK && (b.program = sh_program_create()) == NULL)
-        code = sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the program");
-    if (code != SH_OK) goto fail;
-
-    b.program->n_layers = spec->n_layers;
-    b.program->n_embd = spec->n_embd;
-    b.program->n_vocab = spec->n_vocab;
-    b.program->context_length = spec->context_length;
-    const uint32_t positions = check_only ? 1 : spec->context_length;
-    code = check_table(g, spec, positions, err);
-    if (code != SH_OK) goto fail;
-    float *table = sh_rope_table(&spec->rope, factors, positions);
-    const uint32_t rope_table = sh_build_constant(&b, spec->rope.n_rot, positions, table, "rope_table");
-    architecture->build(&b, spec, rope_table);
-    sh_build_check_adapters(&b);
-    code = b.code;
-    if (code == SH_OK) code = check_all_used(g, b.program, architecture->name, err);
-    if (code != SH_OK) goto fail;
-    free(factors);
-    *out = b.program;
-    return SH_OK;
-
-fail:
-    free(factors);
-    sh_program_destroy(b.program);
+    m->r = (struct sh_reader){.g = g, .architecture = architecture->name, .err = m->b.err, .code = &m->b.code};
+    m->check_only = params == NULL;
+    build(m, architecture, params);
+    code = m->b.code;
+    *spec = m->spec;
+    if (code == SH_OK) *out = m->b.program;
+    else sh_program_destroy(m->b.program);
+    free(m);
     return code;
 }
 

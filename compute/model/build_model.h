@@ -1,7 +1,9 @@
 /*
- * build_model.h - the table of architectures: a name from metadata and the function that writes its program.
- * A builder makes ops and activations from the spec and binds weights by the sh_build_* calls; it sets program->hidden and
- * ->logits.
+ * build_model.h - from an open file to a program: the table of architectures, and what their builders are given.
+ *
+ * A builder reads its own keys through m->r, binds weights and appends ops through &m->b, and sets m->b.program->hidden and
+ * ->logits. Errors are sticky in m->b.code, which the reader shares, so a builder is a straight list of calls. A tensor that
+ * nobody bound and a key that nobody asked for are refused by name afterwards. One thread.
  */
 #ifndef SHIMMY_BUILD_MODEL_H
 #define SHIMMY_BUILD_MODEL_H
@@ -10,21 +12,55 @@
 #include "compute/model/spec.h"
 #include "compute/program/build.h"
 
+#define SH_MODEL_ROPES 8 /* distinct rotation tables of a model */
+
+struct sh_model_builder {
+    struct sh_builder b;
+    struct sh_reader r;
+    struct sh_spec spec;
+    bool check_only;    /* nothing is read but the header; tables have one position; the program is not fit to run */
+    uint32_t positions; /* of tables that go by position: the context's, or 1 */
+    struct sh_rope_spec ropes[SH_MODEL_ROPES]; /* the tables made so far */
+    uint32_t rope_tables[SH_MODEL_ROPES];
+    uint32_t n_ropes;
+    const char *accounted[8]; /* tensors that are no weights of the program, but are part of the architecture */
+    uint32_t n_accounted;
+};
+
 struct sh_architecture {
-    const char *name; /* general.architecture */
-    void (*build)(struct sh_builder *b, const struct sh_spec *spec, uint32_t rope_table);
+    const char *name;   /* general.architecture */
+    const char *family; /* heading in the table of documents: "dense", "experts", "recurrent", "embedding" */
+    void (*build)(struct sh_model_builder *m);
+    uint32_t flags;     /* SH_SPEC_*: how the shared keys are read */
+    const char *note;   /* models that come under this name */
 };
 /* NULL: not one that this build computes. */
 const struct sh_architecture *sh_architecture_find(const char *name, size_t length);
 /* "llama, ...", for messages. */
 const char *sh_architecture_names(void);
 
-void sh_build_llama(struct sh_builder *b, const struct sh_spec *spec, uint32_t rope_table);
+/* ---- what builders share beside build.h ---- */
 
-/* Metadata and tensor directory -> a checked program with bound weights; no weight data is read except rope_freqs.weight.
+/* The weight of the table F32 [positions][n_rot] of this rotation, made once for equal ones; SH_NONE if n_rot is 0. Reads its
+ * divisors' tensor. */
+uint32_t sh_model_rope(struct sh_model_builder *m, const struct sh_rope_spec *rope);
+/* ALiBi's slopes [n_heads] (Press et al., 2022): head h of n, with m the largest power of two up to n: 2^(-max (h + 1) / m) for
+ * h < m, then 2^(-max (2 (h - m) + 1) / (2 m)). */
+uint32_t sh_model_alibi(struct sh_model_builder *m, uint32_t n_heads, double max_bias);
+/* A constant F32 [positions][1], for SH_UNARY_SCALE_POSITION: 1 + scale * ln(1 + floor(position / period)). */
+uint32_t sh_model_temperature(struct sh_model_builder *m, double scale, double period);
+/* The epsilon that goes with a norm; fails, naming the key, where the file lacks it. */
+float sh_model_eps(struct sh_model_builder *m, enum sh_norm_kind kind);
+/* A tensor that needs no binding (it may be absent): check of left-over tensors passes it. `name` must be a constant. */
+void sh_model_account(struct sh_model_builder *m, const char *name);
+
+/* Metadata and tensor directory -> a checked program with bound weights; no weight data is read except divisors of rotations.
  * *spec is filled too. params NULL: only to check; no data at all is read and the program is not fit to run. `adapters` (NULL: none)
  * become ops of the program and must stay open as long as weights are read. */
 enum sh_code sh_model_build(const struct sh_gguf *g, const struct sh_model_params *params, const struct sh_adapter_set *adapters,
                             struct sh_spec *spec, struct sh_program **out, struct sh_error *err);
+
+/* The builders, by file. */
+void sh_build_llama(struct sh_model_builder *m); /* llama.c */
 
 #endif

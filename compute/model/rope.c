@@ -1,13 +1,13 @@
-/*
- * The rotation table. Pair i of n = n_rot turns by the angle position * theta_i, theta_i = base^(-2i/n) / factors_i.
- * Linear scaling divides positions by the factor. YaRN (Peng et al., 2023) does so only for pairs that turn less than beta_slow
- * times over the original context, not at all for those that turn more than beta_fast times, and ramps between; cos and sin are
- * multiplied by attention_factor * (1 + 0.1 ln factor).
- */
+/* The rotation table: struct sh_rope_spec says what it holds. */
 #include "compute/model/spec.h"
 
 #include <math.h>
 #include <stdlib.h>
+
+struct sh_rope_spec sh_rope_plain(uint32_t n_rot, double base) {
+    return (struct sh_rope_spec){
+        .base = base, .factor = 1, .extend = 1, .attention_factor = 1, .magnitude = 1, .extrapolation = 1, .n_rot = n_rot};
+}
 
 /* The (fractional) pair that turns `turns` times over the original context. */
 static double pair_of_turns(const struct sh_rope_spec *r, double turns) {
@@ -26,9 +26,8 @@ float *sh_rope_table(const struct sh_rope_spec *r, const float *factors, uint32_
         free(theta);
         return NULL;
     }
-    double magnitude = 1.0, low = 0, high = 0;
+    double low = 0, high = 0;
     if (r->scaling == SH_ROPE_YARN) {
-        magnitude = r->attention_factor * (1.0 + 0.1 * log(r->factor));
         low = fmax(0.0, floor(pair_of_turns(r, r->beta_fast)));
         high = fmin(r->n_rot - 1.0, ceil(pair_of_turns(r, r->beta_slow)));
     }
@@ -38,7 +37,8 @@ float *sh_rope_table(const struct sh_rope_spec *r, const float *factors, uint32_
         if (r->scaling == SH_ROPE_LINEAR) scaled = whole / r->factor;
         if (r->scaling == SH_ROPE_YARN) {
             const double ramp = fmin(1.0, fmax(0.0, (i - low) / fmax(0.001, high - low))); /* 0: as trained, 1: interpolated */
-            scaled = whole * (1.0 - ramp) + whole / r->factor * ramp;
+            const double kept = (1.0 - ramp) * r->extrapolation;
+            scaled = whole * kept + whole / r->factor * (1.0 - kept);
         }
         theta[i] = scaled / r->extend;
     }
@@ -46,8 +46,8 @@ float *sh_rope_table(const struct sh_rope_spec *r, const float *factors, uint32_
         float *row = table + p * r->n_rot;
         for (uint32_t i = 0; i < pairs; i++) {
             const double angle = (double)p * theta[i];
-            row[2 * i] = (float)(cos(angle) * magnitude);
-            row[2 * i + 1] = (float)(sin(angle) * magnitude);
+            row[2 * i] = (float)(cos(angle) * r->magnitude);
+            row[2 * i + 1] = (float)(sin(angle) * r->magnitude);
         }
     }
     free(theta);

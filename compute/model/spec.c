@@ -1,170 +1,177 @@
-/* Metadata -> spec. Every number is checked against a cap before anything is computed from it. */
+/* Metadata -> what most architectures share. Every number is checked against a cap before anything is computed from it. */
 #include "compute/model/spec.h"
 
 #include <math.h>
-#include <stdio.h>
 
-/* Far beyond any model; they keep products of two of them inside 64 bits and a hostile file's demands small. */
-enum {
-    MAX_LAYERS = 1024,
-    MAX_EMBD = 1 << 16,
-    MAX_FF = 1 << 20,
-    MAX_HEADS = 1 << 12,
-    MAX_HEAD_DIM = 1 << 12,
-    MAX_VOCAB = 1 << 22,
-    MAX_CONTEXT = 1 << 24,
-};
-
-struct reader {
-    const struct sh_gguf *g;
-    const char *architecture;
-    struct sh_error *err;
-    enum sh_code code; /* the first failure sticks */
-};
-
-static void key_of(const struct reader *r, const char *suffix, char key[128]) {
-    snprintf(key, 128, "%s.%s", r->architecture, suffix);
+static uint32_t largest(const uint32_t *values, uint32_t n) {
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < n; i++) most = values[i] > most ? values[i] : most;
+    return most;
 }
 
-static uint32_t integer(struct reader *r, const char *suffix, bool required, uint32_t fallback, uint32_t lowest,
-                        uint32_t highest) {
-    char key[128];
-    key_of(r, suffix, key);
-    uint32_t value = fallback;
-    if (r->code != SH_OK) return value;
-    r->code = required ? sh_gguf_u32_req(r->g, key, &value, r->err) : sh_gguf_u32(r->g, key, &value, r->err);
-    if (r->code == SH_OK && (value < lowest || value > highest))
-        r->code = sh_fail(r->err, SH_ERR_FORMAT, "%s: key '%s' is %u, expected %u to %u", sh_gguf_path(r->g, 0), key, value,
-                          lowest, highest);
-    return value;
-}
-
-static double real(struct reader *r, const char *suffix, double fallback, double lowest, double highest) {
-    char key[128];
-    key_of(r, suffix, key);
-    float value = (float)fallback;
-    if (r->code != SH_OK) return fallback;
-    const bool present = sh_gguf_find(r->g, key) != NULL;
-    r->code = sh_gguf_f32(r->g, key, &value, r->err);
-    const double v = present ? (double)value : fallback;
-    if (r->code == SH_OK && !(v >= lowest && v <= highest))
-        r->code = sh_fail(r->err, SH_ERR_FORMAT, "%s: key '%s' is %g, expected %g to %g", sh_gguf_path(r->g, 0), key, v, lowest,
-                          highest);
-    return v;
-}
-
-static bool str_is(struct sh_str s, const char *text) { return s.length == strlen(text) && memcmp(s.ptr, text, s.length) == 0; }
-
-static void read_heads(struct reader *r, struct sh_spec *s) {
-    s->n_heads = integer(r, "attention.head_count", true, 0, 1, MAX_HEADS);
-    s->n_kv_heads = integer(r, "attention.head_count_kv", false, s->n_heads, 1, MAX_HEADS);
-    if (r->code != SH_OK) return;
-    const char *path = sh_gguf_path(r->g, 0);
-    if (s->n_heads % s->n_kv_heads != 0) {
-        r->code =
-            sh_fail(r->err, SH_ERR_FORMAT, "%s: key '%s.attention.head_count' is %u, expected a multiple of head_count_kv, %u",
-                    path, r->architecture, s->n_heads, s->n_kv_heads);
+static void read_heads(struct sh_reader *r, struct sh_spec *s, uint32_t flags) {
+    if (flags & SH_SPEC_NO_ATTENTION) {
+        sh_read_u32s(r, "attention.head_count", 0, 0, 0, s->heads, s->n_layers);
+        sh_read_u32s(r, "attention.head_count_kv", 0, 0, 0, s->kv_heads, s->n_layers);
         return;
     }
-    char key[128];
-    key_of(r, "attention.key_length", key);
-    if (sh_gguf_find(r->g, key) == NULL && s->n_embd % s->n_heads != 0) {
-        r->code =
-            sh_fail(r->err, SH_ERR_FORMAT, "%s: key '%s' is missing and embedding_length %u does not divide by head_count %u",
-                    path, key, s->n_embd, s->n_heads);
-        return;
-    }
-    s->k_dim = integer(r, "attention.key_length", false, s->n_embd / s->n_heads, 1, MAX_HEAD_DIM);
-    s->v_dim = integer(r, "attention.value_length", false, s->k_dim, 1, MAX_HEAD_DIM);
+    if (!sh_read_has(r, "attention.head_count")) sh_read_u32_required(r, "attention.head_count", 1, SH_MAX_HEADS);
+    sh_read_u32s(r, "attention.head_count", 1, 1, SH_MAX_HEADS, s->heads, s->n_layers);
+    if (sh_read_has(r, "attention.head_count_kv"))
+        sh_read_u32s(r, "attention.head_count_kv", 1, flags & SH_SPEC_SOME_ATTENTION ? 0 : 1, SH_MAX_HEADS, s->kv_heads, s->n_layers);
+    else
+        memcpy(s->kv_heads, s->heads, sizeof s->heads);
+    if (*r->code != SH_OK) return;
+    for (uint32_t l = 0; l < s->n_layers; l++)
+        if (s->kv_heads[l] > 0 && s->heads[l] % s->kv_heads[l] != 0)
+            return sh_read_fail(r, SH_ERR_FORMAT, "attention.head_count", "is %u, expected a multiple of head_count_kv, %u",
+                                s->heads[l], s->kv_heads[l]);
+    s->n_heads = largest(s->heads, s->n_layers);
+    s->n_kv_heads = largest(s->kv_heads, s->n_layers);
+    if (!sh_read_has(r, "attention.key_length") && s->n_embd % s->n_heads != 0)
+        return sh_read_fail(r, SH_ERR_FORMAT, "attention.key_length",
+                            "is missing and embedding_length %u does not divide by head_count %u", s->n_embd, s->n_heads);
+    s->k_dim = sh_read_u32(r, "attention.key_length", s->n_embd / s->n_heads, 1, SH_MAX_HEAD_DIM);
+    s->v_dim = sh_read_u32(r, "attention.value_length", s->k_dim, 1, SH_MAX_HEAD_DIM);
 }
 
-static void read_rope(struct reader *r, struct sh_spec *s, double extend) {
-    struct sh_rope_spec *rope = &s->rope;
-    *rope = (struct sh_rope_spec){.factor = 1, .extend = extend};
-    rope->n_rot = integer(r, "rope.dimension_count", false, s->k_dim, 2, s->k_dim > 2 ? s->k_dim : 2);
-    if (r->code == SH_OK && (rope->n_rot % 2 != 0 || rope->n_rot > s->k_dim))
-        r->code =
-            sh_fail(r->err, SH_ERR_FORMAT, "%s: %u dimensions of a head are to be rotated, expected an even number up to %u",
-                    sh_gguf_path(r->g, 0), rope->n_rot, s->k_dim);
-    rope->base = real(r, "rope.freq_base", 10000.0, 1.001, 1e12);
-    if (r->code != SH_OK) return;
+/*
+ * YaRN's magnitude: 1 + 0.1 ln(factor). Where the file has a log multiplier m the scores are scaled by another formula, and what
+ * is left to cos and sin is (1 + 0.1 ln f) / (1 + 0.1 m ln f); DeepSeek-V2 differs and its builder says so.
+ */
+static void read_yarn(struct sh_reader *r, struct sh_rope_spec *rope) {
+    rope->beta_fast = sh_read_real(r, "rope.scaling.yarn_beta_fast", 32.0, 1e-3, 1e6);
+    rope->beta_slow = sh_read_real(r, "rope.scaling.yarn_beta_slow", 1.0, 1e-3, 1e6);
+    rope->extrapolation = sh_read_real(r, "rope.scaling.yarn_ext_factor", 1.0, 0, 1);
+    rope->log_multiplier = sh_read_real(r, "rope.scaling.yarn_log_multiplier", 0, 0, 1e3);
+    rope->attention_factor *= sh_read_real(r, "rope.scaling.yarn_attn_factor", 1.0, 1e-3, 1e3);
+    if (*r->code == SH_OK && rope->factor < 1)
+        return sh_read_fail(r, SH_ERR_FORMAT, "rope.scaling.factor", "is %g, expected at least 1 for yarn", rope->factor);
+    const double turn = log(rope->factor);
+    rope->magnitude = rope->attention_factor;
+    if (rope->extrapolation > 0) rope->magnitude *= (1.0 + 0.1 * turn) / (1.0 + 0.1 * rope->log_multiplier * turn);
+}
 
-    char key[128];
-    struct sh_str type = {.ptr = "linear", .length = 6};
-    key_of(r, "rope.scaling.type", key);
-    r->code = sh_gguf_str(r->g, key, &type, r->err);
-    if (r->code != SH_OK || str_is(type, "none")) return;
-    if (!str_is(type, "linear") && !str_is(type, "yarn")) {
-        r->code = sh_fail(r->err, SH_ERR_UNSUPPORTED, "%s: key '%s' is '%.*s', this build computes none, linear and yarn",
-                          sh_gguf_path(r->g, 0), key, (int)(type.length < 64 ? type.length : 64), type.ptr);
-        return;
-    }
-    const double older = real(r, "rope.scale_linear", 1.0, 0, 1e6); /* the key's name before rope.scaling */
-    rope->factor = real(r, "rope.scaling.factor", older, 0, 1e6);
+static void read_scaling(struct sh_reader *r, struct sh_rope_spec *rope, uint32_t context_native) {
+    const struct sh_str type = sh_read_str(r, "rope.scaling.type", "linear");
+    const double older = sh_read_real(r, "rope.scale_linear", 1.0, 0, 1e6); /* the key's name before rope.scaling */
+    rope->factor = sh_read_real(r, "rope.scaling.factor", older, 0, 1e6);
     if (rope->factor == 0) rope->factor = 1; /* written by converters for "no scaling" */
-    if (str_is(type, "linear")) {
+    rope->original_context = sh_read_u32(r, "rope.scaling.original_context_length", context_native, 1, SH_MAX_CONTEXT);
+    rope->attention_factor = sh_read_real(r, "rope.scaling.attn_factor", 1.0, 1e-3, 1e3);
+    rope->magnitude = rope->attention_factor;
+    if (sh_str_is(type, "none")) {
+        rope->factor = 1;
+    } else if (sh_str_is(type, "linear")) {
         rope->scaling = rope->factor != 1 ? SH_ROPE_LINEAR : SH_ROPE_PLAIN;
-        return;
+    } else if (sh_str_is(type, "yarn")) {
+        rope->scaling = SH_ROPE_YARN;
+        read_yarn(r, rope);
+    } else if (sh_str_is(type, "longrope")) {
+        rope->scaling = SH_ROPE_LONG;
+    } else {
+        sh_read_fail(r, SH_ERR_UNSUPPORTED, "rope.scaling.type", "is '%.*s', this build computes none, linear, yarn and longrope",
+                     (int)(type.length < 64 ? type.length : 64), type.ptr);
     }
-    rope->scaling = SH_ROPE_YARN;
-    rope->original_context = integer(r, "rope.scaling.original_context_length", false, s->context_native, 1, MAX_CONTEXT);
-    rope->attention_factor = real(r, "rope.scaling.attn_factor", 1.0, 1e-3, 1e3);
-    rope->beta_fast = real(r, "rope.scaling.yarn_beta_fast", 32.0, 1e-3, 1e6);
-    rope->beta_slow = real(r, "rope.scaling.yarn_beta_slow", 1.0, 1e-3, 1e6);
-    if (r->code == SH_OK && rope->factor < 1)
-        r->code = sh_fail(r->err, SH_ERR_FORMAT, "%s: key '%s.rope.scaling.factor' is %g, expected at least 1 for yarn",
-                          sh_gguf_path(r->g, 0), r->architecture, rope->factor);
 }
 
-static void choose_context(struct reader *r, struct sh_spec *s, uint32_t wanted) {
-    const double limit = floor((double)s->context_native * s->rope.extend);
+/* Divisors in tensors: one set for all (Llama 3.1), or one for contexts up to the original one and one beyond it: the configured
+ * context decides, never the length of a text. */
+static void choose_factors(struct sh_reader *r, struct sh_rope_spec *rope, uint32_t context) {
+    if (sh_gguf_tensor(r->g, "rope_freqs.weight") != NULL) rope->factors = "rope_freqs.weight";
+    if (sh_gguf_tensor(r->g, "rope_factors_long.weight") == NULL && sh_gguf_tensor(r->g, "rope_factors_short.weight") == NULL) {
+        if (rope->scaling == SH_ROPE_LONG)
+            sh_read_fail(r, SH_ERR_FORMAT, "rope.scaling.type",
+                         "is 'longrope', but the tensors 'rope_factors_long.weight' and 'rope_factors_short.weight' are missing");
+        return;
+    }
+    rope->factors = context > rope->original_context ? "rope_factors_long.weight" : "rope_factors_short.weight";
+}
+
+static void read_rope(struct sh_reader *r, struct sh_spec *s, double extend) {
+    struct sh_rope_spec *rope = &s->rope;
+    const uint32_t most = s->k_dim > 2 ? s->k_dim : 2;
+    *rope = sh_rope_plain(sh_read_u32(r, "rope.dimension_count", s->k_dim, 2, most), 0);
+    rope->extend = extend;
+    if (*r->code == SH_OK && (rope->n_rot % 2 != 0 || rope->n_rot > s->k_dim))
+        sh_read_fail(r, SH_ERR_FORMAT, "rope.dimension_count",
+                     "asks for %u dimensions of a head to be rotated, expected an even number up to %u", rope->n_rot, s->k_dim);
+    rope->base = sh_read_real(r, "rope.freq_base", 10000.0, 1.001, 1e12);
+    read_scaling(r, rope, s->context_native);
+}
+
+static void choose_context(struct sh_reader *r, struct sh_spec *s, uint32_t wanted, double extend) {
+    if (*r->code != SH_OK) return;
+    const double limit = fmin(floor((double)s->context_native * extend), SH_MAX_CONTEXT);
     if (wanted == 0) {
         s->context_length = s->context_native < SH_DEFAULT_CONTEXT ? s->context_native : SH_DEFAULT_CONTEXT;
-    } else if (wanted > limit || wanted > MAX_CONTEXT) {
-        r->code = sh_fail(
+    } else if (wanted > limit) {
+        *r->code = sh_fail(
             r->err, SH_ERR_INVALID,
             "%s: a context of %u tokens was asked for, the model has %u%s; ask for at most %.0f, or extend it with a rope "
             "scale of at least %.3g",
-            sh_gguf_path(r->g, 0), wanted, s->context_native, s->rope.extend > 1 ? " before scaling" : "",
-            fmin(limit, MAX_CONTEXT), (double)wanted / (double)s->context_native);
+            sh_gguf_path(r->g, 0), wanted, s->context_native, extend > 1 ? " before scaling" : "", limit,
+            (double)wanted / (double)s->context_native);
     } else {
         s->context_length = wanted;
     }
 }
 
-enum sh_code sh_spec_read(const struct sh_gguf *g, const char *architecture, const struct sh_model_params *params,
-                          struct sh_spec *out, struct sh_error *err) {
-    struct reader r = {.g = g, .architecture = architecture, .err = err};
-    struct sh_spec s = {0};
-    const float extend = params != NULL && params->rope_scale != 0 ? params->rope_scale : 1.0f;
-    if (!(extend >= 1.0f && extend <= 1e6f))
-        return sh_fail(err, SH_ERR_INVALID, "rope_scale is %g, expected a factor of at least 1", (double)extend);
+static void read_vocabulary(struct sh_reader *r, struct sh_spec *s) {
+    if (*r->code != SH_OK) return;
+    const struct sh_tensor *embedding = sh_gguf_tensor(r->g, "token_embd.weight");
+    const struct sh_kv *tokens = sh_gguf_find(r->g, "tokenizer.ggml.tokens");
+    if (embedding == NULL) {
+        *r->code = sh_fail(r->err, SH_ERR_FORMAT, "%s: tensor 'token_embd.weight' is missing", sh_gguf_path(r->g, 0));
+        return;
+    }
+    const char *path = sh_gguf_path(r->g, embedding->shard);
+    s->n_vocab = (uint32_t)embedding->dims[1];
+    if (embedding->dims[1] < 1 || embedding->dims[1] > SH_MAX_VOCAB)
+        *r->code = sh_fail(r->err, SH_ERR_FORMAT, "%s: tensor 'token_embd.weight' has %llu rows, expected a vocabulary of 1 to %d",
+                           path, (unsigned long long)embedding->dims[1], SH_MAX_VOCAB);
+    else if (tokens != NULL && tokens->count != s->n_vocab)
+        *r->code = sh_fail(r->err, SH_ERR_FORMAT,
+                           "%s: tensor 'token_embd.weight' has %u rows, expected one for each of the %llu tokens", path, s->n_vocab,
+                           (unsigned long long)tokens->count);
+}
 
-    const uint32_t experts = integer(&r, "expert_count", false, 0, 0, UINT32_MAX);
-    if (r.code == SH_OK && experts > 0)
-        return sh_fail(err, SH_ERR_UNSUPPORTED,
-                       "%s: key '%s.expert_count' is %u: mixture-of-experts models (Mixtral) are not computed yet",
-                       sh_gguf_path(g, 0), architecture, experts);
-    s.n_layers = integer(&r, "block_count", true, 0, 1, MAX_LAYERS);
-    s.n_embd = integer(&r, "embedding_length", true, 0, 1, MAX_EMBD);
-    s.n_ff = integer(&r, "feed_forward_length", true, 0, 1, MAX_FF);
-    s.context_native = integer(&r, "context_length", true, 0, 1, MAX_CONTEXT);
-    s.norm_eps = (float)real(&r, "attention.layer_norm_rms_epsilon", 1e-5, 0, 1);
-    read_heads(&r, &s);
-    if (r.code == SH_OK) read_rope(&r, &s, extend);
-    if (r.code == SH_OK) choose_context(&r, &s, params != NULL ? params->context_length : 0);
-    if (r.code != SH_OK) return r.code;
+/* Converters write both for dense models, too. How many are used is a matter of the builders that have experts. */
+static void read_experts(struct sh_reader *r, struct sh_spec *s) {
+    s->n_expert = sh_read_u32(r, "expert_count", 0, 0, SH_MAX_EXPERTS);
+    s->n_expert_used = sh_read_u32(r, "expert_used_count", 0, 0, SH_MAX_EXPERTS);
+}
 
-    const struct sh_tensor *embedding = sh_gguf_tensor(g, "token_embd.weight");
-    if (embedding == NULL) return sh_fail(err, SH_ERR_FORMAT, "%s: tensor 'token_embd.weight' is missing", sh_gguf_path(g, 0));
-    if (embedding->dims[1] < 1 || embedding->dims[1] > MAX_VOCAB)
-        return sh_fail(err, SH_ERR_FORMAT, "%s: tensor 'token_embd.weight' has %llu rows, expected a vocabulary of 1 to %d",
-                       sh_gguf_path(g, embedding->shard), (unsigned long long)embedding->dims[1], MAX_VOCAB);
-    s.n_vocab = (uint32_t)embedding->dims[1];
-    const struct sh_kv *tokens = sh_gguf_find(g, "tokenizer.ggml.tokens");
-    if (tokens != NULL && tokens->count != s.n_vocab)
-        return sh_fail(err, SH_ERR_FORMAT, "%s: tensor 'token_embd.weight' has %u rows, expected one for each of the %llu tokens",
-                       sh_gguf_path(g, embedding->shard), s.n_vocab, (unsigned long long)tokens->count);
-    *out = s;
-    return SH_OK;
+void sh_spec_read(struct sh_reader *r, const struct sh_model_params *params, uint32_t flags, struct sh_spec *s) {
+    *s = (struct sh_spec){0};
+    if (*r->code != SH_OK) return;
+    const double extend = params != NULL && params->rope_scale != 0 ? (double)params->rope_scale : 1.0;
+    if (!(extend >= 1.0 && extend <= 1e6)) {
+        *r->code = sh_fail(r->err, SH_ERR_INVALID, "rope_scale is %g, expected a factor of at least 1", extend);
+        return;
+    }
+    s->n_layers = sh_read_u32_required(r, "block_count", 1, SH_MAX_LAYERS);
+    s->n_embd = sh_read_u32_required(r, "embedding_length", 1, SH_MAX_EMBD);
+    s->context_native = sh_read_u32_required(r, "context_length", 1, SH_MAX_CONTEXT);
+    if ((flags & SH_SPEC_NO_FF) == 0 && !sh_read_has(r, "feed_forward_length"))
+        sh_read_u32_required(r, "feed_forward_length", 1, SH_MAX_FF);
+    sh_read_u32s(r, "feed_forward_length", 0, flags & SH_SPEC_NO_FF ? 0 : 1, SH_MAX_FF, s->ff, s->n_layers);
+    s->n_ff = largest(s->ff, s->n_layers);
+    s->rms_eps = sh_read_real(r, "attention.layer_norm_rms_epsilon", -1, 0, 1);
+    s->layer_eps = sh_read_real(r, "attention.layer_norm_epsilon", -1, 0, 1);
+    s->causal = sh_read_bool(r, "attention.causal", true);
+    if (!s->causal && (flags & SH_SPEC_ENCODER) == 0)
+        sh_read_fail(r, SH_ERR_UNSUPPORTED, "attention.causal", "is false, architecture '%s' is computed with causal attention alone",
+                     r->architecture);
+    s->pooling = (enum sh_pooling)sh_read_u32(r, "pooling_type", SH_POOL_NONE, SH_POOL_NONE, SH_POOL_LAST);
+    read_experts(r, s);
+    read_heads(r, s, flags);
+    const bool rotates = (flags & (SH_SPEC_NO_ROPE | SH_SPEC_NO_ATTENTION)) == 0;
+    if (rotates) read_rope(r, s, extend);
+    else if (extend != 1 && *r->code == SH_OK)
+        *r->code = sh_fail(r->err, SH_ERR_INVALID, "rope_scale is %g, but architecture '%s' rotates nothing; set no rope scale", extend,
+                           r->architecture);
+    choose_context(r, s, params != NULL ? params->context_length : 0, extend);
+    if (rotates && *r->code == SH_OK) choose_factors(r, &s->rope, s->context_length);
+    read_vocabulary(r, s);
 }

@@ -286,7 +286,7 @@ static void executors_agree_at_named_activations(void **state) {
 static void rotation_tables(void **state) {
     (void)state;
     enum { PAIRS = 16, CONTEXT = 64 };
-    const struct sh_rope_spec plain = {.base = 10000, .factor = 1, .extend = 1, .n_rot = 2 * PAIRS};
+    const struct sh_rope_spec plain = sh_rope_plain(2 * PAIRS, 10000);
     struct sh_rope_spec linear = plain, extended = plain, both = plain;
     linear.scaling = SH_ROPE_LINEAR;
     linear.factor = 4;
