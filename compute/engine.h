@@ -432,4 +432,42 @@ SH_API enum sh_code sh_wait(struct sh_context *context, sh_ticket ticket, int64_
 /* Raw log-probs of a row of logits [n_vocab]: that of `token`, and the n_top best in descending order (ties by id) into top. Any thread. */
 SH_API void sh_logprobs(const float *logits, uint32_t n_vocab, int32_t token, float *logprob, struct sh_top *top, uint32_t n_top);
 
+/* ---- certification of a model on a device -------------------------------------------------------------------- */
+
+/* WEIGHTS: the device's dequantisation against the reference, over whole tensors of every type, sampled across the file. STRUCTURE: every
+ * tensor that the architecture expects is there with its shape, none is left over. OPS: each op on a prompt, the device's result against
+ * the scalar executor's from the same inputs. DECODE: token by token and in chunks against the whole prompt at once, bit for bit.
+ * LOGITS: log-probs against the scalar executor's own forward pass, and whether both would choose the same tokens. */
+enum sh_verify_gate {
+    SH_VERIFY_WEIGHTS, SH_VERIFY_STRUCTURE, SH_VERIFY_OPS, SH_VERIFY_DECODE, SH_VERIFY_LOGITS, SH_VERIFY_GATES
+};
+SH_API const char *sh_verify_gate_name(enum sh_verify_gate gate); /* "weights", ... */
+
+struct sh_verify_line { /* one subject of one gate */
+    enum sh_verify_gate gate;
+    const char *subject; /* a type, an op, "largest", ...; lent for the call, as are the others */
+    bool passed, skipped;
+    uint64_t checked;
+    const char *unit;    /* "elements", "tensors", "rows", "positions" */
+    double worst, limit; /* deviation found and allowed, in `measure` */
+    const char *measure; /* "absolute", "of the row's largest", "log-prob", "differing positions" */
+    const char *where;   /* of the worst: "blk.3.attn_out, position 17"; why, if skipped; "" nothing to say */
+};
+struct sh_verify_params {
+    size_t size;
+    struct sh_device *device;
+    struct sh_device *reference;         /* a CPU device opened with tier "scalar" */
+    const struct sh_model_params *model; /* path, context_length, rope_scale */
+    const int32_t *tokens;               /* the prompt */
+    uint32_t n_tokens;                   /* at least 2; positions of DECODE and LOGITS */
+    uint32_t op_rows;                    /* rows of OPS, 0 = min(n_tokens, 16) */
+    uint64_t weight_elements;            /* per type, how many elements WEIGHTS compares at least, in whole tensors; 0 = 16 Mi */
+    void (*line)(void *user, const struct sh_verify_line *line);
+    bool (*progress)(void *user, enum sh_verify_gate gate, double fraction); /* of that gate; false cancels. NULL: none */
+    void *user;
+};
+/* Runs all gates, also after one that fails. *passed: every line that is not skipped passed. An error means that a gate could not be run
+ * (no memory, a failing device, cancelled). Loads the model twice: on the device, and unpacked on the reference. */
+SH_API enum sh_code sh_verify(const struct sh_verify_params *params, bool *passed, struct sh_error *err);
+
 #endif
