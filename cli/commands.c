@@ -79,6 +79,12 @@ static const struct cli_option inspect_options[] = {
     {NULL},
 };
 
+static const struct cli_option verify_options[] = {
+    {"device", 'd', CLI_TEXT, "NAME", "auto, cpu, or a part of a device's name (default: auto)"},
+    {"positions", 'n', CLI_INTEGER, "N", "length of the prompt that is compared (default 64)", NULL, 2, 4096},
+    {NULL},
+};
+
 const struct cli_command cli_commands[] = {
     {"status", "", "the daemon, its models and devices at a glance", NULL, 0, 0, NULL, NULL, cmd_status},
     {"list", "", "the models that the daemon knows", NULL, 0, 0, list_options, NULL, cmd_list},
@@ -102,6 +108,11 @@ const struct cli_command cli_commands[] = {
      CLI_ARGUMENTS_MAX, detokenize_options, "@model", cmd_detokenize},
     {"inspect", "FILE", "what is in a model file, and whether it would load; needs no daemon", NULL, 1, 1, inspect_options,
      "@file", cmd_inspect},
+    {"verify", "MODEL", "is a model computed right on a device of this machine?",
+     "Five gates: the device's dequantisation of every type in the file; the tensors; each op against a scalar executor, from\n"
+     "the same inputs; token by token and in chunks against the prompt as a whole; log-probabilities. Needs no daemon unless\n"
+     "MODEL is a name. Loads the model twice, on the device and on the CPU.",
+     1, 1, verify_options, "@model", cmd_verify},
     {"help", "[COMMAND]", "show help", NULL, 0, 1, NULL, "@command", cmd_help},
     {"completion", "SHELL", "print the completion script for a shell (bash)", NULL, 1, 1, NULL, "bash", cmd_completion},
     {NULL},
