@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #define ROWS 64
+#define PAGES (ROWS / SH_PAGE_TOKENS)
 #define DEFAULT_ELEMENTS (16u << 20)
 #define SMALLEST_NORMAL 1.1754943508222875e-38 /* a device may flush what is below */
 
@@ -64,7 +65,7 @@ static enum sh_code load(struct check *c, struct sh_error *err) {
     }
     if (code == SH_OK) code = e->model_finish(c->model, err);
     const struct sh_exec_context_params params = {
-        .kv_type = SH_KV_F32, .max_rows = ROWS, .max_outputs = 1, .max_sequences = 1, .max_pages_per_sequence = 1};
+        .kv_type = SH_KV_F32, .max_rows = ROWS, .max_outputs = 1, .max_sequences = 1, .max_pages_per_sequence = PAGES};
     if (code == SH_OK) code = e->context_create(c->model, &params, &c->context, err);
     return code;
 }
@@ -89,7 +90,7 @@ static enum sh_code compare_rows(struct check *c, struct sh_error *err) {
         struct sh_step_row rows[ROWS];
         for (uint32_t i = 0; i < n; i++)
             rows[i] = (struct sh_step_row){.token = (int32_t)(row + i), .sampled_from = SH_NONE, .position = i};
-        const struct sh_step_sequence sequence = {.n_rows = n};
+        const struct sh_step_sequence sequence = {.n_rows = n, .n_pages = PAGES}; /* pages of no group */
         const struct sh_step step = {.rows = rows, .n_rows = n, .sequences = &sequence, .n_sequences = 1};
         struct sh_step_result result = {0};
         code = read_rows(c, row, n, err);
