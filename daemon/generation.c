@@ -26,8 +26,10 @@ const char *gen_finish_name(enum gen_finish finish) {
 void gen_event_finish(struct gen_event *event) {
     free(event->text);
     free(event->logprob);
+    free(event->vector);
     event->text = NULL;
     event->logprob = NULL;
+    event->vector = NULL;
 }
 
 /* ---- life -------------------------------------------------------------------------------------------- */
@@ -42,6 +44,7 @@ static void gen_free(struct generation *g) {
     free(g->events);
     free(g->stops);
     free((void *)g->params.prompt);
+    free((void *)g->params.text_lengths);
     free((void *)g->params.sampler.bias);
     pthread_mutex_destroy(&g->lock);
     pthread_mutex_destroy(&g->notify_lock);
@@ -67,6 +70,15 @@ enum sh_code gen_create(const struct gen_params *params, struct generation **out
         return sh_fail(err, SH_ERR_INVALID, "%u log-probs are wanted: at most %zu are given", params->n_top,
                        SH_COUNT(((struct gen_logprob *)0)->top));
 
+    uint64_t in_texts = 0;
+    for (uint32_t i = 0; i < params->n_texts; i++) {
+        in_texts += params->text_lengths[i];
+        if (params->text_lengths[i] == 0) return sh_fail(err, SH_ERR_INVALID, "text %u has no tokens: at least one is needed", i);
+    }
+    if (params->n_texts > 0 && (in_texts != params->n_prompt || params->n_choices != 1))
+        return sh_fail(err, SH_ERR_INVALID, "%llu tokens in the texts and %u choices, expected %u and 1",
+                       (unsigned long long)in_texts, params->n_choices, params->n_prompt);
+
     struct generation *g = sh_calloc(1, sizeof *g);
     if (!g) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a request");
     pthread_mutex_init(&g->lock, NULL);
@@ -75,6 +87,7 @@ enum sh_code gen_create(const struct gen_params *params, struct generation **out
     bool ok = true;
     g->params = *params;
     g->params.prompt = copy_of(params->prompt, params->n_prompt, sizeof *params->prompt, &ok);
+    g->params.text_lengths = copy_of(params->text_lengths, params->n_texts, sizeof *params->text_lengths, &ok);
     g->params.sampler.bias = copy_of(params->sampler.bias, params->sampler.n_bias, sizeof *params->sampler.bias, &ok);
     g->stops = sh_calloc(params->n_stops + 1ull, sizeof *g->stops);
     for (uint32_t i = 0; g->stops && i < params->n_stops; i++)

@@ -38,6 +38,11 @@ struct gen_params {
     bool logprobs;
     uint32_t n_top;       /* with logprobs */
     bool echo_logprobs;   /* prompt tokens' log-probs too (completions' echo with logprobs): GEN_EVENT_PROMPT */
+    /* With n_texts > 0 nothing is generated: `prompt` holds that many texts behind each other, and each becomes one vector
+     * (GEN_EVENT_EMBEDDING). n_choices is 1; the fields from max_tokens to echo_logprobs are not looked at. */
+    const uint32_t *text_lengths; /* [n_texts] tokens, at least one each; their sum is n_prompt; copied */
+    uint32_t n_texts;
+    uint32_t dimensions;  /* of the vectors: the first so many of the model's; 0 = all */
     uint64_t deadline_ns; /* CLOCK_MONOTONIC; 0 = none */
     uint64_t load_ns;     /* what the request waited for its model's load; only handed on to the usage */
     void (*notify)(void *user);
@@ -56,6 +61,7 @@ enum gen_event_kind {
     GEN_EVENT_PROMPT, /* with echo_logprobs: one prompt token, in order (the first has no logprob); not counted in the ring's limit */
     GEN_EVENT_TOKEN,  /* a token of a choice; text may be empty while held back, and tokens may come with a final text */
     GEN_EVENT_CHOICE, /* a choice is finished: finish, and the last held-back text */
+    GEN_EVENT_EMBEDDING, /* text `choice` is done: its vector; in the order of the texts, not counted in the ring's limit */
     GEN_EVENT_END,    /* all choices are finished, or the whole failed: the last event */
 };
 struct gen_event {
@@ -65,6 +71,8 @@ struct gen_event {
     char *text;    /* malloc'd, NUL-terminated, valid UTF-8; "" if nothing may be shown; owned by the taker (gen_event_finish) */
     size_t text_length;          /* bytes; a model may write NULs */
     struct gen_logprob *logprob; /* PROMPT, TOKEN with logprobs; malloc'd */
+    float *vector;               /* EMBEDDING: of length 1 (all zeros stay so); malloc'd, owned by the taker */
+    uint32_t n_vector;
     enum gen_finish finish;      /* CHOICE, END */
     int32_t stop_index;          /* CHOICE that ended by stop string number n, else -1 */
     struct sh_error error; /* END with GEN_FAILED; also CANCELLED's reason ("deadline", "shutdown", "client", "slow reader") */
@@ -78,7 +86,8 @@ struct gen_usage {                             /* valid after END */
 };
 
 /* The model must be ready (model_load); the generation takes its own reference on it and drops it at its end. SH_ERR_LIMIT: the
- * prompt does not fit the context; SH_ERR_INVALID: a token that is none, or more choices than sequences; SH_ERR_BUSY: the queue
+ * prompt does not fit the context; SH_ERR_INVALID: a token that is none, more choices than sequences, or more dimensions than the model has;
+ * SH_ERR_UNSUPPORTED: tokens are wanted of a model that only makes vectors; SH_ERR_BUSY: the queue
  * is full; SH_ERR_CANCELLED: shutting down; SH_ERR_NOT_FOUND: not ready (any more). */
 enum sh_code gen_submit(struct model *model, const struct gen_params *params, struct generation **out, struct sh_error *err);
 bool gen_next(struct generation *generation, struct gen_event *event);

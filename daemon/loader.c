@@ -196,11 +196,14 @@ static enum sh_code load_engine(struct job *job, struct sh_error *err) {
     struct sh_model_info info;
     sh_model_get_info(job->engine, &info);
     const char *kv_type = job->wants.kv_type ? job->wants.kv_type : config->kv_type;
+    /* An encoder's text enters in one step, and every row of it is an output. */
+    const uint32_t whole = info.encoder && info.context_length > config->max_batch_rows ? info.context_length : config->max_batch_rows;
     struct runner_params runner = {
         .context = {.size = sizeof runner.context,
                     .kv_type = strcmp(kv_type, "f32") == 0 ? SH_KV_F32 : SH_KV_F16,
                     .max_sequences = config->max_sequences,
-                    .max_batch_rows = config->max_batch_rows,
+                    .max_batch_rows = whole,
+                    .max_outputs = info.encoder ? whole : 0,
                     .kv_tokens = config->kv_tokens ? config->kv_tokens : (uint64_t)info.context_length * config->max_sequences},
         .prefill_chunk = config->prefill_chunk,
         .max_queue = config->max_queue,

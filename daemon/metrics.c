@@ -54,6 +54,7 @@ static const struct family families[METRIC_COUNT] = {
                                  SECONDS_FIRST},
     [METRIC_PROMPT_TOKENS] = {"shimmy_prompt_tokens_total", "Prompt tokens taken in.", COUNTER, {"model"}},
     [METRIC_GENERATED_TOKENS] = {"shimmy_generated_tokens_total", "Tokens generated.", COUNTER, {"model"}},
+    [METRIC_EMBEDDINGS] = {"shimmy_embeddings_total", "Texts turned into vectors.", COUNTER, {"model"}},
     [METRIC_KV_PAGES_USED] = {"shimmy_kv_pages_used", "Pages of the key-value cache in use.", GAUGE, {"model"}},
     /* A gauge in meaning, but its name ends as only a counter's should: untyped is what promtool lets pass. */
     [METRIC_KV_PAGES_TOTAL] = {"shimmy_kv_pages_total", "Pages that the key-value cache may grow to.", UNTYPED, {"model"}},

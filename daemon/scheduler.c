@@ -2,9 +2,9 @@
 #include "daemon/scheduler.h"
 
 #include "compute/base.h"
-#include "daemon/generation_private.h"
 #include "daemon/log.h"
 #include "daemon/metrics.h"
+#include "daemon/scheduler_private.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -19,26 +19,6 @@ enum {
  * does not depend on how a prompt is cut. */
 #define STEP_LONG_NS 500000000ull
 #define STEP_SHORT_NS 150000000ull
-
-struct runner {
-    struct runner_params params; /* id is ours */
-    struct sh_model *engine;
-    struct sh_context *context;
-    const struct sh_vocab *vocab;
-    struct sh_model_info info;
-    pthread_t thread;
-    uint32_t chunk; /* our thread's: rows of a prompt step now, at most prefill_chunk */
-
-    pthread_mutex_t lock; /* the rest */
-    pthread_cond_t wake;
-    struct generation *queue, **queue_end;
-    struct generation *dropped; /* taken out of the queue, to be ended by our thread */
-    struct generation *current;
-    uint32_t n_queued;
-    bool draining, stopping, lost;
-    uint64_t prompt_tokens, generated_tokens;
-    uint64_t idle_since_ns, progress_ns;
-};
 
 /* One choice of the request that runs. */
 struct choice {
@@ -73,7 +53,15 @@ struct run { /* one generation being served */
 
 enum sh_code runner_enqueue(struct runner *r, struct generation *g, struct sh_error *err) {
     const struct gen_params *p = &g->params;
-    if (p->n_prompt > r->info.context_length)
+    if (p->n_texts > 0) {
+        const enum sh_code code = embedding_check(r, p, err);
+        if (code) return code;
+    } else if (!r->info.has_logits) {
+        return sh_fail(err, SH_ERR_UNSUPPORTED,
+                       "%s is an embedding model, which continues no text: ask it for embeddings (/v1/embeddings, shimmyctl embed)",
+                       r->params.id);
+    }
+    if (p->n_texts == 0 && p->n_prompt > r->info.context_length)
         return sh_fail(
             err, SH_ERR_LIMIT,
             "the prompt has %u tokens, the context of %s holds %u: shorten it, or load the model with a longer context",
@@ -305,11 +293,10 @@ static void take_token(struct run *run, uint32_t index, const struct sh_result *
 
 /* ---- steps ------------------------------------------------------------------------------------------- */
 
-/* Between steps: other requests' business, and whether this one is to go on. */
-static bool may_continue(struct run *run) {
-    sweep_queue(run->runner);
-    if (run->g->params.deadline_ns && sh_now_ns() >= run->g->params.deadline_ns) gen_mark_cancelled(run->g, "deadline");
-    return !atomic_load(&run->g->cancelled);
+bool runner_may_continue(struct runner *r, struct generation *g) {
+    sweep_queue(r);
+    if (g->params.deadline_ns && sh_now_ns() >= g->params.deadline_ns) gen_mark_cancelled(g, "deadline");
+    return !atomic_load(&g->cancelled);
 }
 
 static struct sh_row sampling_row(const struct run *run, const struct choice *choice, enum sh_role role, uint32_t position) {
@@ -323,7 +310,7 @@ static struct sh_row sampling_row(const struct run *run, const struct choice *ch
     };
 }
 
-static void count_prompt(struct runner *r, uint32_t tokens) {
+void runner_count_prompt(struct runner *r, uint32_t tokens) {
     const char *const labels[] = {r->params.id};
     metric_add(METRIC_PROMPT_TOKENS, labels, tokens);
     pthread_mutex_lock(&r->lock);
@@ -353,7 +340,7 @@ static uint32_t prompt_rows(struct run *run) {
         row->token = p->prompt[position];
     }
     run->prompt_at += n;
-    count_prompt(r, n);
+    runner_count_prompt(r, n);
     return n;
 }
 
@@ -374,7 +361,7 @@ static enum sh_code fork_rows(struct run *run, uint32_t *n_rows, struct sh_error
         choice->row = i;
     }
     run->forked = true;
-    count_prompt(run->runner, 1); /* as in the usage: the prompt counts once */
+    runner_count_prompt(run->runner, 1); /* as in the usage: the prompt counts once */
     *n_rows = p->n_choices;
     return SH_OK;
 }
@@ -445,29 +432,29 @@ static enum sh_code take_results(struct run *run, const struct sh_results *resul
     return SH_OK;
 }
 
-/* After a step of a whole chunk: was it of a good length? */
-static void adapt_chunk(struct runner *r, uint32_t rows, uint64_t step_ns) {
+void runner_step_done(struct runner *r, uint32_t rows, uint64_t step_ns) {
+    /* of a whole chunk: was it of a good length? */
     if (rows >= r->chunk && step_ns > STEP_LONG_NS) r->chunk = r->chunk / 2 > LEAST_CHUNK ? r->chunk / 2 : LEAST_CHUNK;
     else if (rows == r->chunk && step_ns < STEP_SHORT_NS) r->chunk *= 2;
     if (r->chunk > r->params.prefill_chunk) r->chunk = r->params.prefill_chunk;
+    pthread_mutex_lock(&r->lock);
+    r->progress_ns = sh_now_ns();
+    pthread_mutex_unlock(&r->lock);
 }
 
 static enum sh_code wait_oldest(struct run *run, struct sh_results *results, struct sh_error *err) {
     struct runner *r = run->runner;
     enum sh_code code = sh_wait(r->context, run->flights[0], -1, results, err);
-    if (code == SH_OK) adapt_chunk(r, run->flight_rows[0], results->step_ns);
+    runner_step_done(r, run->flight_rows[0], code == SH_OK ? results->step_ns : STEP_SHORT_NS);
     run->flights[0] = run->flights[1];
     run->flight_rows[0] = run->flight_rows[1];
     run->n_flights--;
-    pthread_mutex_lock(&r->lock);
-    r->progress_ns = sh_now_ns();
-    pthread_mutex_unlock(&r->lock);
     return code;
 }
 
 static enum sh_code run_steps(struct run *run, struct sh_error *err) {
     for (;;) {
-        if (!may_continue(run)) return SH_ERR_CANCELLED;
+        if (!runner_may_continue(run->runner, run->g)) return SH_ERR_CANCELLED;
         while (run->n_flights < SH_COUNT(run->flights)) {
             uint32_t n_rows;
             enum sh_code code = next_rows(run, &n_rows, err);
@@ -534,8 +521,16 @@ static void serve(struct runner *r, struct generation *g) {
     pthread_mutex_unlock(&g->lock);
     push_text(&run, GEN_EVENT_STARTED, 0, -1, "", 0, NULL, GEN_RUNNING, -1);
 
-    enum sh_code code = prepare(&run, &err);
-    if (code == SH_OK) code = run_steps(&run, &err);
+    enum sh_code code;
+    if (g->params.n_texts > 0) {
+        code = embedding_serve(r, g, &err);
+        pthread_mutex_lock(&g->lock);
+        g->usage.prefill_ns = sh_now_ns() - run.start_ns;
+        pthread_mutex_unlock(&g->lock);
+    } else {
+        code = prepare(&run, &err);
+        if (code == SH_OK) code = run_steps(&run, &err);
+    }
     while (run.n_flights > 0) { /* after an error or a cancellation: nobody wants what is still under way */
         struct sh_results ignored;
         enum sh_code late = wait_oldest(&run, &ignored, NULL);

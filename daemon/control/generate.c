@@ -227,7 +227,8 @@ static bool take_event(struct call *call, const struct gen_event *event) {
     json_int_t id = (json_int_t)state->id;
     switch (event->kind) {
     case GEN_EVENT_STARTED:
-    case GEN_EVENT_PROMPT: break;
+    case GEN_EVENT_PROMPT:
+    case GEN_EVENT_EMBEDDING: break;
     case GEN_EVENT_TOKEN:
         if (call->more) {
             json_t *out = json_pack("{sI si si so}", "id", id, "choice", event->choice, "token", event->token, "text",

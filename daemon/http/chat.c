@@ -64,6 +64,6 @@ static json_t *whole(const struct api_job *job, const struct api_part *part, con
 
 enum http_step chat_post(struct http_request *r) {
     static const struct api_family family = {
-        API_CHAT, "chatcmpl-", "chat.completion", "chat.completion.chunk", true, prepare, add_logprob, chunk, whole};
+        API_CHAT, "chatcmpl-", "chat.completion", "chat.completion.chunk", true, prepare, add_logprob, chunk, whole, NULL};
     return api_run(r, &family);
 }

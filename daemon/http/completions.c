@@ -6,24 +6,17 @@
 #include <stdlib.h>
 
 static bool prepare(struct api_job *job, struct api_error *err) {
-    uint32_t flags = SH_TOKENIZE_PARSE | (job->q.add_special ? SH_TOKENIZE_SPECIAL : 0u);
-    for (uint32_t p = 0; p < job->n_parts; p++) {
+    if (!api_prompts_ids(job, "prompt", err)) return false;
+    for (uint32_t p = 0; p < job->n_parts && job->q.echo; p++) {
         struct api_part *part = &job->parts[p];
         struct api_prompt *prompt = &job->q.prompts[p];
         struct sh_error why;
         enum sh_code code = SH_OK;
         if (prompt->text) {
-            code = sh_tokenize(job->vocab, prompt->text, prompt->length, flags, &part->ids, &part->n_ids, &why);
-        } else { /* the part takes them over */
-            part->ids = prompt->ids;
-            part->n_ids = prompt->n_ids;
-            prompt->ids = NULL;
-        }
-        if (!code && job->q.echo && prompt->text) {
             part->text = prompt->text;
             part->text_length = prompt->length;
             prompt->text = NULL;
-        } else if (!code && job->q.echo) {
+        } else {
             code = sh_detokenize(job->vocab, part->ids, part->n_ids, job->q.special, true, &part->text, &part->text_length, &why);
         }
         if (code) return api_fail_code(err, code, "prompt", why.message);
@@ -78,6 +71,6 @@ static json_t *whole(const struct api_job *job, const struct api_part *part, con
 
 enum http_step completions_post(struct http_request *r) {
     static const struct api_family family = {
-        API_COMPLETIONS, "cmpl-", "text_completion", "text_completion", false, prepare, add_logprob, chunk, whole};
+        API_COMPLETIONS, "cmpl-", "text_completion", "text_completion", false, prepare, add_logprob, chunk, whole, NULL};
     return api_run(r, &family);
 }

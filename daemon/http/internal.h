@@ -159,6 +159,7 @@ enum http_step models_list(struct http_request *request);
 enum http_step models_one(struct http_request *request);
 enum http_step completions_post(struct http_request *request);
 enum http_step chat_post(struct http_request *request);
+enum http_step embeddings_post(struct http_request *request);
 enum http_step tokenize_post(struct http_request *request);
 enum http_step detokenize_post(struct http_request *request);
 

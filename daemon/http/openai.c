@@ -42,6 +42,35 @@ static uint64_t count_chars(const char *text, size_t length) {
     return n;
 }
 
+bool api_prompts_ids(struct api_job *job, const char *param, struct api_error *err) {
+    uint32_t flags = SH_TOKENIZE_PARSE | (job->q.add_special ? SH_TOKENIZE_SPECIAL : 0u);
+    for (uint32_t p = 0; p < job->n_parts; p++) {
+        struct api_part *part = &job->parts[p];
+        struct api_prompt *prompt = &job->q.prompts[p];
+        struct sh_error why;
+        enum sh_code code = SH_OK;
+        if (prompt->text) {
+            code = sh_tokenize(job->vocab, prompt->text, prompt->length, flags, &part->ids, &part->n_ids, &why);
+        } else { /* the part takes them over */
+            part->ids = prompt->ids;
+            part->n_ids = prompt->n_ids;
+            prompt->ids = NULL;
+        }
+        if (code) return api_fail_code(err, code, param, why.message);
+    }
+    return true;
+}
+
+/* The field that a request's texts come in. */
+static const char *text_field(const struct api_job *job) {
+    switch (job->q.kind) {
+    case API_CHAT: return "messages";
+    case API_EMBEDDINGS: return "input";
+    case API_COMPLETIONS: break;
+    }
+    return "prompt";
+}
+
 /* ---- output ---- */
 
 static json_t *envelope(const struct api_job *job, const char *object, json_t *choices) {
@@ -174,7 +203,7 @@ static void on_end(struct api_job *job, struct api_part *part, const struct gen_
     }
 }
 
-static void on_event(struct api_job *job, struct api_part *part, const struct gen_event *event) {
+static void on_event(struct api_job *job, struct api_part *part, struct gen_event *event) {
     struct api_choice *choice = event->choice < job->q.n ? &part->choices[event->choice] : NULL;
     switch (event->kind) {
     case GEN_EVENT_STARTED:
@@ -196,6 +225,13 @@ static void on_event(struct api_job *job, struct api_part *part, const struct ge
         begin_choice(job, part, choice);
         if (event->kind == GEN_EVENT_TOKEN) on_token(job, part, choice, event);
         else on_choice(job, part, choice, event);
+        break;
+    case GEN_EVENT_EMBEDDING: /* its choice is the input's number */
+        if (event->choice >= job->n_parts) break;
+        free(job->parts[event->choice].vector);
+        job->parts[event->choice].vector = event->vector;
+        job->parts[event->choice].n_vector = event->n_vector;
+        event->vector = NULL;
         break;
     case GEN_EVENT_END: on_end(job, part, event); break;
     }
@@ -229,15 +265,49 @@ static enum sh_code submit(struct api_job *job, struct api_part *part, struct sh
     return gen_submit(job->ready, &params, &part->generation, err);
 }
 
+/* All inputs as one. */
+static enum sh_code submit_embeddings(struct api_job *job, struct sh_error *err) {
+    uint64_t total = 0, at = 0;
+    for (uint32_t p = 0; p < job->n_parts; p++) total += job->parts[p].n_ids;
+    if (total > UINT32_MAX) return sh_fail(err, SH_ERR_LIMIT, "the inputs have %llu tokens, too many", (unsigned long long)total);
+    int32_t *ids = sh_calloc(total, sizeof(*ids));
+    uint32_t *lengths = sh_calloc(job->n_parts, sizeof(*lengths));
+    enum sh_code code = ids && lengths ? SH_OK : sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a request");
+    for (uint32_t p = 0; p < job->n_parts && code == SH_OK; p++) {
+        lengths[p] = (uint32_t)job->parts[p].n_ids;
+        memcpy(ids + at, job->parts[p].ids, job->parts[p].n_ids * sizeof(*ids));
+        at += job->parts[p].n_ids;
+    }
+    const struct gen_params params = {
+        .prompt = ids,
+        .n_prompt = (uint32_t)total,
+        .n_choices = 1,
+        .text_lengths = lengths,
+        .n_texts = job->n_parts,
+        .dimensions = job->q.dimensions,
+        .deadline_ns = job->request->deadline_ns,
+        .load_ns = job->load_ns,
+        .notify = notify,
+        .user = job->request,
+    };
+    if (code == SH_OK) code = gen_submit(job->ready, &params, &job->parts[0].generation, err);
+    free(ids);
+    free(lengths);
+    return code;
+}
+
 static void submit_more(struct api_job *job) {
-    while (job->n_submitted < job->n_parts && job->n_submitted - job->n_ended < IN_FLIGHT && !job->error.status) {
+    const bool embeddings = job->q.kind == API_EMBEDDINGS;
+    while (job->n_submitted < job->n_generations && job->n_submitted - job->n_ended < IN_FLIGHT && !job->error.status) {
         struct api_part *part = &job->parts[job->n_submitted];
         struct sh_error why;
-        enum sh_code code = submit(job, part, &why);
+        enum sh_code code = embeddings ? submit_embeddings(job, &why) : submit(job, part, &why);
         if (code == SH_ERR_BUSY && job->n_submitted > job->n_ended) return; /* again when one of ours has ended */
         if (code == SH_ERR_NOT_FOUND) api_fail(&job->error, 503, "model_unloaded", "model", "%s", why.message);
-        else if (code == SH_ERR_INVALID) /* the tokens are checked already */ api_fail_code(&job->error, code, "n", why.message);
-        else if (code) api_fail_code(&job->error, code, job->q.kind == API_CHAT ? "messages" : "prompt", why.message);
+        else if (code == SH_ERR_UNSUPPORTED) api_fail(&job->error, 400, "unsupported_model", "model", "%s", why.message);
+        else if (code == SH_ERR_INVALID) /* the tokens are checked already */
+            api_fail_code(&job->error, code, embeddings ? "dimensions" : "n", why.message);
+        else if (code) api_fail_code(&job->error, code, text_field(job), why.message);
         if (code) return;
         job->n_submitted++;
     }
@@ -254,7 +324,7 @@ static void finish_dry(struct api_job *job) {
         }
         job->usage.prompt_tokens += (uint32_t)part->n_ids;
     }
-    job->n_submitted = job->n_ended = job->n_parts;
+    job->n_submitted = job->n_ended = job->n_generations;
     job->started = true;
 }
 
@@ -272,8 +342,8 @@ static bool pump(struct api_job *job) {
             part->generation = NULL;
         }
     }
-    if (job->n_submitted < job->n_parts && !job->error.status) submit_more(job);
-    return job->error.status || job->n_ended == job->n_parts;
+    if (job->n_submitted < job->n_generations && !job->error.status) submit_more(job);
+    return job->error.status || job->n_ended == job->n_generations;
 }
 
 /* ---- streams ---- */
@@ -310,6 +380,13 @@ static ssize_t read_events(void *user, char *buf, size_t max, bool probe) {
 /* ---- whole answers ---- */
 
 static enum http_step answer_whole(struct api_job *job) {
+    if (job->family->answer) {
+        size_t length;
+        char *text = job->family->answer(job, &length);
+        if (text) return answer_text(job->request, 200, "application/json", text, length);
+        fail_memory(job);
+        return answer_error(job->request, &job->error);
+    }
     json_t *choices = json_array();
     for (uint32_t p = 0; p < job->n_parts; p++)
         for (uint32_t c = 0; c < job->q.n; c++)
@@ -358,13 +435,13 @@ static bool check_tokens(struct api_job *job) {
     for (uint32_t p = 0; p < job->n_parts; p++) {
         char at[64];
         if (!job->parts[p].n_ids)
-            return api_fail(&job->error, 400, "invalid_value", job->q.kind == API_CHAT ? "messages" : "prompt",
-                            "%s: found no tokens, expected at least one", job->q.kind == API_CHAT ? "messages" : "prompt");
+            return api_fail(&job->error, 400, "invalid_value", text_field(job), "%s: found no tokens, expected at least one",
+                            text_field(job));
         for (size_t i = 0; i < job->parts[p].n_ids; i++) {
             int32_t id = job->parts[p].ids[i];
             if (id >= 0 && (uint32_t)id < n_vocab) continue;
-            if (job->n_parts > 1) snprintf(at, sizeof(at), "prompt[%u][%zu]", p, i);
-            else snprintf(at, sizeof(at), "prompt[%zu]", i);
+            if (job->n_parts > 1) snprintf(at, sizeof(at), "%s[%u][%zu]", text_field(job), p, i);
+            else snprintf(at, sizeof(at), "%s[%zu]", text_field(job), i);
             return api_fail(&job->error, 400, "invalid_value", at,
                             "%s: found the token id %d, expected one below %u, the model's vocabulary", at, id, n_vocab);
         }
@@ -397,6 +474,7 @@ static void prepare(struct api_job *job) {
         return;
     }
     job->n_parts = job->q.kind == API_CHAT ? 1 : job->q.n_prompts;
+    job->n_generations = job->q.kind == API_EMBEDDINGS ? 1 : job->n_parts;
     job->parts = sh_calloc(job->n_parts, sizeof(*job->parts));
     bool memory = job->parts && describe_model(job) && merge_stops(job);
     for (uint32_t p = 0; memory && p < job->n_parts; p++) {
@@ -460,6 +538,7 @@ static void job_free(void *user) {
         }
         free(part->choices);
         free(part->ids);
+        free(part->vector);
         free(part->text);
         json_decref(part->echo_logprobs);
     }

@@ -1,7 +1,7 @@
 /*
- * openai.h - what /v1/completions and /v1/chat/completions share: from a parsed request over the model's load to generations
- * and back as one JSON answer or as a stream of events. The two families differ in how a prompt becomes tokens and in the
- * shape of a choice.
+ * openai.h - what /v1/completions, /v1/chat/completions and /v1/embeddings share: from a parsed request over the model's load to
+ * generations and back as one JSON answer or as a stream of events. The families differ in how a prompt becomes tokens and in the
+ * shape of a choice; embeddings are one generation over all inputs, and have an answer of their own.
  *
  * A job belongs to its connection's thread but while it is prepared (phase JOB_PREPARING), which takes long for a long prompt and
  * happens in work.h's threads. load_done (openai.c) comes from the loader's.
@@ -24,13 +24,15 @@ struct api_choice {
     enum gen_finish finish;
 };
 
-struct api_part { /* one prompt: one generation of n choices */
+struct api_part { /* one prompt: one generation of n choices; or one input, all of which are the first one's generation */
     int32_t *ids;
     size_t n_ids;
     char *text; /* echo: the prompt as text */
     size_t text_length;
     json_t *echo_logprobs; /* echo with logprobs: of the prompt's tokens */
     struct generation *generation;
+    float *vector; /* embeddings: of this input */
+    uint32_t n_vector;
     bool ended;
     struct api_choice *choices; /* n */
 };
@@ -57,6 +59,8 @@ struct api_family {
     json_t *(*chunk)(const struct api_job *job, const struct api_part *part, const struct api_choice *choice,
                      const struct api_piece *piece);
     json_t *(*whole)(const struct api_job *job, const struct api_part *part, const struct api_choice *choice);
+    /* The whole answer instead of one made of choices; NULL in a family that has these. malloc'd; NULL: no memory. */
+    char *(*answer)(const struct api_job *job, size_t *length);
 };
 
 struct api_job {
@@ -71,7 +75,8 @@ struct api_job {
     const char *const *stops; /* the request's and the template's; the array alone is owned */
     uint32_t n_stops;
     struct api_part *parts;
-    uint32_t n_parts, n_submitted, n_ended;
+    uint32_t n_parts;
+    uint32_t n_generations, n_submitted, n_ended; /* as many as parts, or one */
     struct gen_usage usage;
     struct api_error error; /* status != 0 */
     bool dry;               /* max_tokens is 0: nothing is generated */
@@ -91,6 +96,9 @@ struct api_job {
     enum sh_code load_code;
     struct sh_error load_error;
 };
+
+/* Tokenises text prompts, takes token ids over. For families' `prepare`; param names the field in an error. */
+bool api_prompts_ids(struct api_job *job, const char *param, struct api_error *err);
 
 enum http_step api_run(struct http_request *request, const struct api_family *family);
 

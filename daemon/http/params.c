@@ -197,7 +197,7 @@ enum harmless { ONLY_NULL, FALSE_OR_EMPTY, ZERO, ONE, AS_N };
 static const struct unsupported {
     const char *name;
     enum harmless harmless; /* the value, besides null, that has no effect */
-    int kinds;              /* 1 completions, 2 chat */
+    int kinds;              /* 1 completions, 2 chat, 4 embeddings */
 } unsupported[] = {
     {"suffix", FALSE_OR_EMPTY, 1},
     {"best_of", AS_N, 3},
@@ -214,7 +214,7 @@ static const struct unsupported {
     {"use_beam_search", FALSE_OR_EMPTY, 3},
     {"prompt_logprobs", ONLY_NULL, 3},
     {"prompt_embeds", ONLY_NULL, 3},
-    {"truncate_prompt_tokens", ONLY_NULL, 3},
+    {"truncate_prompt_tokens", ONLY_NULL, 7},
     {"guided_json", ONLY_NULL, 3},
     {"guided_regex", ONLY_NULL, 3},
     {"guided_choice", ONLY_NULL, 3},
@@ -234,7 +234,7 @@ static const struct unsupported {
     {"chat_template", ONLY_NULL, 2},
     {"documents", FALSE_OR_EMPTY, 2},
     {"continue_final_message", FALSE_OR_EMPTY, 2},
-    {"lora", FALSE_OR_EMPTY, 3},
+    {"lora", FALSE_OR_EMPTY, 7},
 };
 
 static bool is_harmless(const json_t *value, enum harmless harmless, uint32_t n) {
@@ -255,7 +255,7 @@ static bool check_unsupported(const json_t *body, enum api_kind kind, uint32_t n
     for (size_t i = 0; i < SH_COUNT(unsupported); i++) {
         const struct unsupported *u = &unsupported[i];
         const json_t *value = field(body, u->name);
-        if (value && (u->kinds & (kind == API_CHAT ? 2 : 1)) && !is_harmless(value, u->harmless, n))
+        if (value && (u->kinds & 1 << kind) && !is_harmless(value, u->harmless, n))
             return api_fail(err, 400, "unsupported_parameter", u->name,
                             "%s: found %s; this server does not do that, leave it out%s", u->name, found(value, buf, sizeof(buf)),
                             u->harmless == AS_N ? " or make it equal to n" : "");
@@ -381,25 +381,25 @@ static bool parse_prompt(const json_t *value, const char *param, struct api_prom
     return copy_text(value, param, &out->text, &out->length, err);
 }
 
-static bool parse_prompts(const json_t *body, struct api_request *out, struct api_error *err) {
-    const json_t *prompt = field(body, "prompt"), *first = json_array_get(prompt, 0);
+/* The field `name`: one text or list of token ids, or an array of up to `most` of one kind. */
+static bool parse_prompts(const json_t *body, const char *name, size_t most, struct api_request *out, struct api_error *err) {
+    const json_t *prompt = field(body, name), *first = json_array_get(prompt, 0);
     if (!json_is_string(prompt) && !json_is_array(prompt))
-        return wrong(err, "prompt", prompt, "a string, token ids, or an array of either");
+        return wrong(err, name, prompt, "a string, token ids, or an array of either");
     bool many = json_is_string(first) || json_is_array(first);
     size_t n = many ? json_array_size(prompt) : 1;
-    if (n > API_PROMPTS_MAX)
-        return api_fail(err, 400, "invalid_value", "prompt", "prompt: found %zu prompts, expected at most %d", n,
-                        API_PROMPTS_MAX);
+    if (n > most)
+        return api_fail(err, 400, "invalid_value", name, "%s: found %zu %ss, expected at most %zu", name, n, name, most);
     if (!(out->prompts = sh_calloc(n, sizeof(*out->prompts)))) return no_memory(err);
     out->n_prompts = (uint32_t)n;
-    if (!many) return parse_prompt(prompt, "prompt", &out->prompts[0], err);
+    if (!many) return parse_prompt(prompt, name, &out->prompts[0], err);
     for (size_t i = 0; i < n; i++) {
         const json_t *one = json_array_get(prompt, i);
-        char at[32];
-        snprintf(at, sizeof(at), "prompt[%zu]", i);
+        char at[32], expected[64];
+        snprintf(at, sizeof(at), "%s[%zu]", name, i);
+        snprintf(expected, sizeof(expected), "%s, like %s[0]", json_is_string(first) ? "a string" : "an array of token ids", name);
         if (json_is_string(first) != json_is_string(one) || json_is_array(first) != json_is_array(one))
-            return wrong(err, at, one,
-                         json_is_string(first) ? "a string, like prompt[0]" : "an array of token ids, like prompt[0]");
+            return wrong(err, at, one, expected);
         if (!parse_prompt(one, at, &out->prompts[i], err)) return false;
     }
     return true;
@@ -514,13 +514,35 @@ static bool parse_stream(const json_t *body, struct api_request *out, struct api
     return true;
 }
 
+static bool parse_embeddings(const json_t *body, struct api_request *out, struct api_error *err) {
+    const json_t *format = field(body, "encoding_format");
+    const char *text = json_string_value(format);
+    if (format && !text) return wrong(err, "encoding_format", format, "\"float\" or \"base64\"");
+    if (format && strcmp(text, "float") != 0 && strcmp(text, "base64") != 0)
+        return out_of_range(err, "encoding_format", format, "\"float\" or \"base64\"");
+    out->base64 = format && strcmp(text, "base64") == 0;
+    if (!get_model(body, &out->model, err) || !check_unsupported(body, API_EMBEDDINGS, 1, err) ||
+        !get_count(body, "dimensions", 1, INT32_MAX, &out->dimensions, err) ||
+        !get_bool(body, "add_special_tokens", &out->add_special, err) ||
+        !parse_prompts(body, "input", API_INPUTS_MAX, out, err))
+        return false;
+    for (uint32_t i = 0; i < out->n_prompts; i++) {
+        char at[32] = "input";
+        if (out->n_prompts > 1) snprintf(at, sizeof(at), "input[%u]", i);
+        if (out->prompts[i].text && out->prompts[i].length == 0)
+            return api_fail(err, 400, "invalid_value", at, "%s: found an empty string, expected a text", at);
+    }
+    return true;
+}
+
 bool api_request_parse(const json_t *body, enum api_kind kind, struct api_request *out, struct api_error *err) {
     *out = (struct api_request){.kind = kind, .n = 1, .add_special = true, .add_generation_prompt = true};
     bool skip_special = true;
+    if (kind == API_EMBEDDINGS) return parse_embeddings(body, out, err);
     if (!get_model(body, &out->model, err) || !get_count(body, "n", 1, API_CHOICES_MAX, &out->n, err) ||
         !check_unsupported(body, kind, out->n, err))
         return false;
-    if (!(kind == API_CHAT ? parse_messages(body, out, err) : parse_prompts(body, out, err))) return false;
+    if (!(kind == API_CHAT ? parse_messages(body, out, err) : parse_prompts(body, "prompt", API_PROMPTS_MAX, out, err))) return false;
     if (!parse_stream(body, out, err) || !parse_stops(body, out, err) || !parse_sampling(body, out, err) ||
         !parse_limits(body, out, err) || !parse_logprobs(body, out, err) ||
         !get_bool(body, "ignore_eos", &out->ignore_eos, err) ||

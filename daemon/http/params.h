@@ -13,7 +13,7 @@
 
 #include <jansson.h>
 
-enum { API_STOPS_MAX = 16, API_CHOICES_MAX = 128, API_PROMPTS_MAX = 256, API_TOP_MAX = 20, API_MESSAGES_MAX = 16384 };
+enum { API_STOPS_MAX = 16, API_CHOICES_MAX = 128, API_PROMPTS_MAX = 256, API_INPUTS_MAX = 2048, API_TOP_MAX = 20, API_MESSAGES_MAX = 16384 };
 
 struct api_error { /* OpenAI's error object and the status that goes with it */
     unsigned status;
@@ -36,12 +36,12 @@ struct api_prompt { /* text, or token ids if text is NULL */
     uint32_t n_ids;
 };
 
-enum api_kind { API_COMPLETIONS, API_CHAT };
+enum api_kind { API_COMPLETIONS, API_CHAT, API_EMBEDDINGS };
 
 struct api_request {
     enum api_kind kind;
     char *model;                /* NULL: none named */
-    struct api_prompt *prompts; /* completions: at least one */
+    struct api_prompt *prompts; /* completions and embeddings: at least one */
     uint32_t n_prompts;
     struct sh_chat_message *messages; /* chat: at least one; strings owned */
     uint32_t n_messages;
@@ -54,9 +54,11 @@ struct api_request {
     bool has_max_tokens; /* false: up to the context's end */
     bool has_seed;       /* false: sampler.seed is to be drawn */
     bool stream, include_usage, echo, ignore_eos, logprobs, return_token_ids, tokens_as_ids, special;
-    bool add_special;           /* completions: BOS as the model wants it; default true */
+    bool add_special;           /* completions and embeddings: BOS as the model wants it; default true */
     bool add_generation_prompt; /* chat; default true */
     uint32_t n_top;             /* with logprobs */
+    uint32_t dimensions;        /* embeddings; 0: all */
+    bool base64;                /* embeddings: little-endian float32 in base64 */
 };
 bool api_request_parse(const json_t *body, enum api_kind kind, struct api_request *out, struct api_error *err);
 void api_request_finish(struct api_request *request);

@@ -27,6 +27,7 @@ static const struct http_route routes[] = {
     {"/v1/models/", "/v1/models/{id}", HTTP_GET, false, models_one},
     {"/v1/completions", "/v1/completions", HTTP_POST, false, completions_post},
     {"/v1/chat/completions", "/v1/chat/completions", HTTP_POST, false, chat_post},
+    {"/v1/embeddings", "/v1/embeddings", HTTP_POST, false, embeddings_post},
     {"/tokenize", "/tokenize", HTTP_POST, false, tokenize_post},
     {"/detokenize", "/detokenize", HTTP_POST, false, detokenize_post},
 };

@@ -54,6 +54,7 @@ static void take(struct front *front, const struct gen_event *event) {
     assert_false(front->ended);
     switch (event->kind) {
     case GEN_EVENT_STARTED: front->started = true; break;
+    case GEN_EVENT_EMBEDDING: fail_msg("a vector, where tokens were asked for"); break;
     case GEN_EVENT_PROMPT: front->prompt_logprobs[front->n_prompt_events++] = event->logprob ? event->logprob->logprob : 1; break;
     case GEN_EVENT_TOKEN:
     case GEN_EVENT_CHOICE:
