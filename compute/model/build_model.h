@@ -62,5 +62,36 @@ enum sh_code sh_model_build(const struct sh_gguf *g, const struct sh_model_param
 
 /* The builders, by file. */
 void sh_build_llama(struct sh_model_builder *m); /* llama.c */
+void sh_build_llama_like(struct sh_model_builder *m);
+void sh_build_mistral3(struct sh_model_builder *m);
+void sh_build_arcee(struct sh_model_builder *m);
+void sh_build_smollm3(struct sh_model_builder *m);
+void sh_build_minicpm(struct sh_model_builder *m);
+void sh_build_granite(struct sh_model_builder *m);
+void sh_build_qwen(struct sh_model_builder *m); /* qwen.c */
+void sh_build_qwen2(struct sh_model_builder *m);
+void sh_build_qwen3(struct sh_model_builder *m);
+void sh_build_hunyuan_dense(struct sh_model_builder *m);
+void sh_build_seed_oss(struct sh_model_builder *m);
+void sh_build_phi3(struct sh_model_builder *m); /* fused.c */
+void sh_build_chatglm(struct sh_model_builder *m);
+void sh_build_gemma(struct sh_model_builder *m); /* gemma.c */
+void sh_build_gemma2(struct sh_model_builder *m);
+void sh_build_gemma3(struct sh_model_builder *m);
+void sh_build_olmo(struct sh_model_builder *m); /* postnorm.c */
+void sh_build_olmo2(struct sh_model_builder *m);
+void sh_build_exaone4(struct sh_model_builder *m);
+void sh_build_glm4(struct sh_model_builder *m);
+void sh_build_gpt2(struct sh_model_builder *m); /* layernorm.c */
+void sh_build_starcoder2(struct sh_model_builder *m);
+void sh_build_gptneox(struct sh_model_builder *m);
+void sh_build_falcon(struct sh_model_builder *m);
+void sh_build_phi2(struct sh_model_builder *m);
+void sh_build_stablelm(struct sh_model_builder *m);
+void sh_build_mpt(struct sh_model_builder *m);
+void sh_build_bloom(struct sh_model_builder *m);
+void sh_build_nemotron(struct sh_model_builder *m);
+void sh_build_command_r(struct sh_model_builder *m);
+void sh_build_cohere2(struct sh_model_builder *m);
 
 #endif

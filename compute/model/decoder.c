@@ -56,7 +56,12 @@ void sh_decoder_window(struct sh_decoder *d, uint32_t period) {
             d->window_period = sh_read_u32(r, pattern, period, 0, SH_MAX_LAYERS);
         }
     }
-    if (d->window >= s->context_length) d->window = 0;
+}
+
+void sh_decoder_local_rope(struct sh_decoder *d, double base) {
+    const uint32_t n_rot = d->m->spec.rope.n_rot;
+    const struct sh_rope_spec rope = sh_rope_plain(n_rot, sh_read_real(&d->m->r, "rope.freq_base_swa", base, 1.001, 1e12));
+    d->rope_windowed = sh_model_rope(d->m, &rope);
 }
 
 bool sh_decoder_is_windowed(const struct sh_decoder *d) {
@@ -115,15 +120,13 @@ static uint32_t part(struct sh_decoder *d, uint32_t x, uint64_t first, uint64_t 
 static uint32_t qk_norm(struct sh_decoder *d, uint32_t x, uint32_t n_heads, const char *stem) {
     struct sh_builder *b = &d->m->b;
     const uint32_t dim = d->m->spec.k_dim;
+    if (d->qk_norm == SH_QK_NORM_NONE) return x;
     const float eps = sh_model_eps(d->m, d->qk_norm_kind);
-    uint32_t w = SH_NONE;
-    switch (d->qk_norm) {
-    case SH_QK_NORM_NONE: return x;
-    case SH_QK_NORM_HEAD: w = sh_build_vector(b, dim, "blk.%u.%s.weight", b->layer, stem); break;
-    case SH_QK_NORM_HEADS: w = sh_build_vectors(b, dim, n_heads, "blk.%u.%s.weight", b->layer, stem); break;
-    case SH_QK_NORM_ROW: w = sh_build_vector(b, (uint64_t)n_heads * dim, "blk.%u.%s.weight", b->layer, stem); break;
-    }
-    return sh_build_norm(b, d->qk_norm_kind, x, d->qk_norm == SH_QK_NORM_ROW ? 1 : n_heads, w, SH_NONE, eps, stem);
+    const uint32_t width = d->qk_norm == SH_QK_NORM_ROW ? n_heads * dim : dim;
+    const uint32_t w = d->qk_norm == SH_QK_NORM_HEADS ? sh_build_vectors(b, dim, n_heads, "blk.%u.%s.weight", b->layer, stem)
+                                                      : sh_build_vector(b, width, "blk.%u.%s.weight", b->layer, stem);
+    const uint32_t bias = bias_of(b, width, false, stem);
+    return sh_build_norm(b, d->qk_norm_kind, x, d->qk_norm == SH_QK_NORM_ROW ? 1 : n_heads, w, bias, eps, stem);
 }
 
 static uint32_t clamp(struct sh_decoder *d, uint32_t x, const char *stem) {
@@ -140,6 +143,7 @@ uint32_t sh_decoder_attend(struct sh_decoder *d, uint32_t q, uint32_t k, uint32_
     const struct sh_spec *s = &d->m->spec;
     const uint32_t l = b->layer;
     const bool windowed = sh_decoder_is_windowed(d);
+    const uint32_t window = windowed && d->window < s->context_length ? d->window : 0; /* a longer one hides nothing */
     const bool still = d->rope_step > 0 && l % d->rope_step == d->rope_step - 1;
     const uint32_t table = still ? SH_NONE : windowed ? d->rope_windowed : d->rope;
     struct sh_build_attention a = {
@@ -153,17 +157,17 @@ uint32_t sh_decoder_attend(struct sh_decoder *d, uint32_t q, uint32_t k, uint32_
         .rope_table = table,
         .scale = d->scale,
         .softcap = d->softcap,
-        .window = windowed ? d->window : 0,
+        .window = window,
         .slopes = d->slopes,
         .sinks = SH_NONE,
     };
     if (d->sinks) a.sinks = sh_build_vector(b, a.n_heads, "blk.%u.attn_sinks.weight", l);
     const struct sh_state_group state = {
-        .kind = windowed ? SH_STATE_WINDOWED : SH_STATE_PAGED,
+        .kind = window > 0 ? SH_STATE_WINDOWED : SH_STATE_PAGED,
         .n_kv_heads = a.n_kv_heads,
         .k_dim = a.k_dim,
         .v_dim = a.v_dim,
-        .window = a.window,
+        .window = window,
     };
     a.group = sh_build_state(b, state, &a.layer_in_group);
     if (!d->qk_norm_late) {
