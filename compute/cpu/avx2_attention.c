@@ -28,7 +28,7 @@ uint64_t sh_avx2_attention_partial(uint32_t n_heads, uint32_t v_dim) {
     return (uint64_t)n_heads * pad8(v_dim) + 2 * (uint64_t)pad8(n_heads);
 }
 
-static struct partial partial_at(const struct sh_cpu_attention *a, float *at) {
+static struct partial partial_at(const struct sh_ref_attention *a, float *at) {
     float *most = at + (size_t)a->n_heads * pad8(a->cache->v_dim);
     return (struct partial){at, most, most + pad8(a->n_heads)};
 }
@@ -40,7 +40,7 @@ uint64_t sh_avx2_attention_scratch(uint32_t n_heads, uint32_t n_positions, uint3
            sizeof(float);
 }
 
-static struct work lay_out(const struct sh_cpu_attention *a, float *scratch) {
+static struct work lay_out(const struct sh_ref_attention *a, float *scratch) {
     struct work w = {.k_pad = pad8(a->cache->k_dim), .v_pad = pad8(a->cache->v_dim)};
     w.q = scratch;
     w.rows = w.q + (size_t)a->n_heads * w.k_pad;
@@ -54,14 +54,14 @@ static struct work lay_out(const struct sh_cpu_attention *a, float *scratch) {
     return w;
 }
 
-/* n rows of `dim` elements that stand one after the other -> floats padded to `pad`. */
-static void convert(enum sh_kv_type type, const void *src, uint32_t n, uint32_t dim, uint32_t pad, float *out) {
+/* n rows of `dim` elements, `stride` elements apart -> floats padded to `pad`. */
+static void convert(enum sh_kv_type type, const void *src, uint32_t stride, uint32_t n, uint32_t dim, uint32_t pad, float *out) {
     const uint32_t whole = dim / 8 * 8;
     for (uint32_t t = 0; t < n; t++, out += pad) {
         if (type == SH_KV_F32) {
-            memcpy(out, (const float *)src + (size_t)t * dim, dim * sizeof *out);
+            memcpy(out, (const float *)src + (size_t)t * stride, dim * sizeof *out);
         } else {
-            const uint16_t *half = (const uint16_t *)src + (size_t)t * dim;
+            const uint16_t *half = (const uint16_t *)src + (size_t)t * stride;
             for (uint32_t d = 0; d < whole; d += 8)
                 _mm256_storeu_ps(out + d, _mm256_cvtph_ps(_mm_loadu_si128((const void *)(half + d))));
             for (uint32_t d = whole; d < dim; d++) out[d] = _cvtsh_ss(half[d]);
@@ -142,7 +142,7 @@ static float exp_of(float x) { return _mm256_cvtss_f32(sh_avx2_exp(_mm256_set1_p
 
 /* Joins a part to what came before it, head by head: total = total * exp(most - new most) + part * exp(part's most - new most).
  */
-static void join(const struct sh_cpu_attention *a, const struct partial *total, const struct partial *part) {
+static void join(const struct sh_ref_attention *a, const struct partial *total, const struct partial *part) {
     const uint32_t v_pad = pad8(a->cache->v_dim);
     for (uint32_t h = 0; h < a->n_heads; h++) {
         const float most = part->most[h] > total->most[h] ? part->most[h] : total->most[h];
@@ -159,42 +159,85 @@ static void join(const struct sh_cpu_attention *a, const struct partial *total, 
     }
 }
 
-static void run_part(const struct sh_cpu_attention *a, const struct work *w, uint32_t part, const struct partial *out) {
+/* Caps and slopes of scores[0..n) of head h, whose first is of position t. */
+static void adjust(const struct sh_ref_attention *a, uint32_t h, uint32_t t, uint32_t n, float *scores) {
+    if (a->softcap != 0.0f) {
+        const __m256 cap = _mm256_set1_ps(a->softcap);
+        for (uint32_t i = 0; i < n; i += 8) {
+            float lanes[8] = {0};
+            const uint32_t some = n - i < 8 ? n - i : 8;
+            memcpy(lanes, scores + i, some * sizeof *lanes);
+            _mm256_storeu_ps(lanes, _mm256_mul_ps(cap, sh_avx2_tanh(_mm256_div_ps(_mm256_loadu_ps(lanes), cap))));
+            memcpy(scores + i, lanes, some * sizeof *lanes);
+        }
+    }
+    if (a->slopes == NULL) return;
+    for (uint32_t i = 0; i < n; i++, t++)
+        scores[i] -= a->slopes[h] * (float)(t > a->position ? t - a->position : a->position - t);
+}
+
+/* Positions of a part, by its number from the first one. */
+static void part_range(const struct sh_ref_attention *a, uint32_t part, uint32_t *begin, uint32_t *end) {
+    const uint32_t at = (a->first / SPLIT + part) * SPLIT;
+    *begin = at > a->first ? at : a->first;
+    *end = a->end - at < SPLIT ? a->end : at + SPLIT;
+}
+
+/* Positions from t that lie in one piece: pieces begin at multiples of PIECE, so that they do not cross pages. */
+static uint32_t piece_at(uint32_t t, uint32_t end) {
+    const uint32_t n = PIECE - t % PIECE;
+    return end - t < n ? end - t : n;
+}
+
+static void run_part(const struct sh_ref_attention *a, const struct work *w, uint32_t part, const struct partial *out) {
     const struct sh_ref_cache *c = a->cache;
-    const uint32_t begin = part * SPLIT, end = a->n_positions - begin < SPLIT ? a->n_positions : begin + SPLIT;
-    for (uint32_t t = begin; t < end; t += PIECE) {
-        const uint32_t n = end - t < PIECE ? end - t : PIECE;
-        convert(c->kv_type, (const uint8_t *)c->pages[t / c->page_tokens] + sh_ref_cache_k(c, a->kv_head, t), n, c->k_dim,
+    uint32_t begin, end;
+    part_range(a, part, &begin, &end);
+    for (uint32_t t = begin, n; t < end; t += n) {
+        n = piece_at(t, end);
+        convert(c->kv_type, (const uint8_t *)c->pages[t / c->page_tokens] + sh_ref_cache_k(c, a->kv_head, t), c->k_dim, n, c->k_dim,
                 w->k_pad, w->rows);
-        for (uint32_t h = 0; h < a->n_heads; h++)
-            score(w->q + (size_t)h * w->k_pad, w->rows, n, w->k_pad, a->scale, w->scores + (size_t)h * SPLIT + (t - begin));
+        for (uint32_t h = 0; h < a->n_heads; h++) {
+            float *scores = w->scores + (size_t)h * SPLIT + (t - begin);
+            score(w->q + (size_t)h * w->k_pad, w->rows, n, w->k_pad, a->scale, scores);
+            adjust(a, h, t, n, scores);
+        }
     }
     for (uint32_t h = 0; h < a->n_heads; h++) out->sum[h] = soften(w->scores + (size_t)h * SPLIT, end - begin, &out->most[h]);
     memset(out->values, 0, (size_t)a->n_heads * w->v_pad * sizeof *out->values);
-    for (uint32_t t = begin; t < end; t += PIECE) {
-        const uint32_t n = end - t < PIECE ? end - t : PIECE;
-        convert(c->kv_type, (const uint8_t *)c->pages[t / c->page_tokens] + sh_ref_cache_v(c, a->kv_head, t), n, c->v_dim,
-                w->v_pad, w->rows);
+    for (uint32_t t = begin, n; t < end; t += n) {
+        n = piece_at(t, end);
+        convert(c->kv_type, (const uint8_t *)c->pages[t / c->page_tokens] + sh_ref_cache_v(c, a->kv_head, t), c->v_stride, n,
+                c->v_dim, w->v_pad, w->rows);
         for (uint32_t h = 0; h < a->n_heads; h++)
             accumulate(w->scores + (size_t)h * SPLIT + (t - begin), w->rows, n, w->v_pad, out->values + (size_t)h * w->v_pad);
     }
 }
 
-static void finish(const struct sh_cpu_attention *a, const struct partial *total) {
+/* The sink joins last, like a part of one score without values. */
+static void finish(const struct sh_ref_attention *a, const struct partial *total) {
     const uint32_t v_dim = a->cache->v_dim, v_pad = pad8(v_dim);
-    for (uint32_t h = 0; h < a->n_heads; h++)
-        for (uint32_t d = 0; d < v_dim; d++) a->out[(size_t)h * v_dim + d] = total->values[(size_t)h * v_pad + d] / total->sum[h];
+    for (uint32_t h = 0; h < a->n_heads; h++) {
+        float kept = 1.0f, sum = total->sum[h];
+        if (a->sinks != NULL) {
+            const float most = a->sinks[h] > total->most[h] ? a->sinks[h] : total->most[h];
+            kept = exp_of(total->most[h] - most);
+            sum = sum * kept + exp_of(a->sinks[h] - most);
+        }
+        for (uint32_t d = 0; d < v_dim; d++)
+            a->out[(size_t)h * v_dim + d] = total->values[(size_t)h * v_pad + d] * kept / sum;
+    }
 }
 
-static uint32_t parts_of(const struct sh_cpu_attention *a) { return (a->n_positions + SPLIT - 1) / SPLIT; }
+static uint32_t parts_of(const struct sh_ref_attention *a) { return (a->end - 1) / SPLIT - a->first / SPLIT + 1; }
 
-void sh_avx2_attention_part(const struct sh_cpu_attention *a, uint32_t part, float *partial, void *scratch) {
+void sh_avx2_attention_part(const struct sh_ref_attention *a, uint32_t part, float *partial, void *scratch) {
     const struct work w = lay_out(a, scratch);
     const struct partial out = partial_at(a, partial);
     run_part(a, &w, part, &out);
 }
 
-void sh_avx2_attention_join(const struct sh_cpu_attention *a, float *partials) {
+void sh_avx2_attention_join(const struct sh_ref_attention *a, float *partials) {
     const uint64_t stride = sh_avx2_attention_partial(a->n_heads, a->cache->v_dim);
     const struct partial total = partial_at(a, partials);
     for (uint32_t i = 1; i < parts_of(a); i++) {
@@ -204,7 +247,7 @@ void sh_avx2_attention_join(const struct sh_cpu_attention *a, float *partials) {
     finish(a, &total);
 }
 
-void sh_avx2_attention(const struct sh_cpu_attention *a, void *scratch) {
+void sh_avx2_attention(const struct sh_ref_attention *a, void *scratch) {
     const struct work w = lay_out(a, scratch);
     const struct partial total = partial_at(a, w.partials);
     const struct partial part = partial_at(a, w.partials + sh_avx2_attention_partial(a->n_heads, a->cache->v_dim));

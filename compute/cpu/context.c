@@ -26,21 +26,36 @@ static enum sh_code reserve(struct sh_cpu_device *device, struct sh_cpu_block *b
 
 /* ---- page pools ---- */
 
-static void init_pages(struct sh_cpu_pages *pages, const struct sh_exec_model *m, uint32_t index, enum sh_kv_type type) {
-    const struct sh_state_group *group = &m->segment.program->groups[index];
+/* The layers of a group that these segments keep: the range of those that their ops name. */
+static void find_layers(struct sh_cpu_pages *pages, const struct sh_exec_model *m, uint32_t index) {
     uint32_t end = 0;
     pages->first_layer = SH_NONE;
-    for (uint32_t i = 0; i < m->fused.n_ops; i++) {
-        const struct sh_op *op = &m->fused.ops[i];
-        if (op->kind != SH_OP_ROPE_CACHE || op->attn.group != index) continue;
-        if (op->attn.layer_in_group < pages->first_layer) pages->first_layer = op->attn.layer_in_group;
-        if (op->attn.layer_in_group >= end) end = op->attn.layer_in_group + 1;
-    }
+    for (uint32_t s = 0; s < m->n_segments; s++)
+        for (uint32_t i = 0; i < m->segments[s].fused.n_ops; i++) {
+            const struct sh_op *op = &m->segments[s].fused.ops[i];
+            uint32_t layer;
+            if (op->kind == SH_OP_ROPE_CACHE && op->attn.group == index) layer = op->attn.layer_in_group;
+            else if ((op->kind == SH_OP_CONV || op->kind == SH_OP_SCAN || op->kind == SH_OP_DELTA_NET) && op->state.group == index)
+                layer = op->state.layer_in_group;
+            else continue;
+            if (layer < pages->first_layer) pages->first_layer = layer;
+            if (layer >= end) end = layer + 1;
+        }
     pages->n_layers = end > 0 ? end - pages->first_layer : 0;
-    const uint64_t per_dim = (uint64_t)group->n_kv_heads * SH_PAGE_TOKENS * element_bytes(type);
-    pages->k_bytes = per_dim * group->k_dim;
-    pages->v_bytes = per_dim * group->v_dim;
-    pages->page_bytes = sh_align_up((pages->k_bytes + pages->v_bytes) * pages->n_layers, 64);
+}
+
+static void init_pages(struct sh_cpu_pages *pages, const struct sh_exec_model *m, uint32_t index, enum sh_kv_type type) {
+    const struct sh_state_group *group = &m->program->groups[index];
+    find_layers(pages, m, index);
+    if (group->kind == SH_STATE_RECURRENT) {
+        pages->layer_bytes = (uint64_t)group->floats * sizeof(float);
+    } else {
+        const uint64_t per_dim = (uint64_t)group->n_kv_heads * SH_PAGE_TOKENS * element_bytes(type);
+        pages->k_bytes = per_dim * group->k_dim;
+        pages->v_bytes = group->v_in_k ? 0 : per_dim * group->v_dim;
+        pages->layer_bytes = pages->k_bytes + pages->v_bytes;
+    }
+    pages->page_bytes = sh_align_up(pages->layer_bytes * pages->n_layers, 64);
     pages->slab_pages = (uint32_t)sh_max_u64(1, SH_CPU_SLAB_BYTES / sh_max_u64(pages->page_bytes, 1));
 }
 
@@ -49,7 +64,7 @@ static void *page_address(const struct sh_cpu_pages *pages, uint32_t page) {
 }
 
 enum sh_code sh_cpu_pool_reserve(struct sh_exec_context *context, uint32_t group, uint32_t n_pages, struct sh_error *err) {
-    if (group >= context->model->segment.program->n_groups)
+    if (group >= context->model->program->n_groups)
         return sh_fail(err, SH_ERR_INVALID, "state group %u does not exist", group);
     struct sh_cpu_pages *pages = &context->groups[group];
     if (n_pages <= pages->n_pages) return SH_OK;
@@ -74,8 +89,10 @@ uint64_t sh_cpu_pool_bytes(const struct sh_exec_context *context) { return atomi
 
 enum sh_code sh_cpu_page_copy(struct sh_exec_context *context, uint32_t group, uint32_t src, uint32_t dst, uint32_t n_tokens,
                               struct sh_error *err) {
-    if (group >= context->model->segment.program->n_groups)
+    if (group >= context->model->program->n_groups)
         return sh_fail(err, SH_ERR_INVALID, "state group %u does not exist", group);
+    if (context->model->program->groups[group].kind == SH_STATE_RECURRENT)
+        return sh_fail(err, SH_ERR_INVALID, "state group %u is recurrent: its pages are whole states and are not copied in part", group);
     const struct sh_cpu_pages *pages = &context->groups[group];
     if (src >= pages->n_pages || dst >= pages->n_pages || n_tokens > SH_PAGE_TOKENS)
         return sh_fail(err, SH_ERR_INVALID, "page copy %u -> %u of %u tokens: the pool has %u pages of %u tokens", src, dst,
@@ -89,33 +106,80 @@ enum sh_code sh_cpu_page_copy(struct sh_exec_context *context, uint32_t group, u
 
 /* ---- submit ---- */
 
+/* The first position that the group's window leaves to the sequence's first row. */
+static uint32_t first_visible(const struct sh_state_group *group, const struct sh_step *step, const struct sh_step_sequence *q) {
+    if (group->kind != SH_STATE_WINDOWED || q->n_rows == 0) return 0;
+    const uint32_t position = step->rows[q->first_row].position;
+    return position >= group->window ? position - group->window + 1 : 0;
+}
+
+static enum sh_code check_pages(const struct sh_exec_context *context, const struct sh_step *step, uint32_t index,
+                                struct sh_error *err) {
+    const struct sh_step_sequence *q = &step->sequences[index];
+    for (uint32_t g = 0; g < context->model->program->n_groups; g++) {
+        const struct sh_state_group *group = &context->model->program->groups[g];
+        const uint32_t have = context->groups[g].n_pages;
+        if (context->groups[g].n_layers == 0) continue;
+        if (group->kind == SH_STATE_RECURRENT) {
+            const uint32_t before = q->pages[g][0], after = q->pages[g][1];
+            if ((before != SH_NONE && before >= have) || after >= have || before == after)
+                return sh_fail(err, SH_ERR_INVALID,
+                               "sequence %u of the step: state page %u, then %u, of group %u: expected two of the pool's %u", index,
+                               before, after, g, have);
+            continue;
+        }
+        const uint32_t first = first_visible(group, step, q);
+        for (uint32_t i = 0; i < q->n_pages; i++) {
+            const bool may_miss = group->kind == SH_STATE_WINDOWED && ((uint64_t)i + 1) * SH_PAGE_TOKENS <= first;
+            if (q->pages[g][i] >= have && !(may_miss && q->pages[g][i] == SH_NONE))
+                return sh_fail(err, SH_ERR_INVALID, "sequence %u of the step: page %u of group %u, the pool has %u", index,
+                               q->pages[g][i], g, have);
+        }
+    }
+    return SH_OK;
+}
+
+static enum sh_code check_sequence(const struct sh_exec_context *context, const struct sh_step *step, uint32_t index,
+                                   struct sh_error *err) {
+    const struct sh_step_sequence *q = &step->sequences[index];
+    if (q->n_pages > context->params.max_pages_per_sequence || q->first_row > step->n_rows ||
+        q->n_rows > step->n_rows - q->first_row)
+        return sh_fail(err, SH_ERR_INVALID, "sequence %u of the step: %u pages, rows %u + %u; the limits are %u and %u", index,
+                       q->n_pages, q->first_row, q->n_rows, context->params.max_pages_per_sequence, step->n_rows);
+    for (uint32_t r = 0; r < q->n_rows; r++) {
+        const struct sh_step_row *row = &step->rows[q->first_row + r];
+        if (row->sequence != index || row->position != step->rows[q->first_row].position + r)
+            return sh_fail(err, SH_ERR_INVALID, "row %u: sequence %u, position %u; expected sequence %u, position %u",
+                           q->first_row + r, row->sequence, row->position, index, step->rows[q->first_row].position + r);
+    }
+    return check_pages(context, step, index, err);
+}
+
+static enum sh_code check_row(const struct sh_exec_context *context, const struct sh_step *step, uint32_t r, struct sh_error *err) {
+    const struct sh_exec_model *m = context->model;
+    const struct sh_step_row *row = &step->rows[r];
+    if (row->sampled_from != SH_NONE)
+        return sh_fail(err, SH_ERR_INVALID, "row %u refers to a token sampled on the device; the CPU executor samples none", r);
+    const struct sh_step_sequence *q = row->sequence < step->n_sequences ? &step->sequences[row->sequence] : NULL;
+    if (q == NULL || r < q->first_row || r - q->first_row >= q->n_rows || row->position / SH_PAGE_TOKENS >= q->n_pages)
+        return sh_fail(err, SH_ERR_INVALID, "row %u: sequence %u, position %u has no page", r, row->sequence, row->position);
+    if (row->position >= m->position_limit)
+        return sh_fail(err, SH_ERR_INVALID, "row %u: position %u, the model's tables have %u", r, row->position, m->position_limit);
+    if (row->embedding == NULL && (row->token < 0 || (uint32_t)row->token >= m->token_limit))
+        return sh_fail(err, SH_ERR_INVALID, "row %u: token %d, the vocabulary has %u", r, row->token, m->token_limit);
+    return SH_OK;
+}
+
 static enum sh_code check_step(const struct sh_exec_context *context, const struct sh_step *step, struct sh_error *err) {
     const struct sh_exec_context_params *p = &context->params;
-    const struct sh_program *program = context->model->segment.program;
+    const struct sh_program *program = context->model->program;
+    enum sh_code code = SH_OK;
     if (step->n_rows > p->max_rows || step->n_outputs > p->max_outputs || step->n_sequences > p->max_sequences)
         return sh_fail(err, SH_ERR_LIMIT, "step of %u rows, %u outputs, %u sequences; the limits are %u, %u, %u", step->n_rows,
                        step->n_outputs, step->n_sequences, p->max_rows, p->max_outputs, p->max_sequences);
-    for (uint32_t s = 0; s < step->n_sequences; s++) {
-        const struct sh_step_sequence *q = &step->sequences[s];
-        if (q->n_pages > p->max_pages_per_sequence || q->first_row > step->n_rows || q->n_rows > step->n_rows - q->first_row)
-            return sh_fail(err, SH_ERR_INVALID, "sequence %u of the step: %u pages, rows %u + %u; the limits are %u and %u", s,
-                           q->n_pages, q->first_row, q->n_rows, p->max_pages_per_sequence, step->n_rows);
-        for (uint32_t g = 0; g < program->n_groups; g++)
-            for (uint32_t i = 0; i < q->n_pages && context->groups[g].n_layers > 0; i++)
-                if (q->pages[g][i] >= context->groups[g].n_pages)
-                    return sh_fail(err, SH_ERR_INVALID, "sequence %u of the step: page %u of group %u, the pool has %u", s,
-                                   q->pages[g][i], g, context->groups[g].n_pages);
-    }
-    for (uint32_t r = 0; r < step->n_rows; r++) {
-        const struct sh_step_row *row = &step->rows[r];
-        if (row->sampled_from != SH_NONE)
-            return sh_fail(err, SH_ERR_INVALID, "row %u refers to a token sampled on the device; the CPU executor samples none",
-                           r);
-        if (row->sequence >= step->n_sequences || row->position / SH_PAGE_TOKENS >= step->sequences[row->sequence].n_pages)
-            return sh_fail(err, SH_ERR_INVALID, "row %u: sequence %u, position %u has no page", r, row->sequence, row->position);
-        if (row->embedding == NULL && (row->token < 0 || (uint32_t)row->token >= program->n_vocab))
-            return sh_fail(err, SH_ERR_INVALID, "row %u: token %d, the vocabulary has %u", r, row->token, program->n_vocab);
-    }
+    for (uint32_t s = 0; code == SH_OK && s < step->n_sequences; s++) code = check_sequence(context, step, s, err);
+    for (uint32_t r = 0; code == SH_OK && r < step->n_rows; r++) code = check_row(context, step, r, err);
+    if (code != SH_OK) return code;
     for (uint32_t o = 0; o < step->n_outputs; o++)
         if (step->outputs[o].row >= step->n_rows)
             return sh_fail(err, SH_ERR_INVALID, "output %u: row %u of %u", o, step->outputs[o].row, step->n_rows);
@@ -131,7 +195,7 @@ static uint32_t rows_of(const struct sh_cpu_slot *slot, enum sh_rows rows) {
 
 static enum sh_code copy_rows(struct sh_exec_context *context, struct sh_cpu_slot *slot, const struct sh_step *step,
                               struct sh_error *err) {
-    const uint32_t n_embd = context->model->segment.program->n_embd;
+    const uint32_t n_embd = context->model->program->n_embd;
     uint32_t n_embeddings = 0;
     for (uint32_t r = 0; r < step->n_rows; r++) n_embeddings += step->rows[r].embedding != NULL;
     const enum sh_code code = reserve(context->model->device, &slot->embeddings, (uint64_t)n_embeddings * n_embd * sizeof(float),
@@ -151,22 +215,35 @@ static enum sh_code copy_rows(struct sh_exec_context *context, struct sh_cpu_slo
     return SH_OK;
 }
 
+/* Pages that a step names of a group. */
+static uint32_t pages_of(const struct sh_state_group *group, const struct sh_step_sequence *q) {
+    return group->kind == SH_STATE_RECURRENT ? 2 : q->n_pages;
+}
+
 static enum sh_code resolve_pages(struct sh_exec_context *context, struct sh_cpu_slot *slot, const struct sh_step *step,
                                   struct sh_error *err) {
-    const uint32_t n_groups = context->model->segment.program->n_groups;
+    const struct sh_program *program = context->model->program;
     uint64_t need = 0;
-    for (uint32_t s = 0; s < step->n_sequences; s++) need += (uint64_t)step->sequences[s].n_pages * n_groups;
+    for (uint32_t s = 0; s < step->n_sequences; s++)
+        for (uint32_t g = 0; g < program->n_groups; g++) need += pages_of(&program->groups[g], &step->sequences[s]);
     if (need > UINT32_MAX || !sh_grow((void **)&slot->pages, &slot->cap_pages, (uint32_t)need, sizeof *slot->pages))
         return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the addresses of %" PRIu64 " cache pages", need);
     uint32_t next = 0;
     for (uint32_t s = 0; s < step->n_sequences; s++) {
         const struct sh_step_sequence *q = &step->sequences[s];
-        slot->first_page[s] = next;
-        slot->sequence_pages[s] = q->n_pages;
-        for (uint32_t g = 0; g < n_groups; g++)
-            for (uint32_t i = 0; i < q->n_pages; i++)
-                slot->pages[next++] = context->groups[g].n_layers > 0 ? page_address(&context->groups[g], q->pages[g][i]) : NULL;
+        struct sh_cpu_sequence *sequence = &slot->sequences[s];
+        sequence->first_row = q->first_row;
+        sequence->n_rows = q->n_rows;
+        for (uint32_t g = 0; g < program->n_groups; g++) {
+            const struct sh_cpu_pages *pages = &context->groups[g];
+            const uint32_t n = pages_of(&program->groups[g], q);
+            sequence->first_page[g] = next;
+            for (uint32_t i = 0; i < n; i++)
+                slot->pages[next++] =
+                    pages->n_layers > 0 && q->pages[g][i] != SH_NONE ? page_address(pages, q->pages[g][i]) : NULL;
+        }
     }
+    slot->n_sequences = step->n_sequences;
     return SH_OK;
 }
 
@@ -174,26 +251,26 @@ static enum sh_code resolve_pages(struct sh_exec_context *context, struct sh_cpu
 static enum sh_code fill_activations(struct sh_exec_context *context, struct sh_cpu_slot *slot, const struct sh_step *step,
                                      struct sh_error *err) {
     const struct sh_exec_model *m = context->model;
-    const struct sh_program *program = m->segment.program;
-    for (uint32_t i = 0; i < m->fused.n_slots; i++) {
-        if (context->shared[i].data != NULL) continue;
-        const uint64_t bytes = (uint64_t)rows_of(slot, m->fused.slots[i].rows) * m->fused.slots[i].width * sizeof(float);
-        const enum sh_code code = reserve(m->device, &slot->owned[i], bytes, "activations", err);
+    const struct sh_cpu_segment *s = &m->segments[slot->segment];
+    for (uint32_t i = 0; i < s->fused.n_slots; i++) {
+        if (!s->places[i].owned) continue;
+        const uint64_t bytes = (uint64_t)rows_of(slot, s->fused.slots[i].rows) * s->fused.slots[i].width * sizeof(float);
+        const enum sh_code code = reserve(m->device, &slot->owned[s->places[i].buffer], bytes, "activations", err);
         if (code != SH_OK) return code;
-        slot->activations[i] = slot->owned[i].data;
     }
-    for (uint32_t i = 0; i < m->segment.n_inputs; i++) {
-        const struct sh_activation *a = &program->activations[m->segment.inputs[i]];
-        const uint32_t at = m->fused.slot[m->segment.inputs[i]];
+    for (uint32_t i = 0; i < s->segment.n_inputs; i++) {
+        const uint32_t input = s->segment.inputs[i];
+        const struct sh_activation *a = &m->program->activations[input];
         if (step->inputs[i] == NULL) return sh_fail(err, SH_ERR_INVALID, "input %s of the segment is missing", a->name);
-        memcpy(slot->activations[at], step->inputs[i], (size_t)rows_of(slot, a->rows) * a->width * sizeof(float));
+        memcpy(sh_cpu_buffer(context, slot, s, s->fused.slot[input]), step->inputs[i],
+               (size_t)rows_of(slot, a->rows) * a->width * sizeof(float));
     }
     return SH_OK;
 }
 
 static enum sh_code prepare_captures(struct sh_exec_context *context, struct sh_cpu_slot *slot, const struct sh_step *step,
                                      struct sh_error *err) {
-    const struct sh_program *program = context->model->segment.program;
+    const struct sh_program *program = context->model->program;
     slot->n_capture = 0;
     if (step->n_capture > slot->cap_capture) {
         uint32_t *capture = realloc(slot->capture, step->n_capture * sizeof *capture);
@@ -221,14 +298,15 @@ static enum sh_code prepare_captures(struct sh_exec_context *context, struct sh_
 
 /* Where the results will be: they are valid once the slot is done. */
 static void place_results(const struct sh_exec_context *context, struct sh_cpu_slot *slot, const struct sh_step *step) {
-    const struct sh_exec_model *m = context->model;
-    const struct sh_program *program = m->segment.program;
-    const uint32_t at_logits = sh_cpu_plan_slot(m, program->logits), at_hidden = sh_cpu_plan_slot(m, program->hidden);
+    const struct sh_program *program = context->model->program;
+    const struct sh_cpu_segment *s = &context->model->segments[slot->segment];
+    const uint32_t at_logits = sh_cpu_plan_slot(s, program->logits), at_hidden = sh_cpu_plan_slot(s, program->hidden);
+    const float *logits = at_logits != SH_NONE ? sh_cpu_buffer(context, slot, s, at_logits) : NULL;
+    const float *hidden = at_hidden != SH_NONE ? sh_cpu_buffer(context, slot, s, at_hidden) : NULL;
     for (uint32_t o = 0; o < step->n_outputs; o++) {
-        const bool logits = step->outputs[o].want_logits && at_logits != SH_NONE;
-        const bool hidden = step->outputs[o].want_hidden && at_hidden != SH_NONE;
-        slot->logits[o] = logits ? slot->activations[at_logits] + (size_t)o * program->n_vocab : NULL;
-        slot->hidden[o] = hidden ? slot->activations[at_hidden] + (size_t)o * program->n_embd : NULL;
+        const struct sh_step_output *want = &step->outputs[o];
+        slot->logits[o] = want->want_logits && logits != NULL ? logits + (size_t)o * program->n_vocab : NULL;
+        slot->hidden[o] = want->want_hidden && hidden != NULL ? hidden + (size_t)o * program->n_embd : NULL;
     }
 }
 
@@ -244,8 +322,9 @@ static enum sh_code take_copies(struct sh_exec_context *context, struct sh_cpu_s
 
 enum sh_code sh_cpu_submit(struct sh_exec_context *context, uint32_t index, uint32_t segment,
                            const struct sh_step *step, struct sh_error *err) {
-    SH_ASSERT(segment == 0);
     if (index >= SH_SLOTS) return sh_fail(err, SH_ERR_INVALID, "step slot %u of %u", index, SH_SLOTS);
+    if (segment >= context->model->n_segments)
+        return sh_fail(err, SH_ERR_INVALID, "segment %u of %u", segment, context->model->n_segments);
     struct sh_cpu_slot *slot = &context->slots[index];
     pthread_mutex_lock(&context->lock);
     const bool running = slot->state == SH_CPU_QUEUED;
@@ -253,6 +332,7 @@ enum sh_code sh_cpu_submit(struct sh_exec_context *context, uint32_t index, uint
     pthread_mutex_unlock(&context->lock);
     if (running) return sh_fail(err, SH_ERR_BUSY, "step slot %u is still in flight", index);
     enum sh_code code = check_step(context, step, err);
+    slot->segment = segment;
     if (code == SH_OK) code = copy_rows(context, slot, step, err);
     if (code == SH_OK) code = resolve_pages(context, slot, step, err);
     if (code == SH_OK) code = fill_activations(context, slot, step, err);
@@ -299,24 +379,25 @@ enum sh_code sh_cpu_wait(struct sh_exec_context *context, uint32_t index, int64_
         .captured = slot->captures,
         .busy_ns = slot->busy_ns,
     };
-    const struct sh_segment *segment = &context->model->segment;
-    for (uint32_t i = 0; i < segment->n_outputs; i++)
-        result->outputs[i] = slot->activations[context->model->fused.slot[segment->outputs[i]]];
+    const struct sh_cpu_segment *s = &context->model->segments[slot->segment];
+    for (uint32_t i = 0; i < s->segment.n_outputs; i++)
+        result->outputs[i] = sh_cpu_buffer(context, slot, s, s->fused.slot[s->segment.outputs[i]]);
     return SH_OK;
 }
 
 /* ---- the runner ---- */
 
 static void run_copies(struct sh_exec_context *context, const struct sh_cpu_slot *slot) {
-    const struct sh_program *program = context->model->segment.program;
+    const struct sh_program *program = context->model->program;
     const uint32_t element = element_bytes(context->params.kv_type);
     for (uint32_t i = 0; i < slot->n_copies; i++) {
         const struct sh_cpu_copy *copy = &slot->copies[i];
         const struct sh_state_group *g = &program->groups[copy->group];
         const uint8_t *src = copy->src;
         uint8_t *dst = copy->dst;
-        for (uint32_t plane = 0; plane < 2 * context->groups[copy->group].n_layers; plane++) { /* K, V, K, V, ... */
-            const uint64_t token = (uint64_t)(plane % 2 == 0 ? g->k_dim : g->v_dim) * element;
+        const uint32_t planes = g->v_in_k ? 1 : 2; /* K, V, K, V, ... */
+        for (uint32_t plane = 0; plane < planes * context->groups[copy->group].n_layers; plane++) {
+            const uint64_t token = (uint64_t)(plane % planes == 0 ? g->k_dim : g->v_dim) * element;
             for (uint32_t h = 0; h < g->n_kv_heads; h++) {
                 memcpy(dst, src, token * copy->n_tokens);
                 dst += token * SH_PAGE_TOKENS;
@@ -353,58 +434,70 @@ static void *runner_main(void *arg) {
 
 /* ---- create, destroy ---- */
 
-static bool outlives_step(const struct sh_exec_model *m, uint32_t plan_slot) {
-    const struct sh_program *program = m->segment.program;
-    bool found = sh_cpu_plan_slot(m, program->hidden) == plan_slot || sh_cpu_plan_slot(m, program->logits) == plan_slot;
-    for (uint32_t i = 0; i < m->segment.n_inputs; i++) found = found || m->fused.slot[m->segment.inputs[i]] == plan_slot;
-    for (uint32_t i = 0; i < m->segment.n_outputs; i++) found = found || m->fused.slot[m->segment.outputs[i]] == plan_slot;
-    return found;
-}
-
 static bool allocate_slot(const struct sh_exec_context *context, struct sh_cpu_slot *slot) {
     const struct sh_exec_context_params *p = &context->params;
-    const uint32_t n_slots = context->model->fused.n_slots;
+    const uint32_t n_groups = context->model->program->n_groups;
     slot->rows = sh_calloc(p->max_rows, sizeof *slot->rows);
     slot->output_rows = sh_calloc(p->max_outputs, sizeof *slot->output_rows);
-    slot->first_page = sh_calloc(p->max_sequences, sizeof *slot->first_page);
-    slot->sequence_pages = sh_calloc(p->max_sequences, sizeof *slot->sequence_pages);
-    slot->activations = sh_calloc(n_slots, sizeof *slot->activations);
-    slot->owned = sh_calloc(n_slots, sizeof *slot->owned);
+    slot->sequences = sh_calloc(p->max_sequences, sizeof *slot->sequences);
+    slot->first_pages = sh_calloc((size_t)p->max_sequences * n_groups, sizeof *slot->first_pages);
+    slot->owned = sh_calloc(context->model->n_owned, sizeof *slot->owned);
     slot->tokens = sh_calloc(p->max_outputs, sizeof *slot->tokens);
     slot->logits = sh_calloc(p->max_outputs, sizeof *slot->logits);
     slot->hidden = sh_calloc(p->max_outputs, sizeof *slot->hidden);
-    if (slot->rows == NULL || slot->output_rows == NULL || slot->first_page == NULL || slot->sequence_pages == NULL ||
-        slot->activations == NULL || slot->owned == NULL || slot->tokens == NULL || slot->logits == NULL || slot->hidden == NULL)
+    if (slot->rows == NULL || slot->output_rows == NULL || slot->sequences == NULL || slot->first_pages == NULL ||
+        slot->owned == NULL || slot->tokens == NULL || slot->logits == NULL || slot->hidden == NULL)
         return false;
     for (uint32_t o = 0; o < p->max_outputs; o++) slot->tokens[o] = -1;
-    for (uint32_t i = 0; i < n_slots; i++) slot->activations[i] = context->shared[i].data;
+    for (uint32_t s = 0; s < p->max_sequences; s++) slot->sequences[s].first_page = slot->first_pages + (size_t)s * n_groups;
     return true;
 }
 
-static enum sh_code allocate_buffers(struct sh_exec_context *context, struct sh_error *err) {
+/* Bytes of each shared buffer: the most that any segment's plan keeps there. */
+static void size_shared(const struct sh_exec_context *context, uint64_t *bytes) {
     const struct sh_exec_model *m = context->model;
-    const struct sh_exec_context_params *p = &context->params;
-    context->scratch_stride = sh_cpu_step_scratch_bytes(m, (uint64_t)p->max_pages_per_sequence * SH_PAGE_TOKENS);
-    const uint64_t operands = sh_cpu_step_operand_bytes(m) * p->max_rows;
-    const uint64_t scratch = context->scratch_stride * m->device->threads;
-    const uint64_t partials = sh_cpu_step_partial_bytes(m, (uint64_t)p->max_pages_per_sequence * SH_PAGE_TOKENS);
-    uint64_t total = operands + scratch + partials;
-    for (uint32_t i = 0; i < m->fused.n_slots; i++)
-        if (!outlives_step(m, i))
-            total += (uint64_t)(m->fused.slots[i].rows == SH_ROWS_ALL ? p->max_rows : p->max_outputs) * m->fused.slots[i].width *
-                     sizeof(float);
-    enum sh_code code = sh_cpu_memory_check(total, "activations of a context", err);
-    if (code == SH_OK) code = sh_cpu_block_alloc(m->device, SH_CPU_ACTIVATIONS, operands, "activations", &context->operands, err);
-    if (code == SH_OK)
-        code = sh_cpu_block_alloc(m->device, SH_CPU_ACTIVATIONS, scratch, "scratch memory", &context->scratch, err);
-    if (code == SH_OK)
-        code = sh_cpu_block_alloc(m->device, SH_CPU_ACTIVATIONS, partials, "scratch memory", &context->partials, err);
-    for (uint32_t i = 0; code == SH_OK && i < m->fused.n_slots; i++) {
-        if (outlives_step(m, i)) continue;
-        const uint32_t rows = m->fused.slots[i].rows == SH_ROWS_ALL ? p->max_rows : p->max_outputs;
-        code = sh_cpu_block_alloc(m->device, SH_CPU_ACTIVATIONS, (uint64_t)rows * m->fused.slots[i].width * sizeof(float),
-                                  "activations", &context->shared[i], err);
+    for (uint32_t i = 0; i < m->n_segments; i++) {
+        const struct sh_cpu_segment *s = &m->segments[i];
+        for (uint32_t j = 0; j < s->fused.n_slots; j++) {
+            if (s->places[j].owned) continue;
+            const uint64_t rows = s->fused.slots[j].rows == SH_ROWS_ALL ? context->params.max_rows : context->params.max_outputs;
+            uint64_t *most = &bytes[s->places[j].buffer];
+            *most = sh_max_u64(*most, rows * s->fused.slots[j].width * sizeof(float));
+        }
     }
+}
+
+static enum sh_code allocate_blocks(struct sh_exec_context *context, const uint64_t *shared, struct sh_error *err) {
+    struct sh_cpu_device *device = context->model->device;
+    const struct sh_exec_context_params *p = &context->params;
+    const struct sh_cpu_step_memory need =
+        sh_cpu_step_memory(context->model, p->max_rows, (uint64_t)p->max_pages_per_sequence * SH_PAGE_TOKENS);
+    context->scratch_stride = need.scratch;
+    const struct {
+        struct sh_cpu_block *block;
+        uint64_t bytes;
+    } blocks[] = {
+        {&context->operands, need.operands}, {&context->scratch, need.scratch * device->threads},
+        {&context->partials, need.partials}, {&context->staging, need.staging},
+        {&context->routing, need.routing},
+    };
+    uint64_t total = 0;
+    for (size_t i = 0; i < SH_COUNT(blocks); i++) total += blocks[i].bytes;
+    for (uint32_t i = 0; i < context->model->n_shared; i++) total += shared[i];
+    enum sh_code code = sh_cpu_memory_check(total, "activations of a context", err);
+    for (size_t i = 0; code == SH_OK && i < SH_COUNT(blocks); i++)
+        code = sh_cpu_block_alloc(device, SH_CPU_ACTIVATIONS, blocks[i].bytes, "the work of a step", blocks[i].block, err);
+    for (uint32_t i = 0; code == SH_OK && i < context->model->n_shared; i++)
+        code = sh_cpu_block_alloc(device, SH_CPU_ACTIVATIONS, shared[i], "activations", &context->shared[i], err);
+    return code;
+}
+
+static enum sh_code allocate_buffers(struct sh_exec_context *context, struct sh_error *err) {
+    uint64_t *shared = sh_calloc(context->model->n_shared, sizeof *shared);
+    if (shared == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a context");
+    size_shared(context, shared);
+    enum sh_code code = allocate_blocks(context, shared, err);
+    free(shared);
     for (uint32_t s = 0; code == SH_OK && s < SH_SLOTS; s++)
         if (!allocate_slot(context, &context->slots[s]))
             code = sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the steps of a context");
@@ -422,7 +515,7 @@ static enum sh_code start_runner(struct sh_exec_context *context, struct sh_erro
 enum sh_code sh_cpu_context_create(struct sh_exec_model *model, const struct sh_exec_context_params *params,
                                    struct sh_exec_context **out, struct sh_error *err) {
     *out = NULL;
-    const struct sh_program *program = model->segment.program;
+    const struct sh_program *program = model->program;
     struct sh_exec_context *context = sh_calloc(1, sizeof *context);
     if (context == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a context");
     context->model = model;
@@ -434,7 +527,7 @@ enum sh_code sh_cpu_context_create(struct sh_exec_model *model, const struct sh_
     pthread_cond_init(&context->changed, &attributes);
     pthread_condattr_destroy(&attributes);
     context->groups = sh_calloc(program->n_groups, sizeof *context->groups);
-    context->shared = sh_calloc(model->fused.n_slots, sizeof *context->shared);
+    context->shared = sh_calloc(model->n_shared, sizeof *context->shared);
     enum sh_code code = SH_OK;
     if (context->groups == NULL || context->shared == NULL) code = sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a context");
     for (uint32_t g = 0; code == SH_OK && g < program->n_groups; g++)
@@ -451,20 +544,19 @@ enum sh_code sh_cpu_context_create(struct sh_exec_model *model, const struct sh_
 
 static void free_slot(const struct sh_exec_context *context, struct sh_cpu_slot *slot) {
     struct sh_cpu_device *device = context->model->device;
-    for (uint32_t i = 0; slot->owned != NULL && i < context->model->fused.n_slots; i++)
+    for (uint32_t i = 0; slot->owned != NULL && i < context->model->n_owned; i++)
         sh_cpu_block_free(device, SH_CPU_ACTIVATIONS, &slot->owned[i]);
     for (uint32_t c = 0; c < slot->cap_capture; c++) sh_cpu_block_free(device, SH_CPU_ACTIVATIONS, &slot->captured[c]);
     sh_cpu_block_free(device, SH_CPU_ACTIVATIONS, &slot->embeddings);
     free(slot->rows);
     free(slot->output_rows);
     free(slot->pages);
-    free(slot->first_page);
-    free(slot->sequence_pages);
+    free(slot->sequences);
+    free(slot->first_pages);
     free(slot->copies);
     free(slot->capture);
     free(slot->captured);
     free(slot->captures);
-    free(slot->activations);
     free(slot->owned);
     free(slot->tokens);
     free(slot->logits);
@@ -482,16 +574,18 @@ void sh_cpu_context_destroy(struct sh_exec_context *context) {
     }
     struct sh_cpu_device *device = context->model->device;
     for (uint32_t s = 0; s < SH_SLOTS; s++) free_slot(context, &context->slots[s]);
-    for (uint32_t g = 0; context->groups != NULL && g < context->model->segment.program->n_groups; g++) {
+    for (uint32_t g = 0; context->groups != NULL && g < context->model->program->n_groups; g++) {
         struct sh_cpu_pages *pages = &context->groups[g];
         for (uint32_t i = 0; i < pages->n_slabs; i++) sh_cpu_block_free(device, SH_CPU_CACHE, &pages->slabs[i]);
         free(pages->slabs);
     }
-    for (uint32_t i = 0; context->shared != NULL && i < context->model->fused.n_slots; i++)
+    for (uint32_t i = 0; context->shared != NULL && i < context->model->n_shared; i++)
         sh_cpu_block_free(device, SH_CPU_ACTIVATIONS, &context->shared[i]);
     sh_cpu_block_free(device, SH_CPU_ACTIVATIONS, &context->operands);
     sh_cpu_block_free(device, SH_CPU_ACTIVATIONS, &context->scratch);
     sh_cpu_block_free(device, SH_CPU_ACTIVATIONS, &context->partials);
+    sh_cpu_block_free(device, SH_CPU_ACTIVATIONS, &context->staging);
+    sh_cpu_block_free(device, SH_CPU_ACTIVATIONS, &context->routing);
     free(context->groups);
     free(context->shared);
     free(context->copies);

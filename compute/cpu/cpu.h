@@ -46,22 +46,51 @@ enum sh_cpu_store {
     SH_CPU_TABLE,  /* only looked up by row: file layout */
     SH_CPU_MATRIX, /* multiplied (and perhaps looked up): packed for the instruction set */
 };
+/* Experts, and blocks of a block-diagonal matrix, are `n_parts` matrices that are packed each for itself, part_bytes apart; all others
+ * are one part. */
 struct sh_cpu_weight {
     enum sh_cpu_store store;
-    struct sh_cpu_matrix matrix; /* type and shape as in the file; data as `store` says */
+    struct sh_cpu_matrix matrix; /* type and shape as in the file, all parts; data as `store` says */
+    uint32_t n_parts;
+    uint64_t part_bytes;         /* of a MATRIX; a multiple of 64 */
     uint64_t offset;             /* of data in the model's block */
     uint64_t rows_loaded;
 };
-struct sh_exec_model {
-    struct sh_cpu_device *device;
+static inline struct sh_cpu_matrix sh_cpu_weight_part(const struct sh_cpu_weight *w, uint32_t part) {
+    return (struct sh_cpu_matrix){.type = w->matrix.type,
+                                  .cols = w->matrix.cols,
+                                  .rows = w->matrix.rows / w->n_parts,
+                                  .data = (uint8_t *)w->matrix.data + part * w->part_bytes};
+}
+
+/*
+ * The memory of activations: a fused slot that outlives its step (the segment's inputs and outputs, hidden states, logits) is one
+ * of the step slot's `owned` buffers, any other one of the context's `shared` buffers. Segments never need each other's, so each
+ * has its own assignment to the same buffers, the largest to the largest.
+ */
+struct sh_cpu_place {
+    bool owned;
+    uint32_t buffer;
+};
+struct sh_cpu_segment {
     struct sh_segment segment;
     struct sh_fused fused;
+    struct sh_cpu_place *places; /* [fused.n_slots] */
+};
+struct sh_exec_model {
+    struct sh_cpu_device *device;
+    const struct sh_program *program;
+    struct sh_cpu_segment *segments;
+    uint32_t n_segments;
+    uint32_t n_shared, n_owned; /* buffers: the most of any segment */
+    uint32_t position_limit;    /* positions and tokens below these have a row in every table that is looked up by them */
+    uint32_t token_limit;
     struct sh_cpu_weight *weights; /* [program->n_weights] */
     struct sh_cpu_block block;     /* all their data */
 };
-/* Where an activation lies in the plan; SH_NONE: nowhere. */
-static inline uint32_t sh_cpu_plan_slot(const struct sh_exec_model *m, uint32_t activation) {
-    return activation == SH_NONE ? SH_NONE : m->fused.slot[activation];
+/* Where an activation lies in a segment's plan; SH_NONE: nowhere. */
+static inline uint32_t sh_cpu_plan_slot(const struct sh_cpu_segment *s, uint32_t activation) {
+    return activation == SH_NONE ? SH_NONE : s->fused.slot[activation];
 }
 enum sh_code sh_cpu_model_create(struct sh_device *device, const struct sh_segment *segments, uint32_t n_segments,
                                  struct sh_exec_model **out, struct sh_error *err);
@@ -73,12 +102,13 @@ void sh_cpu_model_destroy(struct sh_exec_model *model);
 
 /* ---- context.c ---- */
 
-/* The pages of one group. Layout of a page: for each layer that the segment runs K [n_kv_heads][SH_PAGE_TOKENS][k_dim], then V alike. */
+/* The pages of one group. Layout of a page: for each layer that the segments run K [n_kv_heads][SH_PAGE_TOKENS][k_dim], then, without
+ * v_in_k, V alike; of a recurrent group `floats` numbers. */
 #define SH_CPU_SLAB_BYTES (8u << 20)
 struct sh_cpu_pages {
     uint32_t first_layer, n_layers; /* of the group's layers; 0 layers: the group is not used here */
-    uint64_t k_bytes, v_bytes; /* of one layer in one page */
-    uint64_t page_bytes;
+    uint64_t k_bytes, v_bytes;  /* of one layer in one page; 0 in recurrent groups */
+    uint64_t layer_bytes, page_bytes;
     uint32_t slab_pages;
     struct sh_cpu_block *slabs;
     uint32_t n_slabs, cap_slabs;
@@ -92,14 +122,21 @@ struct sh_cpu_copy { /* the first n_tokens of a page, addresses resolved */
 };
 
 /* A step as submitted: copied, page ids resolved to addresses, so that the caller and the pools may move on. */
+struct sh_cpu_sequence {
+    uint32_t first_row, n_rows;
+    uint32_t *first_page; /* [n_groups] where the group's addresses begin in `pages` */
+};
 struct sh_cpu_slot {
+    uint32_t segment;
     struct sh_step_row *rows; /* [max_rows]; embedding points into `embeddings` */
     uint32_t n_rows;
+    struct sh_cpu_sequence *sequences; /* [max_sequences] */
+    uint32_t n_sequences;
+    uint32_t *first_pages; /* of all sequences */
     uint32_t *output_rows; /* [max_outputs]: row of each output */
     uint32_t n_outputs;
-    void **pages; /* per sequence and group the addresses of its pages */
+    void **pages; /* per sequence and group the addresses of its pages; NULL: missing, or not of this device */
     uint32_t cap_pages;
-    uint32_t *first_page, *sequence_pages; /* [max_sequences] where its groups begin in `pages`, and how many each has */
     struct sh_cpu_block embeddings;
     struct sh_cpu_copy *copies; /* run before the ops */
     uint32_t n_copies, cap_copies;
@@ -107,8 +144,7 @@ struct sh_cpu_slot {
     struct sh_cpu_block *captured; /* [cap_capture] */
     uint32_t n_capture, cap_capture;
 
-    float **activations;        /* [fused.n_slots]: the context's shared buffer, or this slot's own */
-    struct sh_cpu_block *owned; /* [fused.n_slots]: of those that outlive the step */
+    struct sh_cpu_block *owned; /* [model->n_owned] */
 
     /* result */
     int32_t *tokens;                /* [max_outputs], all -1 */
@@ -128,8 +164,8 @@ struct sh_exec_context {
     atomic_uint_fast64_t cache_bytes;
 
     /* Buffers of the step that runs; one runs at a time. */
-    struct sh_cpu_block *shared; /* [fused.n_slots] */
-    struct sh_cpu_block operands, scratch, partials;
+    struct sh_cpu_block *shared; /* [model->n_shared] */
+    struct sh_cpu_block operands, scratch, partials, staging, routing;
     uint64_t scratch_stride; /* per worker */
 
     pthread_mutex_t lock;
@@ -150,14 +186,26 @@ enum sh_code sh_cpu_submit(struct sh_exec_context *context, uint32_t slot, uint3
 enum sh_code sh_cpu_wait(struct sh_exec_context *context, uint32_t slot, int64_t timeout_ns, struct sh_step_result *result,
                          struct sh_error *err);
 
+/* Where a slot of a segment's plan lies. */
+static inline float *sh_cpu_buffer(const struct sh_exec_context *context, const struct sh_cpu_slot *slot,
+                                   const struct sh_cpu_segment *segment, uint32_t plan_slot) {
+    const struct sh_cpu_place place = segment->places[plan_slot];
+    return place.owned ? slot->owned[place.buffer].data : context->shared[place.buffer].data;
+}
+
 /* ---- step.c ---- */
 /* Runs the ops of a step on the pool; called by the runner. Cannot fail: everything was checked and allocated by submit. */
 void sh_cpu_step_run(struct sh_exec_context *context, struct sh_cpu_slot *slot);
-/* Bytes that a row of operands needs at most, and that a worker needs as scratch, for this model with that many positions. */
-uint64_t sh_cpu_step_operand_bytes(const struct sh_exec_model *model);
-uint64_t sh_cpu_step_scratch_bytes(const struct sh_exec_model *model, uint64_t n_positions);
-/* Room for the partial results of attention that is shared out in parts: up to SH_CPU_SPLIT_ITEMS (row, kv head) per thread. */
+
+/* Memory that the steps of a context need besides activations, in bytes. */
+struct sh_cpu_step_memory {
+    uint64_t operands; /* all rows */
+    uint64_t scratch;  /* of one worker; a multiple of 64 */
+    uint64_t partials; /* attention that is shared out in parts: up to SH_CPU_SPLIT_ITEMS (row, kv head) per thread */
+    uint64_t staging;  /* results of experts and blocks before they go to their places */
+    uint64_t routing;  /* the lists of which row goes to which expert */
+};
 #define SH_CPU_SPLIT_ITEMS 2
-uint64_t sh_cpu_step_partial_bytes(const struct sh_exec_model *model, uint64_t n_positions);
+struct sh_cpu_step_memory sh_cpu_step_memory(const struct sh_exec_model *model, uint64_t max_rows, uint64_t n_positions);
 
 #endif

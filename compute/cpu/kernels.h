@@ -47,18 +47,6 @@ struct sh_cpu_matmul {
     float *out;            /* [n_rows][rows] */
 };
 
-/* Attention of one row: one kv head's queries over positions [0, n_positions), see sh_ref_attention. A table may compute it in
- * parts of `attention_split` positions, which are joined in ascending order: then parts may run at the same time with the same
- * result. */
-struct sh_cpu_attention {
-    const struct sh_ref_cache *cache;
-    uint32_t kv_head;
-    const float *q; /* [n_heads][k_dim] */
-    uint32_t n_heads, n_positions;
-    float scale;
-    float *out; /* [n_heads][v_dim] */
-};
-
 struct sh_cpu_kernels {
     const char *tier;     /* "scalar": the name that forces it */
     const char *requires; /* of the CPU, for messages; "" = nothing */
@@ -82,15 +70,25 @@ struct sh_cpu_kernels {
     uint64_t (*matmul_scratch)(uint64_t cols);
 
     /* ---- the rest; shapes as in ref.h ---- */
-    void (*rms_norm)(const float *x, const float *w, uint32_t n_rows, uint32_t width, float eps, float *out);
+    void (*norm)(const struct sh_ref_norm *norm, const float *x, uint32_t n_rows, float *out);
     void (*add)(const float *x, const float *y, uint64_t n, float *out);
-    void (*glu)(enum sh_glu act, const float *gate, const float *up, uint64_t n, float *out);
-    void (*attention)(const struct sh_cpu_attention *a, void *scratch);
+    void (*unary)(enum sh_unary kind, float a, const float *x, uint64_t n, float *out);
+    void (*glu)(enum sh_glu act, const float *gate, uint32_t gate_width, const float *up, uint32_t n_rows, uint32_t width,
+                float *out);
+    void (*expert_sum)(const float *x, const float *route, uint32_t n_used, uint32_t width, float *out);
+    void (*conv)(const struct sh_ref_conv *c, uint32_t c0, uint32_t c1);
+    void (*scan)(const struct sh_ref_scan *s, uint32_t c0, uint32_t c1);
+    void (*delta_net)(const struct sh_ref_delta *d, uint32_t h, uint32_t j0, uint32_t j1, float *scratch);
+
+    /* Attention of one row's heads of one kv head. A table may compute it in parts of `attention_split` positions, which are joined
+     * in ascending order: then parts may run at the same time with the same result. Parts begin at multiples of
+     * attention_split; part 0 is the one of the first position seen. */
+    void (*attention)(const struct sh_ref_attention *a, void *scratch);
     uint64_t (*attention_scratch)(uint32_t n_heads, uint32_t n_positions, uint32_t k_dim, uint32_t v_dim); /* bytes */
     uint32_t attention_split; /* 0: not in parts, and the rest is NULL */
-    void (*attention_part)(const struct sh_cpu_attention *a, uint32_t part, float *partial, void *scratch);
+    void (*attention_part)(const struct sh_ref_attention *a, uint32_t part, float *partial, void *scratch);
     /* `partials`: those of all parts, one after the other; overwritten. */
-    void (*attention_join)(const struct sh_cpu_attention *a, float *partials);
+    void (*attention_join)(const struct sh_ref_attention *a, float *partials);
     uint64_t (*attention_partial)(uint32_t n_heads, uint32_t v_dim); /* floats of one part's, a multiple of 8 */
 };
 

@@ -36,19 +36,28 @@ static void store_some(float *out, uint64_t n, __m256 v) {
     memcpy(out, lanes, n * sizeof *out);
 }
 
-static void rms_norm(const float *x, const float *w, uint32_t n_rows, uint32_t width, float eps, float *out) {
-    for (uint32_t r = 0; r < n_rows; r++, x += width, out += width) {
-        __m256 squares = _mm256_setzero_ps();
-        for (uint32_t i = 0; i < width; i += 8) {
-            const __m256 v = load_some(x + i, width - i);
-            squares = _mm256_fmadd_ps(v, v, squares);
-        }
-        const __m256 scale = _mm256_set1_ps(1.0f / sqrtf(sh_avx2_sum(squares) / (float)width + eps));
-        for (uint32_t i = 0; i < width; i += 8) {
-            const __m256 v = _mm256_mul_ps(load_some(x + i, width - i), scale);
-            store_some(out + i, width - i, _mm256_mul_ps(v, load_some(w + i, width - i)));
-        }
+static void rms_norm(const float *x, const float *w, uint32_t width, float eps, float *out) {
+    __m256 squares = _mm256_setzero_ps();
+    for (uint32_t i = 0; i < width; i += 8) {
+        const __m256 v = load_some(x + i, width - i);
+        squares = _mm256_fmadd_ps(v, v, squares);
     }
+    const __m256 scale = _mm256_set1_ps(1.0f / sqrtf(sh_avx2_sum(squares) / (float)width + eps));
+    for (uint32_t i = 0; i < width; i += 8) {
+        const __m256 v = _mm256_mul_ps(load_some(x + i, width - i), scale);
+        store_some(out + i, width - i, _mm256_mul_ps(v, load_some(w + i, width - i)));
+    }
+}
+
+static void norm(const struct sh_ref_norm *n, const float *x, uint32_t n_rows, float *out) {
+    if (n->kind != SH_NORM_RMS || n->w == NULL || n->bias != NULL) {
+        sh_ref_norm(n, x, n_rows, out);
+        return;
+    }
+    const uint32_t width = n->width / n->n_groups;
+    for (uint32_t r = 0; r < n_rows; r++)
+        for (uint32_t g = 0; g < n->n_groups; g++, x += width, out += width)
+            rms_norm(x, n->w + (size_t)g * n->w_stride, width, n->eps, out);
 }
 
 static void add(const float *x, const float *y, uint64_t n, float *out) {
@@ -56,18 +65,19 @@ static void add(const float *x, const float *y, uint64_t n, float *out) {
         store_some(out + i, n - i, _mm256_add_ps(load_some(x + i, n - i), load_some(y + i, n - i)));
 }
 
-static void glu(enum sh_glu act, const float *gate, const float *up, uint64_t n, float *out) {
+static void silu_gate(const float *gate, const float *up, uint64_t n, float *out) {
     const __m256 one = _mm256_set1_ps(1.0f);
-    switch (act) {
-    case SH_GLU_SILU:
-        for (uint64_t i = 0; i < n; i += 8) {
-            const __m256 g = load_some(gate + i, n - i);
-            const __m256 down = _mm256_add_ps(one, sh_avx2_exp(_mm256_sub_ps(_mm256_setzero_ps(), g)));
-            store_some(out + i, n - i, _mm256_mul_ps(_mm256_div_ps(g, down), load_some(up + i, n - i)));
-        }
-        break;
-    default: break;
+    for (uint64_t i = 0; i < n; i += 8) {
+        const __m256 g = load_some(gate + i, n - i);
+        const __m256 down = _mm256_add_ps(one, sh_avx2_exp(_mm256_sub_ps(_mm256_setzero_ps(), g)));
+        store_some(out + i, n - i, _mm256_mul_ps(_mm256_div_ps(g, down), load_some(up + i, n - i)));
     }
+}
+
+static void glu(enum sh_glu act, const float *gate, uint32_t gate_width, const float *up, uint32_t n_rows, uint32_t width,
+                float *out) {
+    if (act == SH_GLU_SILU && gate_width == width) silu_gate(gate, up, (uint64_t)n_rows * width, out);
+    else sh_ref_glu(act, gate, gate_width, up, n_rows, width, out);
 }
 
 const struct sh_cpu_kernels sh_cpu_avx2 = {
@@ -83,9 +93,14 @@ const struct sh_cpu_kernels sh_cpu_avx2 = {
     .prepare = sh_avx2_prepare,
     .matmul = sh_avx2_matmul,
     .matmul_scratch = matmul_scratch,
-    .rms_norm = rms_norm,
+    .norm = norm,
     .add = add,
+    .unary = sh_ref_unary,
     .glu = glu,
+    .expert_sum = sh_ref_expert_sum,
+    .conv = sh_ref_conv,
+    .scan = sh_ref_scan,
+    .delta_net = sh_ref_delta_net,
     .attention = sh_avx2_attention,
     .attention_scratch = sh_avx2_attention_scratch,
     .attention_split = SH_AVX2_ATTENTION_SPLIT,

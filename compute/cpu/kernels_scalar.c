@@ -45,9 +45,7 @@ static void matmul(const struct sh_cpu_matmul *m, uint64_t group0, uint64_t grou
 
 static uint64_t matmul_scratch(uint64_t cols) { return SH_REF_MATMUL_SCRATCH(cols) * sizeof(float); }
 
-static void attention(const struct sh_cpu_attention *a, void *scratch) {
-    sh_ref_attention(a->cache, a->kv_head, a->q, a->n_heads, a->n_positions, a->scale, scratch, a->out);
-}
+static void attention(const struct sh_ref_attention *a, void *scratch) { sh_ref_attention(a, scratch); }
 
 static uint64_t attention_scratch(uint32_t n_heads, uint32_t n_positions, uint32_t k_dim, uint32_t v_dim) {
     return ((uint64_t)n_heads * n_positions + sh_max_u64(k_dim, v_dim)) * sizeof(float);
@@ -66,9 +64,14 @@ const struct sh_cpu_kernels sh_cpu_scalar = {
     .prepare = prepare,
     .matmul = matmul,
     .matmul_scratch = matmul_scratch,
-    .rms_norm = sh_ref_rms_norm,
+    .norm = sh_ref_norm,
     .add = sh_ref_add,
+    .unary = sh_ref_unary,
     .glu = sh_ref_glu,
+    .expert_sum = sh_ref_expert_sum,
+    .conv = sh_ref_conv,
+    .scan = sh_ref_scan,
+    .delta_net = sh_ref_delta_net,
     .attention = attention,
     .attention_scratch = attention_scratch,
 };

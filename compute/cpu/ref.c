@@ -10,13 +10,42 @@ void sh_ref_embed(uint32_t type, const void *w, uint64_t cols, uint64_t row, flo
     sh_dequantize(type, (const uint8_t *)w + row * sh_type_row_bytes(type, cols), out, cols);
 }
 
-void sh_ref_rms_norm(const float *x, const float *w, uint32_t n_rows, uint32_t width, float eps, float *out) {
-    for (uint32_t r = 0; r < n_rows; r++, x += width, out += width) {
-        float sum = 0.0f;
-        for (uint32_t i = 0; i < width; i++) sum += x[i] * x[i];
-        const float scale = 1.0f / sqrtf(sum / (float)width + eps);
-        for (uint32_t i = 0; i < width; i++) out[i] = x[i] * scale * w[i];
+/* Mean of one part and the number that its elements are multiplied by. */
+static void statistics(const struct sh_ref_norm *norm, const float *x, uint32_t n, float *mean, float *scale) {
+    float sum = 0.0f;
+    *mean = 0.0f;
+    if (norm->kind == SH_NORM_LAYER) {
+        for (uint32_t i = 0; i < n; i++) sum += x[i];
+        *mean = sum / (float)n;
+        sum = 0.0f;
     }
+    for (uint32_t i = 0; i < n; i++) {
+        const float d = x[i] - *mean;
+        sum += d * d;
+    }
+    if (norm->kind == SH_NORM_L2) {
+        const float length = sqrtf(sum);
+        *scale = 1.0f / (length > norm->eps ? length : norm->eps);
+    } else {
+        *scale = 1.0f / sqrtf(sum / (float)n + norm->eps);
+    }
+}
+
+void sh_ref_norm(const struct sh_ref_norm *norm, const float *x, uint32_t n_rows, float *out) {
+    const uint32_t n = norm->width / norm->n_groups;
+    for (uint32_t r = 0; r < n_rows; r++)
+        for (uint32_t g = 0; g < norm->n_groups; g++, x += n, out += n) {
+            const float *w = norm->w != NULL ? norm->w + (size_t)g * norm->w_stride : NULL;
+            const float *bias = norm->bias != NULL ? norm->bias + (size_t)g * norm->bias_stride : NULL;
+            float mean, scale;
+            statistics(norm, x, n, &mean, &scale);
+            for (uint32_t i = 0; i < n; i++) {
+                float y = (x[i] - mean) * scale;
+                if (w != NULL) y *= w[i];
+                if (bias != NULL) y += bias[i];
+                out[i] = y;
+            }
+        }
 }
 
 /* Dequantises up to SH_REF_LANES weight rows into tile[k][lane]; missing lanes are zero. */
@@ -62,89 +91,77 @@ void sh_ref_add(const float *x, const float *y, uint64_t n, float *out) {
     for (uint64_t i = 0; i < n; i++) out[i] = x[i] + y[i];
 }
 
-void sh_ref_rope(const float *x, uint32_t n_heads, uint32_t dim, uint32_t n_rot, enum sh_rope_pairing pairing, const float *table,
-                 float *out) {
-    const uint32_t half = n_rot / 2;
-    for (uint32_t h = 0; h < n_heads; h++, x += dim, out += dim) {
-        for (uint32_t i = 0; i < half; i++) {
-            const uint32_t first = pairing == SH_ROPE_ADJACENT ? 2 * i : i;
-            const uint32_t second = pairing == SH_ROPE_ADJACENT ? 2 * i + 1 : i + half;
-            const float a = x[first], b = x[second], c = table[2 * i], s = table[2 * i + 1];
-            out[first] = a * c - b * s;
-            out[second] = a * s + b * c;
-        }
-        if (out != x) memcpy(out + n_rot, x + n_rot, (dim - n_rot) * sizeof *x);
+static float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+static float gelu(float x) {
+    const float inner = 0.797884560802865356f * (x + 0.044715f * (x * x * x));
+    return 0.5f * x * (1.0f + tanhf(inner));
+}
+static float gelu_erf(float x) { return 0.5f * x * (1.0f + erff(x * 0.707106781186547524f)); }
+static float silu(float x) { return x / (1.0f + expf(-x)); }
+static float relu(float x) { return x > 0.0f ? x : 0.0f; }
+static float clamp(float x, float a) { return x < -a ? -a : x > a ? a : x; }
+
+static float unary(enum sh_unary kind, float a, float x) {
+    switch (kind) {
+    case SH_UNARY_SCALE:
+    case SH_UNARY_SCALE_POSITION: return a * x;
+    case SH_UNARY_CLAMP: return clamp(x, a);
+    case SH_UNARY_SOFTCAP: return a * tanhf(x / a);
+    case SH_UNARY_GELU: return gelu(x);
+    case SH_UNARY_GELU_ERF: return gelu_erf(x);
+    case SH_UNARY_SILU: return silu(x);
+    case SH_UNARY_RELU: return relu(x);
+    case SH_UNARY_RELU_SQUARED: return relu(x) * relu(x);
     }
+    return x;
 }
 
-static void store(enum sh_kv_type type, const float *src, uint32_t n, void *dst) {
-    if (type == SH_KV_F32) {
-        memcpy(dst, src, n * sizeof *src);
-        return;
-    }
-    uint16_t *half = dst;
-    for (uint32_t i = 0; i < n; i++) half[i] = sh_f32_to_f16(src[i]);
+void sh_ref_unary(enum sh_unary kind, float a, const float *x, uint64_t n, float *out) {
+    for (uint64_t i = 0; i < n; i++) out[i] = unary(kind, a, x[i]);
 }
 
-static void fetch(enum sh_kv_type type, const void *src, uint32_t n, float *dst) {
-    if (type == SH_KV_F32) {
-        memcpy(dst, src, n * sizeof *dst);
-        return;
-    }
-    const uint16_t *half = src;
-    for (uint32_t i = 0; i < n; i++) dst[i] = sh_f16_to_f32(half[i]);
-}
-
-void sh_ref_cache_store(const struct sh_ref_cache *cache, uint32_t position, const float *k, const float *v) {
-    uint8_t *page = cache->pages[position / cache->page_tokens];
-    for (uint32_t h = 0; h < cache->n_kv_heads; h++) {
-        store(cache->kv_type, k + (size_t)h * cache->k_dim, cache->k_dim, page + sh_ref_cache_k(cache, h, position));
-        store(cache->kv_type, v + (size_t)h * cache->v_dim, cache->v_dim, page + sh_ref_cache_v(cache, h, position));
-    }
-}
-
-void sh_ref_attention(const struct sh_ref_cache *cache, uint32_t kv_head, const float *q, uint32_t n_heads, uint32_t n_positions,
-                      float scale, float *scratch, float *out) {
-    const uint32_t k_dim = cache->k_dim, v_dim = cache->v_dim;
-    float *scores = scratch, *row = scratch + (size_t)n_heads * n_positions;
-    for (uint32_t t = 0; t < n_positions; t++) {
-        const uint8_t *page = cache->pages[t / cache->page_tokens];
-        fetch(cache->kv_type, page + sh_ref_cache_k(cache, kv_head, t), k_dim, row);
-        for (uint32_t h = 0; h < n_heads; h++) {
-            const float *qh = q + (size_t)h * k_dim;
-            float sum = 0.0f;
-            for (uint32_t d = 0; d < k_dim; d++) sum += qh[d] * row[d];
-            scores[(size_t)h * n_positions + t] = sum * scale;
-        }
-    }
-    for (uint32_t h = 0; h < n_heads; h++) { /* weights, normalised */
-        float *p = scores + (size_t)h * n_positions;
-        float max = p[0], sum = 0.0f;
-        for (uint32_t t = 1; t < n_positions; t++) max = p[t] > max ? p[t] : max;
-        for (uint32_t t = 0; t < n_positions; t++) {
-            p[t] = expf(p[t] - max);
-            sum += p[t];
-        }
-        for (uint32_t t = 0; t < n_positions; t++) p[t] = p[t] / sum;
-    }
-    memset(out, 0, (size_t)n_heads * v_dim * sizeof *out);
-    for (uint32_t t = 0; t < n_positions; t++) {
-        const uint8_t *page = cache->pages[t / cache->page_tokens];
-        fetch(cache->kv_type, page + sh_ref_cache_v(cache, kv_head, t), v_dim, row);
-        for (uint32_t h = 0; h < n_heads; h++) {
-            const float p = scores[(size_t)h * n_positions + t];
-            float *o = out + (size_t)h * v_dim;
-            for (uint32_t d = 0; d < v_dim; d++) o[d] += p * row[d];
-        }
-    }
-}
-
-void sh_ref_glu(enum sh_glu act, const float *gate, const float *up, uint64_t n, float *out) {
+static float glu(enum sh_glu act, float gate, float up) {
     switch (act) {
-    case SH_GLU_SILU:
-        for (uint64_t i = 0; i < n; i++) out[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
-        break;
-    default: break;
+    case SH_GLU_SILU: return silu(gate) * up;
+    case SH_GLU_GELU: return gelu(gate) * up;
+    case SH_GLU_GELU_ERF: return gelu_erf(gate) * up;
+    case SH_GLU_RELU: return relu(gate) * up;
+    case SH_GLU_SIGMOID: return sigmoid(gate) * up;
+    case SH_GLU_MUL: return gate * up;
+    case SH_GLU_OAI: {
+        const float g = gate > 7.0f ? 7.0f : gate;
+        return g / (1.0f + expf(-1.702f * g)) * (clamp(up, 7.0f) + 1.0f);
+    }
+    }
+    return gate;
+}
+
+void sh_ref_glu(enum sh_glu act, const float *gate, uint32_t gate_width, const float *up, uint32_t n_rows, uint32_t width,
+                float *out) {
+    for (uint32_t r = 0; r < n_rows; r++, gate += gate_width, up += width, out += width)
+        for (uint32_t i = 0; i < width; i++) out[i] = glu(act, gate[gate_width == 1 ? 0 : i], up[i]);
+}
+
+void sh_ref_concat(const float *x, uint32_t x_dim, const float *y, uint32_t y_dim, uint32_t n_heads, uint32_t n_rows, float *out) {
+    const uint64_t n = (uint64_t)n_rows * n_heads;
+    for (uint64_t i = 0; i < n; i++, x += x_dim, y += y_dim, out += x_dim + y_dim) {
+        memcpy(out, x, x_dim * sizeof *out);
+        memcpy(out + x_dim, y, y_dim * sizeof *out);
+    }
+}
+
+void sh_ref_rope(const struct sh_ref_rope *rope, const float *x, const float *table, float *out) {
+    const uint32_t dim = rope->dim, half = rope->n_rot / 2;
+    if (out != x) memcpy(out, x, (size_t)rope->n_heads * dim * sizeof *x);
+    for (uint32_t h = 0; h < rope->n_heads; h++, out += dim) {
+        float *rotated = out + rope->first;
+        for (uint32_t i = 0; i < half; i++) {
+            const uint32_t first = rope->pairing == SH_ROPE_ADJACENT ? 2 * i : i;
+            const uint32_t second = rope->pairing == SH_ROPE_ADJACENT ? 2 * i + 1 : i + half;
+            const float a = rotated[first], b = rotated[second], c = table[2 * i], s = table[2 * i + 1];
+            rotated[first] = a * c - b * s;
+            rotated[second] = a * s + b * c;
+        }
     }
 }
 

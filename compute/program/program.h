@@ -60,7 +60,8 @@ enum sh_op_kind {
     SH_OP_ATTENTION,  /* out = softmax(mask(cap(q K^T * scale) + slopes)) V over the cache as stored: see struct sh_op.attn; w = ALiBi
                          slopes [n_heads], bias = sinks [n_heads], each SH_NONE where there are none */
     SH_OP_ROUTE,      /* x = router logits [R][n_expert], bias = selection bias; out [R][2 * n_used]: the chosen experts' numbers (as
-                         floats) in descending order of their selection score (ties: the lower first), then their weights */
+                         floats) in descending order of their selection score (ties: the lower first), then their weights. The
+                         numbers are always n_used different ones below n_expert, also where logits are NaN or infinite */
     SH_OP_EXPERT_MATMUL, /* y = a ROUTE's result. w = n_expert matrices one below the other, bias [n_expert * rows of one] or SH_NONE;
                          out[r][j] = w[e(r, j)] x[r] (+ bias), j < n_used; x [R][cols], or with expert.per_slot x[r][j] of [R][n_used * cols] */
     SH_OP_EXPERT_SUM, /* y = a ROUTE's result: out[r] = sum over j, ascending, of weight(r, j) * x[r][j]; x [R][n_used * width] */
@@ -68,7 +69,7 @@ enum sh_op_kind {
                          inputs from the state: [channels][d_conv - 1] floats at state.offset, oldest first */
     SH_OP_SCAN,       /* Mamba's selective scan: x, y = dt before softplus [R][d_inner], z = B, u = C [R][n_state]; w = A [d_inner][n_state]
                          (negative), bias = D [d_inner]; state h [d_inner][n_state]: with d = softplus(dt), h = exp(d A) h + d B x; out =
-                         sum_s C h + D x */
+                         sum_s C h + D x. softplus(v) = ln(1 + exp(v)), and v itself beyond 20 */
     SH_OP_DELTA_NET,  /* gated delta rule: see struct sh_op.delta */
     SH_OP_GATHER_OUT, /* rows that asked for an output: [R][w] -> [O][w] */
     SH_OP_KINDS
@@ -148,7 +149,7 @@ struct sh_op {
     struct {
         uint32_t n_expert, n_used;
         enum sh_gating gating;
-        bool normalise;         /* weights divided by their sum */
+        bool normalise;         /* weights divided by their sum, which counts as 2^-14 if it is less */
         float scale;            /* then multiplied by this */
         uint32_t n_groups, n_groups_used; /* n_groups > 1: only experts of the n_groups_used groups whose two best selection scores sum
                                              highest (ties: the lower group); 0 = none */

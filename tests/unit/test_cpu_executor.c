@@ -314,7 +314,8 @@ static void test_cpu_captures_and_embeddings(void **state) {
     for (uint32_t w = 0; w < b.t->program->n_weights; w++)
         if (strcmp(b.t->program->weights[w].name, "blk.0.attn_norm") == 0) {
             float normed[2][96];
-            sh_ref_rms_norm(expected[0], b.t->values[w], 2, n, 1e-5f, normed[0]);
+            const struct sh_ref_norm norm = {.kind = SH_NORM_RMS, .n_groups = 1, .width = n, .eps = 1e-5f, .w = b.t->values[w]};
+            sh_ref_norm(&norm, expected[0], 2, normed[0]);
             assert_true(test_max_difference(result.captured[1], normed[0], 2 * n) < 1e-5f);
         }
     assert_null(result.captured[2]); /* it became the sum with the residual */
