@@ -1,7 +1,8 @@
-// embed.comp - out[r] = row token[r] of the embedding [n_vocab][width] in LAYOUT, or the row's own embedding input [R][width].
+// embed.comp - out[r] = row i of the table [n_vocab][width] in LAYOUT: i is the row's token, its position, or 0; by token, a row's own
+// embedding input [R][width] takes its place.
 //
-// Dispatched once per row part of the table; a part serves the tokens [first_row, first_row + part_rows), the first one also the
-// embedding inputs. A token that the previous step sampled is read from its token buffer. Ids are clamped to n_vocab.
+// Dispatched once per row part of the table; a part serves the i in [first_row, first_row + part_rows), the first one also the
+// embedding inputs. A token that the previous step sampled is read from its token buffer. i is clamped to n_vocab.
 // One thread makes eight elements. Grid: x over width / 512 (strided), y over rows.
 #version 450
 #extension GL_GOOGLE_include_directive : require
@@ -14,8 +15,9 @@ void main() {
     const uint r = gl_WorkGroupID.y;
     if (r >= Step(p.step).v.n_rows) return;
     const sh_p_row row = Rows(p.rows).v[r];
-    const bool given = row.embedding != 0u;
-    uint token = row.sampled != SH_P_NONE ? U32(p.tokens).v[row.sampled] : row.token;
+    const bool by_token = p.index == SH_P_EMBED_TOKEN, given = by_token && row.embedding != 0u;
+    uint token = p.index == SH_P_EMBED_POSITION ? row.position : 0u;
+    if (by_token) token = row.sampled != SH_P_NONE ? U32(p.tokens).v[row.sampled] : row.token;
     token = min(token, p.n_vocab - 1u); // an id of -1 (nothing was sampled) is clamped too
     if (given ? p.first_row != 0u : token < p.first_row || token - p.first_row >= p.part_rows) return;
     for (uint o = gl_GlobalInvocationID.x; o * 8u < p.width; o += gl_NumWorkGroups.x * 64u) {

@@ -1,10 +1,10 @@
 // matmul.comp - y[r][n] = sum_k x[r][k] w[n][k] (+ bias[n]) (+ residual[r][n]) for a few rows: weights straight from memory.
 //
-// x [R][x_stride], w [n][cols] in LAYOUT, out [R][dst_stride], bias [n]. Arithmetic: README.md in this folder.
+// x [R][x_stride], w [n][cols] in LAYOUT, out [R][dst_stride], bias [n]; blocks and experts: rows.glsl. Arithmetic: README.md here.
 // A workgroup of 128 holds four groups of 32 lanes; each group makes OUTPUTS outputs for ROWS rows at once, so that a weight is
 // read once per ROWS rows. The workgroup steps through k by 32 units: each lane loads its unit of OUTPUTS weight rows, all
 // together bring 1024 elements of each activation row into shared memory, where a unit takes 36 floats so that eight lanes
-// reading 16 bytes each meet no bank twice. Grid: x over blocks of 4 * OUTPUTS outputs (strided), y over blocks of ROWS rows.
+// reading 16 bytes each meet no bank twice. Grid: x over blocks of 4 * OUTPUTS outputs (strided), y over blocks of ROWS rows (rows.glsl).
 // Shared: ROWS * 4.6 KiB. Any R, n, cols. ROWS and OUTPUTS are defines, not specialisation constants, so that spirv-opt can
 // unroll: llvmpipe does not, and keeps an array that a loop indexes in memory.
 #version 450
@@ -13,6 +13,7 @@
 layout(local_size_x = 128) in;
 layout(push_constant) uniform Push { sh_pc_matmul p; };
 #include "weights.glsl"
+#include "rows.glsl"
 
 #define GROUPS 4u
 #define UNIT_STRIDE 36u
@@ -21,9 +22,9 @@ shared float xs[ROWS * SH_LANES * UNIT_STRIDE]; // and, at the end, the lanes' s
 
 void main() {
     const uint tid = gl_LocalInvocationID.x, lane = tid & 31u, group = tid >> 5;
-    const uint n_rows = (p.flags & SH_MATMUL_BY_OUTPUT) != 0u ? Step(p.step).v.n_outputs : Step(p.step).v.n_rows;
-    const uint row0 = gl_WorkGroupID.y * ROWS;
-    if (row0 >= n_rows) return;
+    if (!find_rows(ROWS)) return;
+    uint x_at[ROWS], dst_at[ROWS], residual_at[ROWS];
+    [[unroll]] for (uint r = 0u; r < ROWS; r++) row_at(r, ROWS, x_at[r], dst_at[r], residual_at[r]);
 
     for (uint block = gl_WorkGroupID.x; block * GROUPS * OUTPUTS < p.n; block += gl_NumWorkGroups.x) {
         const uint n0 = (block * GROUPS + group) * OUTPUTS;
@@ -34,20 +35,12 @@ void main() {
             const uint u = u0 + lane;
             Unit t[OUTPUTS];
             [[unroll]] for (uint o = 0u; o < OUTPUTS; o++)
-                t[o] = load_unit(p.w, min(n0 + o, p.n - 1u), min(u, p.units - 1u), p.units);
+                t[o] = load_unit(p.w, w_row + min(n0 + o, p.n - 1u), min(u, p.units - 1u), p.units);
             barrier(); // the chunk before has been used
             [[unroll]] for (uint r = 0u; r < ROWS; r++) {
-                const uint base = min(row0 + r, n_rows - 1u) * p.x_stride; // rows beyond the last repeat it and are not stored
                 [[unroll]] for (uint part = 0u; part < CHUNK / 512u; part++) {
-                    const uint i = part * 512u + 4u * tid, k = u0 * SH_UNIT + i;
-                    vec4 v = vec4(0.0);
-                    if (k + 4u <= p.cols) {
-                        v = F128(p.x).v[(base + k) >> 2];
-                    } else if (k < p.cols) {
-                        v.x = F32(p.x).v[base + k];
-                        if (k + 1u < p.cols) v.y = F32(p.x).v[base + k + 1u];
-                        if (k + 2u < p.cols) v.z = F32(p.x).v[base + k + 2u];
-                    }
+                    const uint i = part * 512u + 4u * tid;
+                    const vec4 v = load_x(x_at[r], u0 * SH_UNIT + i);
                     const uint to = (r * SH_LANES + (i >> 5)) * UNIT_STRIDE + (i & 31u);
                     xs[to] = v.x;
                     xs[to + 1u] = v.y;
@@ -78,13 +71,13 @@ void main() {
         for (uint i = tid; i < GROUPS * OUTPUTS * ROWS; i += 128u) {
             precise float total = 0.0;
             for (uint l = 0u; l < SH_LANES; l++) total = total + xs[i * 32u + l];
-            const uint n = block * GROUPS * OUTPUTS + i / ROWS, row = row0 + i % ROWS;
-            if (n < p.n && row < n_rows) {
-                if ((p.flags & SH_MATMUL_BIAS) != 0u) total = total + F32(p.bias).v[p.first_n + n];
-                if ((p.flags & SH_MATMUL_RESIDUAL) != 0u)
-                    total = total + F32(p.residual).v[row * p.residual_stride + p.first_n + n];
-                F32Out(p.dst).v[row * p.dst_stride + p.first_n + n] = total;
+            const uint n = block * GROUPS * OUTPUTS + i / ROWS, r = i % ROWS;
+            uint at = dst_at[0], residual = residual_at[0];
+            [[unroll]] for (uint other = 1u; other < ROWS; other++) {
+                at = r == other ? dst_at[other] : at;
+                residual = r == other ? residual_at[other] : residual;
             }
+            if (n < p.n && r < n_here) store(n, at, residual, total);
         }
         barrier();
     }

@@ -36,11 +36,19 @@
 #define SH_LAYOUT_F16 1
 #define SH_LAYOUT_BF16 2
 #define SH_LAYOUT_Q4_0 3
-#define SH_LAYOUT_Q8_0 4
-#define SH_LAYOUT_Q4_K 5
-#define SH_LAYOUT_Q5_K 6
-#define SH_LAYOUT_Q6_K 7
-#define SH_LAYOUTS 8
+#define SH_LAYOUT_Q4_1 4
+#define SH_LAYOUT_Q5_1 5 /* and Q5_0 */
+#define SH_LAYOUT_Q8_0 6
+#define SH_LAYOUT_Q2_K 7
+#define SH_LAYOUT_Q4_K 8
+#define SH_LAYOUT_Q5_K 9
+#define SH_LAYOUT_Q6_K 10
+#define SH_LAYOUT_TABLE32 11  /* the table types (quant.h) in blocks of 32 */
+#define SH_LAYOUT_TABLE256 12 /* and of 256 */
+#define SH_LAYOUTS 13
+
+#define SH_MAX_EXPERTS 512
+#define SH_MAX_EXPERTS_USED 32
 
 #define SH_OUTPUT_LOGITS 1
 #define SH_OUTPUT_HIDDEN 2
@@ -82,22 +90,61 @@ struct sh_pc_embed {
     SH_ADDRESS step, rows, tokens, embeddings, dst;
     SH_MEMBER(sh_p_weight) w;
     SH_UINT width, stride, units, first_row, part_rows, n_vocab;
+    SH_UINT index;       /* SH_P_EMBED_*: what names the row of the table */
+    SH_UINT constant[4]; /* of the type: see weights.glsl */
 };
+#define SH_P_EMBED_TOKEN 0
+#define SH_P_EMBED_POSITION 1
+#define SH_P_EMBED_FIRST 2
 struct sh_pc_norm {
     SH_ADDRESS step, x, w, dst;
     SH_UINT width, stride, by_output;
     SH_FLOAT eps;
 };
-struct sh_pc_matmul {
-    SH_ADDRESS step, x, dst, bias, residual;
+struct sh_pc_matmul { /* also of blocks and of experts: see rows.glsl */
+    SH_ADDRESS step, x, dst, bias;
+    SH_ADDRESS residual; /* experts: the ROUTE's result or the list of pairs */
     SH_MEMBER(sh_p_weight) w;
-    SH_UINT cols, units, n, first_n; /* inputs, units of a row, outputs of this part, its first output */
-    SH_UINT x_stride, dst_stride, residual_stride;
-    SH_UINT flags; /* SH_MATMUL_* */
+    SH_UINT cols, units;          /* inputs, units of a row */
+    SH_UINT n, first_n;           /* outputs of this part (blocks: of one block; experts: of one expert), its first output (or expert) */
+    SH_UINT x_stride, dst_stride;
+    SH_UINT residual_stride;      /* experts: of the ROUTE's result, or the list's items */
+    SH_UINT flags;                /* SH_MATMUL_* */
+    SH_UINT part;                 /* blocks: the first input of the part's first block; experts: how many the part holds */
+    SH_UINT experts;              /* n_used | n_expert << 16 */
+    SH_UINT constant[4];          /* of the type: see weights.glsl */
 };
 #define SH_MATMUL_BIAS 1
 #define SH_MATMUL_RESIDUAL 2
 #define SH_MATMUL_BY_OUTPUT 4
+#define SH_MATMUL_EXPERTS 8
+#define SH_MATMUL_PER_SLOT 16 /* experts: x of a row holds n_used inputs */
+
+struct sh_pc_route {
+    SH_ADDRESS step, x, bias, dst;
+    SH_UINT x_stride, dst_stride;
+    SH_UINT experts; /* n_used | n_expert << 16 */
+    SH_UINT groups;  /* n_groups_used | n_groups << 16; 0: none */
+    SH_UINT flags;   /* SH_ROUTE_* */
+    SH_FLOAT scale;
+};
+#define SH_ROUTE_SOFTMAX 1 /* else the logits themselves */
+#define SH_ROUTE_SIGMOID 2
+#define SH_ROUTE_SOFTMAX_CHOSEN 4
+#define SH_ROUTE_NORMALISE 8
+#define SH_ROUTE_BIAS 16
+#define SH_ROUTE_BY_OUTPUT 32
+struct sh_pc_expert_list {
+    SH_ADDRESS step, route, list;
+    SH_UINT route_stride;
+    SH_UINT experts; /* n_used | n_expert << 16 */
+    SH_UINT per_item, items;
+    SH_UINT by_output;
+};
+struct sh_pc_expert_sum {
+    SH_ADDRESS step, x, route, dst;
+    SH_UINT width, x_stride, route_stride, dst_stride, n_used, by_output;
+};
 
 struct sh_pc_pair { /* add: dst = x + y; glu: dst = silu(x) * y */
     SH_ADDRESS step, x, y, dst;
@@ -138,9 +185,12 @@ struct sh_pc_copy { /* rows between device and host buffers */
     _Static_assert(sizeof(struct name) <= 128 && offsetof(struct name, field) == (offset), #name " and its GLSL twin disagree")
 SH_P_CHECK(sh_p_row, reserved, 36);
 SH_P_CHECK(sh_p_output, reserved, 28);
-SH_P_CHECK(sh_pc_embed, n_vocab, 92);
+SH_P_CHECK(sh_pc_embed, constant, 100);
 SH_P_CHECK(sh_pc_norm, eps, 44);
-SH_P_CHECK(sh_pc_matmul, flags, 100);
+SH_P_CHECK(sh_pc_matmul, constant, 112);
+SH_P_CHECK(sh_pc_route, scale, 52);
+SH_P_CHECK(sh_pc_expert_list, by_output, 40);
+SH_P_CHECK(sh_pc_expert_sum, by_output, 52);
 SH_P_CHECK(sh_pc_pair, by_output, 40);
 SH_P_CHECK(sh_pc_rope, v_offset, 100);
 SH_P_CHECK(sh_pc_attention, scale, 80);

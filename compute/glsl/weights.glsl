@@ -1,18 +1,20 @@
-// weights.glsl - the eight weight layouts (-DLAYOUT=SH_LAYOUT_*), as compute/vulkan/layouts.c writes them.
+// weights.glsl - the weight layouts (-DLAYOUT=SH_LAYOUT_*), as compute/vulkan/layouts.c writes them. Push constants: p.constant.
 //
 // A row has `units` = ceil(K / 32) units of 32 elements; a part holds whole rows, plane by plane, every plane 16-byte aligned:
 //   quants  16-byte chunks, C per unit (F32 8, F16/BF16 4, Q8_0 2, the others 1). Chunks of 32 neighbouring units are interleaved
 //   so that
 //           neighbouring lanes read neighbouring chunks: chunk c of unit u of row n is at
 //           n * units * C + (u & ~31) * C + c * min(32, units - (u & ~31)) + (u & 31)
-//           4-bit quants: element e of the unit is nibble e, ascending from bit 0 of the first word.
-//   scales  Q4_0, Q8_0: one f16 per unit. Q4_K, Q5_K: 16 bytes per 8 units: d | dmin << 16, then for unit s the low four bits of
-//   scale and
-//           min as byte s of two words (scale below), then their upper two bits as nibble s of one word. Q6_K: 16 signed bytes
-//           per 8 units, two for each unit.
-//   extra   Q5_K: the fifth bits, one word per unit. Q6_K: the upper two bits, two words per unit.
-//   deltas  Q6_K: d, one f16 per 8 units.
-// Rows whose K is no multiple of 32 (F32, F16, BF16) are padded with zeros.
+//           4-bit quants and codes: element e of the unit is nibble e, ascending from bit 0 of the first word. Q2_K: 8 bytes per unit,
+//           element e is bits 2e and 2e + 1.
+//   scales  Q4_0, Q8_0: one f16 per unit. Q4_1, Q5_1: d | m << 16 per unit, both f16. Q4_K, Q5_K: 16 bytes per 8 units: d | dmin << 16,
+//           then for unit s the low four bits of scale and
+//           min as byte s of two words (scale below), then their upper two bits as nibble s of one word. Q6_K, TABLE256: 16 signed
+//           bytes per 8 units, two for each unit. Q2_K: the same, of scale | min << 4. TABLE32: one float per unit.
+//   extra   Q5_1, Q5_K: the fifth bits, one word per unit. Q6_K: the upper two bits, two words per unit.
+//   deltas  Q6_K: d, one f16 per 8 units. Q2_K: d | dmin << 16. TABLE256: d, one float per 8 units.
+// Elements: Q5_1 d (q - constant[0]) + m, which is also Q5_0 with constant[0] = 16 and m = 0; tables d (scale) value[code], value c the
+// signed byte c of `constant`. Rows whose K is no multiple of 32 (F32, F16, BF16) are padded with zeros.
 
 #if LAYOUT == SH_LAYOUT_F32
 #define CHUNKS 8
@@ -32,12 +34,17 @@ float half_of(U32 plane, uint index) {
 // One unit of one row: loaded whole where it is small, by the octet where it is not.
 struct Unit {
 #if CHUNKS == 1
+#if LAYOUT == SH_LAYOUT_Q2_K
+    uvec2 q;
+    vec2 m; // the minima of the first and the last 16
+#else
     uvec4 q;
-    float a; // the scale; Q6_K: of the first 16
-#if LAYOUT != SH_LAYOUT_Q4_0
-    float b; // K formats: the minimum; Q6_K: the scale of the last 16
 #endif
-#if LAYOUT == SH_LAYOUT_Q5_K
+    float a; // the scale; Q2_K, Q6_K, TABLE256: of the first 16
+#if LAYOUT != SH_LAYOUT_Q4_0 && LAYOUT != SH_LAYOUT_TABLE32
+    float b; // Q4_1, Q5_1: what is added; Q4_K, Q5_K: what is subtracted; else the scale of the last 16
+#endif
+#if LAYOUT == SH_LAYOUT_Q5_K || LAYOUT == SH_LAYOUT_Q5_1
     uint high;
 #elif LAYOUT == SH_LAYOUT_Q6_K
     uvec2 high;
@@ -50,9 +57,18 @@ struct Unit {
 #endif
 };
 
+// Value `code` of the table: selected from words, as nothing indexes registers.
+float table_value(uint code) {
+    const bool second = (code & 4u) != 0u;
+    const uint low = second ? p.constant[1] : p.constant[0], high = second ? p.constant[3] : p.constant[2];
+    return float(bitfieldExtract(int((code & 8u) != 0u ? high : low), int(8u * (code & 3u)), 8));
+}
+
 Unit load_unit(sh_p_weight w, uint row, uint u, uint units) {
     Unit t;
-#if CHUNKS == 1
+#if LAYOUT == SH_LAYOUT_Q2_K
+    t.q = U64(w.quants).v[row * units + u];
+#elif CHUNKS == 1
     t.q = U128(w.quants).v[row * units + u];
 #else
     uint group = u & ~31u;
@@ -63,6 +79,28 @@ Unit load_unit(sh_p_weight w, uint row, uint u, uint units) {
     t.a = half_of(U32(w.scales), row * units + u);
 #elif LAYOUT == SH_LAYOUT_Q8_0
     t.a = half_of(U32(w.scales), row * units + u);
+#elif LAYOUT == SH_LAYOUT_Q4_1 || LAYOUT == SH_LAYOUT_Q5_1
+    vec2 d = unpackHalf2x16(U32(w.scales).v[row * units + u]);
+    t.a = d.x;
+    t.b = d.y;
+#if LAYOUT == SH_LAYOUT_Q5_1
+    t.high = U32(w.extra).v[row * units + u];
+#endif
+#elif LAYOUT == SH_LAYOUT_TABLE32
+    t.a = F32(w.scales).v[row * units + u];
+#elif LAYOUT == SH_LAYOUT_TABLE256
+    uint i = row * units + u;
+    float d = F32(w.deltas).v[i >> 3];
+    uint pair = U32(w.scales).v[i >> 1] >> (16u * (i & 1u));
+    t.a = d * float(bitfieldExtract(int(pair), 0, 8));
+    t.b = d * float(bitfieldExtract(int(pair), 8, 8));
+#elif LAYOUT == SH_LAYOUT_Q2_K
+    uint i = row * units + u;
+    vec2 d = unpackHalf2x16(U32(w.deltas).v[i >> 3]);
+    uint pair = U32(w.scales).v[i >> 1] >> (16u * (i & 1u));
+    t.a = d.x * float(pair & 15u);
+    t.b = d.x * float((pair >> 8) & 15u);
+    t.m = vec2(d.y * float((pair >> 4) & 15u), d.y * float((pair >> 12) & 15u));
 #elif LAYOUT == SH_LAYOUT_Q4_K || LAYOUT == SH_LAYOUT_Q5_K
     uvec4 head = U128(w.scales).v[(row * units + u) >> 3];
     uint s = u & 7u;
@@ -116,17 +154,26 @@ void octet(sh_p_weight w, Unit t, uint j, out float e[8]) {
         e[i] = v;
         e[4u + i] = y;
     }
+#elif LAYOUT == SH_LAYOUT_Q2_K
+    uint q = t.q[j >> 1] >> (16u * (j & 1u));
+    float a = j < 2u ? t.a : t.b, m = j < 2u ? t.m.x : t.m.y;
+    [[unroll]] for (uint i = 0u; i < 8u; i++) {
+        precise float value = a * float((q >> (2u * i)) & 3u) - m;
+        e[i] = value;
+    }
 #else
     uint q = t.q[j];
-#if LAYOUT == SH_LAYOUT_Q5_K
+#if LAYOUT == SH_LAYOUT_Q5_K || LAYOUT == SH_LAYOUT_Q5_1
     uint high = t.high >> (8u * j);
 #elif LAYOUT == SH_LAYOUT_Q6_K
     uint high = t.high[j >> 1] >> (16u * (j & 1u));
+#endif
+#if LAYOUT == SH_LAYOUT_Q6_K || LAYOUT == SH_LAYOUT_TABLE256
     float a = j < 2u ? t.a : t.b;
 #endif
     [[unroll]] for (uint i = 0u; i < 8u; i++) {
         uint v = (q >> (4u * i)) & 15u;
-#if LAYOUT == SH_LAYOUT_Q5_K
+#if LAYOUT == SH_LAYOUT_Q5_K || LAYOUT == SH_LAYOUT_Q5_1
         v |= ((high >> i) & 1u) << 4;
 #endif
 #if LAYOUT == SH_LAYOUT_Q6_K
@@ -134,6 +181,14 @@ void octet(sh_p_weight w, Unit t, uint j, out float e[8]) {
         precise float value = a * (float(v) - 32.0);
 #elif LAYOUT == SH_LAYOUT_Q4_0
         precise float value = t.a * (float(v) - 8.0);
+#elif LAYOUT == SH_LAYOUT_Q4_1
+        precise float value = t.a * float(v) + t.b;
+#elif LAYOUT == SH_LAYOUT_Q5_1
+        precise float value = t.a * float(int(v) - int(p.constant[0])) + t.b;
+#elif LAYOUT == SH_LAYOUT_TABLE32
+        precise float value = t.a * table_value(v);
+#elif LAYOUT == SH_LAYOUT_TABLE256
+        precise float value = a * table_value(v);
 #else
         precise float value = t.a * float(v) - t.b;
 #endif

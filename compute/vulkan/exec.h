@@ -18,6 +18,7 @@ struct sh_vk_weight {
     bool matrix; /* used by embed or matmul: in a layout, by parts */
     bool vector; /* norm, bias, table: float32 rows, as they are */
     struct sh_layout layout;
+    uint64_t matrix_rows; /* of one of the matrices that lie one below the other: a part holds whole ones; 0 for a single one */
     struct sh_vk_part *parts;
     uint32_t n_parts;
     struct sh_vk_span table;
@@ -45,7 +46,7 @@ void sh_vk_part_planes(const struct sh_exec_model *model, uint32_t weight, uint3
 
 /* ---- a recorded step ---- */
 
-/* How a dispatch's grid follows from the step: x and y are a constant, or ceil(count / divisor). */
+/* How a dispatch's grid follows from the step: x and y are a constant, or ceil(count / divisor); z is a constant, 0 counting as 1. */
 enum sh_vk_count {
     SH_COUNT_ONE,
     SH_COUNT_ROWS,
@@ -62,6 +63,7 @@ struct sh_vk_axis {
 };
 struct sh_vk_grid {
     struct sh_vk_axis x, y;
+    uint32_t z;
 };
 
 #define SH_VK_MAX_CUTS 64
@@ -128,7 +130,7 @@ struct sh_exec_context {
     struct sh_exec_context_params params;
     struct sh_vk_arena device, upload, readback;
     struct sh_vk_span *spans; /* [model->n_slots] activations; every plan's: what one left there the next does not read */
-    struct sh_vk_span scratch, sample_scratch;
+    struct sh_vk_span scratch, sample_scratch, expert_list;
     uint32_t max_items; /* of a step with split attention */
     uint32_t max_grids;
     struct sh_vk_pool *pools; /* [program->n_groups] */
@@ -165,6 +167,10 @@ enum sh_code sh_vk_queue_submit(struct sh_exec_context *context, const VkCommand
 uint64_t sh_vk_page_address(const struct sh_vk_pool *pool, uint32_t page);
 /* Dispatches that any recording of this model can hold, captures aside. */
 uint32_t sh_vk_count_dispatches(const struct sh_exec_model *model);
+/* What an op that reads matrices needs beyond its layout: SH_ERR_UNSUPPORTED, by name, where the kernels do not reach. */
+enum sh_code sh_vk_check_matrices(const struct sh_exec_model *model, const struct sh_op *op, struct sh_error *err);
+/* Bytes of the list of pairs that the model's experts need for steps of so many rows. */
+uint64_t sh_vk_expert_list_bytes(const struct sh_exec_model *model, uint32_t max_rows);
 /* Makes the pipelines that decoding and prefill will ask for. */
 enum sh_code sh_vk_warm_pipelines(const struct sh_exec_model *model, struct sh_error *err);
 

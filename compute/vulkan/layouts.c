@@ -1,28 +1,51 @@
 /* layouts.c - repacking at load. Every function takes one row. */
 #include "compute/vulkan/layouts.h"
 
-bool sh_layout_describe(uint32_t type, uint64_t cols, struct sh_layout *out) {
-    static const struct {
-        uint32_t type, layout, quants, scales, extra, deltas; /* bytes per 8 units */
-    } table[] = {
-        {SH_TYPE_F32, SH_LAYOUT_F32, 1024, 0, 0, 0},    {SH_TYPE_F16, SH_LAYOUT_F16, 512, 0, 0, 0},
-        {SH_TYPE_BF16, SH_LAYOUT_BF16, 512, 0, 0, 0},   {SH_TYPE_Q4_0, SH_LAYOUT_Q4_0, 128, 16, 0, 0},
-        {SH_TYPE_Q8_0, SH_LAYOUT_Q8_0, 256, 16, 0, 0},  {SH_TYPE_Q4_K, SH_LAYOUT_Q4_K, 128, 16, 0, 0},
-        {SH_TYPE_Q5_K, SH_LAYOUT_Q5_K, 128, 16, 32, 0}, {SH_TYPE_Q6_K, SH_LAYOUT_Q6_K, 128, 16, 64, 2},
-    };
-    for (size_t i = 0; i < SH_COUNT(table); i++) {
-        if (table[i].type != type) continue;
-        const uint64_t units = (cols + SH_UNIT - 1) / SH_UNIT;
-        if (units > UINT32_MAX / 1024) return false;
-        const uint32_t per8[4] = {table[i].quants, table[i].scales, table[i].extra, table[i].deltas};
-        *out = (struct sh_layout){.layout = table[i].layout, .type = type, .cols = cols, .units = (uint32_t)units};
-        for (int p = 0; p < 4; p++) {
-            out->row_bytes[p] = (uint32_t)(units * per8[p] / 8); /* whole: units are a multiple of 8 where per8 is not */
-            out->row_bytes_all += out->row_bytes[p];
-        }
-        return true;
+static const struct planes {
+    uint32_t quants, scales, extra, deltas; /* bytes per 8 units */
+} planes_of[SH_LAYOUTS] = {
+    [SH_LAYOUT_F32] = {1024, 0, 0, 0},    [SH_LAYOUT_F16] = {512, 0, 0, 0},      [SH_LAYOUT_BF16] = {512, 0, 0, 0},
+    [SH_LAYOUT_Q4_0] = {128, 16, 0, 0},   [SH_LAYOUT_Q4_1] = {128, 32, 0, 0},    [SH_LAYOUT_Q5_1] = {128, 32, 32, 0},
+    [SH_LAYOUT_Q8_0] = {256, 16, 0, 0},   [SH_LAYOUT_Q2_K] = {64, 16, 0, 4},     [SH_LAYOUT_Q4_K] = {128, 16, 0, 0},
+    [SH_LAYOUT_Q5_K] = {128, 16, 32, 0},  [SH_LAYOUT_Q6_K] = {128, 16, 64, 2},   [SH_LAYOUT_TABLE32] = {128, 32, 0, 0},
+    [SH_LAYOUT_TABLE256] = {128, 16, 0, 4},
+};
+
+static uint32_t layout_of(uint32_t type) {
+    switch (type) {
+    case SH_TYPE_F32: return SH_LAYOUT_F32;
+    case SH_TYPE_F16: return SH_LAYOUT_F16;
+    case SH_TYPE_BF16: return SH_LAYOUT_BF16;
+    case SH_TYPE_Q4_0: return SH_LAYOUT_Q4_0;
+    case SH_TYPE_Q4_1: return SH_LAYOUT_Q4_1;
+    case SH_TYPE_Q5_0:
+    case SH_TYPE_Q5_1: return SH_LAYOUT_Q5_1;
+    case SH_TYPE_Q8_0: return SH_LAYOUT_Q8_0;
+    case SH_TYPE_Q2_K: return SH_LAYOUT_Q2_K;
+    case SH_TYPE_Q4_K: return SH_LAYOUT_Q4_K;
+    case SH_TYPE_Q5_K: return SH_LAYOUT_Q5_K;
+    case SH_TYPE_Q6_K: return SH_LAYOUT_Q6_K;
     }
-    return false;
+    const struct sh_table_type *table = sh_table_type(type);
+    if (!table) return SH_LAYOUTS;
+    return table->block == 32 ? SH_LAYOUT_TABLE32 : SH_LAYOUT_TABLE256;
+}
+
+bool sh_layout_describe(uint32_t type, uint64_t cols, struct sh_layout *out) {
+    const uint32_t layout = layout_of(type);
+    const uint64_t units = (cols + SH_UNIT - 1) / SH_UNIT;
+    if (layout == SH_LAYOUTS || units > UINT32_MAX / 1024) return false;
+    const struct planes *planes = &planes_of[layout];
+    const uint32_t per8[4] = {planes->quants, planes->scales, planes->extra, planes->deltas};
+    *out = (struct sh_layout){.layout = layout, .type = type, .cols = cols, .units = (uint32_t)units};
+    for (int p = 0; p < 4; p++) {
+        out->row_bytes[p] = (uint32_t)(units * per8[p] / 8); /* whole: units are a multiple of 8 where per8 is not */
+        out->row_bytes_all += out->row_bytes[p];
+    }
+    if (type == SH_TYPE_Q5_0) out->constant[0] = 16;
+    const struct sh_table_type *table = sh_table_type(type);
+    if (table) memcpy(out->constant, table->values, sizeof out->constant);
+    return true;
 }
 
 /* 16-byte chunks of a row, C per unit, interleaved over 32 units. `src` holds whole chunks in order, but for the row's end. */
@@ -39,15 +62,35 @@ static void interleave(const struct sh_layout *l, uint32_t chunks, const uint8_t
     }
 }
 
+/* The low nibbles of 16 bytes are elements 0 to 15, the high ones 16 to 31. */
+static void pack_halves(const uint8_t *src, uint8_t *to) {
+    for (int i = 0; i < 8; i++) {
+        const uint8_t a = src[2 * i], b = src[2 * i + 1];
+        to[i] = (uint8_t)((a & 15) | b << 4);
+        to[8 + i] = (uint8_t)(a >> 4 | (b & 0xf0));
+    }
+}
+
 static void pack_q4_0(const struct sh_layout *l, const uint8_t *src, uint8_t *const to[4]) {
     for (uint32_t u = 0; u < l->units; u++, src += 18) {
-        uint8_t *q = to[0] + (size_t)u * 16;
         memcpy(to[1] + (size_t)u * 2, src, 2);
-        for (int i = 0; i < 8; i++) {
-            const uint8_t a = src[2 + 2 * i], b = src[3 + 2 * i];
-            q[i] = (uint8_t)((a & 15) | b << 4);
-            q[8 + i] = (uint8_t)(a >> 4 | (b & 0xf0));
+        pack_halves(src + 2, to[0] + (size_t)u * 16);
+    }
+}
+
+/* Q4_1 {d, m, nibbles}, Q5_0 {d, fifth bits, nibbles}, Q5_1 {d, m, fifth bits, nibbles}. */
+static void pack_q5(const struct sh_layout *l, const uint8_t *src, uint8_t *const to[4]) {
+    const bool has_m = l->type != SH_TYPE_Q5_0;
+    for (uint32_t u = 0; u < l->units; u++) {
+        memset(to[1] + (size_t)u * 4, 0, 4);
+        memcpy(to[1] + (size_t)u * 4, src, has_m ? 4 : 2);
+        src += has_m ? 4 : 2;
+        if (to[2]) {
+            memcpy(to[2] + (size_t)u * 4, src, 4);
+            src += 4;
         }
+        pack_halves(src, to[0] + (size_t)u * 16);
+        src += 16;
     }
 }
 
@@ -74,6 +117,35 @@ static void pack_k_scales(const uint8_t *block, uint8_t head[16]) {
 
 static void pack_k_nibbles(const uint8_t *q, int shift, uint8_t *to) {
     for (int i = 0; i < 16; i++) to[i] = (uint8_t)((q[2 * i] >> shift & 15) | (q[2 * i + 1] >> shift & 15) << 4);
+}
+
+/* Blocks of scale | min << 4 for each 16, 2-bit quants (four runs of 32 elements share 32 bytes), d, dmin. */
+static void pack_q2_k(const struct sh_layout *l, const uint8_t *src, uint8_t *const to[4]) {
+    for (uint32_t b = 0; b < l->units / 8; b++, src += 84) {
+        memcpy(to[1] + (size_t)b * 16, src, 16);
+        memcpy(to[3] + (size_t)b * 4, src + 80, 4);
+        for (int s = 0; s < 8; s++) {
+            const uint8_t *q = src + 16 + s / 4 * 32;
+            uint64_t bits = 0;
+            for (int e = 0; e < 32; e++) bits |= (uint64_t)(q[e] >> (2 * (s % 4)) & 3) << (2 * e);
+            memcpy(to[0] + ((size_t)b * 8 + (size_t)s) * 8, &bits, 8);
+        }
+    }
+}
+
+static void pack_table(const struct sh_layout *l, const uint8_t *src, uint8_t *const to[4]) {
+    const bool small = l->layout == SH_LAYOUT_TABLE32;
+    const uint32_t block = small ? 32 : 256;
+    const uint64_t block_bytes = sh_type_row_bytes(l->type, block);
+    for (uint32_t b = 0; b < l->units * 32 / block; b++, src += block_bytes) {
+        uint8_t codes[256], *q = to[0] + (size_t)b * block / 2;
+        int8_t scales[16];
+        float d;
+        sh_table_decode(l->type, src, codes, scales, &d);
+        for (uint32_t i = 0; i < block / 2; i++) q[i] = (uint8_t)((codes[2 * i] & 15) | codes[2 * i + 1] << 4);
+        if (!small) memcpy(to[1] + (size_t)b * 16, scales, 16);
+        memcpy((small ? to[1] : to[3]) + (size_t)b * 4, &d, 4);
+    }
 }
 
 static void pack_q4_k(const struct sh_layout *l, const uint8_t *src, uint8_t *const to[4]) {
@@ -122,10 +194,14 @@ void sh_layout_pack(const struct sh_layout *l, uint64_t n_rows, const void *src,
         case SH_LAYOUT_F16:
         case SH_LAYOUT_BF16: interleave(l, 4, row, file_row, to[0]); break;
         case SH_LAYOUT_Q4_0: pack_q4_0(l, row, to); break;
+        case SH_LAYOUT_Q4_1:
+        case SH_LAYOUT_Q5_1: pack_q5(l, row, to); break;
         case SH_LAYOUT_Q8_0: pack_q8_0(l, row, to); break;
+        case SH_LAYOUT_Q2_K: pack_q2_k(l, row, to); break;
         case SH_LAYOUT_Q4_K: pack_q4_k(l, row, to); break;
         case SH_LAYOUT_Q5_K: pack_q5_k(l, row, to); break;
-        default: pack_q6_k(l, row, to); break;
+        case SH_LAYOUT_Q6_K: pack_q6_k(l, row, to); break;
+        default: pack_table(l, row, to); break;
         }
     }
 }

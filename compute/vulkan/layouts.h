@@ -13,6 +13,7 @@ struct sh_layout {
     uint32_t units;        /* of a row */
     uint32_t row_bytes[4]; /* of each plane; 0: the layout has no such plane */
     uint64_t row_bytes_all;
+    uint32_t constant[4]; /* what the kernels know of the type: weights.glsl */
 };
 /* False: this build has no layout for the type. cols must be a multiple of the type's block. */
 bool sh_layout_describe(uint32_t type, uint64_t cols, struct sh_layout *out);

@@ -104,12 +104,22 @@ static enum sh_code staging_send(struct sh_vulkan *vk, struct sh_vk_staging *s, 
 
 /* ---- planning ---- */
 
+/* The matrices that an op takes one by one. */
+static void mark_matrices(struct sh_exec_model *m, const struct sh_op *op) {
+    const bool experts = op->kind == SH_OP_EXPERT_MATMUL;
+    if (!experts && (op->kind != SH_OP_MATMUL || op->blocks == 1)) return;
+    const uint64_t rows = m->program->weights[op->w].rows, each = rows / (experts ? op->expert.n_expert : op->blocks);
+    uint64_t *marked = &m->weights[op->w].matrix_rows;
+    *marked = *marked == 0 || *marked == each ? each : rows; /* taken apart in two ways: one part serves both */
+}
+
 static enum sh_code mark_uses(struct sh_exec_model *m, const struct sh_vk_plan *plan, struct sh_error *err) {
     for (uint32_t i = 0; i < plan->fused.n_ops; i++) {
         const struct sh_op *op = &plan->fused.ops[i];
-        const bool matrix = op->kind == SH_OP_EMBED || op->kind == SH_OP_MATMUL;
+        const bool matrix = op->kind == SH_OP_EMBED || op->kind == SH_OP_MATMUL || op->kind == SH_OP_EXPERT_MATMUL;
         if (op->w != SH_NONE) *(matrix ? &m->weights[op->w].matrix : &m->weights[op->w].vector) = true;
         if (op->bias != SH_NONE) m->weights[op->bias].vector = true;
+        mark_matrices(m, op);
         const bool attention = op->kind == SH_OP_ROPE_CACHE || op->kind == SH_OP_ATTENTION;
         if (attention && (op->attn.k_dim > SH_MAX_HEAD_DIM || op->attn.v_dim > SH_MAX_HEAD_DIM || op->attn.n_heads > 0xffff ||
                           op->rope.n_rot > op->attn.k_dim))
@@ -154,7 +164,11 @@ static enum sh_code check_weights(struct sh_exec_model *m, struct sh_error *err)
                            m->vk->base.info.name, weight->name, (unsigned long long)weight->rows,
                            (unsigned long long)weight->cols, INT32_MAX);
     }
-    return SH_OK;
+    enum sh_code code = SH_OK;
+    for (uint32_t p = 0; p < m->n_plans; p++)
+        for (uint32_t i = 0; i < m->plans[p].fused.n_ops && code == SH_OK; i++)
+            code = sh_vk_check_matrices(m, &m->plans[p].fused.ops[i], err);
+    return code;
 }
 
 static uint64_t part_span_bytes(const struct sh_layout *l, uint64_t rows, uint64_t plane[4]) {
@@ -191,7 +205,8 @@ static enum sh_code take(struct sh_exec_model *m, uint64_t bytes, uint64_t *left
 
 static enum sh_code take_matrix(struct sh_exec_model *m, struct sh_vk_weight *weight, uint64_t rows, uint64_t *left,
                                 struct sh_error *err) {
-    const uint64_t per_part = rows_per_part(m, &weight->layout);
+    uint64_t per_part = rows_per_part(m, &weight->layout);
+    if (weight->matrix_rows) per_part = sh_max_u64(weight->matrix_rows, per_part - per_part % weight->matrix_rows);
     weight->n_parts = (uint32_t)((rows + per_part - 1) / per_part);
     weight->parts = sh_calloc(weight->n_parts, sizeof *weight->parts);
     if (!weight->parts) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a weight's parts");
@@ -219,16 +234,19 @@ static enum sh_code check_ops(const struct sh_segment *segment, struct sh_error 
         const struct sh_op *op = &segment->program->ops[i];
         bool known = true;
         switch (op->kind) {
-        case SH_OP_EMBED: known = op->embed == SH_EMBED_TOKEN; break;
         case SH_OP_NORM:
             known = op->norm.kind == SH_NORM_RMS && op->norm.n_groups == 1 && op->w != SH_NONE && op->bias == SH_NONE;
             break;
-        case SH_OP_MATMUL: known = op->blocks == 1; break;
         case SH_OP_GLU: known = op->glu == SH_GLU_SILU; break;
         case SH_OP_ROPE_CACHE: known = op->rope.first == 0 && op->rope.n_rot > 0 && !op->attn.v_in_k; break;
         case SH_OP_ATTENTION:
             known = !op->attn.bidirectional && op->attn.window == 0 && op->attn.softcap == 0 && op->w == SH_NONE && op->bias == SH_NONE;
             break;
+        case SH_OP_EMBED:
+        case SH_OP_MATMUL:
+        case SH_OP_ROUTE:
+        case SH_OP_EXPERT_MATMUL:
+        case SH_OP_EXPERT_SUM:
         case SH_OP_ADD:
         case SH_OP_GATHER_OUT: break;
         default: known = false;

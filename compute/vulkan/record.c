@@ -256,6 +256,9 @@ static void record_op(struct recorder *r, const struct sh_op *op) {
     case SH_OP_EMBED: sh_vk_record_embed(r, op); break;
     case SH_OP_NORM: record_norm(r, op); break;
     case SH_OP_MATMUL: sh_vk_record_matmul(r, op); break;
+    case SH_OP_ROUTE: sh_vk_record_route(r, op); break;
+    case SH_OP_EXPERT_MATMUL: sh_vk_record_expert_matmul(r, op); break;
+    case SH_OP_EXPERT_SUM: sh_vk_record_expert_sum(r, op); break;
     case SH_OP_ADD: record_pair(r, op, SH_KERNEL_add); break;
     case SH_OP_ROPE_CACHE: record_rope(r, op); break;
     case SH_OP_ATTENTION: record_attention(r, op); break;
@@ -332,6 +335,7 @@ enum sh_code sh_vk_record(struct sh_exec_context *c, uint32_t slot, uint32_t pla
         .rec = rec,
         .rows = 1u << row_bucket,
         .outputs = out_class == SH_VK_OUT_CLASSES - 1 ? 1u << (SH_VK_ROW_BUCKETS - 1) : 1u << out_class,
+        .list_of = SH_NONE,
         .err = err,
     };
     if (r.outputs > c->params.max_outputs) r.outputs = c->params.max_outputs;
@@ -384,7 +388,8 @@ uint32_t sh_vk_count_dispatches(const struct sh_exec_model *m) {
         uint32_t n = 2 * SH_BOUNDARY_MAX + 4; /* boundary copies, sampling, logits, hidden */
         for (uint32_t i = 0; i < m->plans[p].fused.n_ops; i++) {
             const struct sh_op *op = &m->plans[p].fused.ops[i];
-            n += op->kind == SH_OP_EMBED || op->kind == SH_OP_MATMUL ? m->weights[op->w].n_parts : 2;
+            const bool parts = op->kind == SH_OP_EMBED || op->kind == SH_OP_MATMUL || op->kind == SH_OP_EXPERT_MATMUL;
+            n += parts ? m->weights[op->w].n_parts + 1 : 2; /* experts: their list */
         }
         if (n > most) most = n;
     }

@@ -205,7 +205,8 @@ static uint32_t axis_groups(struct sh_vk_axis axis, const uint32_t counts[SH_COU
 static void fill_grids(struct sh_vk_slot *slot, const struct sh_vk_recording *rec, const uint32_t counts[SH_COUNT_KINDS]) {
     VkDispatchIndirectCommand *grids = (VkDispatchIndirectCommand *)(void *)slot->grids.mapped;
     for (uint32_t i = 0; i < rec->n_grids; i++)
-        grids[i] = (VkDispatchIndirectCommand){axis_groups(rec->grids[i].x, counts), axis_groups(rec->grids[i].y, counts), 1};
+        grids[i] = (VkDispatchIndirectCommand){axis_groups(rec->grids[i].x, counts), axis_groups(rec->grids[i].y, counts),
+                                               rec->grids[i].z ? rec->grids[i].z : 1};
 }
 
 static enum sh_code check_step(const struct sh_exec_context *c, const struct sh_step *step, struct sh_error *err) {

@@ -1,5 +1,5 @@
 /*
- * The Vulkan matmul kernels against sums in double precision, as is the scalar reference: every type, odd sizes, NaN where
+ * The Vulkan matmul kernels against sums in double precision, as is the scalar reference: every layout, odd sizes, NaN where
  * nothing may be read, guards where nothing may be written.
  *
  * Tolerances. A float32 chain of L additions of terms with sum of magnitudes S is off by at most L * 2^-24 * S; roundings of
@@ -19,8 +19,9 @@
 
 #include <cmocka.h>
 
-static const uint32_t types[] = {SH_TYPE_F32,  SH_TYPE_F16,  SH_TYPE_BF16, SH_TYPE_Q4_0,
-                                 SH_TYPE_Q8_0, SH_TYPE_Q4_K, SH_TYPE_Q5_K, SH_TYPE_Q6_K};
+/* One of each layout; test_vulkan_types.c shows that every type's elements are what they should be. */
+static const uint32_t types[] = {SH_TYPE_F32,  SH_TYPE_F16,  SH_TYPE_BF16, SH_TYPE_Q4_0, SH_TYPE_Q4_1,  SH_TYPE_Q5_1, SH_TYPE_Q8_0,
+                                 SH_TYPE_Q2_K, SH_TYPE_Q4_K, SH_TYPE_Q5_K, SH_TYPE_Q6_K, SH_TYPE_MXFP4, SH_TYPE_Q3_K};
 #define EPS 0x1p-24
 
 /* ---- matmul ---- */
@@ -101,7 +102,7 @@ static void matmul_case(struct sh_device *vulkan, struct sh_device *cpu, uint32_
     free(r);
 }
 
-static void matmul_of_every_type(void **state) {
+static void matmul_of_every_layout(void **state) {
     (void)state;
     struct sh_device *vulkan = OPS_OPEN_VULKAN(), *cpu = ops_open_cpu();
     for (size_t t = 0; t < SH_COUNT(types); t++) {
@@ -233,7 +234,7 @@ static void same_bits_for_any_number_of_rows(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(matmul_of_every_type),
+        cmocka_unit_test(matmul_of_every_layout),
         cmocka_unit_test(matmul_of_262144_rows),
         cmocka_unit_test(weights_in_parts_and_staged),
         cmocka_unit_test(tensor_over_2_gib),
