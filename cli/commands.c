@@ -60,6 +60,13 @@ static const struct cli_option generate_options[] = {
     {NULL},
 };
 
+static const struct cli_option embed_options[] = {
+    {"dimensions", 0, CLI_INTEGER, "N", "only the first N numbers of each vector, brought to length 1 again", NULL, 1, INT_LIMIT},
+    {"timeout", 0, CLI_NUMBER, "SECONDS", "give up after this time", NULL, 0.001, 1e9},
+    PLACE_OPTIONS,
+    {NULL},
+};
+
 static const struct cli_option tokenize_options[] = {
     {"gguf", 0, CLI_TEXT, "FILE", "work on a model file's vocabulary, without the daemon", "@file"},
     {"jsonl", 0, CLI_FLAG, NULL, "with --gguf: read lines of JSON from standard input, answer each with one"},
@@ -96,6 +103,9 @@ const struct cli_command cli_commands[] = {
      "The prompt is --prompt, else PROMPT, else standard input without its last line feed. The model is loaded first\n"
      "if need be. Timings go to stderr. Ctrl-C cancels.",
      1, 2, generate_options, "@model", cmd_generate},
+    {"embed", "MODEL [TEXT...]", "texts to vectors of length 1, one line of numbers for each",
+     "Without TEXT each line of standard input that is not empty is a text. The model is loaded first if need be.", 1,
+     CLI_ARGUMENTS_MAX, embed_options, "@model", cmd_embed},
     {"cancel", "ID", "end a generation, whoever started it", "The id is in the first line of `shimmyctl generate --json`.", 1, 1,
      NULL, NULL, cmd_cancel},
     {"tokenize", "[MODEL] [TEXT]", "text to token ids",

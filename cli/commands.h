@@ -58,6 +58,7 @@ int cmd_devices(struct cli *cli);
 int cmd_load(struct cli *cli);
 int cmd_unload(struct cli *cli);
 int cmd_generate(struct cli *cli);
+int cmd_embed(struct cli *cli);
 int cmd_cancel(struct cli *cli);
 int cmd_tokenize(struct cli *cli);
 int cmd_detokenize(struct cli *cli);

@@ -52,8 +52,9 @@ const struct method control_methods[] = {
     {"Status", method_status},         {"List", method_list},
     {"Devices", method_devices},       {"Load", method_load},
     {"Unload", method_unload},         {"Generate", method_generate},
-    {"Cancel", method_cancel},         {"Tokenize", method_tokenize},
-    {"Detokenize", method_detokenize}, {NULL, NULL},
+    {"Embed", method_embed},           {"Cancel", method_cancel},
+    {"Tokenize", method_tokenize},     {"Detokenize", method_detokenize},
+    {NULL, NULL},
 };
 
 /* ---- parameters -------------------------------------------------------------------------------------- */

@@ -17,6 +17,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             abort();
         if (!ok && (err.status != 400 || !err.message[0])) abort();
         api_request_finish(&q);
+    } else if (data[0] == 'e') {
+        struct api_request q;
+        bool ok = api_request_parse(body, API_EMBEDDINGS, &q, &err);
+        if (ok && (q.n_prompts == 0 || q.n_prompts > API_INPUTS_MAX)) abort();
+        if (!ok && (err.status != 400 || !err.message[0])) abort();
+        api_request_finish(&q);
     } else if (data[0] == 't') {
         struct api_tokenize q;
         api_tokenize_parse(body, &q, &err);

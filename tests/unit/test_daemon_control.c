@@ -382,6 +382,70 @@ static void test_text(void **state) {
     peer_close(&peer);
 }
 
+static json_t *embed(struct peer *peer, const char *rest) {
+    char text[400];
+    snprintf(text, sizeof text, "{\"method\":\"io.shimmy.Daemon.Embed\",%s}", rest);
+    return peer_call(peer, text);
+}
+
+static void test_embed(void **state) {
+    (void)state;
+    struct peer peer = peer_open(0);
+    json_t *all = embed(&peer, "\"parameters\":{\"model\":\"m\",\"texts\":[\"Hello\",\"w\\u00f6rld\"],\"dimensions\":5}");
+    assert_int_equal(json_array_size(at(all, "parameters/embeddings")), 2);
+    assert_int_equal(json_array_size(at(all, "parameters/embeddings/0")), 5);
+    assert_string_equal(text_at(all, "parameters/model"), "m");
+    const json_int_t tokens = json_integer_value(at(all, "parameters/usage/prompt_tokens"));
+    assert_true(tokens >= 4);
+    double sum = 0;
+    for (size_t i = 0; i < 5; i++) {
+        const double x = json_number_value(json_array_get(at(all, "parameters/embeddings/1"), i));
+        sum += x * x;
+    }
+    assert_true(sum > 0.999 && sum < 1.001);
+    /* one by one, the same */
+    json_t *first = embed(&peer, "\"more\":true,\"parameters\":{\"model\":\"m\",\"texts\":[\"Hello\",\"w\\u00f6rld\"],\"dimensions\":5}");
+    assert_true(json_is_integer(at(first, "parameters/id")) && json_is_true(at(first, "continues")));
+    for (json_int_t i = 0; i < 2; i++) {
+        json_t *one = peer_receive(&peer);
+        assert_int_equal(json_integer_value(at(one, "parameters/index")), i);
+        assert_true(json_equal(at(one, "parameters/embedding"), json_array_get(at(all, "parameters/embeddings"), (size_t)i)));
+        json_decref(one);
+    }
+    json_t *last = peer_receive(&peer);
+    assert_null(at(last, "continues"));
+    assert_int_equal(json_integer_value(at(last, "parameters/usage/prompt_tokens")), tokens);
+    json_decref(last);
+    json_decref(first);
+    json_decref(all);
+    json_t *ids = embed(&peer, "\"parameters\":{\"model\":\"m\",\"tokens\":[[1,5],[1]]}");
+    assert_int_equal(json_integer_value(at(ids, "parameters/usage/prompt_tokens")), 3);
+    json_decref(ids);
+
+    static const struct {
+        const char *parameters, *error;
+    } wrong[] = {
+        {"\"model\":\"m\"", "org.varlink.service.InvalidParameter"},
+        {"\"model\":\"m\",\"texts\":[]", "org.varlink.service.InvalidParameter"},
+        {"\"model\":\"m\",\"texts\":[\"a\"],\"tokens\":[[1]]", "org.varlink.service.InvalidParameter"},
+        {"\"model\":\"m\",\"texts\":[\"a\",\"\"]", "org.varlink.service.InvalidParameter"},
+        {"\"model\":\"m\",\"texts\":[1]", "org.varlink.service.InvalidParameter"},
+        {"\"model\":\"m\",\"tokens\":[1]", "org.varlink.service.InvalidParameter"},
+        {"\"model\":\"m\",\"tokens\":[[1,-1]]", "org.varlink.service.InvalidParameter"},
+        {"\"model\":\"m\",\"texts\":[\"a\"],\"dimensions\":0", "org.varlink.service.InvalidParameter"},
+        {"\"model\":\"m\",\"texts\":[\"a\"],\"dimensions\":100000", "io.shimmy.Daemon.GenerationFailed"},
+        {"\"model\":\"m\",\"tokens\":[[1000000]]", "io.shimmy.Daemon.GenerationFailed"},
+        {"\"model\":\"none\",\"texts\":[\"a\"]", "io.shimmy.Daemon.ModelNotFound"},
+        {"\"model\":\"broken\",\"texts\":[\"a\"]", "io.shimmy.Daemon.LoadFailed"},
+    };
+    for (size_t i = 0; i < SH_COUNT(wrong); i++) {
+        char rest[200];
+        snprintf(rest, sizeof rest, "\"parameters\":{%s}", wrong[i].parameters);
+        assert_error(embed(&peer, rest), wrong[i].error);
+    }
+    peer_close(&peer);
+}
+
 static void test_generate(void **state) {
     (void)state;
     struct peer peer = peer_open(0);
@@ -690,7 +754,7 @@ int main(int argc, char **argv) {
     int status;
     if (daemon_room_main(argc, argv, &status)) return status;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_service),      cmocka_unit_test(test_interface),    cmocka_unit_test(test_parameters),
+        cmocka_unit_test(test_service),      cmocka_unit_test(test_interface),    cmocka_unit_test(test_embed),    cmocka_unit_test(test_parameters),
         cmocka_unit_test(test_messages),     cmocka_unit_test(test_status),       cmocka_unit_test(test_load),
         cmocka_unit_test(test_text),         cmocka_unit_test(test_generate),     cmocka_unit_test(test_leaving),
         cmocka_unit_test(test_slow_reader),  cmocka_unit_test(test_many_clients), cmocka_unit_test(test_socket_file),

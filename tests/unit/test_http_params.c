@@ -267,6 +267,44 @@ static void test_tokens(void **state) {
     json_decref(body);
 }
 
+static void test_embeddings(void **state) {
+    (void)state;
+    struct api_request q;
+    accept(API_EMBEDDINGS, "{\"input\": \"hi\", \"user\": 3, \"encoding_format\": null}", &q);
+    assert_true(q.n_prompts == 1 && q.dimensions == 0 && !q.base64 && q.add_special && !q.model);
+    assert_string_equal(q.prompts[0].text, "hi");
+    api_request_finish(&q);
+    accept(API_EMBEDDINGS,
+           "{\"input\": [[1, 2], [3]], \"encoding_format\": \"base64\", \"dimensions\": 7, \"model\": \"m\","
+           " \"add_special_tokens\": false}",
+           &q);
+    assert_true(q.n_prompts == 2 && q.dimensions == 7 && q.base64 && !q.add_special);
+    assert_int_equal(q.prompts[0].n_ids, 2);
+    assert_int_equal(q.prompts[1].ids[0], 3);
+    api_request_finish(&q);
+    accept(API_EMBEDDINGS, "{\"input\": [5, 6, 7], \"encoding_format\": \"float\"}", &q);
+    assert_int_equal(q.n_prompts, 1);
+    assert_int_equal(q.prompts[0].n_ids, 3);
+    api_request_finish(&q);
+    refuse(API_EMBEDDINGS, "{}", "input", "missing");
+    refuse(API_EMBEDDINGS, "{\"input\": {}}", "input", "an object");
+    refuse(API_EMBEDDINGS, "{\"input\": []}", "input", "empty array");
+    refuse(API_EMBEDDINGS, "{\"input\": \"\"}", "input", "empty string");
+    refuse(API_EMBEDDINGS, "{\"input\": [\"a\", \"\"]}", "input[1]", "empty string");
+    refuse(API_EMBEDDINGS, "{\"input\": [[1], []]}", "input[1]", "empty array");
+    refuse(API_EMBEDDINGS, "{\"input\": [\"a\", [1]]}", "input[1]", "like input[0]");
+    refuse(API_EMBEDDINGS, "{\"input\": [1, \"a\"]}", "input[1]", "the string");
+    refuse(API_EMBEDDINGS, "{\"input\": \"a\", \"encoding_format\": \"int8\"}", "encoding_format", "base64");
+    refuse(API_EMBEDDINGS, "{\"input\": \"a\", \"encoding_format\": 1}", "encoding_format", "the integer 1");
+    refuse(API_EMBEDDINGS, "{\"input\": \"a\", \"dimensions\": 0}", "dimensions", "from 1");
+    refuse(API_EMBEDDINGS, "{\"input\": \"a\", \"dimensions\": \"7\"}", "dimensions", "the string");
+    refuse(API_EMBEDDINGS, "{\"input\": \"a\", \"model\": 7}", "model", "the integer");
+    refuse(API_EMBEDDINGS, "{\"input\": \"a\", \"truncate_prompt_tokens\": 7}", "truncate_prompt_tokens", "leave it out");
+    char many[3 * (API_INPUTS_MAX + 2) * 2 + 32] = "{\"input\":[\"a\"";
+    for (int i = 0; i < API_INPUTS_MAX; i++) strcat(many, ",\"a\"");
+    refuse(API_EMBEDDINGS, strcat(many, "]}"), "input", "2049 inputs, expected at most 2048");
+}
+
 static void test_codes_become_statuses(void **state) {
     (void)state;
     static const struct {
@@ -290,6 +328,7 @@ int main(void) {
         cmocka_unit_test(test_chat),        cmocka_unit_test(test_wrong_types_name_the_field),
         cmocka_unit_test(test_wrong_chats), cmocka_unit_test(test_bodies_that_are_no_json),
         cmocka_unit_test(test_tokens),      cmocka_unit_test(test_codes_become_statuses),
+        cmocka_unit_test(test_embeddings),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
