@@ -39,6 +39,22 @@ static const struct sh_architecture architectures[] = {
     {"ernie4_5", "dense", sh_build_llama_like, 0, "ERNIE 4.5 (dense)"},
     {"seed_oss", "dense", sh_build_seed_oss, 0, "Seed-OSS"},
     {"hunyuan-dense", "dense", sh_build_hunyuan_dense, 0, "Hunyuan (dense)"},
+    {"qwen2moe", "experts", sh_build_qwen2moe, 0, "Qwen1.5-MoE, Qwen2-57B-A14B"},
+    {"qwen3moe", "experts", sh_build_qwen3moe, 0, "Qwen3-30B-A3B, Qwen3-235B-A22B, Qwen3-Coder"},
+    {"phimoe", "experts", sh_build_phimoe, 0, "Phi-3.5-MoE"},
+    {"olmoe", "experts", sh_build_olmoe, 0, "OLMoE"},
+    {"granitemoe", "experts", sh_build_granitemoe, 0, "Granite 3 MoE"},
+    {"deepseek", "experts", sh_build_deepseek, 0, "DeepSeek-MoE"},
+    {"deepseek2", "experts", sh_build_deepseek2, 0, "DeepSeek-V2, -V2-Lite, -V3, -R1; Kimi-K2, Moonlight"},
+    {"glm4moe", "experts", sh_build_glm4moe, 0, "GLM-4.5, GLM-4.5-Air, GLM-4.6"},
+    {"gpt-oss", "experts", sh_build_gpt_oss, 0, "gpt-oss-20b, gpt-oss-120b"},
+    {"mamba", "recurrent", sh_build_mamba, SH_SPEC_NO_ATTENTION | SH_SPEC_NO_FF, "Mamba"},
+    {"lfm2", "recurrent", sh_build_lfm2, SH_SPEC_SOME_ATTENTION, "LFM2"},
+    {"qwen35", "recurrent", sh_build_qwen35, 0, "Qwen3.5"},
+    {"bert", "embedding", sh_build_bert, SH_SPEC_ENCODER | SH_SPEC_NO_ROPE, "BERT, BGE, E5, GTE, MiniLM"},
+    {"nomic-bert", "embedding", sh_build_nomic_bert, SH_SPEC_ENCODER, "nomic-embed-text v1 and v1.5"},
+    {"jina-bert-v2", "embedding", sh_build_jina_bert_v2, SH_SPEC_ENCODER | SH_SPEC_NO_ROPE, "jina-embeddings-v2"},
+    {"gemma-embedding", "embedding", sh_build_gemma_embedding, SH_SPEC_ENCODER, "EmbeddingGemma"},
 };
 
 const struct sh_architecture *sh_architecture_find(const char *name, size_t length) {

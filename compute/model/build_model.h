@@ -93,5 +93,21 @@ void sh_build_bloom(struct sh_model_builder *m);
 void sh_build_nemotron(struct sh_model_builder *m);
 void sh_build_command_r(struct sh_model_builder *m);
 void sh_build_cohere2(struct sh_model_builder *m);
+void sh_build_qwen2moe(struct sh_model_builder *m); /* experts.c */
+void sh_build_qwen3moe(struct sh_model_builder *m);
+void sh_build_phimoe(struct sh_model_builder *m);
+void sh_build_olmoe(struct sh_model_builder *m);
+void sh_build_granitemoe(struct sh_model_builder *m);
+void sh_build_deepseek(struct sh_model_builder *m);
+void sh_build_glm4moe(struct sh_model_builder *m);
+void sh_build_gpt_oss(struct sh_model_builder *m);
+void sh_build_deepseek2(struct sh_model_builder *m); /* deepseek2.c */
+void sh_build_mamba(struct sh_model_builder *m);     /* mamba.c */
+void sh_build_lfm2(struct sh_model_builder *m);      /* lfm2.c */
+void sh_build_qwen35(struct sh_model_builder *m);    /* qwen35.c */
+void sh_build_bert(struct sh_model_builder *m);      /* bert.c */
+void sh_build_nomic_bert(struct sh_model_builder *m);
+void sh_build_jina_bert_v2(struct sh_model_builder *m);
+void sh_build_gemma_embedding(struct sh_model_builder *m); /* gemma_embedding.c */
 
 #endif

@@ -143,7 +143,8 @@ uint32_t sh_decoder_attend(struct sh_decoder *d, uint32_t q, uint32_t k, uint32_
     const struct sh_spec *s = &d->m->spec;
     const uint32_t l = b->layer;
     const bool windowed = sh_decoder_is_windowed(d);
-    const uint32_t window = windowed && d->window < s->context_length ? d->window : 0; /* a longer one hides nothing */
+    const uint32_t reach = d->encoder ? d->window / 2 : d->window;
+    const uint32_t window = windowed && reach < s->context_length ? d->window : 0; /* a longer one hides nothing */
     const bool still = d->rope_step > 0 && l % d->rope_step == d->rope_step - 1;
     const uint32_t table = still ? SH_NONE : windowed ? d->rope_windowed : d->rope;
     struct sh_build_attention a = {
@@ -157,17 +158,19 @@ uint32_t sh_decoder_attend(struct sh_decoder *d, uint32_t q, uint32_t k, uint32_
         .rope_table = table,
         .scale = d->scale,
         .softcap = d->softcap,
+        .bidirectional = d->encoder,
         .window = window,
         .slopes = d->slopes,
         .sinks = SH_NONE,
     };
     if (d->sinks) a.sinks = sh_build_vector(b, a.n_heads, "blk.%u.attn_sinks.weight", l);
+    const bool forgets = window > 0 && !d->encoder; /* an encoder's keys are of the step, all of them */
     const struct sh_state_group state = {
-        .kind = window > 0 ? SH_STATE_WINDOWED : SH_STATE_PAGED,
+        .kind = forgets ? SH_STATE_WINDOWED : SH_STATE_PAGED,
         .n_kv_heads = a.n_kv_heads,
         .k_dim = a.k_dim,
         .v_dim = a.v_dim,
-        .window = window,
+        .window = forgets ? window : 0,
     };
     a.group = sh_build_state(b, state, &a.layer_in_group);
     if (!d->qk_norm_late) {
@@ -280,6 +283,11 @@ void sh_decoder_finish(struct sh_decoder *d, uint32_t x) {
     const struct sh_spec *s = &d->m->spec;
     b->layer = SH_NONE;
     const uint32_t hidden = sh_decoder_norm(d, x, d->output_norm);
+    if (d->encoder) {
+        b->program->hidden = hidden;
+        b->program->encoder = true;
+        return;
+    }
     const uint32_t head = sh_build_has(b, "output.weight") ? sh_build_matrix(b, s->n_embd, s->n_vocab, "output.weight")
                                                            : sh_build_matrix(b, s->n_embd, s->n_vocab, "token_embd.weight");
     uint32_t logits = sh_build_matmul(b, hidden, head, sh_build_vector_optional(b, s->n_vocab, "output.bias"), "output");

@@ -39,6 +39,7 @@ enum sh_ffn_kind {
 struct sh_decoder {
     struct sh_model_builder *m;
     const void *family; /* for the functions below */
+    bool encoder;       /* attention sees both ways, and there is no head */
 
     /* Norms of whole rows: the stem of the tensors, NULL for no such norm. */
     enum sh_norm_kind norm;

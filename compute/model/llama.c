@@ -2,7 +2,7 @@
  * The layout of llama: pre-norm with RMS norms, grouped-query attention with rotation of adjacent pairs, SwiGLU. Biases, and a head
  * of its own, where the file has them.
  */
-#include "compute/model/decoder.h"
+#include "compute/model/moe.h"
 
 #include <math.h>
 
@@ -16,6 +16,11 @@ void sh_build_llama(struct sh_model_builder *m) {
     struct sh_decoder d;
     init(&d, m);
     sh_decoder_window(&d, 0);
+    struct sh_moe moe;
+    if (m->spec.n_expert > 0) { /* Mixtral */
+        moe = sh_moe_read(m, (struct sh_moe_family){SH_GATE_SOFTMAX, true});
+        sh_decoder_use_moe(&d, &moe);
+    }
     sh_decoder_build(&d);
 }
 
