@@ -6,7 +6,7 @@
 // attention kernels compute is here.
 layout(push_constant) uniform Push { sh_pc_attention p; };
 
-shared vec4 q_shared[SH_MAX_HEAD_DIM / 4];
+shared vec4 q_shared[SH_MAX_K_DIM / 4];
 shared float scores[SH_SPLIT_TOKENS];
 shared float lanes[64];
 

@@ -28,7 +28,8 @@
 #define SH_P_PAGE_TOKENS 32  /* tokens of a cache page */
 #define SH_SPLIT_TOKENS 256  /* cache positions of one attention split: a function of the position alone */
 #define SH_SAMPLE_CHUNK 4096 /* logits that one workgroup of the sampler looks at */
-#define SH_MAX_HEAD_DIM 256
+#define SH_MAX_K_DIM 256
+#define SH_MAX_V_DIM 256
 #define SH_P_NONE 0xffffffffu
 
 /* Weight layouts: see weights.glsl. */
@@ -97,10 +98,18 @@ struct sh_pc_embed {
 #define SH_P_EMBED_POSITION 1
 #define SH_P_EMBED_FIRST 2
 struct sh_pc_norm {
-    SH_ADDRESS step, x, w, dst;
-    SH_UINT width, stride, by_output;
+    SH_ADDRESS step, x, w, bias, dst;
+    SH_UINT width, n_groups;   /* elements of a part; parts of a row */
+    SH_UINT stride, by_output;
+    SH_UINT kind, flags;       /* SH_NORM_KIND_*; SH_NORM_WEIGHT, SH_NORM_BIAS */
+    SH_UINT w_step, bias_step; /* from part to part: 0 or width */
     SH_FLOAT eps;
 };
+#define SH_NORM_KIND_RMS 0
+#define SH_NORM_KIND_LAYER 1
+#define SH_NORM_KIND_L2 2
+#define SH_NORM_WEIGHT 1
+#define SH_NORM_BIAS 2
 struct sh_pc_matmul { /* also of blocks and of experts: see rows.glsl */
     SH_ADDRESS step, x, dst, bias;
     SH_ADDRESS residual; /* experts: the ROUTE's result or the list of pairs */
@@ -146,16 +155,29 @@ struct sh_pc_expert_sum {
     SH_UINT width, x_stride, route_stride, dst_stride, n_used, by_output;
 };
 
-struct sh_pc_pair { /* add: dst = x + y; glu: dst = silu(x) * y */
+struct sh_pc_pair { /* add: dst = x + y; glu: dst = act(x) * y */
     SH_ADDRESS step, x, y, dst;
     SH_UINT width, stride, by_output;
+    SH_UINT x_stride, x_single; /* glu only. x_single: x is one number per row */
+};
+struct sh_pc_unary {
+    SH_ADDRESS step, rows, table, x, dst;
+    SH_UINT width, stride, by_output;
+    SH_UINT n_table;
+    SH_FLOAT a;
+};
+struct sh_pc_concat {
+    SH_ADDRESS step, x, y, dst;
+    SH_UINT n_heads, x_part, y_part;
+    SH_UINT x_stride, y_stride, dst_stride, by_output;
 };
 struct sh_pc_rope {
     SH_ADDRESS step, rows, q, k, v, dst, table, pages;
     SH_UINT q_stride, k_stride, v_stride, dst_stride;
     SH_UINT heads;          /* n_heads | n_kv_heads << 16 */
-    SH_UINT dims;           /* k_dim | v_dim << 16 */
-    SH_UINT rope;           /* n_rot | pairing << 16; pairing 0: (2i, 2i + 1), 1: (i, i + n_rot / 2) */
+    SH_UINT dims;           /* k_dim | v_dim << 16; v_dim 0: no values are stored */
+    SH_UINT rope;           /* n_rot | pairing << 16; pairing 0: (2i, 2i + 1), 1: (i, i + n_rot / 2), counted from rope_first */
+    SH_UINT rope_first;
     SH_UINT n_context;      /* rows of the table */
     SH_UINT k_offset, v_offset; /* of this layer in a page, bytes */
 };
@@ -186,13 +208,15 @@ struct sh_pc_copy { /* rows between device and host buffers */
 SH_P_CHECK(sh_p_row, reserved, 36);
 SH_P_CHECK(sh_p_output, reserved, 28);
 SH_P_CHECK(sh_pc_embed, constant, 100);
-SH_P_CHECK(sh_pc_norm, eps, 44);
+SH_P_CHECK(sh_pc_norm, eps, 72);
 SH_P_CHECK(sh_pc_matmul, constant, 112);
 SH_P_CHECK(sh_pc_route, scale, 52);
 SH_P_CHECK(sh_pc_expert_list, by_output, 40);
 SH_P_CHECK(sh_pc_expert_sum, by_output, 52);
-SH_P_CHECK(sh_pc_pair, by_output, 40);
-SH_P_CHECK(sh_pc_rope, v_offset, 100);
+SH_P_CHECK(sh_pc_pair, x_single, 48);
+SH_P_CHECK(sh_pc_unary, a, 56);
+SH_P_CHECK(sh_pc_concat, by_output, 56);
+SH_P_CHECK(sh_pc_rope, v_offset, 104);
 SH_P_CHECK(sh_pc_attention, scale, 80);
 SH_P_CHECK(sh_pc_gather, stride, 36);
 SH_P_CHECK(sh_pc_sample, chunks, 48);

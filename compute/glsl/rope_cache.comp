@@ -1,9 +1,12 @@
-// rope_cache.comp - rotates q into out and k into the cache, and stores v into the cache, for every row.
+// rope_cache.comp - rotates q into out and k into the cache, and stores v into the cache, for every row. Without key/value heads
+// (n_kv_heads 0) it rotates q alone and touches no cache; without values (v_dim 0) keys are all that is stored; n_rot may be 0.
 //
 // q, out [R][n_heads * k_dim], k [R][n_kv_heads * k_dim], v [R][n_kv_heads * v_dim]; table [n_context][n_rot / 2][cos, sin].
 // A page holds for this layer K [32][n_kv_heads][kp] at k_offset and V [32][n_kv_heads][vp] at v_offset; kp, vp = dims rounded up
 // to 8, filled with zeros; elements f32, or with -DCACHE_F16 IEEE halves, rounded to nearest even here in integers, so that every
 // driver stores the same. One thread moves one pair of elements: heads of q, then of k, then of v. out may be q.
+// Pairs of a head: first the n_rot / 2 that are rotated, (first + 2 i, first + 2 i + 1) or (first + i, first + i + n_rot / 2), then
+// the other elements in order, two by two.
 // Grid: x over (n_heads + 2 n_kv_heads) * max(kp, vp) / 2 threads of 64 (strided), y over rows.
 #version 450
 #extension GL_GOOGLE_include_directive : require
@@ -40,7 +43,8 @@ void main() {
     const uint n_heads = p.heads & 0xffffu, n_kv = p.heads >> 16, k_dim = p.dims & 0xffffu, v_dim = p.dims >> 16;
     const uint n_rot = p.rope & 0xffffu, halves = p.rope >> 16;
     const uint kp = (k_dim + 7u) & ~7u, vp = (v_dim + 7u) & ~7u, pairs = max(kp, vp) >> 1;
-    const uvec2 page = Pages(p.pages).v[row.first_page + min(row.position / SH_P_PAGE_TOKENS, row.n_pages - 1u)];
+    uvec2 page = uvec2(0u);
+    if (n_kv != 0u) page = Pages(p.pages).v[row.first_page + min(row.position / SH_P_PAGE_TOKENS, row.n_pages - 1u)];
     const uint in_page = row.position % SH_P_PAGE_TOKENS;
     const uint angle = min(row.position, p.n_context - 1u) * (n_rot >> 1);
 
@@ -57,13 +61,18 @@ void main() {
         }
         const bool key = head >= n_heads;
         const uint h = key ? head - n_heads : head;
-        uint a = 2u * pair, b = 2u * pair + 1u;
-        const bool rotated = a < n_rot;
-        if (rotated && halves != 0u) {
-            a = pair;
-            b = pair + (n_rot >> 1);
+        if (2u * pair >= kp) continue;
+        const bool rotated = 2u * pair < n_rot;
+        uint a, b;
+        if (rotated) {
+            a = p.rope_first + (halves != 0u ? pair : 2u * pair);
+            b = a + (halves != 0u ? n_rot >> 1 : 1u);
+        } else {
+            a = 2u * pair - n_rot; // counted without those that are rotated
+            b = a + 1u;
+            if (a >= p.rope_first) a += n_rot;
+            if (b >= p.rope_first) b += n_rot;
         }
-        if (a >= kp) continue;
         const uint base = key ? r * p.k_stride + h * k_dim : r * p.q_stride + h * k_dim;
         float x = a < k_dim ? (key ? F32(p.k).v[base + a] : F32(p.q).v[base + a]) : 0.0;
         float y = b < k_dim ? (key ? F32(p.k).v[base + b] : F32(p.q).v[base + b]) : 0.0;

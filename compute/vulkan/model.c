@@ -120,11 +120,14 @@ static enum sh_code mark_uses(struct sh_exec_model *m, const struct sh_vk_plan *
         if (op->w != SH_NONE) *(matrix ? &m->weights[op->w].matrix : &m->weights[op->w].vector) = true;
         if (op->bias != SH_NONE) m->weights[op->bias].vector = true;
         mark_matrices(m, op);
-        const bool attention = op->kind == SH_OP_ROPE_CACHE || op->kind == SH_OP_ATTENTION;
-        if (attention && (op->attn.k_dim > SH_MAX_HEAD_DIM || op->attn.v_dim > SH_MAX_HEAD_DIM || op->attn.n_heads > 0xffff ||
-                          op->rope.n_rot > op->attn.k_dim))
-            return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: heads of %u and %u dimensions, the kernels take up to %d",
-                           m->vk->base.info.name, op->attn.k_dim, op->attn.v_dim, SH_MAX_HEAD_DIM);
+        const bool rope = op->kind == SH_OP_ROPE || op->kind == SH_OP_ROPE_CACHE, attention = op->kind == SH_OP_ATTENTION;
+        if ((rope || attention) && (op->attn.k_dim > 0xffff || op->attn.n_heads > 0xffff)) /* fields of the push constants */
+            return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: %u heads of %u dimensions, the kernels take up to 65535 of 65535",
+                           m->vk->base.info.name, op->attn.n_heads, op->attn.k_dim);
+        if (attention && (op->attn.k_dim > SH_MAX_K_DIM || op->attn.v_dim > SH_MAX_V_DIM))
+            return sh_fail(err, SH_ERR_UNSUPPORTED,
+                           "%s: attention with keys of %u and values of %u dimensions, the kernels take up to %d and %d",
+                           m->vk->base.info.name, op->attn.k_dim, op->attn.v_dim, SH_MAX_K_DIM, SH_MAX_V_DIM);
     }
     return SH_OK;
 }
@@ -234,11 +237,6 @@ static enum sh_code check_ops(const struct sh_segment *segment, struct sh_error 
         const struct sh_op *op = &segment->program->ops[i];
         bool known = true;
         switch (op->kind) {
-        case SH_OP_NORM:
-            known = op->norm.kind == SH_NORM_RMS && op->norm.n_groups == 1 && op->w != SH_NONE && op->bias == SH_NONE;
-            break;
-        case SH_OP_GLU: known = op->glu == SH_GLU_SILU; break;
-        case SH_OP_ROPE_CACHE: known = op->rope.first == 0 && op->rope.n_rot > 0 && !op->attn.v_in_k; break;
         case SH_OP_ATTENTION:
             known = !op->attn.bidirectional && op->attn.window == 0 && op->attn.softcap == 0 && op->w == SH_NONE && op->bias == SH_NONE;
             break;
@@ -247,7 +245,13 @@ static enum sh_code check_ops(const struct sh_segment *segment, struct sh_error 
         case SH_OP_ROUTE:
         case SH_OP_EXPERT_MATMUL:
         case SH_OP_EXPERT_SUM:
+        case SH_OP_NORM:
         case SH_OP_ADD:
+        case SH_OP_UNARY:
+        case SH_OP_GLU:
+        case SH_OP_CONCAT:
+        case SH_OP_ROPE:
+        case SH_OP_ROPE_CACHE:
         case SH_OP_GATHER_OUT: break;
         default: known = false;
         }

@@ -134,18 +134,26 @@ void sh_vk_maybe_cut(struct recorder *r, double flops) {
 
 static void record_norm(struct recorder *r, const struct sh_op *op) {
     const enum sh_rows rows = activation(r, op->out)->rows;
+    const struct sh_weight *weights = r->context->model->program->weights;
+    const uint32_t part = activation(r, op->out)->width / op->norm.n_groups;
     const uint32_t reads[] = {touch(r, op->x)}, writes[] = {touch(r, op->out)};
     sh_vk_touches(r, reads, 1, writes, 1);
     const struct sh_pc_norm push = {.step = r->slot->step.address,
                                     .x = address(r, op->x),
-                                    .w = table(r, op->w),
+                                    .w = op->w != SH_NONE ? table(r, op->w) : 0,
+                                    .bias = op->bias != SH_NONE ? table(r, op->bias) : 0,
                                     .dst = address(r, op->out),
-                                    .width = activation(r, op->out)->width,
+                                    .width = part,
+                                    .n_groups = op->norm.n_groups,
                                     .stride = stride(r, op->out),
                                     .by_output = rows == SH_ROWS_OUT,
+                                    .kind = op->norm.kind,
+                                    .flags = (op->w != SH_NONE ? SH_NORM_WEIGHT : 0) | (op->bias != SH_NONE ? SH_NORM_BIAS : 0),
+                                    .w_step = op->w != SH_NONE && weights[op->w].cols > part ? part : 0,
+                                    .bias_step = op->bias != SH_NONE && weights[op->bias].cols > part ? part : 0,
                                     .eps = op->eps};
-    const struct sh_vk_grid grid = {by(count_of(rows), 1), fixed(1)};
-    DISPATCH(r, SH_KERNEL_rms_norm, push, grid, 0);
+    const struct sh_vk_grid grid = {fixed(groups(op->norm.n_groups, 1)), by(count_of(rows), 1)};
+    DISPATCH(r, SH_KERNEL_norm, push, grid, 0);
 }
 
 static void record_pair(struct recorder *r, const struct sh_op *op, enum sh_kernel kernel) {
@@ -158,15 +166,101 @@ static void record_pair(struct recorder *r, const struct sh_op *op, enum sh_kern
                                     .dst = address(r, op->out),
                                     .width = activation(r, op->out)->width,
                                     .stride = stride(r, op->out),
-                                    .by_output = rows == SH_ROWS_OUT};
+                                    .by_output = rows == SH_ROWS_OUT,
+                                    .x_stride = stride(r, op->x),
+                                    .x_single = activation(r, op->x)->width != activation(r, op->out)->width};
     const struct sh_vk_grid grid = {fixed(groups(push.width, 256)), by(count_of(rows), 1)};
     DISPATCH(r, kernel, push, grid, 0);
 }
 
+static void record_unary(struct recorder *r, const struct sh_op *op) {
+    static const enum sh_kernel kernels[] = {
+        [SH_UNARY_SCALE] = SH_KERNEL_unary_scale,
+        [SH_UNARY_SCALE_POSITION] = SH_KERNEL_unary_scale_position,
+        [SH_UNARY_CLAMP] = SH_KERNEL_unary_clamp,
+        [SH_UNARY_SOFTCAP] = SH_KERNEL_unary_softcap,
+        [SH_UNARY_GELU] = SH_KERNEL_unary_gelu,
+        [SH_UNARY_GELU_ERF] = SH_KERNEL_unary_gelu_erf,
+        [SH_UNARY_SILU] = SH_KERNEL_unary_silu,
+        [SH_UNARY_RELU] = SH_KERNEL_unary_relu,
+        [SH_UNARY_RELU_SQUARED] = SH_KERNEL_unary_relu_squared,
+    };
+    const enum sh_rows rows = activation(r, op->out)->rows;
+    const uint32_t reads[] = {touch(r, op->x)}, writes[] = {touch(r, op->out)};
+    sh_vk_touches(r, reads, 1, writes, 1);
+    const struct sh_pc_unary push = {
+        .step = r->slot->step.address,
+        .rows = r->slot->rows.address,
+        .table = op->w != SH_NONE ? table(r, op->w) : 0,
+        .x = address(r, op->x),
+        .dst = address(r, op->out),
+        .width = activation(r, op->out)->width,
+        .stride = stride(r, op->out),
+        .by_output = rows == SH_ROWS_OUT,
+        .n_table = op->w != SH_NONE ? (uint32_t)r->context->model->program->weights[op->w].rows : 0,
+        .a = op->unary.a,
+    };
+    const struct sh_vk_grid grid = {fixed(groups(push.width, 256)), by(count_of(rows), 1)};
+    DISPATCH(r, kernels[op->unary.kind], push, grid, 0);
+}
+
+static void record_glu(struct recorder *r, const struct sh_op *op) {
+    static const enum sh_kernel kernels[] = {
+        [SH_GLU_SILU] = SH_KERNEL_glu_silu, [SH_GLU_GELU] = SH_KERNEL_glu_gelu,       [SH_GLU_GELU_ERF] = SH_KERNEL_glu_gelu_erf,
+        [SH_GLU_RELU] = SH_KERNEL_glu_relu, [SH_GLU_SIGMOID] = SH_KERNEL_glu_sigmoid, [SH_GLU_MUL] = SH_KERNEL_glu_mul,
+        [SH_GLU_OAI] = SH_KERNEL_glu_oai,
+    };
+    record_pair(r, op, kernels[op->glu]);
+}
+
+static void record_concat(struct recorder *r, const struct sh_op *op) {
+    const enum sh_rows rows = activation(r, op->out)->rows;
+    const uint32_t reads[] = {touch(r, op->x), touch(r, op->y)}, writes[] = {touch(r, op->out)};
+    sh_vk_touches(r, reads, 2, writes, 1);
+    const struct sh_pc_concat push = {.step = r->slot->step.address,
+                                      .x = address(r, op->x),
+                                      .y = address(r, op->y),
+                                      .dst = address(r, op->out),
+                                      .n_heads = op->concat_heads,
+                                      .x_part = activation(r, op->x)->width / op->concat_heads,
+                                      .y_part = activation(r, op->y)->width / op->concat_heads,
+                                      .x_stride = stride(r, op->x),
+                                      .y_stride = stride(r, op->y),
+                                      .dst_stride = stride(r, op->out),
+                                      .by_output = rows == SH_ROWS_OUT};
+    const struct sh_vk_grid grid = {fixed(groups(activation(r, op->out)->width, 64)), by(count_of(rows), 1)};
+    DISPATCH(r, SH_KERNEL_concat, push, grid, 0);
+}
+
+/* ROPE: the kernel of ROPE_CACHE without keys and values. */
 static void record_rope(struct recorder *r, const struct sh_op *op) {
+    const uint32_t reads[] = {touch(r, op->x)}, writes[] = {touch(r, op->out)};
+    sh_vk_touches(r, reads, 1, writes, 1);
+    const struct sh_pc_rope push = {
+        .step = r->slot->step.address,
+        .rows = r->slot->rows.address,
+        .q = address(r, op->x),
+        .dst = address(r, op->out),
+        .table = table(r, op->w),
+        .q_stride = stride(r, op->x),
+        .dst_stride = stride(r, op->out),
+        .heads = op->attn.n_heads,
+        .dims = op->attn.k_dim,
+        .rope = op->rope.n_rot | (op->rope.pairing == SH_ROPE_HALVES ? 1u << 16 : 0),
+        .rope_first = op->rope.first,
+        .n_context = (uint32_t)r->context->model->program->weights[op->w].rows,
+    };
+    const uint32_t pairs = op->attn.n_heads * ((op->attn.k_dim + 7) & ~7u) / 2;
+    const struct sh_vk_grid grid = {fixed(groups(pairs, 64)), by(SH_COUNT_ROWS, 1)};
+    DISPATCH(r, SH_KERNEL_rope_cache_f32, push, grid, 0);
+}
+
+static void record_rope_cache(struct recorder *r, const struct sh_op *op) {
     const struct sh_exec_context *c = r->context;
     const struct sh_vk_pool *pool = &c->pools[op->attn.group];
-    const uint32_t reads[] = {touch(r, op->x), touch(r, op->y), touch(r, op->z)}, writes[] = {touch(r, op->out), TOUCH_CACHE};
+    const bool values = op->z != SH_NONE;
+    const uint32_t reads[] = {touch(r, op->x), touch(r, op->y), touch(r, values ? op->z : op->y)},
+                   writes[] = {touch(r, op->out), TOUCH_CACHE};
     sh_vk_touches(r, reads, 3, writes, 2);
     const uint64_t layer = (op->attn.layer_in_group - pool->first_layer) * pool->layer_bytes,
                    element = c->params.kv_type == SH_KV_F16 ? 2 : 4;
@@ -175,18 +269,19 @@ static void record_rope(struct recorder *r, const struct sh_op *op) {
         .rows = r->slot->rows.address,
         .q = address(r, op->x),
         .k = address(r, op->y),
-        .v = address(r, op->z),
+        .v = values ? address(r, op->z) : 0,
         .dst = address(r, op->out),
-        .table = table(r, op->w),
+        .table = op->w != SH_NONE ? table(r, op->w) : 0,
         .pages = r->slot->pages[op->attn.group].address,
         .q_stride = stride(r, op->x),
         .k_stride = stride(r, op->y),
-        .v_stride = stride(r, op->z),
+        .v_stride = values ? stride(r, op->z) : 0,
         .dst_stride = stride(r, op->out),
         .heads = op->attn.n_heads | op->attn.n_kv_heads << 16,
-        .dims = op->attn.k_dim | op->attn.v_dim << 16,
+        .dims = op->attn.k_dim | (values ? op->attn.v_dim << 16 : 0),
         .rope = op->rope.n_rot | (op->rope.pairing == SH_ROPE_HALVES ? 1u << 16 : 0),
-        .n_context = (uint32_t)c->model->program->weights[op->w].rows,
+        .rope_first = op->rope.first,
+        .n_context = op->w != SH_NONE ? (uint32_t)c->model->program->weights[op->w].rows : 1,
         .k_offset = (uint32_t)layer,
         .v_offset = (uint32_t)(layer + element * SH_PAGE_TOKENS * op->attn.n_kv_heads * pool->k_pad),
     };
@@ -260,9 +355,12 @@ static void record_op(struct recorder *r, const struct sh_op *op) {
     case SH_OP_EXPERT_MATMUL: sh_vk_record_expert_matmul(r, op); break;
     case SH_OP_EXPERT_SUM: sh_vk_record_expert_sum(r, op); break;
     case SH_OP_ADD: record_pair(r, op, SH_KERNEL_add); break;
-    case SH_OP_ROPE_CACHE: record_rope(r, op); break;
+    case SH_OP_UNARY: record_unary(r, op); break;
+    case SH_OP_CONCAT: record_concat(r, op); break;
+    case SH_OP_ROPE: record_rope(r, op); break;
+    case SH_OP_ROPE_CACHE: record_rope_cache(r, op); break;
     case SH_OP_ATTENTION: record_attention(r, op); break;
-    case SH_OP_GLU: record_pair(r, op, SH_KERNEL_glu_silu); break;
+    case SH_OP_GLU: record_glu(r, op); break;
     case SH_OP_GATHER_OUT: record_gather(r, op); break;
     default: break;
     }

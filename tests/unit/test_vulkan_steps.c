@@ -321,7 +321,7 @@ static void large_heads_are_refused(void **state) {
     struct sh_exec_model *model = NULL;
     struct sh_error err = {0};
     assert_int_equal(device->executor->model_create(device, &segment, 1, &model, &err), SH_ERR_UNSUPPORTED);
-    assert_non_null(strstr(err.message, "288 dimensions, the kernels take up to 256"));
+    assert_non_null(strstr(err.message, "keys of 288 and values of 288 dimensions, the kernels take up to 256 and 256"));
     assert_null(model);
     ops_close(device);
     tiny_destroy(t);

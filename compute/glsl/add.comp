@@ -1,5 +1,4 @@
-// pair.comp - two activations into one: -DOP_ADD out = x + y; -DOP_SILU out = x / (1 + exp(-x)) * y. All [R][stride].
-// One thread makes four elements. Grid: x over width / 256 (strided), y over rows.
+// add.comp - out = x + y, all [R][stride]. One thread makes four elements. Grid: x over width / 256 (strided), y over rows.
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #include "head.glsl"
@@ -11,12 +10,7 @@ void main() {
     if (r >= (p.by_output != 0u ? Step(p.step).v.n_outputs : Step(p.step).v.n_rows)) return;
     for (uint i = gl_GlobalInvocationID.x; i * 4u < p.width; i += gl_NumWorkGroups.x * 64u) {
         const uint at4 = r * (p.stride >> 2) + i;
-        const vec4 x = F128(p.x).v[at4], y = F128(p.y).v[at4];
-#ifdef OP_ADD
-        precise vec4 v = x + y;
-#else
-        precise vec4 v = x / (1.0 + exp(-x)) * y;
-#endif
+        precise vec4 v = F128(p.x).v[at4] + F128(p.y).v[at4];
         F128Out(p.dst).v[at4] = v;
     }
 }
