@@ -16,6 +16,7 @@ static const char usage[] =
     "  --heads H          (4)        --kv-heads K       (2)\n"
     "  --head-dim HD      (embd / heads)\n"
     "  --ff F             (512)      --vocab V          (512; 260 to 262144)\n"
+    "  --experts N        (0: dense) --experts-used N   each expert has width F\n"
     "  --context C        (256)      --rope-base B      (10000)\n"
     "  --type T           F32 F16 BF16 Q4_0 Q8_0 Q4_K Q5_K Q6_K, or a mix: Q4_K_S Q4_K_M Q5_K_S Q5_K_M (default Q8_0)\n"
     "  --head-type T      of output.weight (default: Q6_K below 6 bits where embd is a multiple of 256, else --type)\n"
@@ -45,6 +46,8 @@ enum option_id {
     OPT_HEAD_DIM,
     OPT_FF,
     OPT_VOCAB,
+    OPT_EXPERTS,
+    OPT_EXPERTS_USED,
     OPT_CONTEXT,
     OPT_ROPE_BASE,
     OPT_TYPE,
@@ -71,6 +74,8 @@ static const struct option options[] = {
     {"head-dim", 1, NULL, OPT_HEAD_DIM},
     {"ff", 1, NULL, OPT_FF},
     {"vocab", 1, NULL, OPT_VOCAB},
+    {"experts", 1, NULL, OPT_EXPERTS},
+    {"experts-used", 1, NULL, OPT_EXPERTS_USED},
     {"context", 1, NULL, OPT_CONTEXT},
     {"rope-base", 1, NULL, OPT_ROPE_BASE},
     {"type", 1, NULL, OPT_TYPE},
@@ -116,6 +121,8 @@ int main(int argc, char **argv) {
         case OPT_HEAD_DIM: p.head_dim = (uint32_t)number("--head-dim", UINT32_MAX); break;
         case OPT_FF: p.ff = (uint32_t)number("--ff", UINT32_MAX); break;
         case OPT_VOCAB: p.vocab = (uint32_t)number("--vocab", UINT32_MAX); break;
+        case OPT_EXPERTS: p.experts = (uint32_t)number("--experts", UINT32_MAX); break;
+        case OPT_EXPERTS_USED: p.experts_used = (uint32_t)number("--experts-used", UINT32_MAX); break;
         case OPT_CONTEXT: p.context = (uint32_t)number("--context", UINT32_MAX); break;
         case OPT_ROPE_BASE: {
             char *end;

@@ -285,7 +285,7 @@ static const struct recipe *find_recipe(const char *name) {
 struct plan_tensor {
     char name[64];
     uint32_t type, rank, shard;
-    uint64_t dims[2], bytes;
+    uint64_t dims[3], bytes;
     float mean, deviation;
 };
 
@@ -303,6 +303,7 @@ static void matrix(struct plan *plan, const char *name, uint32_t type, uint64_t 
     t->rank = 2;
     t->dims[0] = cols;
     t->dims[1] = rows;
+    t->dims[2] = 1;
     t->mean = 0;
     t->deviation = gain / sqrtf((float)cols);
     t->bytes = sh_type_row_bytes(type, cols) * rows;
@@ -315,6 +316,15 @@ static void vector(struct plan *plan, const char *name, uint64_t n, float mean, 
     t->rank = 1;
     t->mean = mean;
     t->deviation = deviation;
+}
+
+/* n matrices of one shape in one tensor. */
+static void experts(struct plan *plan, const char *name, uint32_t type, uint64_t cols, uint64_t rows, float gain) {
+    matrix(plan, name, type, cols, rows * plan->p->experts, gain);
+    struct plan_tensor *t = &plan->tensors[plan->n - 1];
+    t->rank = 3;
+    t->dims[1] = rows;
+    t->dims[2] = plan->p->experts;
 }
 
 static void llama_layer(struct plan *plan, const struct recipe *recipe, uint32_t i) {
@@ -338,6 +348,13 @@ static void llama_layer(struct plan *plan, const struct recipe *recipe, uint32_t
         vector(plan, NAME("attn_output.bias"), p->embd, 0, 0.1f);
     }
     vector(plan, NAME("ffn_norm.weight"), p->embd, 1, 0.1f);
+    if (p->experts > 0) {
+        matrix(plan, NAME("ffn_gate_inp.weight"), SH_TYPE_F32, p->embd, p->experts, 1);
+        experts(plan, NAME("ffn_gate_exps.weight"), recipe->base, p->embd, p->ff, 1);
+        experts(plan, NAME("ffn_up_exps.weight"), recipe->base, p->embd, p->ff, 1);
+        experts(plan, NAME("ffn_down_exps.weight"), wide, p->ff, p->embd, 2 * branch);
+        return;
+    }
     matrix(plan, NAME("ffn_gate.weight"), recipe->base, p->embd, p->ff, 1);
     matrix(plan, NAME("ffn_up.weight"), recipe->base, p->embd, p->ff, 1);
     matrix(plan, NAME("ffn_down.weight"), wide, p->ff, p->embd, 2 * branch); /* silu halves what comes in */
@@ -365,7 +382,7 @@ static uint64_t tensor_seed(const struct plan_tensor *t, uint64_t seed) {
 static enum sh_code write_tensor(struct sh_gguf_writer *w, const struct plan *plan, const struct plan_tensor *t, uint8_t *piece,
                                  uint64_t piece_bytes, struct sh_error *err) {
     const struct sh_type_info *info = sh_type_info(t->type);
-    uint64_t state = tensor_seed(t, plan->p->seed), left = t->dims[0] * t->dims[1];
+    uint64_t state = tensor_seed(t, plan->p->seed), left = t->dims[0] * t->dims[1] * t->dims[2];
     if (is_rope(t)) {
         float *factors = (float *)piece; /* head_dim / 2 of them, checked to fit */
         for (uint32_t i = 0; i < t->dims[0]; i++) factors[i] = rope_factor(i, plan->p->head_dim, plan->p->rope_base);
@@ -397,6 +414,10 @@ static bool add_metadata(struct sh_gguf_writer *w, const struct genmodel_params 
     add_u32(w, p->arch, "context_length", p->context);
     add_u32(w, p->arch, "embedding_length", p->embd);
     add_u32(w, p->arch, "feed_forward_length", p->ff);
+    if (p->experts > 0) {
+        add_u32(w, p->arch, "expert_count", p->experts);
+        add_u32(w, p->arch, "expert_used_count", p->experts_used);
+    }
     add_u32(w, p->arch, "attention.head_count", p->heads);
     add_u32(w, p->arch, "attention.head_count_kv", p->kv_heads);
     add_u32(w, p->arch, "attention.key_length", p->head_dim);
@@ -458,6 +479,8 @@ static enum sh_code check_params(const struct genmodel_params *p, struct sh_erro
     if (p->head_dim % 2 != 0) return sh_fail(err, SH_ERR_INVALID, "head-dim %u is odd", p->head_dim);
     if (p->vocab < least || p->vocab > 262144)
         return sh_fail(err, SH_ERR_INVALID, "vocabulary of %u tokens: expected %u to 262144", p->vocab, least);
+    if (p->experts > 1024 || p->experts_used > p->experts || (p->experts > 0) != (p->experts_used > 0))
+        return sh_fail(err, SH_ERR_INVALID, "%u of %u experts used: expected 1 to all of up to 1024", p->experts_used, p->experts);
     if (p->shards > 512) return sh_fail(err, SH_ERR_INVALID, "%u shards: expected at most 512", p->shards);
     return SH_OK;
 }
@@ -465,7 +488,7 @@ static enum sh_code check_params(const struct genmodel_params *p, struct sh_erro
 static enum sh_code make_plan(struct plan *plan, const struct recipe *recipe, uint32_t embd_type, uint32_t head_type,
                               struct sh_error *err) {
     const struct genmodel_params *p = plan->p;
-    plan->tensors = sh_calloc((uint64_t)p->layers * 13 + 4, sizeof *plan->tensors);
+    plan->tensors = sh_calloc((uint64_t)p->layers * 14 + 4, sizeof *plan->tensors);
     if (plan->tensors == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the tensor list");
     /* a tied embedding is the head too: its rows must be small for logits to be */
     matrix(plan, "token_embd.weight", embd_type, p->embd, p->vocab, p->tied ? 2 : sqrtf((float)p->embd));

@@ -17,6 +17,7 @@ struct genmodel_params {
     const char *arch; /* "llama" */
     const char *name; /* general.name */
     uint32_t layers, embd, heads, kv_heads, head_dim, ff, vocab, context;
+    uint32_t experts, experts_used; /* 0: dense; else so many experts of width ff each, and how many a token uses */
     /* A type of the table ("Q4_0", "F16", ...) for all matrices, or a mix: "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", with more bits
      * where the usual quantisers spend them */
     const char *type;
