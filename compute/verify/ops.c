@@ -23,26 +23,48 @@ struct judge {
     uint32_t *shown;         /* activations of the present part of the program, ascending */
     const char **names;      /* [n_shown] */
     uint32_t n_shown;
-    const float **device;    /* [n_activations] the device's values, lent by the context, or NULL */
+    const float **device;    /* [n_activations] the device's values, lent by the context, or NULL: fused away */
+    uint32_t *maker;         /* [n_activations] the op of this part that makes it, SH_NONE */
     struct subject {
-        char name[40];
+        char name[56];
         double limit;
         struct sh_worst worst;
     } subjects[2 * SH_OP_KINDS + 64];
     uint32_t n_subjects;
 };
 
-static struct subject *subject_of(struct judge *j, const struct sh_op *op) {
-    const struct sh_program *p = j->v->reference->program;
+/* The op that made an input of this one and was fused with it, so that both are judged as one; NULL: none. */
+static const struct sh_op *fused_with(const struct judge *j, const struct sh_op *op) {
+    uint32_t reads[SH_OP_READS];
+    sh_op_reads(op, reads);
+    for (int i = 0; i < SH_OP_READS; i++)
+        if (reads[i] != SH_NONE && j->device[reads[i]] == NULL && j->maker[reads[i]] != SH_NONE)
+            return &j->v->reference->program->ops[j->maker[reads[i]]];
+    return NULL;
+}
+
+/* "matmul Q4_K"; *limit is raised to what such an op may deviate by. */
+static void describe(const struct judge *j, const struct sh_op *op, char name[24], double *limit) {
     const bool product = op->kind == SH_OP_MATMUL || op->kind == SH_OP_EXPERT_MATMUL;
-    char name[40];
+    if (!product) {
+        snprintf(name, 24, "%s", sh_op_name(op->kind));
+        return;
+    }
+    const uint32_t type = j->v->reference->program->weights[op->w].type;
+    snprintf(name, 24, "%s %s", sh_op_name(op->kind), sh_type_info(type)->name);
+    if (sh_verify_rounds(j->v->params->device, type)) *limit = LIMIT_ROUNDED;
+}
+
+static struct subject *subject_of(struct judge *j, const struct sh_op *op) {
+    char own[24], before[24], name[sizeof j->subjects[0].name];
     double limit = LIMIT_FLOAT;
-    if (product) {
-        const uint32_t type = p->weights[op->w].type;
-        snprintf(name, sizeof name, "%s %s", sh_op_name(op->kind), sh_type_info(type)->name);
-        if (sh_verify_rounds(j->v->params->device, type)) limit = LIMIT_ROUNDED;
+    describe(j, op, own, &limit);
+    const struct sh_op *fused = fused_with(j, op);
+    if (fused != NULL) {
+        describe(j, fused, before, &limit);
+        snprintf(name, sizeof name, "%s + %s", before, own);
     } else {
-        snprintf(name, sizeof name, "%s", sh_op_name(op->kind));
+        snprintf(name, sizeof name, "%s", own);
     }
     for (uint32_t i = 0; i < j->n_subjects; i++)
         if (strcmp(j->subjects[i].name, name) == 0) return &j->subjects[i];
@@ -151,6 +173,7 @@ static enum sh_code judge_part(struct judge *j, uint32_t layer, struct sh_error 
             memcpy(r->made[a], j->device[a], bytes);
         }
         code = sh_reference_run(r, i, j->v->params->tokens, j->n_rows, err);
+        j->maker[op->out] = i;
         if (code == SH_OK && j->device[op->out] != NULL) compare(j, op);
     }
     return code;
@@ -169,6 +192,7 @@ static enum sh_code judge_all(struct judge *j, struct sh_error *err) {
     for (uint32_t part = 0; part <= p->n_layers && code == SH_OK; part++) {
         const uint32_t layer = part < p->n_layers ? part : SH_NONE;
         memset(j->device, 0, p->n_activations * sizeof *j->device);
+        memset(j->maker, 0xff, p->n_activations * sizeof *j->maker); /* SH_NONE */
         code = list_activations(j, layer, err);
         if (code == SH_OK && j->n_shown > 0) code = run_device(j, c, err);
         if (code == SH_OK) code = judge_part(j, layer, err);
@@ -188,7 +212,8 @@ enum sh_code sh_verify_ops(struct sh_verifier *v, struct sh_error *err) {
     j->shown = sh_calloc(p->n_activations, sizeof *j->shown);
     j->names = sh_calloc(p->n_activations, sizeof *j->names);
     j->device = sh_calloc(p->n_activations, sizeof *j->device);
-    enum sh_code code = j->shown != NULL && j->names != NULL && j->device != NULL
+    j->maker = sh_calloc(p->n_activations, sizeof *j->maker);
+    enum sh_code code = j->shown != NULL && j->names != NULL && j->device != NULL && j->maker != NULL
                             ? judge_all(j, err)
                             : sh_fail(err, SH_ERR_NO_MEMORY, "no memory for gate ops");
     for (uint32_t i = 0; i < j->n_subjects && code == SH_OK; i++) {
@@ -205,6 +230,7 @@ enum sh_code sh_verify_ops(struct sh_verifier *v, struct sh_error *err) {
     free(j->shown);
     free(j->names);
     free(j->device);
+    free(j->maker);
     free(j);
     return code;
 }
