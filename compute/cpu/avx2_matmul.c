@@ -1,17 +1,9 @@
 #include "compute/cpu/avx2_matmul.h"
 
-#include "compute/cpu/avx2_math.h"
-#include "compute/cpu/lanes8.h"
-
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLLED(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < (n); i++)
-#define MAX_TILE 4 /* activation rows that share one pass over a group of weights */
+#include "compute/cpu/avx2_dot.h"
 
 /* Activation rows whose operands are walked again and again for the groups of a piece: they stay in the second-level cache. */
 #define RESIDENT_BYTES (256u << 10)
-/* How far ahead of the dot product weights are fetched: a page, which the hardware's own prefetching does not cross. From 3 to
- * 8 KiB decode is equally fast, at 1.5 KiB 10 % slower. */
-#define PREFETCH 4096
 
 /* ---- operands ---- */
 
@@ -87,30 +79,6 @@ void sh_avx2_prepare(uint32_t operand, const float *x, uint64_t cols, uint32_t n
 
 /* ---- dot products: one group of 8 weight rows with `n` operand rows, acc[i] = 8 sums of operand row i ---- */
 
-struct rows { /* the operand rows of a tile */
-    const uint8_t *x;
-    uint64_t stride, cols;
-};
-
-INLINE __m256i load(const void *p) { return _mm256_loadu_si256(p); }
-INLINE __m256 halves(const void *p) { return _mm256_cvtph_ps(_mm_loadu_si128(p)); }
-INLINE __m256i word(const void *p) { /* four bytes to all lanes */
-    int32_t w;
-    memcpy(&w, p, sizeof w);
-    return _mm256_set1_epi32(w);
-}
-INLINE float real(const void *p) {
-    float f;
-    memcpy(&f, p, sizeof f);
-    return f;
-}
-INLINE __m256i low_nibbles(__m256i v) { return _mm256_and_si256(v, _mm256_set1_epi8(15)); }
-INLINE __m256i high_nibbles(__m256i v) { return _mm256_and_si256(_mm256_srli_epi16(v, 4), _mm256_set1_epi8(15)); }
-INLINE __m256i pairs_to_sum(__m256i v) { return _mm256_madd_epi16(v, _mm256_set1_epi16(1)); }
-INLINE void fetch(const uint8_t *w, uint32_t bytes) {
-    for (uint32_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)w + PREFETCH + i, _MM_HINT_T0);
-}
-
 /* A 16-bit sum takes eight product pairs: at most 8 * 2 * 15 * 127 = 30,480. */
 INLINE void dot_q4_0(const uint8_t *w, const struct rows *rows, __m256 *acc, const int n) {
     const uint64_t scales = sh_lanes8_scales_at(rows->cols), sums = sh_lanes8_sums_at(SH_LANES8_Q8_32, rows->cols);
@@ -157,20 +125,6 @@ INLINE void dot_q8_0(const uint8_t *w, const struct rows *rows, __m256 *acc, con
         }
     }
 }
-
-/* The scale of sub-block 2p + odd of each row as two equal 16-bit numbers. Both halves of `pair` hold [row][2] bytes of all rows;
- * the lower lanes pick rows 0..3, the upper ones rows 4..7. */
-INLINE __m256i scale_of(__m256i pair, int odd) {
-    const __m256i pick = _mm256_setr_epi8(0, -1, 0, -1, 2, -1, 2, -1, 4, -1, 4, -1, 6, -1, 6, -1, 8, -1, 8, -1, 10, -1, 10, -1,
-                                          12, -1, 12, -1, 14, -1, 14, -1);
-    return _mm256_shuffle_epi8(odd ? _mm256_srli_epi16(pair, 8) : pair, pick);
-}
-INLINE __m256i signed_scale_of(__m256i pair, int odd) { /* sign-extended: the byte is shifted down from the upper half */
-    const __m256i pick = _mm256_setr_epi8(-1, 0, -1, 0, -1, 2, -1, 2, -1, 4, -1, 4, -1, 6, -1, 6, -1, 8, -1, 8, -1, 10, -1, 10,
-                                          -1, 12, -1, 12, -1, 14, -1, 14);
-    return _mm256_srai_epi16(_mm256_shuffle_epi8(odd ? _mm256_srli_epi16(pair, 8) : pair, pick), 8);
-}
-INLINE __m256i pair_of(const uint8_t *p) { return _mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)p)); }
 
 /* Ends a K block: acc += d dx sums - dmin dx mins, the mins' term first. */
 INLINE void finish_k(const uint8_t *w, const struct rows *rows, uint64_t b, const __m256i *sums, __m256 *acc, const int n) {
@@ -338,36 +292,6 @@ DOT_FLOATS(dot_bf16, weights_bf16, 2)
 
 /* ---- tiles ---- */
 
-/* Adds bias, then residual, and stores the lanes that are rows of the matrix. */
-INLINE void finish(const struct sh_cpu_matmul *m, uint64_t row, uint32_t r, __m256 y) {
-    const uint64_t at = r * m->w->rows + row;
-    if (row + 8 <= m->w->rows) {
-        if (m->bias != NULL) y = _mm256_add_ps(y, _mm256_loadu_ps(m->bias + row));
-        if (m->residual != NULL) y = _mm256_add_ps(y, _mm256_loadu_ps(m->residual + at));
-        _mm256_storeu_ps(m->out + at, y);
-        return;
-    }
-    float lanes[8];
-    _mm256_storeu_ps(lanes, y);
-    for (uint64_t i = 0; row + i < m->w->rows; i++) {
-        float value = lanes[i];
-        if (m->bias != NULL) value += m->bias[row + i];
-        if (m->residual != NULL) value += m->residual[at + i];
-        m->out[at + i] = value;
-    }
-}
-
-typedef void tile_fn(const struct sh_cpu_matmul *m, uint64_t group, uint64_t group_bytes, uint32_t r, const struct rows *rows);
-
-#define TILE(dot, n)                                                                                                             \
-    static void dot##_##n(const struct sh_cpu_matmul *m, uint64_t group, uint64_t group_bytes, uint32_t r,                       \
-                          const struct rows *rows) {                                                                             \
-        __m256 acc[n];                                                                                                           \
-        UNROLLED (i, n) acc[i] = _mm256_setzero_ps();                                                                            \
-        dot((const uint8_t *)m->w->data + group * group_bytes, rows, acc, n);                                                    \
-        UNROLLED (i, n) finish(m, group * 8, r + (uint32_t)i, acc[i]);                                                           \
-    }
-#define TILES(dot) TILE(dot, 1) TILE(dot, 2) TILE(dot, 3) TILE(dot, 4)
 TILES(dot_q4_0)
 TILES(dot_q8_0)
 TILES(dot_q4_k)
@@ -380,10 +304,6 @@ TILE(dot_f16, 2)
 TILE(dot_bf16, 1)
 TILE(dot_bf16, 2)
 
-/* tiles[n - 1] computes n operand rows; NULL from the widest on. */
-struct tiles {
-    tile_fn *of[MAX_TILE];
-};
 static struct tiles tiles_of(uint32_t type) {
     switch (type) {
     case SH_TYPE_Q4_0: return (struct tiles){{dot_q4_0_1, dot_q4_0_2, dot_q4_0_3, dot_q4_0_4}};
@@ -393,13 +313,30 @@ static struct tiles tiles_of(uint32_t type) {
     case SH_TYPE_Q6_K: return (struct tiles){{dot_q6_k_1, dot_q6_k_2, dot_q6_k_3, dot_q6_k_4}};
     case SH_TYPE_F16: return (struct tiles){{dot_f16_1, dot_f16_2}};
     case SH_TYPE_BF16: return (struct tiles){{dot_bf16_1, dot_bf16_2}};
-    default: return (struct tiles){{dot_f32_1, dot_f32_2}};
+    case SH_TYPE_F32: return (struct tiles){{dot_f32_1, dot_f32_2}};
+    default: break;
     }
+    struct tiles tiles = {{NULL}};
+    SH_ASSERT(sh_avx2_table_tiles(type, &tiles));
+    return tiles;
+}
+
+/* The sums of products of values and quants need 16 bits: values of -127..113 keep their sign, others are made positive. */
+static struct sh_avx2_lookup lookup_of(uint32_t type) {
+    struct sh_avx2_lookup lookup = {.lowest = 0};
+    const struct sh_table_type *table = sh_table_type(type);
+    if (table == NULL) return lookup;
+    for (int i = 0; i < 16; i++)
+        if (table->values[i] < lookup.lowest) lookup.lowest = table->values[i];
+    if (lookup.lowest == -127) lookup.lowest = 0;
+    for (int i = 0; i < 16; i++) lookup.values[i] = (uint8_t)(table->values[i] - lookup.lowest);
+    return lookup;
 }
 
 void sh_avx2_matmul(const struct sh_cpu_matmul *m, uint64_t group0, uint64_t group1, void *scratch) {
     (void)scratch;
     const struct tiles tiles = tiles_of(m->w->type);
+    const struct sh_avx2_lookup lookup = lookup_of(m->w->type);
     const uint32_t widest = tiles.of[MAX_TILE - 1] != NULL ? MAX_TILE : 2;
     const uint64_t group_bytes = sh_lanes8_group_bytes(m->w->type, m->w->cols);
     const uint64_t stride = sh_lanes8_operand_bytes(sh_lanes8_operand(m->w->type), m->w->cols);
@@ -409,7 +346,7 @@ void sh_avx2_matmul(const struct sh_cpu_matmul *m, uint64_t group0, uint64_t gro
         for (uint64_t g = group0; g < group1; g++)
             for (uint32_t r = r0; r < r1;) {
                 const uint32_t n = r1 - r < widest ? r1 - r : widest;
-                const struct rows rows = {(const uint8_t *)m->x + r * stride, stride, m->w->cols};
+                const struct rows rows = {(const uint8_t *)m->x + r * stride, stride, m->w->cols, &lookup};
                 tiles.of[n - 1](m, g, group_bytes, r, &rows);
                 r += n;
             }

@@ -111,7 +111,7 @@ static void test_cpu_unpack_is_dequantise(void **state) {
 /* Bound of |kernel - scalar reference| for one output: activations rounded to 1/127 of their block's largest move each product by
  * at most half a step; besides, K roundings of each of the two sums. */
 static double bound(uint32_t type, const float *w, const float *x, uint64_t cols) {
-    const uint64_t block = type == SH_TYPE_Q4_0 || type == SH_TYPE_Q8_0 ? 32 : 256;
+    const uint64_t block = sh_type_info(type)->block_elements == 32 ? 32 : 256;
     const bool rounded = sh_type_info(type)->block_elements > 1;
     double quantised = 0, products = 0;
     for (uint64_t b = 0; b < cols; b += block) {
@@ -195,6 +195,17 @@ static int quant(uint32_t type, const uint8_t *block, uint32_t e, int *scale, in
     switch (type) {
     case SH_TYPE_Q4_0: return (e < 16 ? block[2 + e] & 15 : block[2 + e - 16] >> 4) - 8;
     case SH_TYPE_Q8_0: return (int8_t)block[2 + e];
+    case SH_TYPE_Q4_1: return e < 16 ? block[4 + e] & 15 : block[4 + e - 16] >> 4;
+    case SH_TYPE_Q5_0:
+    case SH_TYPE_Q5_1: {
+        const uint8_t *high = block + (type == SH_TYPE_Q5_0 ? 2 : 4), nibbles = high[4 + e % 16];
+        const int q = (e < 16 ? nibbles & 15 : nibbles >> 4) | (high[e / 8] >> e % 8 & 1) << 4;
+        return type == SH_TYPE_Q5_0 ? q - 16 : q;
+    }
+    case SH_TYPE_Q2_K:
+        *scale = block[e / 16] & 15;
+        *min = block[e / 16] >> 4;
+        return block[16 + e / 128 * 32 + e % 32] >> (e % 128 / 32 * 2) & 3;
     case SH_TYPE_Q6_K: {
         const uint32_t h = e / 128, l = e % 128, byte = 64 * h + l % 64;
         *scale = (int8_t)block[192 + e / 16];
@@ -220,15 +231,29 @@ static float stated_quantised(uint32_t type, const uint8_t *row, const float *x,
         float most = 0.0f;
         for (uint32_t e = 0; e < info->block_elements; e++) most = fmaxf(most, fabsf(x[e]));
         const float dx = most / 127.0f, inverse = most > 0.0f ? 127.0f / most : 0.0f;
-        int sums = 0, mins = 0;
+        const struct sh_table_type *table = sh_table_type(type);
+        uint8_t codes[256];
+        int8_t scales[16];
+        float d;
+        if (table != NULL) sh_table_decode(type, row, codes, scales, &d);
+        int sums = 0, mins = 0, all = 0;
         for (uint32_t e = 0; e < info->block_elements; e++) {
-            int scale, min;
-            const int q = quant(type, row, e, &scale, &min), a = (int)lrintf(x[e] * inverse);
+            int scale, min = 0;
+            const int q = table != NULL ? table->values[codes[e]] : quant(type, row, e, &scale, &min);
+            const int a = (int)lrintf(x[e] * inverse);
+            if (table != NULL) scale = scales[e / 16];
             sums += scale * q * a;
             mins += min * a;
+            all += a;
+        }
+        if (table != NULL) {
+            y = fmaf(d, dx * (float)sums, y);
+            continue;
         }
         if (type == SH_TYPE_Q4_K || type == SH_TYPE_Q5_K) y = fmaf(-(half_at(row + 2) * dx), (float)mins, y);
-        y = fmaf(half_at(row + (type == SH_TYPE_Q6_K ? 208 : 0)) * dx, (float)sums, y);
+        if (type == SH_TYPE_Q2_K) y = fmaf(-(half_at(row + 82) * dx), (float)mins, y);
+        if (type == SH_TYPE_Q4_1 || type == SH_TYPE_Q5_1) y = fmaf(half_at(row + 2) * dx, (float)all, y);
+        y = fmaf(half_at(row + (type == SH_TYPE_Q6_K ? 208 : type == SH_TYPE_Q2_K ? 80 : 0)) * dx, (float)sums, y);
     }
     return y;
 }
@@ -279,6 +304,136 @@ static void test_cpu_avx2_arithmetic(void **state) {
     }
 }
 
+/* Where a block's d lies; IQ1_M has it in pieces. */
+static uint32_t scale_at(uint32_t type) {
+    switch (type) {
+    case SH_TYPE_Q2_K: return 80;
+    case SH_TYPE_Q3_K: return 108;
+    case SH_TYPE_Q6_K: return 208;
+    case SH_TYPE_TQ1_0: return 52;
+    case SH_TYPE_TQ2_0: return 64;
+    default: return 0;
+    }
+}
+static void set_scale(uint32_t type, uint8_t *block, uint16_t d) {
+    if (type == SH_TYPE_IQ1_M)
+        for (int i = 0; i < 4; i++) block[49 + 2 * i] = (uint8_t)((block[49 + 2 * i] & 15) | (d >> (4 * i) & 15) << 4);
+    else memcpy(block + scale_at(type), &d, 2);
+}
+static bool has_min(uint32_t type) {
+    return type == SH_TYPE_Q4_1 || type == SH_TYPE_Q5_1 || type == SH_TYPE_Q2_K || type == SH_TYPE_Q4_K || type == SH_TYPE_Q5_K;
+}
+
+/* Blocks of one byte value throughout, each value in a row of its own, with quants of the operand at their limits: the largest sums
+ * that a type allows do not overflow 16 bits. */
+static void test_cpu_avx2_largest_sums(void **state) {
+    (void)state;
+    const struct sh_cpu_kernels *k = table("avx2");
+    if (k == NULL) TEST_SKIP("this CPU has no AVX2, FMA and F16C");
+    for (size_t i = 0; i < SH_COUNT(all_types); i++) {
+        const uint32_t type = all_types[i];
+        const struct sh_type_info *info = sh_type_info(type);
+        if (info->block_elements == 1) continue;
+        enum { ROWS = 256, N = 4 };
+        const uint64_t cols = 2 * info->block_elements, row_bytes = sh_type_row_bytes(type, cols);
+        struct packed p = {.w = {.type = type, .cols = cols, .rows = ROWS}, .bytes = k->matrix_bytes(type, cols, ROWS)};
+        p.file_bytes = row_bytes * ROWS;
+        p.file = guarded(p.file_bytes);
+        p.w.data = guarded(p.bytes);
+        memset(p.w.data, 0, p.bytes);
+        for (uint32_t r = 0; r < ROWS; r++)
+            for (uint32_t b = 0; b < 2; b++) {
+                uint8_t *block = p.file + r * row_bytes + b * info->block_bytes;
+                memset(block, (int)r, info->block_bytes);
+                if (type == SH_TYPE_MXFP4) block[0] = 125;
+                else set_scale(type, block, 0x3400); /* 1/4 */
+                if (has_min(type)) memcpy(block + scale_at(type) + 2, (const uint16_t[]){0x3800}, 2);
+            }
+        k->pack(&p.w, 0, ROWS, p.file);
+        float *x = guarded(N * cols * sizeof *x);
+        for (uint64_t e = 0; e < cols; e++) {
+            x[e] = 4;
+            x[cols + e] = -4;
+            x[2 * cols + e] = e / 4 % 2 == 0 ? 4 : -4;
+            x[3 * cols + e] = e % 32 < 16 ? 4 : -4;
+        }
+        float *found = product(k, &p.w, x, N, NULL, NULL);
+        for (uint32_t r = 0; r < ROWS; r++)
+            for (uint32_t t = 0; t < N; t++) {
+                const float expected = stated_quantised(type, p.file + r * row_bytes, x + t * cols, cols);
+                if (found[t * ROWS + r] != expected)
+                    fail_msg("%s of bytes %02x, row %u: found %.9g, expected %.9g", info->name, r, t, (double)found[t * ROWS + r],
+                             (double)expected);
+            }
+        release(x, N * cols * sizeof *x);
+        release(found, N * ROWS * sizeof *found);
+        unpack_all(&p);
+    }
+}
+
+/* Scales from 0 and subnormal to the largest, operands of any size: the bits of the stated arithmetic, and a number wherever the
+ * reference has one. */
+static void test_cpu_avx2_extremes(void **state) {
+    (void)state;
+    const struct sh_cpu_kernels *k = table("avx2");
+    if (k == NULL) TEST_SKIP("this CPU has no AVX2, FMA and F16C");
+    static const uint16_t halves[] = {0x0000, 0x8000, 0x0001, 0x83FF, 0x0400, 0x7BFF, 0xFBFF, 0x3C00};
+    static const uint8_t exponents[] = {0, 1, 2, 3, 100, 126, 127, 128, 150, 250, 251, 252, 253, 254, 255};
+    struct test_rng rng = {7};
+    uint32_t compared = 0;
+    for (size_t i = 0; i < SH_COUNT(all_types); i++) {
+        const uint32_t type = all_types[i];
+        const struct sh_type_info *info = sh_type_info(type);
+        if (info->block_elements == 1) continue;
+        enum { ROWS = 24, N = 8 };
+        const uint64_t cols = 2 * info->block_elements, row_bytes = sh_type_row_bytes(type, cols);
+        struct packed p = pack(k, type, cols, ROWS, &rng);
+        for (uint32_t b = 0; b < 2 * ROWS; b++) {
+            uint8_t *block = p.file + b * info->block_bytes;
+            const uint64_t r = test_random(&rng) >> 8;
+            if (type == SH_TYPE_MXFP4) {
+                block[0] = exponents[r % SH_COUNT(exponents)];
+                if (r / 64 % 3 == 0) memset(block + 1, 0, 16);
+                if (r / 64 % 3 == 1) memset(block + 1, 0x10, 16);
+            } else {
+                set_scale(type, block, halves[r % SH_COUNT(halves)]);
+                if (has_min(type)) memcpy(block + scale_at(type) + 2, &halves[r / 64 % SH_COUNT(halves)], 2);
+            }
+        }
+        k->pack(&p.w, 0, ROWS, p.file);
+        float *x = random_floats(N * cols, 1.0f, &rng), *weights = guarded(cols * sizeof *weights);
+        static const float sizes[N] = {1, 0, 1e-30f, 1e-10f, 1e-3f, 40, 1e5f, 1e25f};
+        for (uint64_t e = 0; e < N * cols; e++) x[e] *= sizes[e / cols];
+        float *found = product(k, &p.w, x, N, NULL, NULL);
+        for (uint32_t r = 0; r < ROWS; r++) {
+            sh_ref_embed(type, p.file, cols, r, weights);
+            for (uint32_t t = 0; t < N; t++) {
+                const float y = found[t * ROWS + r], *xt = x + t * cols;
+                const float expected = stated_quantised(type, p.file + r * row_bytes, xt, cols);
+                if (!(y == expected || (isnan(y) && isnan(expected))))
+                    fail_msg("%s row %u of %g: found %.9g, expected %.9g", info->name, r, (double)sizes[t], (double)y,
+                             (double)expected);
+                double sum = 0, all = 0;
+                for (uint64_t e = 0; e < cols; e++) {
+                    sum += (double)weights[e] * (double)xt[e];
+                    all += fabs((double)weights[e] * (double)xt[e]);
+                }
+                if (!(all < 1e38)) continue; /* the reference overflows, or may */
+                const double limit = bound(type, weights, xt, cols);
+                if (!(fabs((double)y - sum) <= limit))
+                    fail_msg("%s row %u of %g: found %g, the reference %g, bound %g", info->name, r, (double)sizes[t], (double)y,
+                             sum, limit);
+                compared++;
+            }
+        }
+        release(x, N * cols * sizeof *x);
+        release(weights, cols * sizeof *weights);
+        release(found, N * ROWS * sizeof *found);
+        unpack_all(&p);
+    }
+    assert_true(compared > SH_COUNT(all_types) * 24 * 5);
+}
+
 /* Any number of rows from 1 to 64 gives each row the bits that it has alone, at the widths of real models. */
 static void test_cpu_rows_do_not_matter(void **state) {
     (void)state;
@@ -312,6 +467,8 @@ int main(void) {
         cmocka_unit_test(test_cpu_unpack_is_dequantise),
         cmocka_unit_test(test_cpu_matmul_near_reference),
         cmocka_unit_test(test_cpu_avx2_arithmetic),
+        cmocka_unit_test(test_cpu_avx2_largest_sums),
+        cmocka_unit_test(test_cpu_avx2_extremes),
         cmocka_unit_test(test_cpu_rows_do_not_matter),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
