@@ -1,4 +1,5 @@
-/* The attention of every table against the scalar reference. */
+/* The attention of every table against its formula in double precision, with windows, caps, slopes, sinks and values inside keys;
+ * pages before what is seen are missing, and what is not stored is NaN. In parts as whole, bit for bit. */
 #include "tests/unit/guarded.h"
 
 #include <math.h>
@@ -9,86 +10,199 @@
 
 #include <cmocka.h>
 
+#define N_KV 2
+#define PAGE_MARGIN 16
+
+struct attention_case {
+    uint32_t k_dim, v_dim, n_heads;
+    uint32_t first, end, position;
+    float softcap;
+    bool slopes, sinks, v_in_k;
+};
+
+struct stored {
+    struct sh_ref_cache cache;
+    void *pages[80];
+    uint32_t n_pages;
+    uint64_t page_bytes;
+    float *keys, *values; /* [end][N_KV][dim] as stored */
+    uint32_t end, v_stride;
+};
+
+static float as_stored(float x, enum sh_kv_type type) { return type == SH_KV_F16 ? sh_f16_to_f32(sh_f32_to_f16(x)) : x; }
+
+static void store(struct stored *s, const struct attention_case *c, enum sh_kv_type type, struct test_rng *rng) {
+    const uint32_t element = type == SH_KV_F16 ? 2 : 4;
+    const uint64_t k_bytes = (uint64_t)N_KV * SH_PAGE_TOKENS * c->k_dim * element;
+    const uint64_t v_bytes = c->v_in_k ? 0 : (uint64_t)N_KV * SH_PAGE_TOKENS * c->v_dim * element;
+    *s = (struct stored){.end = c->end, .n_pages = (c->end + SH_PAGE_TOKENS - 1) / SH_PAGE_TOKENS};
+    assert_true(s->n_pages <= SH_COUNT(s->pages));
+    s->page_bytes = PAGE_MARGIN + k_bytes + v_bytes;
+    for (uint32_t p = 0; p < s->n_pages; p++) {
+        s->pages[p] = test_guarded(s->page_bytes);
+        memset(s->pages[p], 0xFF, s->page_bytes);
+    }
+    s->v_stride = c->v_in_k ? c->k_dim : c->v_dim;
+    s->cache = (struct sh_ref_cache){.kv_type = type,
+                                     .pages = s->pages,
+                                     .page_tokens = SH_PAGE_TOKENS,
+                                     .k_offset = PAGE_MARGIN,
+                                     .v_offset = PAGE_MARGIN + (c->v_in_k ? 0 : k_bytes),
+                                     .n_kv_heads = N_KV,
+                                     .k_dim = c->k_dim,
+                                     .v_dim = c->v_dim,
+                                     .v_stride = s->v_stride,
+                                     .v_in_k = c->v_in_k};
+    s->keys = malloc(c->end * N_KV * c->k_dim * sizeof *s->keys);
+    s->values = c->v_in_k ? s->keys : malloc(c->end * N_KV * c->v_dim * sizeof *s->values);
+    assert_true(s->keys != NULL && s->values != NULL);
+    for (uint32_t t = 0; t < c->end; t++) {
+        float *key = s->keys + (size_t)t * N_KV * c->k_dim, *value = s->values + (size_t)t * N_KV * s->v_stride;
+        for (uint32_t d = 0; d < N_KV * c->k_dim; d++) key[d] = test_normal(rng);
+        for (uint32_t d = 0; !c->v_in_k && d < N_KV * c->v_dim; d++) value[d] = test_normal(rng);
+        if (t >= c->first) sh_ref_cache_store(&s->cache, t, key, c->v_in_k ? NULL : value);
+        for (uint32_t d = 0; d < N_KV * c->k_dim; d++) key[d] = as_stored(key[d], type);
+        for (uint32_t d = 0; !c->v_in_k && d < N_KV * c->v_dim; d++) value[d] = as_stored(value[d], type);
+    }
+    for (uint32_t p = 0; p < c->first / SH_PAGE_TOKENS; p++) { /* wholly before what is seen */
+        test_release(s->pages[p], s->page_bytes);
+        s->pages[p] = NULL;
+    }
+}
+
+static void drop(struct stored *s) {
+    for (uint32_t p = 0; p < s->n_pages; p++)
+        if (s->pages[p] != NULL) test_release(s->pages[p], s->page_bytes);
+    if (s->values != s->keys) free(s->values);
+    free(s->keys);
+}
+
+/* One head of kv head 1, in double. */
+static void attend(const struct attention_case *c, const struct stored *s, const float *q, float scale, const float *slope,
+                   const float *sink, double *out) {
+    double *score = malloc(c->end * sizeof *score), most = sink != NULL ? (double)*sink : -INFINITY, sum = 0;
+    assert_non_null(score);
+    for (uint32_t t = c->first; t < c->end; t++) {
+        const float *key = s->keys + ((size_t)t * N_KV + 1) * c->k_dim;
+        double dot = 0;
+        for (uint32_t d = 0; d < c->k_dim; d++) dot += (double)q[d] * (double)key[d];
+        dot *= (double)scale;
+        if (c->softcap > 0) dot = (double)c->softcap * tanh(dot / (double)c->softcap);
+        if (slope != NULL) dot -= (double)*slope * fabs((double)c->position - (double)t);
+        score[t] = dot;
+        most = fmax(most, dot);
+    }
+    for (uint32_t d = 0; d < c->v_dim; d++) out[d] = 0;
+    for (uint32_t t = c->first; t < c->end; t++) {
+        const float *value = s->values + ((size_t)t * N_KV + 1) * s->v_stride;
+        const double p = exp(score[t] - most);
+        sum += p;
+        for (uint32_t d = 0; d < c->v_dim; d++) out[d] += p * (double)value[d];
+    }
+    if (sink != NULL) sum += exp((double)*sink - most);
+    for (uint32_t d = 0; d < c->v_dim; d++) out[d] /= sum;
+    free(score);
+}
+
+static void check_parts(const struct sh_cpu_kernels *k, struct sh_ref_attention a, const float *whole, void *scratch) {
+    const uint32_t parts = (a.end - 1) / k->attention_split - a.first / k->attention_split + 1;
+    const uint32_t n = a.n_heads * a.cache->v_dim;
+    const uint64_t stride = k->attention_partial(a.n_heads, a.cache->v_dim);
+    float *partials = test_guarded(parts * stride * sizeof *partials);
+    a.out = test_guarded(n * sizeof *a.out);
+    for (uint32_t part = parts; part-- > 0;) k->attention_part(&a, part, partials + part * stride, scratch);
+    k->attention_join(&a, partials);
+    assert_memory_equal(a.out, whole, n * sizeof *whole);
+    test_release_floats(partials, parts * stride);
+    test_release_floats(a.out, n);
+}
+
+static void check_case(const struct sh_cpu_kernels *k, const struct attention_case *c, enum sh_kv_type type, struct test_rng *rng) {
+    struct stored s;
+    store(&s, c, type, rng);
+    const uint32_t n = c->n_heads * c->v_dim, seen = c->end - c->first;
+    float *q = test_guarded_floats(c->n_heads * c->k_dim, 3.0f, rng), *out = test_guarded(n * sizeof *out);
+    float *slopes = test_guarded_floats(c->n_heads, 0.5f, rng), *sinks = test_guarded_floats(c->n_heads, 6.0f, rng);
+    double *expected = malloc(c->v_dim * sizeof *expected);
+    assert_non_null(expected);
+    for (uint32_t h = 0; h < c->n_heads; h++) slopes[h] = fabsf(slopes[h]);
+    const struct sh_ref_attention a = {
+        .cache = &s.cache,
+        .kv_head = 1,
+        .n_heads = c->n_heads,
+        .q = q,
+        .position = c->position,
+        .first = c->first,
+        .end = c->end,
+        .scale = 1.0f / sqrtf((float)c->k_dim),
+        .softcap = c->softcap,
+        .slopes = c->slopes ? slopes : NULL,
+        .sinks = c->sinks ? sinks : NULL,
+        .out = out,
+    };
+    const uint64_t bytes = k->attention_scratch(c->n_heads, seen, c->k_dim, c->v_dim);
+    void *scratch = test_guarded(bytes);
+    k->attention(&a, scratch);
+    /* scores reach about 10: k_dim roundings of them move a weight by 10 * k_dim * 2^-24 of itself, a cap's tanh by 4e-7 of the
+     * cap, `seen` more in the sums; values about 4 */
+    const double limit = 4 * ((10.0 * c->k_dim + seen + 64) * 0x1p-24 + 8e-7 * (double)c->softcap);
+    for (uint32_t h = 0; h < c->n_heads; h++) {
+        attend(c, &s, q + h * c->k_dim, a.scale, c->slopes ? &slopes[h] : NULL, c->sinks ? &sinks[h] : NULL, expected);
+        for (uint32_t d = 0; d < c->v_dim; d++)
+            if (!(fabs((double)out[h * c->v_dim + d] - expected[d]) <= limit))
+                fail_msg("%s, k %u v %u, positions %u..%u: head %u, element %u is %.9g, expected %.9g within %g", k->tier, c->k_dim,
+                         c->v_dim, c->first, c->end, h, d, (double)out[h * c->v_dim + d], expected[d], limit);
+    }
+    if (k->attention_split > 0) check_parts(k, a, out, scratch);
+    test_release(scratch, bytes);
+    test_release_floats(q, c->n_heads * c->k_dim);
+    test_release_floats(out, n);
+    test_release_floats(slopes, c->n_heads);
+    test_release_floats(sinks, c->n_heads);
+    free(expected);
+    drop(&s);
+}
+
 static void test_cpu_attention(void **state) {
     (void)state;
     struct test_rng rng = {6};
-    static const struct {
-        uint32_t k_dim, v_dim, n_heads, n_positions;
-    } cases[] = {{64, 64, 8, 1},   {64, 64, 8, 33},  {16, 16, 1, 31}, {13, 9, 3, 70},    {128, 128, 4, 256},
-                 {80, 80, 2, 257}, {64, 40, 9, 700}, {8, 8, 5, 512},  {256, 64, 1, 300}, {48, 128, 7, 1025}};
+    static const struct attention_case cases[] = {
+        {64, 64, 8, 0, 1, 0, 0, false, false, false},
+        {64, 64, 8, 0, 33, 32, 0, false, false, false},
+        {16, 16, 1, 0, 31, 30, 0, false, false, false},
+        {13, 9, 3, 0, 70, 69, 0, false, false, false},
+        {128, 128, 4, 0, 256, 255, 0, false, false, false},
+        {80, 80, 2, 0, 257, 256, 0, false, false, false},
+        {64, 40, 9, 0, 700, 699, 0, false, false, false},
+        {8, 8, 5, 0, 512, 511, 0, false, false, false},
+        {48, 128, 7, 0, 1025, 1024, 0, false, false, false},
+        /* windows that begin within a piece, a page, a part; at a page's and a part's first position; of one position */
+        {64, 64, 2, 5, 37, 36, 0, false, false, false},
+        {64, 64, 2, 31, 800, 799, 0, false, false, false},
+        {32, 32, 3, 255, 256, 255, 0, false, false, false},
+        {32, 32, 3, 255, 513, 512, 0, false, false, false},
+        {32, 32, 3, 256, 257, 256, 0, false, false, false},
+        {32, 32, 3, 512, 1030, 1029, 0, false, false, false},
+        {20, 12, 3, 777, 1111, 1110, 0, false, false, false},
+        /* caps, slopes, sinks, both sides of the query */
+        {64, 64, 4, 0, 300, 299, 5, false, false, false},
+        {30, 30, 3, 17, 300, 299, 50, false, true, false},
+        {64, 64, 4, 0, 300, 299, 0, true, false, false},
+        {10, 24, 5, 3, 290, 100, 0, true, true, false},
+        {64, 64, 4, 0, 1, 0, 0, false, true, false},
+        {64, 64, 4, 100, 612, 611, 3, true, true, false},
+        {24, 24, 2, 40, 90, 65, 0, false, false, false},
+        /* values in keys */
+        {24, 16, 4, 0, 70, 69, 0, false, false, true},
+        {13, 13, 3, 9, 270, 269, 0, false, false, true},
+        {576, 512, 16, 0, 300, 299, 0, false, false, true},
+        {192, 128, 2, 0, 100, 99, 0, false, false, false},
+    };
     FOR_EACH_TIER (k)
-        for (size_t i = 0; i < SH_COUNT(cases); i++)
-            for (int type = 0; type < 2; type++) {
-                const uint32_t k_dim = cases[i].k_dim, v_dim = cases[i].v_dim, n_heads = cases[i].n_heads,
-                               n = cases[i].n_positions, n_kv = 2;
-                const uint32_t n_pages = (n + SH_PAGE_TOKENS - 1) / SH_PAGE_TOKENS, element = type == SH_KV_F16 ? 2 : 4;
-                const uint64_t k_bytes = (uint64_t)n_kv * SH_PAGE_TOKENS * k_dim * element,
-                               v_bytes = (uint64_t)n_kv * SH_PAGE_TOKENS * v_dim * element;
-                void **pages = calloc(n_pages, sizeof *pages);
-                assert_non_null(pages);
-                for (uint32_t p = 0; p < n_pages; p++) {
-                    pages[p] = test_guarded(16 + k_bytes + v_bytes);
-                    memset(pages[p], 0xFF, 16 + k_bytes + v_bytes); /* NaN wherever nothing is stored */
-                }
-                const struct sh_ref_cache cache = {.kv_type = (enum sh_kv_type)type,
-                                                   .pages = pages,
-                                                   .page_tokens = SH_PAGE_TOKENS,
-                                                   .k_offset = 16,
-                                                   .v_offset = 16 + k_bytes,
-                                                   .n_kv_heads = n_kv,
-                                                   .k_dim = k_dim,
-                                                   .v_dim = v_dim,
-                                                   .v_stride = v_dim};
-                float *key = test_guarded(n_kv * k_dim * 4), *value = test_guarded(n_kv * v_dim * 4);
-                for (uint32_t t = 0; t < n; t++) {
-                    for (uint32_t d = 0; d < n_kv * k_dim; d++) key[d] = test_normal(&rng);
-                    for (uint32_t d = 0; d < n_kv * v_dim; d++) value[d] = test_normal(&rng);
-                    sh_ref_cache_store(&cache, t, key, value);
-                }
-                float *q = test_guarded_floats(n_heads * k_dim, 3.0f, &rng);
-                const uint64_t out_bytes = n_heads * v_dim * sizeof(float);
-                const uint64_t bytes = k->attention_scratch(n_heads, n, k_dim, v_dim),
-                               ref_bytes = (n_heads * n + (k_dim > v_dim ? k_dim : v_dim)) * 4ull;
-                float *found = test_guarded(out_bytes), *expected = test_guarded(out_bytes);
-                void *scratch = test_guarded(bytes), *ref_scratch = test_guarded(ref_bytes);
-                struct sh_ref_attention a = {.cache = &cache,
-                                             .kv_head = 1,
-                                             .q = q,
-                                             .n_heads = n_heads,
-                                             .position = n - 1,
-                                             .end = n,
-                                             .scale = 1.0f / sqrtf((float)k_dim),
-                                             .out = expected};
-                sh_ref_attention(&a, ref_scratch);
-                a.out = found;
-                k->attention(&a, scratch);
-                /* scores reach about 10: k_dim roundings of them move a weight by 10 * k_dim * 2^-24 of itself, n more in the
-                 * sums; values about 4 */
-                const float limit = 4.0f * (10.0f * (float)k_dim + (float)n) * 0x1p-24f;
-                const float off = test_max_difference(found, expected, n_heads * v_dim);
-                if (!(off <= limit))
-                    fail_msg("%s, case %d, type %d: off by %g, bound %g", k->tier, (int)i, type, (double)off, (double)limit);
-                if (k->attention_split > 0) { /* in parts, the last first, and joined: the same bits */
-                    const uint32_t parts = (n + k->attention_split - 1) / k->attention_split;
-                    const uint64_t stride = k->attention_partial(n_heads, v_dim), partial_bytes = parts * stride * sizeof(float);
-                    float *partials = test_guarded(partial_bytes);
-                    memcpy(expected, found, out_bytes);
-                    memset(found, 0xFF, out_bytes);
-                    for (uint32_t part = parts; part-- > 0;) k->attention_part(&a, part, partials + part * stride, scratch);
-                    k->attention_join(&a, partials);
-                    assert_memory_equal(found, expected, out_bytes);
-                    test_release(partials, partial_bytes);
-                }
-                for (uint32_t p = 0; p < n_pages; p++) test_release(pages[p], 16 + k_bytes + v_bytes);
-                free(pages);
-                test_release(key, n_kv * k_dim * 4);
-                test_release(value, n_kv * v_dim * 4);
-                test_release(q, n_heads * k_dim * 4);
-                test_release(found, out_bytes);
-                test_release(expected, out_bytes);
-                test_release(scratch, bytes);
-                test_release(ref_scratch, ref_bytes);
-            }
+        for (size_t i = 0; i < SH_COUNT(cases); i++) {
+            check_case(k, &cases[i], SH_KV_F32, &rng);
+            check_case(k, &cases[i], SH_KV_F16, &rng);
+        }
 }
 
 int main(void) {
