@@ -139,8 +139,11 @@ static bool is_neutral_key(const char *suffix) {
         "rope.scaling.finetuned",   /* whether it was trained with the scaling */
         "rope.freq_base", "rope.dimension_count", /* written for models without rotation, too */
     };
+    static const char *const other_inputs[] = {"mm.", "vision.", "audio."}; /* text takes no notice of them */
     for (size_t i = 0; i < SH_COUNT(neutral); i++)
         if (strcmp(suffix, neutral[i]) == 0) return true;
+    for (size_t i = 0; i < SH_COUNT(other_inputs); i++)
+        if (strncmp(suffix, other_inputs[i], strlen(other_inputs[i])) == 0) return true;
     return false;
 }
 
