@@ -4,10 +4,10 @@
 static const struct planes {
     uint32_t quants, scales, extra, deltas; /* bytes per 8 units */
 } planes_of[SH_LAYOUTS] = {
-    [SH_LAYOUT_F32] = {1024, 0, 0, 0},    [SH_LAYOUT_F16] = {512, 0, 0, 0},      [SH_LAYOUT_BF16] = {512, 0, 0, 0},
-    [SH_LAYOUT_Q4_0] = {128, 16, 0, 0},   [SH_LAYOUT_Q4_1] = {128, 32, 0, 0},    [SH_LAYOUT_Q5_1] = {128, 32, 32, 0},
-    [SH_LAYOUT_Q8_0] = {256, 16, 0, 0},   [SH_LAYOUT_Q2_K] = {64, 16, 0, 4},     [SH_LAYOUT_Q4_K] = {128, 16, 0, 0},
-    [SH_LAYOUT_Q5_K] = {128, 16, 32, 0},  [SH_LAYOUT_Q6_K] = {128, 16, 64, 2},   [SH_LAYOUT_TABLE32] = {128, 32, 0, 0},
+    [SH_LAYOUT_F32] = {1024, 0, 0, 0},      [SH_LAYOUT_F16] = {512, 0, 0, 0},    [SH_LAYOUT_BF16] = {512, 0, 0, 0},
+    [SH_LAYOUT_Q4_0] = {128, 16, 0, 0},     [SH_LAYOUT_Q4_1] = {128, 32, 0, 0},  [SH_LAYOUT_Q5_1] = {128, 32, 32, 0},
+    [SH_LAYOUT_Q8_0] = {256, 16, 0, 0},     [SH_LAYOUT_Q2_K] = {64, 16, 0, 4},   [SH_LAYOUT_Q4_K] = {128, 16, 0, 0},
+    [SH_LAYOUT_Q5_K] = {128, 16, 32, 0},    [SH_LAYOUT_Q6_K] = {128, 16, 64, 2}, [SH_LAYOUT_TABLE32] = {128, 32, 0, 0},
     [SH_LAYOUT_TABLE256] = {128, 16, 0, 4},
 };
 

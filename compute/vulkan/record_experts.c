@@ -6,7 +6,7 @@
  */
 #include "compute/vulkan/record.h"
 
-_Static_assert(SH_MAX_EXPERTS_USED * (uint64_t)UINT16_MAX / 64 + SH_MAX_EXPERTS <= MAX_GRID, "items of 64 pairs fit a grid");
+_Static_assert(SH_MAX_EXPERTS_USED *(uint64_t)UINT16_MAX / 64 + SH_MAX_EXPERTS <= MAX_GRID, "items of 64 pairs fit a grid");
 
 /* Pairs of an expert, on average, from which the kernel of 64 rows is the faster one. */
 #define TILE_PAIRS 24

@@ -22,10 +22,11 @@ enum sh_code sh_vk_check_matrices(const struct sh_exec_model *m, const struct sh
     const char *device = m->vk->base.info.name, *name = m->program->activations[op->out].name;
     const bool experts = op->kind == SH_OP_ROUTE || op->kind == SH_OP_EXPERT_MATMUL || op->kind == SH_OP_EXPERT_SUM;
     if (experts && (op->expert.n_expert > SH_MAX_EXPERTS || op->expert.n_used > SH_MAX_EXPERTS_USED))
-        return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: %s: %u experts, %u of them used; the kernels take up to %d and %d", device, name,
-                       op->expert.n_expert, op->expert.n_used, SH_MAX_EXPERTS, SH_MAX_EXPERTS_USED);
+        return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: %s: %u experts, %u of them used; the kernels take up to %d and %d", device,
+                       name, op->expert.n_expert, op->expert.n_used, SH_MAX_EXPERTS, SH_MAX_EXPERTS_USED);
     if (op->kind == SH_OP_MATMUL && op->blocks > MAX_GRID)
-        return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: %s: %u blocks, the kernels take up to %u", device, name, op->blocks, MAX_GRID);
+        return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: %s: %u blocks, the kernels take up to %u", device, name, op->blocks,
+                       MAX_GRID);
     if (op->kind != SH_OP_MATMUL && op->kind != SH_OP_EXPERT_MATMUL) return SH_OK;
     const struct sh_vk_weight *w = &m->weights[op->w];
     const uint64_t bytes = w->matrix_rows * w->layout.row_bytes_all;

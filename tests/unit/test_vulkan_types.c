@@ -35,7 +35,8 @@ struct table {
     float *want;
     void *data;
 };
-static void make_table(struct table *t, struct sh_device *device, uint32_t type, uint32_t cols, uint32_t rows, enum sh_embed_index index) {
+static void make_table(struct table *t, struct sh_device *device, uint32_t type, uint32_t cols, uint32_t rows,
+                       enum sh_embed_index index) {
     struct test_rng rng = {type * 31 + index + 1};
     const uint64_t bytes = sh_type_row_bytes(type, cols) * rows;
     t->cols = cols;
@@ -73,7 +74,8 @@ static void elements_of_every_type(void **state) {
         for (int32_t i = 0; i < ROWS; i++) tokens[i] = ROWS - 1 - i;
         const struct ops_step step = {.n_rows = ROWS, .tokens = tokens};
         float *got = ops_run(&t.ops, &t.m, &step, t.out);
-        for (uint32_t r = 0; r < ROWS; r++) compare(info->name, got + (size_t)r * cols, t.want + (size_t)(ROWS - 1 - r) * cols, cols);
+        for (uint32_t r = 0; r < ROWS; r++)
+            compare(info->name, got + (size_t)r * cols, t.want + (size_t)(ROWS - 1 - r) * cols, cols);
         free(got);
         free_table(&t);
     }
