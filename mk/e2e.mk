@@ -1,7 +1,7 @@
 # End-to-end tests: the real daemon, real clients (node:test; npm packages pinned by tests/e2e/package-lock.json).
 #
 #   make e2e                              everything on the CPU
-#   make e2e-vulkan                       the openai client's tests on llvmpipe, skipped where there is none
+#   make e2e-vulkan                       the openai client's tests and reference values on llvmpipe, skipped where there is none
 #   make e2e SHIMMY_E2E_DEVICE=NAME E2E='tests/e2e/openai.test.mjs'   another device, only some files
 #
 # npm is asked only when the lock file changed since the last time.
@@ -19,7 +19,7 @@ e2e: $(B)/shimmyd $(B)/shimmyctl $(B)/tests/tools/genmodel $(e2e_modules)
 
 e2e-vulkan: $(B)/shimmyd $(B)/shimmyctl $(e2e_modules)
 	$(Q)if $(B)/shimmyd --probe-devices 2>/dev/null | grep -q llvmpipe; then \
-	  SHIMMY_E2E_DEVICE=llvmpipe $(e2e_run) tests/e2e/openai.test.mjs; \
+	  SHIMMY_E2E_DEVICE=llvmpipe $(e2e_run) tests/e2e/openai.test.mjs tests/e2e/parity.test.mjs; \
 	else echo 'SKIP e2e-vulkan: there is no llvmpipe (package mesa-vulkan-drivers)'; fi
 else
 e2e e2e-vulkan:

@@ -63,7 +63,8 @@ export class Daemon {
     this.socket = path.join(this.dir, 'control.sock');
     const env = Object.fromEntries(Object.entries(process.env).filter(([name]) =>
       !name.startsWith('SHIMMY_') || name === 'SHIMMY_VULKAN' || name === 'SHIMMY_CPU'));
-    Object.assign(env, { HOME: this.dir, XDG_CONFIG_HOME: this.dir, XDG_CACHE_HOME: this.dir, XDG_RUNTIME_DIR: this.dir });
+    Object.assign(env, { HOME: this.dir, XDG_CONFIG_HOME: this.dir, XDG_CACHE_HOME: this.dir, XDG_RUNTIME_DIR: this.dir },
+      this.options.env ?? {});
     const models = this.options.models ?? path.join(sharedRoot, 'models');
     this.child = spawn(path.join(build, 'shimmyd'), [
       '--socket', this.socket, '--listen', '127.0.0.1:0', '--model-dir', models, '--device', device, '--kv-type', 'f32',
