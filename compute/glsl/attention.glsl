@@ -1,20 +1,27 @@
 // attention.glsl - one split: softmax numerator, denominator and maximum over at most 256 cache positions, for one row and head.
 //
 // Keys and values are read as stored (f32, or halves with -DCACHE_F16). Thread t makes the scores of positions t, t + 64, t +
-// 128, t + 192 of the split, each an ascending chain of fma over the head's dimensions; the denominator is 64 ascending chains
-// added in order; values are added position by position. Thread t owns the value pairs t and t + 64. Everything that both
-// attention kernels compute is here.
+// 128, t + 192 of the split, each an ascending chain of fma over the head's dimensions, then times the scale, capped, and minus
+// slope * distance; the denominator is 64 ascending chains added in order; values are added position by position. Thread t owns the
+// value pairs t, t + 64, ... Everything that both attention kernels compute is here.
 layout(push_constant) uniform Push { sh_pc_attention p; };
+#include "attention_merge.glsl"
+#include "math.glsl"
 
-shared vec4 q_shared[SH_MAX_K_DIM / 4];
+#ifdef LARGE
+#define K_DIM SH_MAX_K_DIM
+#define BLOCKS (SH_MAX_V_DIM / 128)
+#else
+#define K_DIM SH_SMALL_DIM
+#define BLOCKS (SH_SMALL_DIM / 128)
+#endif
+shared vec4 q_shared[K_DIM / 4];
 shared float scores[SH_SPLIT_TOKENS];
 shared float lanes[64];
 
-#define NO_SCORE (-3.0e38)
-
 struct Part {
     float m, l;
-    vec2 acc[2];
+    vec2 acc[BLOCKS];
 };
 
 uvec2 page_of(sh_p_row row, uint position) {
@@ -28,13 +35,27 @@ void load_query(uint r, uint head) {
     barrier();
 }
 
-Part split_part(sh_p_row row, uint head, uint split) {
+float masked(float dot, uint head, uint query, uint key) {
+    precise float s = dot * p.scale;
+    if (p.softcap != 0.0) s = p.softcap * tanh_of(s / p.softcap);
+    if ((p.flags & SH_ATTENTION_SLOPES) != 0u) {
+        precise float bias = F32(p.slopes).v[head] * float(query > key ? query - key : key - query);
+        s = s - bias;
+    }
+    return s;
+}
+
+// Of the positions first_seen .. end_seen - 1 those in the split, at least one.
+Part split_part(sh_p_row row, uint head, uint split, uint first_seen, uint end_seen) {
     const uint tid = gl_LocalInvocationID.x;
     const uint n_kv = p.heads >> 16, kv = head / ((p.heads & 0xffffu) / n_kv);
     const uint kp = ((p.dims & 0xffffu) + 7u) & ~7u, vp = ((p.dims >> 16) + 7u) & ~7u;
-    const uint first = split * SH_SPLIT_TOKENS, count = min(SH_SPLIT_TOKENS, row.position + 1u - first);
+    const uint pitch = (p.flags & SH_ATTENTION_V_IN_K) != 0u ? kp : vp; // of a value in the cache
+    const uint first = split * SH_SPLIT_TOKENS, start = max(first_seen, first) - first,
+               count = min(SH_SPLIT_TOKENS, end_seen - first); // positions start .. count - 1 of the split
     float most = NO_SCORE;
     for (uint t = tid; t < count; t += 64u) {
+        if (t < start) continue;
         const uvec2 keys = at(page_of(row, first + t), p.k_offset);
         const uint base = (((first + t) % SH_P_PAGE_TOKENS) * n_kv + kv) * kp;
         precise float s = 0.0;
@@ -61,7 +82,7 @@ Part split_part(sh_p_row row, uint head, uint split) {
             s = fma(q.w, k.w, s);
         }
 #endif
-        s = s * p.scale;
+        s = masked(s, head, row.position, first + t);
         scores[t] = s;
         most = max(most, s);
     }
@@ -71,6 +92,7 @@ Part split_part(sh_p_row row, uint head, uint split) {
     barrier();
     precise float sum = 0.0;
     for (uint t = tid; t < count; t += 64u) {
+        if (t < start) continue;
         const float e = exp(scores[t] - most);
         scores[t] = e;
         sum = sum + e;
@@ -82,14 +104,14 @@ Part split_part(sh_p_row row, uint head, uint split) {
     precise float all = 0.0;
     for (uint i = 0u; i < 64u; i++) all = all + lanes[i];
     part.l = all;
-    [[unroll]] for (uint b = 0u; b < 2u; b++) {
+    [[unroll]] for (uint b = 0u; b < BLOCKS; b++) {
         precise vec2 acc = vec2(0.0);
         const uint pair = tid + 64u * b;
         if (2u * pair < vp) {
-            for (uint t0 = 0u; t0 < count; t0 += SH_P_PAGE_TOKENS) {
+            for (uint t0 = start & ~(SH_P_PAGE_TOKENS - 1u); t0 < count; t0 += SH_P_PAGE_TOKENS) {
                 const uvec2 values = at(page_of(row, first + t0), p.v_offset);
-                for (uint t = t0; t < min(count, t0 + SH_P_PAGE_TOKENS); t++) {
-                    const uint i = (((t - t0) * n_kv + kv) * vp >> 1) + pair;
+                for (uint t = max(t0, start); t < min(count, t0 + SH_P_PAGE_TOKENS); t++) {
+                    const uint i = (((t - t0) * n_kv + kv) * pitch >> 1) + pair;
 #ifdef CACHE_F16
                     const vec2 v = unpackHalf2x16(U32(values).v[i]);
 #else

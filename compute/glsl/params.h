@@ -28,8 +28,9 @@
 #define SH_P_PAGE_TOKENS 32  /* tokens of a cache page */
 #define SH_SPLIT_TOKENS 256  /* cache positions of one attention split: a function of the position alone */
 #define SH_SAMPLE_CHUNK 4096 /* logits that one workgroup of the sampler looks at */
-#define SH_MAX_K_DIM 256
-#define SH_MAX_V_DIM 256
+#define SH_SMALL_DIM 256     /* heads of the ordinary attention kernels, and of those for large ones */
+#define SH_MAX_K_DIM 576
+#define SH_MAX_V_DIM 512
 #define SH_P_NONE 0xffffffffu
 
 /* Weight layouts: see weights.glsl. */
@@ -182,12 +183,17 @@ struct sh_pc_rope {
     SH_UINT k_offset, v_offset; /* of this layer in a page, bytes */
 };
 struct sh_pc_attention {
-    SH_ADDRESS step, rows, items, pages, q, dst, scratch;
+    SH_ADDRESS step, rows, items, pages, q, dst, scratch, slopes, sinks;
     SH_UINT q_stride, dst_stride;
     SH_UINT heads, dims;    /* as in sh_pc_rope */
     SH_UINT k_offset, v_offset;
-    SH_FLOAT scale;
+    SH_FLOAT scale, softcap;
+    SH_UINT window, flags;  /* SH_ATTENTION_* */
 };
+#define SH_ATTENTION_BIDIRECTIONAL 1
+#define SH_ATTENTION_SLOPES 2
+#define SH_ATTENTION_SINKS 4
+#define SH_ATTENTION_V_IN_K 8 /* values are the first elements of the keys; v_offset is k_offset */
 struct sh_pc_gather {
     SH_ADDRESS step, outputs, x, dst;
     SH_UINT width, stride;
@@ -217,7 +223,7 @@ SH_P_CHECK(sh_pc_pair, x_single, 48);
 SH_P_CHECK(sh_pc_unary, a, 56);
 SH_P_CHECK(sh_pc_concat, by_output, 56);
 SH_P_CHECK(sh_pc_rope, v_offset, 104);
-SH_P_CHECK(sh_pc_attention, scale, 80);
+SH_P_CHECK(sh_pc_attention, flags, 108);
 SH_P_CHECK(sh_pc_gather, stride, 36);
 SH_P_CHECK(sh_pc_sample, chunks, 48);
 SH_P_CHECK(sh_pc_copy, mask, 44);

@@ -237,9 +237,6 @@ static enum sh_code check_ops(const struct sh_segment *segment, struct sh_error 
         const struct sh_op *op = &segment->program->ops[i];
         bool known = true;
         switch (op->kind) {
-        case SH_OP_ATTENTION:
-            known = !op->attn.bidirectional && op->attn.window == 0 && op->attn.softcap == 0 && op->w == SH_NONE && op->bias == SH_NONE;
-            break;
         case SH_OP_EMBED:
         case SH_OP_MATMUL:
         case SH_OP_ROUTE:
@@ -252,6 +249,7 @@ static enum sh_code check_ops(const struct sh_segment *segment, struct sh_error 
         case SH_OP_CONCAT:
         case SH_OP_ROPE:
         case SH_OP_ROPE_CACHE:
+        case SH_OP_ATTENTION:
         case SH_OP_GATHER_OUT: break;
         default: known = false;
         }

@@ -304,14 +304,25 @@ static void record_attention(struct recorder *r, const struct sh_op *op) {
         .q = address(r, op->x),
         .dst = address(r, op->out),
         .scratch = c->scratch.address,
+        .slopes = op->w != SH_NONE ? table(r, op->w) : 0,
+        .sinks = op->bias != SH_NONE ? table(r, op->bias) : 0,
         .q_stride = stride(r, op->x),
         .dst_stride = stride(r, op->out),
         .heads = op->attn.n_heads | op->attn.n_kv_heads << 16,
         .dims = op->attn.k_dim | op->attn.v_dim << 16,
         .k_offset = (uint32_t)layer,
-        .v_offset = (uint32_t)(layer + element * SH_PAGE_TOKENS * op->attn.n_kv_heads * pool->k_pad),
+        .v_offset = (uint32_t)(op->attn.v_in_k ? layer : layer + element * SH_PAGE_TOKENS * op->attn.n_kv_heads * pool->k_pad),
         .scale = op->attn.scale,
+        .softcap = op->attn.softcap,
+        .window = op->attn.window,
+        .flags = (op->attn.bidirectional ? SH_ATTENTION_BIDIRECTIONAL : 0) | (op->w != SH_NONE ? SH_ATTENTION_SLOPES : 0) |
+                 (op->bias != SH_NONE ? SH_ATTENTION_SINKS : 0) | (op->attn.v_in_k ? SH_ATTENTION_V_IN_K : 0),
     };
+    const bool large = op->attn.k_dim > SH_SMALL_DIM || op->attn.v_dim > SH_SMALL_DIM;
+    const enum sh_kernel whole[2][2] = {{SH_KERNEL_attention_f32, SH_KERNEL_attention_f16},
+                                        {SH_KERNEL_attention_large_f32, SH_KERNEL_attention_large_f16}},
+                         splits[2][2] = {{SH_KERNEL_attention_split_f32, SH_KERNEL_attention_split_f16},
+                                         {SH_KERNEL_attention_split_large_f32, SH_KERNEL_attention_split_large_f16}};
     /* The longest cache that the context allows: what a cut must be safe for. */
     const double flops = 2.0 * (op->attn.k_dim + op->attn.v_dim) * op->attn.n_heads * (double)r->rows *
                          (double)c->params.max_pages_per_sequence * SH_PAGE_TOKENS;
@@ -320,13 +331,13 @@ static void record_attention(struct recorder *r, const struct sh_op *op) {
         const uint32_t reads[] = {touch(r, op->x), TOUCH_CACHE}, writes[] = {touch(r, op->out)};
         sh_vk_touches(r, reads, 2, writes, 1);
         const struct sh_vk_grid grid = {fixed(op->attn.n_heads), by(SH_COUNT_ROWS, 1)};
-        DISPATCH(r, half ? SH_KERNEL_attention_f16 : SH_KERNEL_attention_f32, push, grid, flops);
+        DISPATCH(r, whole[large][half], push, grid, flops);
         return;
     }
     const uint32_t reads[] = {touch(r, op->x), TOUCH_CACHE}, writes[] = {TOUCH_SCRATCH};
     sh_vk_touches(r, reads, 2, writes, 1);
     const struct sh_vk_grid split = {fixed(op->attn.n_heads), by(SH_COUNT_ITEMS, 1)};
-    DISPATCH(r, half ? SH_KERNEL_attention_split_f16 : SH_KERNEL_attention_split_f32, push, split, flops);
+    DISPATCH(r, splits[large][half], push, split, flops);
     const uint32_t merge_writes[] = {touch(r, op->out)};
     sh_vk_touches(r, writes, 1, merge_writes, 1);
     const struct sh_vk_grid merge = {fixed(op->attn.n_heads), by(SH_COUNT_ROWS, 1)};

@@ -313,7 +313,7 @@ static void large_heads_are_refused(void **state) {
     (void)state;
     struct tiny_params large = small;
     large.n_heads = large.n_kv_heads = 1;
-    large.head_dim = 288;
+    large.head_dim = 544;
     large.type = SH_TYPE_Q8_0;
     struct tiny *t = tiny_create(&large);
     struct sh_device *device = ops_open_vulkan(__func__, false);
@@ -321,7 +321,7 @@ static void large_heads_are_refused(void **state) {
     struct sh_exec_model *model = NULL;
     struct sh_error err = {0};
     assert_int_equal(device->executor->model_create(device, &segment, 1, &model, &err), SH_ERR_UNSUPPORTED);
-    assert_non_null(strstr(err.message, "keys of 288 and values of 288 dimensions, the kernels take up to 256 and 256"));
+    assert_non_null(strstr(err.message, "keys of 544 and values of 544 dimensions, the kernels take up to 576 and 512"));
     assert_null(model);
     ops_close(device);
     tiny_destroy(t);
