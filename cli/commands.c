@@ -83,6 +83,7 @@ static const struct cli_option detokenize_options[] = {
 
 static const struct cli_option inspect_options[] = {
     {"full", 'f', CLI_FLAG, NULL, "print arrays and long strings whole"},
+    {"supported", 0, CLI_FLAG, NULL, "instead of a file: the architectures and weight types that this build computes"},
     {NULL},
 };
 
@@ -116,8 +117,8 @@ const struct cli_command cli_commands[] = {
     {"detokenize", "[MODEL] [ID...]", "token ids to text",
      "Ids are parted by spaces or commas, and read from standard input if there are none. With --gguf there is no MODEL.", 0,
      CLI_ARGUMENTS_MAX, detokenize_options, "@model", cmd_detokenize},
-    {"inspect", "FILE", "what is in a model file, and whether it would load; needs no daemon", NULL, 1, 1, inspect_options,
-     "@file", cmd_inspect},
+    {"inspect", "[FILE]", "what is in a model file, and whether it would load; needs no daemon",
+     "The exit status is 1 if the file would not load; the last line says why.", 0, 1, inspect_options, "@file", cmd_inspect},
     {"verify", "MODEL", "is a model computed right on a device of this machine?",
      "Five gates: the device's dequantisation of every type in the file; the tensors; each op against a scalar executor, from\n"
      "the same inputs; token by token and in chunks against the prompt as a whole; log-probabilities. Needs no daemon unless\n"

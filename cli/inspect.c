@@ -190,7 +190,45 @@ static void print_file(const struct sh_file *file, const char *path, bool full, 
     }
 }
 
+/* ---- what this build computes ---- */
+
+static void print_supported_json(void) {
+    json_t *architectures = json_array(), *types = json_array();
+    struct sh_architecture_info a;
+    for (uint32_t i = 0; sh_architecture_at(i, &a); i++)
+        json_array_append_new(architectures, json_pack("{s:s, s:s, s:s}", "name", a.name, "family", a.family, "models", a.note));
+    for (uint32_t i = 0; sh_weight_type_at(i); i++) json_array_append_new(types, json_string(sh_weight_type_at(i)));
+    json_t *object = json_pack("{s:o, s:o}", "architectures", architectures, "types", types);
+    cli_print_json(object);
+    json_decref(object);
+}
+
+static void print_supported(void) {
+    struct term_table *table = term_table_create(3);
+    static const char *const titles[] = {"ARCHITECTURE", "FAMILY", "MODELS"};
+    for (size_t i = 0; i < 3; i++) term_table_add(table, TERM_BOLD, titles[i]);
+    struct sh_architecture_info a;
+    for (uint32_t i = 0; sh_architecture_at(i, &a); i++) {
+        term_table_add(table, TERM_PLAIN, a.name);
+        term_table_add(table, TERM_DIM, a.family);
+        term_table_add(table, TERM_PLAIN, a.note);
+    }
+    term_table_print(table, stdout);
+    term_puts(stdout, TERM_BOLD, "\nTYPES\n");
+    for (uint32_t i = 0; sh_weight_type_at(i); i++) printf("%s%s", i ? ", " : "", sh_weight_type_at(i));
+    putchar('\n');
+}
+
 int cmd_inspect(struct cli *cli) {
+    const bool supported = cli_flag(&cli->line, "supported");
+    if (supported == (cli->line.n_arguments > 0))
+        return cli_usage_error(cli, supported ? "found both --supported and a FILE, expected one of them"
+                                              : "FILE is missing (or --supported)");
+    if (supported) {
+        if (cli->json) print_supported_json();
+        else print_supported();
+        return EXIT_DONE;
+    }
     const char *path = cli->line.arguments[0];
     bool full = cli_flag(&cli->line, "full");
     struct sh_file *file;
@@ -208,5 +246,5 @@ int cmd_inspect(struct cli *cli) {
     if (cli->json) print_file_json(file, path, full, &refusal);
     else print_file(file, path, full, &refusal);
     sh_file_close(file);
-    return EXIT_DONE;
+    return refusal.code ? EXIT_FAILED : EXIT_DONE;
 }

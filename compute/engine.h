@@ -178,7 +178,8 @@ SH_API bool sh_file_get_value(const struct sh_file *file, uint64_t index, struct
  * cap bytes including NUL, returns the length it would have had. Nested arrays print as "[...]". */
 SH_API size_t sh_file_value_text(const struct sh_file *file, uint64_t index, uint64_t element, char *buf, size_t cap);
 SH_API bool sh_file_get_tensor(const struct sh_file *file, uint64_t index, struct sh_file_tensor *out);
-/* Would it load? SH_OK, or the error that sh_model_load would give for architecture, types, shapes or missing tensors. */
+/* Would it load? SH_OK, or the error that sh_model_load would give for architecture, types, shapes, missing tensors or
+ * the kind of tokenizer. */
 SH_API enum sh_code sh_file_check(const struct sh_file *file, struct sh_error *err);
 
 /* What this build computes, for documents and listings. */

@@ -1,8 +1,6 @@
 /* The table of architectures: documents and messages are made from it. In the order in which documents show them. */
 #include "compute/model/build_model.h"
 
-#include <stdio.h>
-
 static const struct sh_architecture architectures[] = {
     {"llama", "dense", sh_build_llama, 0, "Llama 1 to 3, Mistral, Ministral, Yi, SOLAR, Hermes, DeepSeek LLM and Coder, Falcon 3"},
     {"mistral3", "dense", sh_build_mistral3, 0, "Ministral 3, Mistral Small with YaRN"},
@@ -76,12 +74,4 @@ const char *sh_weight_type_at(uint32_t index) {
         if (info != NULL && info->computable && index-- == 0) return info->name;
     }
     return NULL;
-}
-
-const char *sh_architecture_names(void) {
-    static _Thread_local char names[2048];
-    size_t used = 0;
-    for (size_t i = 0; i < SH_COUNT(architectures) && used < sizeof names; i++)
-        used += (size_t)snprintf(names + used, sizeof names - used, "%s%s", i == 0 ? "" : ", ", architectures[i].name);
-    return names;
 }

@@ -1,6 +1,7 @@
 /* From an open file to a checked program: architecture, spec, builder, and nothing in the file left unused. */
 #include "compute/model/build_model.h"
 #include "compute/gguf/file.h"
+#include "compute/text/text.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -178,8 +179,8 @@ enum sh_code sh_model_build(const struct sh_gguf *g, const struct sh_model_param
     if (name.length == 0) return sh_fail(err, SH_ERR_FORMAT, "%s: key 'general.architecture' is missing", sh_gguf_path(g, 0));
     const struct sh_architecture *architecture = sh_architecture_find(name.ptr, name.length);
     if (architecture == NULL)
-        return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: architecture '%.*s' is not computed by this build, which knows: %s",
-                       sh_gguf_path(g, 0), (int)(name.length < 64 ? name.length : 64), name.ptr, sh_architecture_names());
+        return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: architecture '%.*s' is not computed by this build; shimmyctl inspect --supported lists those that are",
+                       sh_gguf_path(g, 0), (int)(name.length < 64 ? name.length : 64), name.ptr);
 
     struct sh_model_builder *m = sh_calloc(1, sizeof *m);
     if (m == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory to build a program");
@@ -204,6 +205,7 @@ enum sh_code sh_file_check(const struct sh_file *file, struct sh_error *err) {
     struct sh_spec spec;
     struct sh_program *program = NULL;
     const enum sh_code code = sh_model_build(sh_file_gguf(file), NULL, NULL, &spec, &program, err);
-    if (code == SH_OK) sh_program_destroy(program);
-    return code;
+    if (code != SH_OK) return code;
+    sh_program_destroy(program);
+    return sh_vocab_check(sh_file_gguf(file), err);
 }

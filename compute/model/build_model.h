@@ -36,8 +36,6 @@ struct sh_architecture {
 };
 /* NULL: not one that this build computes. */
 const struct sh_architecture *sh_architecture_find(const char *name, size_t length);
-/* "llama, ...", for messages. */
-const char *sh_architecture_names(void);
 
 /* ---- what builders share beside build.h ---- */
 

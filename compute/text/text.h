@@ -9,6 +9,8 @@
 
 /* Copies all it needs; the gguf may be closed afterwards. A missing or unknown tokenizer is SH_ERR_UNSUPPORTED and named. */
 enum sh_code sh_vocab_create(const struct sh_gguf *g, struct sh_vocab **out, struct sh_error *err);
+/* Whether one can be made, as far as can be told without making it: the kind of tokenizer, its pre-tokenizer, what it needs. */
+enum sh_code sh_vocab_check(const struct sh_gguf *g, struct sh_error *err);
 void sh_vocab_destroy(struct sh_vocab *vocab);
 
 #endif

@@ -179,11 +179,12 @@ static bool is_integer(enum sh_value_type t) {
            t == SH_VALUE_I32 || t == SH_VALUE_U64 || t == SH_VALUE_I64;
 }
 
+static const char no_tokens[] = "tokenizer.ggml.tokens is missing, empty or not an array of strings";
+
 static enum sh_code read_tokens(struct sh_vocab *v, const struct sh_gguf *g, struct sh_error *err) {
     const struct sh_kv *tokens = find_array(g, "tokenizer.ggml.tokens");
     if (tokens == NULL || tokens->element_type != SH_VALUE_STRING || tokens->count == 0) {
-        return sh_fail(err, SH_ERR_FORMAT, "%s: tokenizer.ggml.tokens is missing, empty or not an array of strings",
-                       sh_gguf_path(g, 0));
+        return sh_fail(err, SH_ERR_FORMAT, "%s", no_tokens);
     }
     if (tokens->count > INT32_MAX / 4) {
         return sh_fail(err, SH_ERR_FORMAT, "tokenizer.ggml.tokens at byte %llu has %llu tokens; at most %d are supported",
@@ -723,7 +724,13 @@ static enum sh_code read_template(struct sh_vocab *v, const struct sh_gguf *g, s
     return sh_chat_recognise(v->chat_template, text.length, &v->chat, err);
 }
 
-static enum sh_code fill(struct sh_vocab *v, const struct sh_gguf *g, struct sh_error *err) {
+/* Which tokenizer it is, and what that needs besides tokens: pre-tokenizer and merges for byte-level BPE. */
+static enum sh_code read_kind(struct sh_vocab *v, const struct sh_gguf *g, struct sh_pre_rules *rules, const struct sh_kv **merges,
+                              struct sh_error *err) {
+    static const struct {
+        const char *name;
+        enum sh_vocab_model model;
+    } models[] = {{"llama", SH_VOCAB_SPM}, {"gpt2", SH_VOCAB_BPE}, {"bert", SH_VOCAB_WPM}};
     struct sh_str model = {NULL, 0}, pre = {"", 0};
     enum sh_code code = sh_gguf_str(g, "tokenizer.ggml.model", &model, err);
     if (code == SH_OK) code = sh_gguf_str(g, "tokenizer.ggml.pre", &pre, err);
@@ -731,32 +738,36 @@ static enum sh_code fill(struct sh_vocab *v, const struct sh_gguf *g, struct sh_
     if (model.ptr == NULL) {
         return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: tokenizer.ggml.model is missing: the file has no tokenizer", sh_gguf_path(g, 0));
     }
-    if (model.length == 5 && memcmp(model.ptr, "llama", 5) == 0) {
-        v->model = SH_VOCAB_SPM;
-    } else if (model.length == 4 && memcmp(model.ptr, "gpt2", 4) == 0) {
-        v->model = SH_VOCAB_BPE;
-    } else if (model.length == 4 && memcmp(model.ptr, "bert", 4) == 0) {
-        v->model = SH_VOCAB_WPM;
-    } else {
-        return sh_fail(err, SH_ERR_UNSUPPORTED,
-                       "tokenizer.ggml.model is \"%.*s\"; supported are \"llama\" (SPM), \"gpt2\" (byte-level BPE) and \"bert\" (WordPiece)",
-                       (int)sh_min_u64(model.length, 64), model.ptr);
+    uint32_t kind = 0;
+    while (kind < SH_COUNT(models) &&
+           (strlen(models[kind].name) != model.length || memcmp(models[kind].name, model.ptr, model.length) != 0)) {
+        kind++;
     }
+    if (kind == SH_COUNT(models)) {
+        return sh_fail(
+            err, SH_ERR_UNSUPPORTED,
+            "tokenizer.ggml.model is \"%.*s\"; supported are \"llama\" (SPM), \"gpt2\" (byte-level BPE) and \"bert\" (WordPiece)",
+            (int)sh_min_u64(model.length, 64), model.ptr);
+    }
+    v->model = models[kind].model;
+    if (v->model != SH_VOCAB_BPE) return SH_OK;
+    code = sh_pretokenizer_create(pre.ptr, pre.length, &v->pretokenizer, rules, err);
+    if (code != SH_OK) return code;
+    snprintf(v->pre, sizeof v->pre, "%s", rules->name);
+    v->ignore_merges = rules->ignore_merges;
+    *merges = find_array(g, "tokenizer.ggml.merges");
+    if (*merges == NULL || (*merges)->element_type != SH_VALUE_STRING) {
+        return sh_fail(err, SH_ERR_FORMAT, "%s: tokenizer.ggml.merges is missing or not an array of strings; byte-level BPE needs it",
+                       sh_gguf_path(g, 0));
+    }
+    return SH_OK;
+}
+
+static enum sh_code fill(struct sh_vocab *v, const struct sh_gguf *g, struct sh_error *err) {
     struct sh_pre_rules rules = {.add_bos = true};
     const struct sh_kv *merges = NULL;
-    if (v->model == SH_VOCAB_BPE) {
-        code = sh_pretokenizer_create(pre.ptr, pre.length, &v->pretokenizer, &rules, err);
-        if (code != SH_OK) return code;
-        snprintf(v->pre, sizeof v->pre, "%s", rules.name);
-        v->ignore_merges = rules.ignore_merges;
-        merges = find_array(g, "tokenizer.ggml.merges");
-        if (merges == NULL || merges->element_type != SH_VALUE_STRING) {
-            return sh_fail(err, SH_ERR_FORMAT,
-                           "%s: tokenizer.ggml.merges is missing or not an array of strings; byte-level BPE needs it",
-                           sh_gguf_path(g, 0));
-        }
-    }
-    code = read_tokens(v, g, err);
+    enum sh_code code = read_kind(v, g, &rules, &merges, err);
+    if (code == SH_OK) code = read_tokens(v, g, err);
     if (code == SH_OK) code = read_special_ids(v, g, err);
     if (code == SH_OK) code = mark_stripping(v, g, err);
     if (code == SH_OK) code = build_pieces(v, err);
@@ -780,6 +791,26 @@ static enum sh_code fill(struct sh_vocab *v, const struct sh_gguf *g, struct sh_
     return code;
 }
 
+/* *err is `why`, with the file's name before it unless it is there. */
+static enum sh_code name_file(const struct sh_gguf *g, enum sh_code code, const struct sh_error *why, struct sh_error *err) {
+    const char *path = sh_gguf_path(g, 0);
+    const bool named = strncmp(why->message, path, strlen(path)) == 0;
+    return sh_fail(err, code, "%s%s%s", named ? "" : path, named ? "" : ": ", why->message);
+}
+
+enum sh_code sh_vocab_check(const struct sh_gguf *g, struct sh_error *err) {
+    struct sh_vocab *v = sh_calloc(1, sizeof *v);
+    if (v == NULL) return no_memory(err);
+    struct sh_error why = {0};
+    struct sh_pre_rules rules;
+    const struct sh_kv *merges, *tokens = find_array(g, "tokenizer.ggml.tokens");
+    enum sh_code code = read_kind(v, g, &rules, &merges, &why);
+    if (code == SH_OK && (tokens == NULL || tokens->element_type != SH_VALUE_STRING || tokens->count == 0))
+        code = sh_fail(&why, SH_ERR_FORMAT, "%s", no_tokens);
+    sh_vocab_destroy(v);
+    return code == SH_OK ? SH_OK : name_file(g, code, &why, err);
+}
+
 enum sh_code sh_vocab_create(const struct sh_gguf *g, struct sh_vocab **out, struct sh_error *err) {
     *out = NULL;
     struct sh_vocab *v = sh_calloc(1, sizeof *v);
@@ -788,9 +819,7 @@ enum sh_code sh_vocab_create(const struct sh_gguf *g, struct sh_vocab **out, str
     const enum sh_code code = fill(v, g, &why);
     if (code != SH_OK) {
         sh_vocab_destroy(v);
-        const char *path = sh_gguf_path(g, 0);
-        const bool named = strncmp(why.message, path, strlen(path)) == 0;
-        return sh_fail(err, code, "%s%s%s", named ? "" : path, named ? "" : ": ", why.message);
+        return name_file(g, code, &why, err);
     }
     *out = v;
     return SH_OK;

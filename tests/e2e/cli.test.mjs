@@ -116,8 +116,9 @@ withShared('inspect', async () => {
 });
 
 withShared('inspect: a file that would not load, a broken one, none', async () => {
-  const vocabulary = await succeed(['inspect', '--json', join(dirname(stories), '../tokenizers/ggml-vocab-gpt-2.gguf')]);
+  const vocabulary = await run(['inspect', '--json', join(dirname(stories), '../tokenizers/ggml-vocab-gpt-2.gguf')]);
   const [file] = lines(vocabulary.stdout);
+  assert.equal(vocabulary.code, 1);
   assert.equal(file.loadable, false);
   assert.ok(file.reason.length > 10);
 
@@ -129,6 +130,16 @@ withShared('inspect: a file that would not load, a broken one, none', async () =
   const none = await run(['inspect', join(scratch, 'none.gguf'), '--json']);
   assert.equal(none.code, 1);
   assert.equal(lines(none.stdout)[0].error, 'not_found');
+});
+
+test('inspect --supported', async () => {
+  const [all] = lines((await succeed(['inspect', '--supported', '--json'])).stdout);
+  assert.ok(all.architectures.length > 45 && all.architectures.every((a) => a.name && a.family && a.models));
+  assert.ok(['F32', 'BF16', 'Q4_K', 'IQ1_M', 'TQ2_0', 'MXFP4'].every((type) => all.types.includes(type)), all.types.join());
+  const text = (await succeed(['inspect', '--supported'])).stdout;
+  for (const { name } of all.architectures) assert.match(text, new RegExp(`^${name} +[a-z]+ +`, 'm'));
+  assert.equal((await run(['inspect'])).code, 2);
+  assert.equal((await run(['inspect', '--supported', 'x.gguf'])).code, 2);
 });
 
 withShared('tokenize and detokenize without a daemon', async () => {

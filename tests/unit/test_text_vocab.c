@@ -248,6 +248,14 @@ static void expect_failure(struct plan *p, enum sh_code code, const char *part) 
     assert_int_equal(build(p, &v, &err), code);
     assert_null(v);
     if (strstr(err.message, part) == NULL) fail_msg("\"%s\" lacks \"%s\"", err.message, part);
+    /* what can be told without making it is told in the same words */
+    struct sh_gguf *g;
+    struct sh_error early = {0};
+    assert_int_equal(sh_gguf_open(test_scratch("vocab.gguf"), &g, &early), SH_OK);
+    const enum sh_code checked = sh_vocab_check(g, &early);
+    sh_gguf_close(g);
+    if (code == SH_ERR_UNSUPPORTED) assert_int_equal(checked, code);
+    if (checked != SH_OK) assert_string_equal(early.message, err.message);
     free_plan(p);
 }
 
