@@ -6,50 +6,6 @@
 
 /* ---- creation ---- */
 
-static enum sh_code complete_params(const struct sh_model *m, const struct sh_context_params *given, struct sh_context_params *p,
-                                    struct sh_error *err) {
-    *p = (struct sh_context_params){0};
-    if (given != NULL) memcpy(p, given, sh_min_u64(given->size, sizeof *p));
-    p->size = sizeof *p;
-    if (p->kv_type != SH_KV_F16 && p->kv_type != SH_KV_F32)
-        return sh_fail(err, SH_ERR_INVALID, "context: kv_type is %d, expected f16 (0) or f32 (1)", (int)p->kv_type);
-    if (p->max_sequences == 0) p->max_sequences = 8;
-    if (p->max_batch_rows == 0) p->max_batch_rows = 512;
-    if (p->kv_tokens == 0) p->kv_tokens = m->spec.context_length;
-    if (p->max_outputs == 0) p->max_outputs = p->max_sequences > 64 ? p->max_sequences : 64;
-    if (p->max_outputs > p->max_batch_rows) p->max_outputs = p->max_batch_rows;
-    const struct {
-        const char *name;
-        uint64_t value, highest;
-    } ranges[] = {
-        {"max_sequences", p->max_sequences, 1u << 16},
-        {"max_batch_rows", p->max_batch_rows, 1u << 16},
-        {"kv_tokens", p->kv_tokens, (uint64_t)1 << 32},
-    };
-    for (size_t i = 0; i < SH_COUNT(ranges); i++)
-        if (ranges[i].value > ranges[i].highest)
-            return sh_fail(err, SH_ERR_INVALID, "context: %s is %llu, expected at most %llu", ranges[i].name,
-                           (unsigned long long)ranges[i].value, (unsigned long long)ranges[i].highest);
-    return SH_OK;
-}
-
-static uint64_t page_bytes(const struct sh_state_group *g, uint32_t n_layers, enum sh_kv_type type) {
-    if (g->kind == SH_STATE_RECURRENT) return (uint64_t)n_layers * g->floats * sizeof(float);
-    const uint64_t dims = g->v_in_k ? g->k_dim : g->k_dim + g->v_dim;
-    return (uint64_t)SH_PAGE_TOKENS * n_layers * g->n_kv_heads * dims * (type == SH_KV_F32 ? 4 : 2);
-}
-
-/* Pages that n sequences with `tokens` tokens in all can come to hold. Of a window: its own pages and one begun at either end for
- * each sequence, and what two steps add. Of a recurrent group: the present state, those before the steps in flight, and, for
- * more than one sequence, the snapshots. */
-static uint64_t most_pages(const struct sh_context *c, const struct sh_state_group *g, uint64_t n, uint64_t tokens) {
-    if (g->kind == SH_STATE_RECURRENT) return n * (1 + SH_SLOTS + SH_MAX_SNAPSHOTS);
-    const uint64_t all = (tokens + SH_PAGE_TOKENS - 1) / SH_PAGE_TOKENS;
-    if (g->kind == SH_STATE_PAGED) return all;
-    const uint64_t held = n * (sh_pages_of(g->window) + 2ull) + SH_SLOTS * (uint64_t)sh_pages_of(c->params.max_batch_rows);
-    return sh_min_u64(all, held);
-}
-
 /* Which devices hold layers of which group; and refuses what certainly does not fit: room for one sequence of full length. What
  * kv_tokens allows beyond that is taken slab by slab, and may turn out not to be there. */
 static enum sh_code survey_groups(struct sh_context *c, struct sh_error *err) {
@@ -62,16 +18,10 @@ static enum sh_code survey_groups(struct sh_context *c, struct sh_error *err) {
     for (uint32_t s = 0; s < c->model->n_segments; s++) {
         const struct sh_segment *segment = &c->model->segments[s];
         for (uint32_t i = segment->first_op; i < segment->first_op + segment->n_ops; i++) {
-            const struct sh_op *op = &p->ops[i];
-            const bool recurrent = op->kind == SH_OP_CONV || op->kind == SH_OP_SCAN || op->kind == SH_OP_DELTA_NET;
-            if (op->kind != SH_OP_ROPE_CACHE && !recurrent) continue;
-            const uint32_t g = recurrent ? op->state.group : op->attn.group;
-            c->holds_group[segment->device * c->n_groups + g] = true;
-            if (recurrent) bytes[segment->device] += (1ull + SH_SLOTS) * op->state.floats * sizeof(float);
-            else
-                bytes[segment->device] +=
-                    page_bytes(&p->groups[g], 1, c->params.kv_type) *
-                    sh_min_u64(c->pools[g].n_max, most_pages(c, &p->groups[g], 1, c->model->spec.context_length));
+            const uint32_t group = sh_cache_op_group(&p->ops[i]);
+            if (group == SH_NONE) continue;
+            c->holds_group[segment->device * c->n_groups + group] = true;
+            bytes[segment->device] += sh_cache_op_bytes(p, &p->ops[i], &c->params);
         }
     }
     enum sh_code code = SH_OK;
@@ -101,7 +51,7 @@ static bool allocate_slot(const struct sh_context *c, struct sh_slot *slot) {
 static uint32_t slab_pages(const struct sh_context *c, uint32_t group) {
     const struct sh_state_group *g = &c->model->program->groups[group];
     const uint64_t most = g->kind == SH_STATE_RECURRENT ? SH_SLAB_STATES : SH_SLAB_PAGES;
-    return (uint32_t)sh_max_u64(1, sh_min_u64(most, SH_SLAB_BYTES / page_bytes(g, g->n_layers, c->params.kv_type)));
+    return (uint32_t)sh_max_u64(1, sh_min_u64(most, SH_SLAB_BYTES / sh_cache_page_bytes(g, g->n_layers, c->params.kv_type)));
 }
 
 static bool allocate(struct sh_context *c) {
@@ -114,7 +64,8 @@ static bool allocate(struct sh_context *c) {
         return false;
     for (uint32_t g = 0; g < c->n_groups; g++) {
         c->slab_pages[g] = slab_pages(c, g);
-        const uint64_t n_pages = most_pages(c, sh_context_group(c, g), c->params.max_sequences, c->params.kv_tokens);
+        const struct sh_context_params *p = &c->params;
+        const uint64_t n_pages = sh_cache_pages(sh_context_group(c, g), p->max_batch_rows, p->max_sequences, p->kv_tokens);
         if (!sh_page_pool_init(&c->pools[g], (uint32_t)n_pages)) return false;
     }
     for (uint32_t i = 0; i < SH_SLOTS; i++)
@@ -126,12 +77,11 @@ enum sh_code sh_context_create(struct sh_model *model, const struct sh_context_p
                                struct sh_error *err) {
     *out = NULL;
     struct sh_context_params complete;
-    enum sh_code code = complete_params(model, params, &complete, err);
+    enum sh_code code = sh_context_params_complete(model->program, params, &complete, err);
     if (code != SH_OK) return code;
     struct sh_context *c = sh_calloc(1, sizeof *c);
     if (c == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a context");
     c->model = model;
-    if (model->program->encoder) complete.kv_type = SH_KV_F32; /* scratch of one step: nothing is gained by rounding it */
     c->params = complete;
     c->n_groups = model->program->n_groups;
     c->next_ticket = c->oldest = 1;

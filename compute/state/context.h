@@ -21,6 +21,7 @@
 
 #include "compute/model/model.h"
 #include "compute/sample/sample.h"
+#include "compute/state/cache.h"
 #include "compute/state/pages.h"
 
 #include <stdatomic.h>
@@ -28,7 +29,6 @@
 #define SH_SLAB_PAGES 64          /* pools grow by so many pages, or fewer if they would be more than */
 #define SH_SLAB_BYTES (64u << 20) /* this many bytes */
 #define SH_SLAB_STATES 4          /* of a recurrent group */
-#define SH_MAX_SNAPSHOTS 4        /* of a sequence */
 
 struct sh_snapshot { /* of the recurrent groups */
     uint32_t length;
@@ -129,7 +129,6 @@ static inline const struct sh_executor *sh_context_executor(const struct sh_cont
 static inline const struct sh_state_group *sh_context_group(const struct sh_context *c, uint32_t group) {
     return &c->model->program->groups[group];
 }
-static inline uint32_t sh_pages_of(uint32_t tokens) { return (tokens + SH_PAGE_TOKENS - 1) / SH_PAGE_TOKENS; }
 
 /* NULL with an error unless it exists and is not closing. */
 struct sh_sequence *sh_context_sequence(struct sh_context *c, uint32_t sequence, struct sh_error *err);

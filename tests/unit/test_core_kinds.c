@@ -237,6 +237,7 @@ static struct world *world_create(const struct kind *kind, const struct sh_conte
     p->n_layers = 1;
     p->n_embd = WIDTH;
     p->n_vocab = VOCAB;
+    p->context_length = LONGEST;
     p->n_groups = p->n_ops = kind->n_groups;
     p->n_activations = 2;
     p->activations = calloc(2, sizeof *p->activations);
