@@ -129,6 +129,7 @@ SH_API const struct sh_device_info *sh_device_get_info(const struct sh_device *d
 /* What this process holds on the device now, by use. Any thread. */
 struct sh_device_memory {
     uint64_t weights_bytes, cache_bytes, activation_bytes, staging_bytes;
+    uint64_t free_bytes; /* what the driver says is free, whoever holds the rest; 0: it does not tell */
 };
 SH_API void sh_device_get_memory(const struct sh_device *device, struct sh_device_memory *out);
 
@@ -265,6 +266,8 @@ typedef bool (*sh_progress_fn)(void *user, enum sh_load_phase phase, double frac
 struct sh_placement { /* layers [first_layer, first_layer + n_layers) run on devices[device]; embedding with the first, head with the last */
     uint32_t first_layer, n_layers, device;
 };
+#define SH_LAYERS_AUTO UINT32_MAX
+struct sh_context_params;
 struct sh_lora { /* an adapter: a GGUF file with general.type = adapter, applied to every row at this scale (0 = 1) */
     const char *path;
     float scale;
@@ -301,6 +304,26 @@ struct sh_model_info {
     uint64_t state_bytes_per_sequence; /* recurrent layers; 0: none */
     uint64_t window_bytes_per_sequence_f16; /* layers with a sliding window hold at most so much, with an f16 cache; 0: none */
 };
+/* Which layers of a model to put on a device, and which on the host, without loading it: the header is read, and what each layer's
+ * weights will take after repacking follows from it. The last layers and the head go to the device, as they do in llama.cpp, the first
+ * ones and the embedding to the host. */
+struct sh_plan {
+    uint32_t n_layers;        /* of the model */
+    uint32_t n_device_layers; /* the last so many are on the device */
+    uint32_t n_host_layers;   /* for sh_model_params: the experts of the first so many layers are on the host */
+    struct sh_placement placement[2]; /* for sh_model_params */
+    uint32_t n_placement;
+    /* [0] the device, [1] the host; estimates. The cache is that of one sequence of full length. */
+    uint64_t weights_bytes[2], cache_bytes[2], activation_bytes[2];
+    uint64_t room_bytes; /* what the device has left for all three */
+};
+/* devices[0] is the device, devices[1] the host, the CPU executor. n_device_layers: so many, or all if the model has fewer;
+ * SH_LAYERS_AUTO: as many as fit into what is free on the device now. *params as for the load (its placement and host_device are not
+ * looked at), *context as for its context (NULL: default). SH_ERR_NO_DEVICE_MEMORY with the figures if so many layers do not fit,
+ * SH_ERR_NO_MEMORY if the rest is more than the host has. Any thread. */
+SH_API enum sh_code sh_model_plan(struct sh_device *const devices[2], const struct sh_model_params *params,
+                                  const struct sh_context_params *context, uint32_t n_device_layers, struct sh_plan *out,
+                                  struct sh_error *err);
 SH_API enum sh_code sh_model_load(struct sh_device *const *devices, uint32_t n_devices, const struct sh_model_params *params,
                                   struct sh_model **out, struct sh_error *err);
 SH_API void sh_model_unload(struct sh_model *model);

@@ -91,6 +91,18 @@ static void device_memory(const struct sh_device *base, struct sh_device_memory 
         .cache_bytes = atomic_load(&device->memory[SH_CPU_CACHE]),
         .activation_bytes = atomic_load(&device->memory[SH_CPU_ACTIVATIONS]),
     };
+    const uint64_t available = sh_cpu_memory_available();
+    out->free_bytes = available != UINT64_MAX ? available : 0;
+}
+
+static uint64_t weight_bytes(const struct sh_device *base, const struct sh_weight *w, enum sh_op_kind use) {
+    const struct sh_cpu_device *device = (const struct sh_cpu_device *)base;
+    switch (use) {
+    case SH_OP_EMBED: return sh_type_row_bytes(w->type, w->cols) * w->rows;
+    case SH_OP_MATMUL:
+    case SH_OP_EXPERT_MATMUL: return device->kernels->matrix_bytes(w->type, w->cols, w->rows);
+    default: return w->cols * w->rows * sizeof(float);
+    }
 }
 
 static uint64_t validation_count(const struct sh_device *base) {
@@ -104,6 +116,7 @@ static const struct sh_executor executor = {
     .device_close = device_close,
     .device_memory = device_memory,
     .validation_count = validation_count,
+    .weight_bytes = weight_bytes,
     .model_create = sh_cpu_model_create,
     .weight_rows = sh_cpu_weight_rows,
     .model_finish = sh_cpu_model_finish,

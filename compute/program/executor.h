@@ -96,6 +96,8 @@ struct sh_executor {
     void (*device_close)(struct sh_device *device);
     void (*device_memory)(const struct sh_device *device, struct sh_device_memory *out);
     uint64_t (*validation_count)(const struct sh_device *device);
+    /* What a weight will take on the device after repacking, but for alignment: for planning. `use` is the kind of op that names it. */
+    uint64_t (*weight_bytes)(const struct sh_device *device, const struct sh_weight *weight, enum sh_op_kind use);
 
     /* All segments of this device, in the program's order: copied; the program outlives the model. An op that the executor does not
      * compute (a head_dim beyond its kernels) is SH_ERR_UNSUPPORTED and named. */

@@ -5,6 +5,7 @@
  * constants, workgroups of 256, 18 KiB of shared memory. Anything missing makes the device unusable and is named in its reason.
  */
 #include "compute/vulkan/exec.h"
+#include "compute/vulkan/layouts.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -313,6 +314,17 @@ static void device_memory(const struct sh_device *device, struct sh_device_memor
         .activation_bytes = atomic_load(&vk->bytes[SH_USE_ACTIVATION]),
         .staging_bytes = atomic_load(&vk->bytes[SH_USE_STAGING]),
     };
+    const uint64_t available = sh_vk_free_bytes(vk);
+    /* A software device's heap is a nominal size; its memory is this machine's. */
+    if (available != UINT64_MAX && vk->base.info.kind != SH_DEVICE_SOFTWARE) out->free_bytes = available;
+}
+
+static uint64_t weight_bytes(const struct sh_device *device, const struct sh_weight *w, enum sh_op_kind use) {
+    (void)device;
+    const bool matrix = use == SH_OP_EMBED || use == SH_OP_MATMUL || use == SH_OP_EXPERT_MATMUL;
+    struct sh_layout layout;
+    if (matrix && sh_layout_describe(w->type, w->cols, &layout)) return layout.row_bytes_all * w->rows;
+    return w->cols * w->rows * sizeof(float);
 }
 
 static uint64_t validation_count(const struct sh_device *device) {
@@ -325,6 +337,7 @@ const struct sh_executor sh_vulkan_executor = {
     .device_close = device_close,
     .device_memory = device_memory,
     .validation_count = validation_count,
+    .weight_bytes = weight_bytes,
     .model_create = sh_vk_model_create,
     .weight_rows = sh_vk_weight_rows,
     .model_finish = sh_vk_model_finish,
