@@ -57,11 +57,31 @@ static bool has_out_rows(const struct sh_program *p, const struct sh_segment *se
     return false;
 }
 
+static bool reads(const struct sh_segment *segment, uint32_t activation) {
+    for (uint32_t i = 0; i < segment->n_inputs; i++)
+        if (segment->inputs[i] == activation) return true;
+    return false;
+}
+
+/* Is output `a` of segment s read in or behind the next segment of the same device? */
+static bool outlives(const struct sh_model *m, uint32_t s, uint32_t a) {
+    bool passed = false;
+    for (uint32_t t = s + 1; t < m->n_segments; t++) {
+        passed = passed || m->segments[t].device == m->segments[s].device;
+        if (passed && reads(&m->segments[t], a)) return true;
+    }
+    return false;
+}
+
 static enum sh_code number_segments(struct sh_model *m, struct sh_error *err) {
     uint32_t n_on[MAX_DEVICES] = {0};
     m->index_on_device = sh_calloc(m->n_segments, sizeof *m->index_on_device);
-    if (m->index_on_device == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the placement");
-    for (uint32_t s = 0; s < m->n_segments; s++) m->index_on_device[s] = n_on[m->segments[s].device]++;
+    m->outlives = sh_calloc(m->n_segments, sizeof *m->outlives);
+    if (m->index_on_device == NULL || m->outlives == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the placement");
+    for (uint32_t s = 0; s < m->n_segments; s++) {
+        m->index_on_device[s] = n_on[m->segments[s].device]++;
+        for (uint32_t i = 0; i < m->segments[s].n_outputs; i++) m->outlives[s][i] = outlives(m, s, m->segments[s].outputs[i]);
+    }
     while (m->first_out_segment + 1 < m->n_segments && !has_out_rows(m->program, &m->segments[m->first_out_segment]))
         m->first_out_segment++;
     return SH_OK;
@@ -390,6 +410,7 @@ void sh_model_unload(struct sh_model *m) {
         if (m->exec[d] != NULL) m->devices[d]->executor->model_destroy(m->exec[d]);
     free(m->exec);
     free(m->index_on_device);
+    free(m->outlives);
     free(m->segments);
     sh_program_destroy(m->program);
     if (m->vocab != NULL) sh_vocab_destroy(m->vocab);

@@ -14,6 +14,9 @@ struct sh_model {
     struct sh_segment *segments; /* in the program's order */
     uint32_t *index_on_device;   /* [n_segments] the number of each among its device's segments */
     uint32_t n_segments;
+    /* [n_segments][SH_BOUNDARY_MAX] an output is read in its own device's later segments, or after one of them: the device's own
+     * memory does not hold it so long. */
+    bool (*outlives)[SH_BOUNDARY_MAX];
     uint32_t first_out_segment;  /* the first one that has activations of the rows with outputs alone */
     struct sh_exec_model **exec; /* [n_devices] all segments of a device; NULL where it has none */
     struct sh_device **devices;  /* [n_devices] as given to sh_model_load; lent */

@@ -41,11 +41,12 @@ static bool allocate_slot(const struct sh_context *c, struct sh_slot *slot) {
     slot->wanted = sh_calloc(p->max_outputs, sizeof *slot->wanted);
     slot->page_lists = sh_calloc((uint64_t)p->max_sequences * c->n_groups, sizeof *slot->page_lists);
     slot->made = sh_calloc(c->model->program->n_activations, sizeof *slot->made);
+    slot->kept = sh_calloc(c->model->program->n_activations, sizeof *slot->kept);
     slot->tokens = sh_calloc(p->max_outputs, sizeof *slot->tokens);
     slot->results = sh_calloc(p->max_outputs, sizeof *slot->results);
     return slot->rows != NULL && slot->sequences != NULL && slot->sequence_ids != NULL && slot->outputs != NULL &&
            slot->bare_outputs != NULL && slot->wanted != NULL && slot->page_lists != NULL && slot->made != NULL &&
-           slot->tokens != NULL && slot->results != NULL;
+           slot->kept != NULL && slot->tokens != NULL && slot->results != NULL;
 }
 
 static uint32_t slab_pages(const struct sh_context *c, uint32_t group) {
@@ -108,7 +109,9 @@ enum sh_code sh_context_create(struct sh_model *model, const struct sh_context_p
     return SH_OK;
 }
 
-static void free_slot(struct sh_slot *slot) {
+static void free_slot(const struct sh_context *c, struct sh_slot *slot) {
+    for (uint32_t a = 0; slot->kept != NULL && a < c->model->program->n_activations; a++) free(slot->kept[a].values);
+    free(slot->kept);
     free(slot->rows);
     free(slot->sequences);
     free(slot->sequence_ids);
@@ -132,7 +135,7 @@ void sh_context_destroy(struct sh_context *c) {
     for (uint32_t i = 0; c->sequences != NULL && i < c->params.max_sequences; i++)
         if (c->sequences[i].used) sh_sequence_free(c, &c->sequences[i]);
     for (uint32_t g = 0; c->pools != NULL && g < c->n_groups; g++) sh_page_pool_finish(&c->pools[g]);
-    for (uint32_t i = 0; i < SH_SLOTS; i++) free_slot(&c->slots[i]);
+    for (uint32_t i = 0; i < SH_SLOTS; i++) free_slot(c, &c->slots[i]);
     free(c->pools);
     free(c->exec);
     free(c->holds_group);

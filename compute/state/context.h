@@ -82,7 +82,11 @@ struct sh_slot {
     uint32_t cap_page_ids;
     struct sh_step_output *bare_outputs; /* [max_outputs] the rows of `outputs`, nothing wanted: for segments before the last */
 
-    const float **made;        /* [n_activations] boundary activations of this step, by producing segment's buffer */
+    const float **made; /* [n_activations] boundary activations of this step, where they lie */
+    struct sh_kept {
+        float *values;
+        uint64_t capacity;     /* floats */
+    } * kept;                  /* [n_activations] of those that outlive the buffers of the segment that made them */
     int32_t *tokens;           /* [max_outputs] */
     struct sh_result *results; /* [max_outputs] */
     struct sh_top *tops;

@@ -11,7 +11,11 @@ enum sh_code sh_slot_start_segment(struct sh_context *c, struct sh_slot *slot, s
     struct sh_step step = slot->step;
     if (s + 1 < c->model->n_segments) step.outputs = slot->bare_outputs;
     if (s < c->model->first_out_segment) step.n_outputs = 0;
-    for (uint32_t i = 0; i < segment->n_inputs; i++) step.inputs[i] = slot->made[segment->inputs[i]];
+    static const float nothing[1]; /* an input of no rows: behind GATHER_OUT, in a step that wants no output */
+    for (uint32_t i = 0; i < segment->n_inputs; i++) {
+        const float *made = slot->made[segment->inputs[i]];
+        step.inputs[i] = made != NULL ? made : nothing;
+    }
     step.n_capture = 0;
     for (uint32_t i = 0; i < c->n_capture; i++)
         if (c->capture_segment[i] == s) c->segment_capture[step.n_capture++] = c->capture[i];
@@ -25,12 +29,49 @@ enum sh_code sh_slot_start_segment(struct sh_context *c, struct sh_slot *slot, s
     return code;
 }
 
-static void keep_segment_results(struct sh_context *c, struct sh_slot *slot, const struct sh_step_result *result) {
+/* Copies an activation that is read when its device's buffers hold something else; NULL: no memory. */
+static const float *keep(const struct sh_context *c, struct sh_slot *slot, uint32_t activation, const float *values) {
+    const struct sh_activation *a = &c->model->program->activations[activation];
+    const uint64_t n = (uint64_t)a->width * (a->rows == SH_ROWS_OUT ? slot->step.n_outputs : slot->step.n_rows);
+    struct sh_kept *kept = &slot->kept[activation];
+    if (n > kept->capacity || kept->values == NULL) {
+        free(kept->values);
+        kept->capacity = 0;
+        kept->values = sh_calloc(n + 1, sizeof *kept->values);
+        if (kept->values == NULL) return NULL;
+        kept->capacity = n;
+    }
+    if (n > 0) memcpy(kept->values, values, n * sizeof *values);
+    return kept->values;
+}
+
+static bool device_goes_on(const struct sh_model *m, uint32_t segment) {
+    for (uint32_t t = segment + 1; t < m->n_segments; t++)
+        if (m->segments[t].device == m->segments[segment].device) return true;
+    return false;
+}
+
+static enum sh_code keep_segment_results(struct sh_context *c, struct sh_slot *slot, const struct sh_step_result *result,
+                                         struct sh_error *err) {
     const struct sh_segment *segment = &c->model->segments[slot->segment];
-    for (uint32_t i = 0; i < segment->n_outputs; i++) slot->made[segment->outputs[i]] = result->outputs[i];
+    bool complete = true;
+    for (uint32_t i = 0; i < segment->n_outputs && complete; i++) {
+        const uint32_t a = segment->outputs[i];
+        slot->made[a] = result->outputs[i];
+        if (!c->model->outlives[slot->segment][i] || result->outputs[i] == NULL) continue;
+        slot->made[a] = keep(c, slot, a, result->outputs[i]);
+        complete = slot->made[a] != NULL;
+    }
     uint32_t n = 0;
-    for (uint32_t i = 0; i < c->n_capture; i++)
-        if (c->capture_segment[i] == slot->segment) slot->captured[i] = result->captured[n++];
+    const bool copied = c->n_capture > 0 && device_goes_on(c->model, slot->segment);
+    for (uint32_t i = 0; i < c->n_capture && complete; i++) {
+        if (c->capture_segment[i] != slot->segment) continue;
+        slot->captured[i] = result->captured[n++];
+        if (!copied || slot->captured[i] == NULL) continue;
+        slot->captured[i] = keep(c, slot, c->capture[i], slot->captured[i]);
+        complete = slot->captured[i] != NULL;
+    }
+    return complete ? SH_OK : sh_fail(err, SH_ERR_NO_MEMORY, "no memory for activations on their way between devices");
 }
 
 static int64_t remaining(int64_t timeout_ns, uint64_t begun) {
@@ -53,7 +94,8 @@ static enum sh_code run_segments(struct sh_context *c, struct sh_slot *slot, int
             if (err != NULL) *err = slot->error;
             return slot->error.code;
         }
-        keep_segment_results(c, slot, result);
+        code = keep_segment_results(c, slot, result, err);
+        if (code != SH_OK) return code;
         if (slot->segment + 1 == c->model->n_segments) return SH_OK;
         slot->segment++;
         code = sh_slot_start_segment(c, slot, err);

@@ -397,11 +397,16 @@ static void record_copy(struct recorder *r, uint32_t a, VkDeviceAddress host, bo
     DISPATCH(r, SH_KERNEL_copy, push, grid, 0);
 }
 
+/* All rows that the activation has. */
+static void record_all_rows(struct recorder *r, uint32_t a, VkDeviceAddress host, bool in) {
+    const enum sh_rows rows = activation(r, a)->rows;
+    record_copy(r, a, host, in, rows == SH_ROWS_OUT ? SH_P_NONE : 0, count_of(rows));
+}
+
 static void record_captures(struct recorder *r, uint32_t made, const struct sh_vk_capture *captures, uint32_t n) {
     for (uint32_t i = 0; i < n; i++) {
         if (captures[i].activation != made || !captures[i].host.bytes) continue;
-        const bool out = activation(r, made)->rows == SH_ROWS_OUT;
-        record_copy(r, made, captures[i].host.address, false, out ? SH_P_NONE : 0, out ? SH_COUNT_OUTPUTS : SH_COUNT_ROWS);
+        record_all_rows(r, made, captures[i].host.address, false);
     }
 }
 
@@ -457,7 +462,7 @@ enum sh_code sh_vk_record(struct sh_exec_context *c, uint32_t slot, uint32_t pla
         c->vk->CmdWriteTimestamp(r.commands, VK_PIPELINE_STAGE_TOP_OF_PIPE_BIT, c->queries, slot * 2);
     }
     for (uint32_t i = 0; i < r.plan->segment.n_inputs; i++) {
-        record_copy(&r, r.plan->segment.inputs[i], r.slot->inputs[i].address, true, 0, SH_COUNT_ROWS);
+        record_all_rows(&r, r.plan->segment.inputs[i], r.slot->inputs[i].address, true);
         record_captures(&r, r.plan->segment.inputs[i], captures, n_captures);
     }
     for (uint32_t i = 0; i < r.plan->fused.n_ops && r.code == SH_OK; i++) {
@@ -472,7 +477,7 @@ enum sh_code sh_vk_record(struct sh_exec_context *c, uint32_t slot, uint32_t pla
     if (program->hidden != SH_NONE && made_here(r.plan, program->hidden) && r.slot->hidden.handle)
         record_copy(&r, program->hidden, r.slot->hidden.address, false, SH_OUTPUT_HIDDEN, SH_COUNT_HIDDEN);
     for (uint32_t i = 0; i < r.plan->segment.n_outputs; i++)
-        record_copy(&r, r.plan->segment.outputs[i], r.slot->results[i].address, false, 0, SH_COUNT_ROWS);
+        record_all_rows(&r, r.plan->segment.outputs[i], r.slot->results[i].address, false);
     if (r.code == SH_OK) end_commands(&r, true);
     free(r.read);
     free(r.written);

@@ -250,9 +250,11 @@ enum sh_code sh_vk_submit(struct sh_exec_context *c, uint32_t index, uint32_t se
     if (code == SH_OK) code = fill_rows(c, slot, step, &counts[SH_COUNT_ITEMS], err);
     if (code != SH_OK) return code;
     fill_outputs(slot, step);
-    for (uint32_t i = 0; i < plan->segment.n_inputs; i++)
-        memcpy(slot->inputs[i].mapped, step->inputs[i],
-               (uint64_t)step->n_rows * program->activations[plan->segment.inputs[i]].width * 4);
+    for (uint32_t i = 0; i < plan->segment.n_inputs; i++) {
+        const struct sh_activation *a = &program->activations[plan->segment.inputs[i]];
+        const uint64_t rows = a->rows == SH_ROWS_OUT ? step->n_outputs : step->n_rows;
+        memcpy(slot->inputs[i].mapped, step->inputs[i], rows * a->width * 4);
+    }
     *(struct sh_p_step *)(void *)slot->step.mapped =
         (struct sh_p_step){.n_rows = step->n_rows, .n_outputs = step->n_outputs, .n_vocab = program->n_vocab};
 
