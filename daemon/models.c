@@ -428,6 +428,17 @@ void model_get_view(struct model *m, struct model_view *out) {
     out->stale = loaded && !(identity_of(m->path, &now) && identity_equal(&was, &now));
 }
 
+json_t *model_capabilities(const char *arch) {
+    json_t *list = json_array();
+    struct sh_architecture_info a;
+    for (uint32_t i = 0; sh_architecture_at(i, &a); i++) {
+        if (strcmp(a.name, arch) != 0) continue;
+        if (strcmp(a.family, "embedding") != 0) json_array_append_new(list, json_string("completion"));
+        json_array_append_new(list, json_string("embedding"));
+    }
+    return list;
+}
+
 void model_view_finish(struct model_view *view) {
     free(view->id);
     free(view->path);

@@ -52,6 +52,9 @@ struct model_view {                                        /* a snapshot; string
 };
 void model_get_view(struct model *model, struct model_view *out);
 void model_view_finish(struct model_view *view);
+/* What a model of this architecture can be asked for: "completion" and "embedding", or the latter alone; empty for one that is not
+ * computed. An array of strings, new reference. */
+json_t *model_capabilities(const char *arch);
 /* All models, sorted by id; calls fn under no lock with a reference held. */
 void models_each(void (*fn)(struct model *model, void *user), void *user);
 

@@ -19,6 +19,7 @@ json_t *model_json(struct model *model) {
                             text_or_null(view.name), "device", text_or_null(view.device), "stale", view.stale, "running",
                             view.running, "queued", view.queued, "prompt_tokens_total", (json_int_t)view.prompt_tokens_total,
                             "generated_tokens_total", (json_int_t)view.generated_tokens_total);
+    if (out) json_object_set_new(out, "capabilities", model_capabilities(view.arch));
     if (out && (view.state == MODEL_READY || view.state == MODEL_DRAINING)) {
         json_t *loaded =
             json_pack("{sI sI sI sI sI sI sI sI sf}", "context_length", (json_int_t)view.info.context_length, "context_native",

@@ -12,6 +12,7 @@ static json_t *describe(struct model *model) {
                               "created", (json_int_t)view.created_s, "owned_by", "shimmyd", "state", model_state_name(view.state),
                               "arch", json_bytes(view.arch, strlen(view.arch)), "type", json_bytes(view.type, strlen(view.type)),
                               "size_bytes", (json_int_t)view.size_bytes);
+    json_object_set_new(value, "capabilities", model_capabilities(view.arch));
     if (view.state == MODEL_READY) json_object_set_new(value, "context_length", json_integer(view.info.context_length));
     if (view.state == MODEL_FAILED) json_object_set_new(value, "error", json_bytes(view.error, strlen(view.error)));
     model_view_finish(&view);

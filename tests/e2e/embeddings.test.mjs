@@ -76,6 +76,8 @@ test('what is wrong is a 400 or 404 that says what', there, async () => {
 test('an embedding model says what it is for', there, async () => {
   const answer = await client.embeddings.create({ model: 'bert-F16', input: ['hello world', 'Hello, World!'] });
   assert.equal(answer.data[0].embedding.length, 128);
+  assert.deepEqual((await client.models.retrieve('bert-F16')).capabilities, ['embedding']);
+  assert.deepEqual((await client.models.retrieve(model)).capabilities, ['completion', 'embedding']);
   const refused = await daemon.post('/v1/completions', { model: 'bert-F16', prompt: [2, 260, 3] });
   assert.equal(refused.status, 400);
   assert.match(refused.body.error.message, /embedding model.*\/v1\/embeddings/);
