@@ -1,7 +1,8 @@
 /*
- * Q4_1, Q5_0, Q5_1 and the K types. For each block of 32, or sub-block of a K type, candidate grids are tried, for each grid scale (and minimum) are fitted to the rounded values by
- * weighted least squares, and the fit with the smallest weighted squared error stays. In K types the sub-blocks' scales are themselves
- * rounded to the block's scale, and the values are rounded again to what will be read back.
+ * Q4_1, Q5_0, Q5_1 and the K types. For each block of 32, or sub-block of a K type, candidate grids are tried, for each grid scale
+ * (and minimum) are fitted to the rounded values by least squares, weighted in K types, and the fit with the smallest squared error
+ * stays. In K types the sub-blocks' scales are themselves rounded to the block's scale, and the values are rounded again to what
+ * will be read back.
  */
 #include "compute/gguf/quantize.h"
 

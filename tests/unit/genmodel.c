@@ -1,4 +1,6 @@
 #include "tests/unit/genmodel.h"
+
+#include "compute/gguf/quant.h"
 #include "compute/gguf/write.h"
 
 #include <inttypes.h>
@@ -58,6 +60,54 @@ static void put_mins(uint64_t *state, uint8_t *b, float deviation, int levels) {
     }
 }
 
+/* Where a table type has its d: at the start, at the end, or in the upper nibbles of four words. */
+static void put_scale(uint32_t type, uint8_t *b, float d) {
+    const uint16_t h = sh_f32_to_f16(d);
+    const bool last = type == SH_TYPE_Q3_K || type == SH_TYPE_TQ1_0 || type == SH_TYPE_TQ2_0;
+    if (type == SH_TYPE_IQ1_M)
+        for (int i = 0; i < 4; i++) b[49 + 2 * i] = (uint8_t)((b[49 + 2 * i] & 15) | (h >> (4 * i) & 15) << 4);
+    else memcpy(b + (last ? sh_type_info(type)->block_bytes - 2 : 0), &h, 2);
+}
+
+/* Random codes and scales of a table type. */
+static void random_codes(uint32_t type, uint64_t *state, uint8_t *b) {
+    const uint32_t bytes = sh_type_info(type)->block_bytes;
+    uint64_t r[32];
+    for (uint32_t i = 0; i < SH_COUNT(r); i++) r[i] = next(state);
+    memcpy(b, r, bytes);
+    if (type != SH_TYPE_TQ2_0) return;
+    for (uint32_t i = 0; i < 64; i++) b[i] = (uint8_t)(b[i] & ~(b[i] >> 1 & 0x55)); /* the pattern 3 becomes 2 */
+}
+
+/* Root mean square of such blocks with d = 1, of a sample. */
+static float table_deviation(uint32_t type) {
+    uint8_t b[256];
+    float y[256];
+    double sum = 0;
+    uint64_t state = type, n = 0;
+    for (int i = 0; i < 256; i++) {
+        random_codes(type, &state, b);
+        if (type == SH_TYPE_MXFP4) b[0] = 127;
+        else put_scale(type, b, 1);
+        sh_dequantize(type, b, y, sh_type_info(type)->block_elements);
+        for (uint32_t e = 0; e < sh_type_info(type)->block_elements; e++, n++) sum += (double)y[e] * (double)y[e];
+    }
+    return (float)sqrt(sum / (double)n);
+}
+
+/* MXFP4's scales are powers of two: two neighbouring ones are mixed so that the mean square is the wanted one. */
+static uint8_t power_scale(uint64_t *state, float d) {
+    const int exponent = ilogbf(d);
+    const float share = (d * d / ldexpf(1, 2 * exponent) - 1) / 3; /* of the larger one */
+    return (uint8_t)(127 + exponent + ((float)(next(state) >> 40) * 0x1p-24f < share));
+}
+
+static void fill_table(uint32_t type, uint64_t *state, float d, uint8_t *b) {
+    random_codes(type, state, b);
+    if (type == SH_TYPE_MXFP4) b[0] = power_scale(state, d);
+    else put_scale(type, b, jitter(state, d));
+}
+
 static void fill_block(uint32_t type, uint64_t *state, float deviation, uint8_t *b) {
     uint64_t r;
     switch (type) {
@@ -79,7 +129,28 @@ static void fill_block(uint32_t type, uint64_t *state, float deviation, uint8_t 
         put_mins(state, b, deviation, 32);
         random_bytes(state, b + 16, 160);
         break;
-    default: /* Q6_K */
+    case SH_TYPE_Q4_1: /* m puts the middle quant at 0 */
+    case SH_TYPE_Q5_1: {
+        const int levels = type == SH_TYPE_Q4_1 ? 16 : 32;
+        const float d = jitter(state, deviation / spread(levels));
+        put_half(b, d);
+        put_half(b + 2, -d * (float)(levels - 1) / 2);
+        random_bytes(state, b + 4, levels == 16 ? 16 : 20);
+        break;
+    }
+    case SH_TYPE_Q5_0:
+        put_half(b, jitter(state, deviation / spread(32)));
+        random_bytes(state, b + 2, 20);
+        break;
+    case SH_TYPE_Q2_K: {                                                        /* scales 8..15, each min equal to its scale */
+        const float d = fabsf(jitter(state, deviation / (spread(4) * 11.73f))); /* 11.73: root mean square of 8..15 */
+        random_bytes(state, b, 80);
+        for (int i = 0; i < 16; i++) b[i] = (uint8_t)((b[i] & 7) * 17 + 0x88);
+        put_half(b + 80, d);
+        put_half(b + 82, d * 1.5f);
+        break;
+    }
+    case SH_TYPE_Q6_K:
         random_bytes(state, b, 192);
         for (int i = 0; i < 16; i += 8) {
             r = next(state);
@@ -90,12 +161,18 @@ static void fill_block(uint32_t type, uint64_t *state, float deviation, uint8_t 
         }
         put_half(b + 208, jitter(state, deviation / (spread(64) * 97.3f))); /* 97.3: root mean square of 64..127 */
         break;
+    default: SH_ASSERT(!"a type that fill() knows");
     }
 }
 
 static void fill(uint32_t type, uint64_t *state, float mean, float deviation, uint8_t *dst, uint64_t count) {
     const struct sh_type_info *info = sh_type_info(type);
+    const float d = sh_table_type(type) != NULL ? deviation / table_deviation(type) : 0;
     for (uint64_t i = 0; i < count; i += info->block_elements, dst += info->block_bytes) {
+        if (sh_table_type(type) != NULL) {
+            fill_table(type, state, d, dst);
+            continue;
+        }
         if (info->block_elements > 1) {
             fill_block(type, state, deviation, dst);
             continue;
@@ -266,12 +343,36 @@ struct recipe {
     uint32_t file_type;
 };
 static const struct recipe recipes[] = {
-    {"F32", SH_TYPE_F32, SH_TYPE_F32, 0},       {"F16", SH_TYPE_F16, SH_TYPE_F16, 1},
-    {"Q4_0", SH_TYPE_Q4_0, SH_TYPE_Q4_0, 2},    {"Q8_0", SH_TYPE_Q8_0, SH_TYPE_Q8_0, 7},
-    {"Q4_K_S", SH_TYPE_Q4_K, SH_TYPE_Q4_K, 14}, {"Q4_K_M", SH_TYPE_Q4_K, SH_TYPE_Q6_K, 15},
-    {"Q5_K_S", SH_TYPE_Q5_K, SH_TYPE_Q5_K, 16}, {"Q5_K_M", SH_TYPE_Q5_K, SH_TYPE_Q6_K, 17},
-    {"Q6_K", SH_TYPE_Q6_K, SH_TYPE_Q6_K, 18},   {"BF16", SH_TYPE_BF16, SH_TYPE_BF16, 32},
-    {"Q4_K", SH_TYPE_Q4_K, SH_TYPE_Q4_K, 14},   {"Q5_K", SH_TYPE_Q5_K, SH_TYPE_Q5_K, 16},
+    {"F32", SH_TYPE_F32, SH_TYPE_F32, 0},
+    {"F16", SH_TYPE_F16, SH_TYPE_F16, 1},
+    {"Q4_0", SH_TYPE_Q4_0, SH_TYPE_Q4_0, 2},
+    {"Q8_0", SH_TYPE_Q8_0, SH_TYPE_Q8_0, 7},
+    {"Q4_K_S", SH_TYPE_Q4_K, SH_TYPE_Q4_K, 14},
+    {"Q4_K_M", SH_TYPE_Q4_K, SH_TYPE_Q6_K, 15},
+    {"Q5_K_S", SH_TYPE_Q5_K, SH_TYPE_Q5_K, 16},
+    {"Q5_K_M", SH_TYPE_Q5_K, SH_TYPE_Q6_K, 17},
+    {"Q6_K", SH_TYPE_Q6_K, SH_TYPE_Q6_K, 18},
+    {"BF16", SH_TYPE_BF16, SH_TYPE_BF16, 32},
+    {"Q4_K", SH_TYPE_Q4_K, SH_TYPE_Q4_K, 14},
+    {"Q5_K", SH_TYPE_Q5_K, SH_TYPE_Q5_K, 16},
+    {"Q4_1", SH_TYPE_Q4_1, SH_TYPE_Q4_1, 3},
+    {"Q5_0", SH_TYPE_Q5_0, SH_TYPE_Q5_0, 8},
+    {"Q5_1", SH_TYPE_Q5_1, SH_TYPE_Q5_1, 9},
+    {"Q2_K", SH_TYPE_Q2_K, SH_TYPE_Q2_K, 10},
+    {"Q3_K_S", SH_TYPE_Q3_K, SH_TYPE_Q3_K, 11},
+    {"Q3_K_M", SH_TYPE_Q3_K, SH_TYPE_Q5_K, 12},
+    {"IQ2_XXS", SH_TYPE_IQ2_XXS, SH_TYPE_IQ2_XXS, 19},
+    {"IQ2_XS", SH_TYPE_IQ2_XS, SH_TYPE_IQ2_XS, 20},
+    {"IQ3_XXS", SH_TYPE_IQ3_XXS, SH_TYPE_IQ3_XXS, 23},
+    {"IQ1_S", SH_TYPE_IQ1_S, SH_TYPE_IQ1_S, 24},
+    {"IQ4_NL", SH_TYPE_IQ4_NL, SH_TYPE_IQ4_NL, 25},
+    {"IQ3_S", SH_TYPE_IQ3_S, SH_TYPE_IQ3_S, 26},
+    {"IQ2_S", SH_TYPE_IQ2_S, SH_TYPE_IQ2_S, 28},
+    {"IQ4_XS", SH_TYPE_IQ4_XS, SH_TYPE_IQ4_XS, 30},
+    {"IQ1_M", SH_TYPE_IQ1_M, SH_TYPE_IQ1_M, 31},
+    {"TQ1_0", SH_TYPE_TQ1_0, SH_TYPE_TQ1_0, 36},
+    {"TQ2_0", SH_TYPE_TQ2_0, SH_TYPE_TQ2_0, 37},
+    {"MXFP4", SH_TYPE_MXFP4, SH_TYPE_MXFP4, 38},
 };
 
 static const struct recipe *find_recipe(const char *name) {
@@ -480,7 +581,8 @@ static enum sh_code check_params(const struct genmodel_params *p, struct sh_erro
     if (p->vocab < least || p->vocab > 262144)
         return sh_fail(err, SH_ERR_INVALID, "vocabulary of %u tokens: expected %u to 262144", p->vocab, least);
     if (p->experts > 1024 || p->experts_used > p->experts || (p->experts > 0) != (p->experts_used > 0))
-        return sh_fail(err, SH_ERR_INVALID, "%u of %u experts used: expected 1 to all of up to 1024", p->experts_used, p->experts);
+        return sh_fail(err, SH_ERR_INVALID, "%u of %u experts used: expected 1 to all of up to 1024", p->experts_used,
+                       p->experts);
     if (p->shards > 512) return sh_fail(err, SH_ERR_INVALID, "%u shards: expected at most 512", p->shards);
     return SH_OK;
 }
@@ -533,8 +635,7 @@ enum sh_code genmodel_write(const char *path, const struct genmodel_params *para
     if (code != SH_OK) return code;
     const struct recipe *recipe = find_recipe(params->type);
     if (recipe == NULL)
-        return sh_fail(err, SH_ERR_INVALID,
-                       "type '%s': expected F32, F16, BF16, Q4_0, Q8_0, Q4_K, Q4_K_S, Q4_K_M, Q5_K, Q5_K_S, Q5_K_M or Q6_K",
+        return sh_fail(err, SH_ERR_INVALID, "type '%s': expected the name of a type, as Q8_0, or of a mix, as Q4_K_M",
                        params->type);
     const uint32_t bits = sh_type_info(recipe->base)->block_bytes * 8 / sh_type_info(recipe->base)->block_elements;
     const uint32_t usual_head = bits < 6 && params->embd % 256 == 0 ? SH_TYPE_Q6_K : recipe->base;

@@ -19,7 +19,10 @@ static struct sh_error err;
         if ((call) != SH_OK) fail_msg("%s: %s", #call, err.message);                                                             \
     } while (0)
 
-static const char *const types[] = {"F32", "F16", "BF16", "Q4_0", "Q8_0", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K"};
+static const char *const types[] = {"F32",     "F16",    "BF16",   "Q4_0",   "Q8_0",    "Q4_K_S", "Q4_K_M",
+                                    "Q5_K_S",  "Q5_K_M", "Q6_K",   "Q4_1",   "Q5_0",    "Q5_1",   "Q2_K",
+                                    "Q3_K_S",  "Q3_K_M", "IQ1_S",  "IQ1_M",  "IQ2_XXS", "IQ2_XS", "IQ2_S",
+                                    "IQ3_XXS", "IQ3_S",  "IQ4_NL", "IQ4_XS", "TQ1_0",   "TQ2_0",  "MXFP4"};
 
 static void check_values(const struct sh_gguf *g, const struct sh_tensor *t, double want_mean, double want_deviation) {
     const uint64_t n = t->dims[0] * t->dims[1];
