@@ -31,6 +31,8 @@
 #define SH_SMALL_DIM 256     /* heads of the ordinary attention kernels, and of those for large ones */
 #define SH_MAX_K_DIM 576
 #define SH_MAX_V_DIM 512
+#define SH_MAX_SCAN_STATE 64 /* states of a channel */
+#define SH_DELTA_STATE 4096  /* elements of delta net states that a workgroup holds */
 #define SH_P_NONE 0xffffffffu
 
 /* Weight layouts: see weights.glsl. */
@@ -194,6 +196,30 @@ struct sh_pc_attention {
 #define SH_ATTENTION_SLOPES 2
 #define SH_ATTENTION_SINKS 4
 #define SH_ATTENTION_V_IN_K 8 /* values are the first elements of the keys; v_offset is k_offset */
+/* Recurrent ops: `sequences` points to struct sh_p_sequence, `states` to two addresses of each sequence: the page of the state before
+ * (0: zeros) and of the one after; state_offset is where the op's state lies in a page, bytes. */
+struct sh_pc_conv {
+    SH_ADDRESS step, rows, sequences, states, x, w, bias, dst;
+    SH_UINT channels, d_conv;
+    SH_UINT x_stride, dst_stride;
+    SH_UINT state_offset;
+    SH_UINT has_bias;
+};
+struct sh_pc_scan {
+    SH_ADDRESS sequences, states, x, dt, b, c, a, skip, dst;
+    SH_UINT channels, n_state;
+    SH_UINT x_stride, b_stride; /* of x, dt and dst; of b and c */
+    SH_UINT state_offset;
+};
+struct sh_pc_delta {
+    SH_ADDRESS sequences, states, q, k, v, decay, beta, a, dt_bias, dst;
+    SH_UINT heads; /* n_k_heads | n_v_heads << 16 */
+    SH_UINT dims;  /* k_dim | v_dim << 16 */
+    SH_UINT qk_stride, v_stride, gate_stride; /* of q and k; of v and dst; of decay and beta */
+    SH_UINT state_offset;
+    SH_UINT tiled;
+    SH_FLOAT scale;
+};
 struct sh_pc_gather {
     SH_ADDRESS step, outputs, x, dst;
     SH_UINT width, stride;
@@ -224,6 +250,9 @@ SH_P_CHECK(sh_pc_unary, a, 56);
 SH_P_CHECK(sh_pc_concat, by_output, 56);
 SH_P_CHECK(sh_pc_rope, v_offset, 104);
 SH_P_CHECK(sh_pc_attention, flags, 108);
+SH_P_CHECK(sh_pc_conv, has_bias, 84);
+SH_P_CHECK(sh_pc_scan, state_offset, 88);
+SH_P_CHECK(sh_pc_delta, scale, 108);
 SH_P_CHECK(sh_pc_gather, stride, 36);
 SH_P_CHECK(sh_pc_sample, chunks, 48);
 SH_P_CHECK(sh_pc_copy, mask, 44);

@@ -128,6 +128,13 @@ static enum sh_code mark_uses(struct sh_exec_model *m, const struct sh_vk_plan *
             return sh_fail(err, SH_ERR_UNSUPPORTED,
                            "%s: attention with keys of %u and values of %u dimensions, the kernels take up to %d and %d",
                            m->vk->base.info.name, op->attn.k_dim, op->attn.v_dim, SH_MAX_K_DIM, SH_MAX_V_DIM);
+        if (op->kind == SH_OP_SCAN && m->program->activations[op->z].width > SH_MAX_SCAN_STATE)
+            return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: a scan of %u states per channel, the kernel takes up to %d",
+                           m->vk->base.info.name, m->program->activations[op->z].width, SH_MAX_SCAN_STATE);
+        if (op->kind == SH_OP_DELTA_NET && (op->delta.k_dim > SH_DELTA_STATE || op->delta.v_dim > 0xffff || op->delta.n_v_heads > 0xffff))
+            return sh_fail(err, SH_ERR_UNSUPPORTED,
+                           "%s: a delta net of %u heads of %u and %u dimensions, the kernel takes up to 65535 of %d and 65535",
+                           m->vk->base.info.name, op->delta.n_v_heads, op->delta.k_dim, op->delta.v_dim, SH_DELTA_STATE);
     }
     return SH_OK;
 }
@@ -250,6 +257,9 @@ static enum sh_code check_ops(const struct sh_segment *segment, struct sh_error 
         case SH_OP_ROPE:
         case SH_OP_ROPE_CACHE:
         case SH_OP_ATTENTION:
+        case SH_OP_CONV:
+        case SH_OP_SCAN:
+        case SH_OP_DELTA_NET:
         case SH_OP_GATHER_OUT: break;
         default: known = false;
         }

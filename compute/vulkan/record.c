@@ -372,6 +372,9 @@ static void record_op(struct recorder *r, const struct sh_op *op) {
     case SH_OP_ROPE_CACHE: record_rope_cache(r, op); break;
     case SH_OP_ATTENTION: record_attention(r, op); break;
     case SH_OP_GLU: record_glu(r, op); break;
+    case SH_OP_CONV:
+    case SH_OP_SCAN:
+    case SH_OP_DELTA_NET: sh_vk_record_recurrent(r, op); break;
     case SH_OP_GATHER_OUT: record_gather(r, op); break;
     default: break;
     }

@@ -1,5 +1,5 @@
-/* record.h - what the recorder's files share: record.c (the recording, most ops), record_weights.c (ops over matrices). Used while one
- * recording is made, by the thread that makes it. */
+/* record.h - what the recorder's files share: record.c (the recording, most ops), record_weights.c (ops over matrices),
+ * record_state.c (recurrent ops). Used while one recording is made, by the thread that makes it. */
 #ifndef SHIMMY_RECORD_H
 #define SHIMMY_RECORD_H
 
@@ -68,5 +68,7 @@ void sh_vk_record_expert_matmul(struct recorder *r, const struct sh_op *op);
 void sh_vk_record_expert_sum(struct recorder *r, const struct sh_op *op);
 /* The kernel of an EXPERT_MATMUL for a bucket of `rows` rows. */
 struct matmul_choice sh_vk_choose_experts(const struct sh_vulkan *vk, const struct sh_op *op, uint32_t rows, uint64_t n);
+/* record_state.c: CONV, SCAN, DELTA_NET */
+void sh_vk_record_recurrent(struct recorder *r, const struct sh_op *op);
 
 #endif

@@ -134,10 +134,10 @@ void ops_load(const struct ops *ops, struct sh_device *device, enum sh_kv_type k
     const struct sh_exec_context_params params = {.kv_type = kv_type,
                                                   .max_rows = max_rows,
                                                   .max_outputs = max_rows,
-                                                  .max_sequences = 2,
+                                                  .max_sequences = OPS_SEQUENCES,
                                                   .max_pages_per_sequence = max_pages};
     OK(e->context_create(out->model, &params, &out->context, &err));
-    if (ops->program.n_groups) OK(e->pool_reserve(out->context, 0, (max_pages + 1) & ~1u, &err));
+    if (ops->program.n_groups) OK(e->pool_reserve(out->context, 0, (OPS_SEQUENCES * max_pages + 1) & ~1u, &err));
 }
 
 void ops_unload(struct ops_model *m) {
@@ -148,28 +148,43 @@ void ops_unload(struct ops_model *m) {
 
 float *ops_run(const struct ops *ops, struct ops_model *m, const struct ops_step *s, uint32_t activation) {
     struct sh_error err = {0};
-    const uint32_t n_pages = (s->position + s->n_rows + SH_PAGE_TOKENS - 1) / SH_PAGE_TOKENS,
-                   n_out = s->out_rows ? s->n_out : s->n_rows;
+    const struct ops_sequence one = {.n_rows = s->n_rows, .position = s->position, .before = SH_NONE}, *list = s->sequences ? s->sequences : &one;
+    const uint32_t n_sequences = s->sequences ? s->n_sequences : 1, n_out = s->out_rows ? s->n_out : s->n_rows;
+    assert_true(n_sequences <= OPS_SEQUENCES);
     struct sh_step_row *rows = calloc(s->n_rows, sizeof *rows);
     struct sh_step_output *outputs = calloc(n_out, sizeof *outputs);
-    uint32_t *pages = calloc(n_pages, sizeof *pages);
-    assert_true(rows && outputs && pages);
-    for (uint32_t r = 0; r < s->n_rows; r++)
-        rows[r] = (struct sh_step_row){.token = s->tokens ? s->tokens[r] : 0,
-                                       .sampled_from = SH_NONE,
-                                       .position = s->position + r,
-                                       .embedding = s->embeddings ? s->embeddings + (size_t)r * ops->program.n_embd : NULL};
+    uint32_t *pages[OPS_SEQUENCES] = {NULL};
+    const uint32_t *tables[OPS_SEQUENCES][1];
+    struct sh_step_sequence sequences[OPS_SEQUENCES];
+    assert_true(rows && outputs);
+    for (uint32_t i = 0, r = 0; i < n_sequences; i++) {
+        const bool recurrent = ops->group.kind == SH_STATE_RECURRENT;
+        const uint32_t n_pages = (list[i].position + list[i].n_rows + SH_PAGE_TOKENS - 1) / SH_PAGE_TOKENS;
+        pages[i] = calloc(n_pages + 2, sizeof *pages[i]);
+        assert_non_null(pages[i]);
+        for (uint32_t p = 0; p < n_pages; p++) /* not in order; the pool is even */
+            pages[i][p] = p < list[i].n_missing ? SH_NONE : (list[i].first_page + p) ^ 1;
+        if (recurrent) {
+            pages[i][0] = list[i].before;
+            pages[i][1] = list[i].after;
+        }
+        tables[i][0] = pages[i];
+        sequences[i] = (struct sh_step_sequence){.first_row = r, .n_rows = list[i].n_rows, .pages = tables[i], .n_pages = n_pages};
+        for (uint32_t n = 0; n < list[i].n_rows; n++, r++)
+            rows[r] = (struct sh_step_row){.token = s->tokens ? s->tokens[r] : 0,
+                                           .sampled_from = SH_NONE,
+                                           .sequence = i,
+                                           .position = list[i].position + n,
+                                           .embedding = s->embeddings ? s->embeddings + (size_t)r * ops->program.n_embd : NULL};
+    }
     for (uint32_t o = 0; o < n_out; o++) {
         if (s->outputs) outputs[o] = s->outputs[o];
         outputs[o].row = s->out_rows ? s->out_rows[o] : o;
     }
-    for (uint32_t p = 0; p < n_pages; p++) pages[p] = p ^ 1; /* not in order; the pool is even */
-    const uint32_t *tables[1] = {pages};
-    const struct sh_step_sequence sequence = {.n_rows = s->n_rows, .pages = tables, .n_pages = n_pages};
     struct sh_step step = {.rows = rows,
                            .n_rows = s->n_rows,
-                           .sequences = &sequence,
-                           .n_sequences = 1,
+                           .sequences = sequences,
+                           .n_sequences = n_sequences,
                            .outputs = outputs,
                            .n_outputs = n_out,
                            .capture = &activation,
@@ -187,7 +202,7 @@ float *ops_run(const struct ops *ops, struct ops_model *m, const struct ops_step
     if (s->sampled) memcpy(s->sampled, result.tokens, n_out * sizeof *s->sampled);
     free(rows);
     free(outputs);
-    free(pages);
+    for (uint32_t i = 0; i < n_sequences; i++) free(pages[i]);
     return copy;
 }
 

@@ -42,15 +42,23 @@ struct ops_model {
     struct sh_exec_model *model;
     struct sh_exec_context *context;
 };
-/* Loads the program's weights in uneven pieces and makes a context. */
+/* Loads the program's weights in uneven pieces and makes a context; the pool takes max_pages for each of OPS_SEQUENCES sequences. */
+#define OPS_SEQUENCES 3
 void ops_load(const struct ops *ops, struct sh_device *device, enum sh_kv_type kv_type, uint32_t max_rows, uint32_t max_pages,
               struct ops_model *out);
 void ops_unload(struct ops_model *m);
 
-/* One step of one sequence: rows at positions `position`, `position` + 1, ...; every row asks for an output unless out_rows says
- * which. Copies what `activation` holds afterwards, malloc'd: [R or O][width]. */
+/* One step, of one sequence unless `sequences` says more: rows at positions `position`, `position` + 1, ...; every row asks for an
+ * output unless out_rows says which. Copies what `activation` holds afterwards, malloc'd: [R or O][width]. */
+struct ops_sequence {
+    uint32_t n_rows, position;
+    uint32_t first_page, n_missing; /* pages (first_page + i) ^ 1 for i from n_missing on, before that none */
+    uint32_t before, after;         /* pages of a recurrent group */
+};
 struct ops_step {
     uint32_t n_rows, position;
+    const struct ops_sequence *sequences; /* NULL, or the step's sequences, whose rows add up to n_rows; at most OPS_SEQUENCES */
+    uint32_t n_sequences;
     const int32_t *tokens;   /* NULL: zeros */
     const float *embeddings; /* NULL, or [n_rows][n_embd] */
     const float *inputs[SH_BOUNDARY_MAX];
