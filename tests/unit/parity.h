@@ -21,7 +21,8 @@ struct parity_entry {
 };
 extern const struct parity_entry parity_table[];
 extern const uint32_t parity_count;
-/* Everything under SHIMMY_TEST_FULL=1, else the brief ones. */
+bool parity_full(void); /* SHIMMY_TEST_FULL=1 */
+/* Everything in a full run, else the brief ones. */
 bool parity_wanted(const struct parity_entry *entry);
 
 struct parity {
@@ -53,9 +54,12 @@ struct parity_deviation {
 double parity_rms(const struct parity_deviation *d);
 double parity_median(struct parity_deviation *d); /* sorts */
 
-/* Loads the model with an f32 cache and max_outputs 512. SH_ERR_UNSUPPORTED is returned, with its message; other errors fail the test. */
-enum sh_code parity_load(const struct parity *p, const char *device, struct core_model *m, struct sh_error *err);
-/* Runs all prompts, as decoder or embedding, and fails the running test beyond the tolerance, naming model, device and figures. */
-void parity_check(const struct parity *p, struct core_model *m, const char *device);
+/* Loads the model with an f32 cache and max_outputs 512 on a device that stays the caller's. SH_ERR_UNSUPPORTED is returned, with its
+ * message; other errors fail the test. */
+enum sh_code parity_load(const struct parity *p, struct sh_device *device, struct core_model *m, struct sh_error *err);
+void parity_unload(struct core_model *m);
+/* Runs the first n_prompts prompts (5, 37 and 150 tokens long), as decoder or embedding. False beyond the tolerance: `why` says what
+ * differs, by how much. */
+bool parity_check(const struct parity *p, struct core_model *m, const char *device, uint32_t n_prompts, char why[256]);
 
 #endif

@@ -26,9 +26,17 @@ static bool is_chosen(const struct parity_entry *entry) {
     return false;
 }
 
+/* A software Vulkan device takes a second for the longest prompt: in a short run the files that are there for their type of weights
+ * alone leave it out on such a device. */
+static uint32_t prompts_of(const struct parity_entry *entry, const struct sh_device *device) {
+    const bool slow = sh_device_get_info(device)->kind == SH_DEVICE_SOFTWARE && !parity_full();
+    return slow && strncmp(entry->name, "llama-", 6) == 0 ? 2 : 3;
+}
+
 /* Every file on one device; what it does not compute is skipped by name. */
-static void check_device(const char *device) {
-    uint32_t ran = 0, skipped = 0;
+static uint32_t check_device(const char *name) {
+    uint32_t ran = 0, skipped = 0, wrong = 0;
+    struct sh_device *device = core_open_device(name);
     for (uint32_t i = 0; i < parity_count; i++) {
         if (!is_chosen(&parity_table[i])) continue;
         struct parity p;
@@ -36,23 +44,31 @@ static void check_device(const char *device) {
         struct sh_error err = {0};
         parity_open(&p, parity_table[i].name);
         if (parity_load(&p, device, &m, &err) == SH_OK) {
-            parity_check(&p, &m, device);
-            core_unload(&m);
+            char why[256];
+            if (!parity_check(&p, &m, name, prompts_of(&parity_table[i], device), why)) {
+                print_error("%s on %s: %s\n", p.name, name, why);
+                wrong++;
+            }
+            parity_unload(&m);
             ran++;
         } else {
-            printf("SKIP %s on %s: %s\n", p.name, device, err.message);
+            printf("SKIP %s on %s: %s\n", p.name, name, err.message);
             skipped++;
         }
         parity_close(&p);
     }
-    print_message("parity on %s: %u of %u files ran, %u were skipped\n", device, ran, parity_count, skipped);
+    sh_device_close(device);
+    print_message("parity on %s: %u of %u files ran, %u were skipped\n", name, ran, parity_count, skipped);
+    return wrong;
 }
 
 static void files_agree(void **state) {
     (void)state;
     const char *names[CORE_MAX_DEVICES];
     const uint32_t n = core_devices(names);
-    for (uint32_t d = 0; d < n; d++) check_device(names[d]);
+    uint32_t wrong = 0;
+    for (uint32_t d = 0; d < n; d++) wrong += check_device(names[d]);
+    assert_int_equal(wrong, 0);
 }
 
 static void the_table_names_every_file(void **state) {
