@@ -195,8 +195,8 @@ static void run_part(const struct sh_ref_attention *a, const struct work *w, uin
     part_range(a, part, &begin, &end);
     for (uint32_t t = begin, n; t < end; t += n) {
         n = piece_at(t, end);
-        convert(c->kv_type, (const uint8_t *)c->pages[t / c->page_tokens] + sh_ref_cache_k(c, a->kv_head, t), c->k_dim, n, c->k_dim,
-                w->k_pad, w->rows);
+        convert(c->kv_type, (const uint8_t *)c->pages[t / c->page_tokens] + sh_ref_cache_k(c, a->kv_head, t), c->k_dim, n,
+                c->k_dim, w->k_pad, w->rows);
         for (uint32_t h = 0; h < a->n_heads; h++) {
             float *scores = w->scores + (size_t)h * SPLIT + (t - begin);
             score(w->q + (size_t)h * w->k_pad, w->rows, n, w->k_pad, a->scale, scores);
@@ -224,8 +224,7 @@ static void finish(const struct sh_ref_attention *a, const struct partial *total
             kept = exp_of(total->most[h] - most);
             sum = sum * kept + exp_of(a->sinks[h] - most);
         }
-        for (uint32_t d = 0; d < v_dim; d++)
-            a->out[(size_t)h * v_dim + d] = total->values[(size_t)h * v_pad + d] * kept / sum;
+        for (uint32_t d = 0; d < v_dim; d++) a->out[(size_t)h * v_dim + d] = total->values[(size_t)h * v_pad + d] * kept / sum;
     }
 }
 

@@ -35,7 +35,8 @@ static void find_layers(struct sh_cpu_pages *pages, const struct sh_exec_model *
             const struct sh_op *op = &m->segments[s].fused.ops[i];
             uint32_t layer;
             if (op->kind == SH_OP_ROPE_CACHE && op->attn.group == index) layer = op->attn.layer_in_group;
-            else if ((op->kind == SH_OP_CONV || op->kind == SH_OP_SCAN || op->kind == SH_OP_DELTA_NET) && op->state.group == index)
+            else if ((op->kind == SH_OP_CONV || op->kind == SH_OP_SCAN || op->kind == SH_OP_DELTA_NET) &&
+                     op->state.group == index)
                 layer = op->state.layer_in_group;
             else continue;
             if (layer < pages->first_layer) pages->first_layer = layer;
@@ -64,8 +65,7 @@ static void *page_address(const struct sh_cpu_pages *pages, uint32_t page) {
 }
 
 enum sh_code sh_cpu_pool_reserve(struct sh_exec_context *context, uint32_t group, uint32_t n_pages, struct sh_error *err) {
-    if (group >= context->model->program->n_groups)
-        return sh_fail(err, SH_ERR_INVALID, "state group %u does not exist", group);
+    if (group >= context->model->program->n_groups) return sh_fail(err, SH_ERR_INVALID, "state group %u does not exist", group);
     struct sh_cpu_pages *pages = &context->groups[group];
     if (n_pages <= pages->n_pages) return SH_OK;
     const uint32_t n_slabs = (uint32_t)(((uint64_t)n_pages + pages->slab_pages - 1) / pages->slab_pages);
@@ -89,10 +89,10 @@ uint64_t sh_cpu_pool_bytes(const struct sh_exec_context *context) { return atomi
 
 enum sh_code sh_cpu_page_copy(struct sh_exec_context *context, uint32_t group, uint32_t src, uint32_t dst, uint32_t n_tokens,
                               struct sh_error *err) {
-    if (group >= context->model->program->n_groups)
-        return sh_fail(err, SH_ERR_INVALID, "state group %u does not exist", group);
+    if (group >= context->model->program->n_groups) return sh_fail(err, SH_ERR_INVALID, "state group %u does not exist", group);
     if (context->model->program->groups[group].kind == SH_STATE_RECURRENT)
-        return sh_fail(err, SH_ERR_INVALID, "state group %u is recurrent: its pages are whole states and are not copied in part", group);
+        return sh_fail(err, SH_ERR_INVALID, "state group %u is recurrent: its pages are whole states and are not copied in part",
+                       group);
     const struct sh_cpu_pages *pages = &context->groups[group];
     if (src >= pages->n_pages || dst >= pages->n_pages || n_tokens > SH_PAGE_TOKENS)
         return sh_fail(err, SH_ERR_INVALID, "page copy %u -> %u of %u tokens: the pool has %u pages of %u tokens", src, dst,
@@ -124,8 +124,8 @@ static enum sh_code check_pages(const struct sh_exec_context *context, const str
             const uint32_t before = q->pages[g][0], after = q->pages[g][1];
             if ((before != SH_NONE && before >= have) || after >= have || before == after)
                 return sh_fail(err, SH_ERR_INVALID,
-                               "sequence %u of the step: state page %u, then %u, of group %u: expected two of the pool's %u", index,
-                               before, after, g, have);
+                               "sequence %u of the step: state page %u, then %u, of group %u: expected two of the pool's %u",
+                               index, before, after, g, have);
             continue;
         }
         const uint32_t first = first_visible(group, step, q);
@@ -155,7 +155,8 @@ static enum sh_code check_sequence(const struct sh_exec_context *context, const 
     return check_pages(context, step, index, err);
 }
 
-static enum sh_code check_row(const struct sh_exec_context *context, const struct sh_step *step, uint32_t r, struct sh_error *err) {
+static enum sh_code check_row(const struct sh_exec_context *context, const struct sh_step *step, uint32_t r,
+                              struct sh_error *err) {
     const struct sh_exec_model *m = context->model;
     const struct sh_step_row *row = &step->rows[r];
     if (row->sampled_from != SH_NONE)
@@ -164,7 +165,8 @@ static enum sh_code check_row(const struct sh_exec_context *context, const struc
     if (q == NULL || r < q->first_row || r - q->first_row >= q->n_rows || row->position / SH_PAGE_TOKENS >= q->n_pages)
         return sh_fail(err, SH_ERR_INVALID, "row %u: sequence %u, position %u has no page", r, row->sequence, row->position);
     if (row->position >= m->position_limit)
-        return sh_fail(err, SH_ERR_INVALID, "row %u: position %u, the model's tables have %u", r, row->position, m->position_limit);
+        return sh_fail(err, SH_ERR_INVALID, "row %u: position %u, the model's tables have %u", r, row->position,
+                       m->position_limit);
     if (row->embedding == NULL && (row->token < 0 || (uint32_t)row->token >= m->token_limit))
         return sh_fail(err, SH_ERR_INVALID, "row %u: token %d, the vocabulary has %u", r, row->token, m->token_limit);
     return SH_OK;
@@ -320,8 +322,8 @@ static enum sh_code take_copies(struct sh_exec_context *context, struct sh_cpu_s
     return SH_OK;
 }
 
-enum sh_code sh_cpu_submit(struct sh_exec_context *context, uint32_t index, uint32_t segment,
-                           const struct sh_step *step, struct sh_error *err) {
+enum sh_code sh_cpu_submit(struct sh_exec_context *context, uint32_t index, uint32_t segment, const struct sh_step *step,
+                           struct sh_error *err) {
     if (index >= SH_SLOTS) return sh_fail(err, SH_ERR_INVALID, "step slot %u of %u", index, SH_SLOTS);
     if (segment >= context->model->n_segments)
         return sh_fail(err, SH_ERR_INVALID, "segment %u of %u", segment, context->model->n_segments);
@@ -530,8 +532,7 @@ enum sh_code sh_cpu_context_create(struct sh_exec_model *model, const struct sh_
     context->shared = sh_calloc(model->n_shared, sizeof *context->shared);
     enum sh_code code = SH_OK;
     if (context->groups == NULL || context->shared == NULL) code = sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a context");
-    for (uint32_t g = 0; code == SH_OK && g < program->n_groups; g++)
-        init_pages(&context->groups[g], model, g, params->kv_type);
+    for (uint32_t g = 0; code == SH_OK && g < program->n_groups; g++) init_pages(&context->groups[g], model, g, params->kv_type);
     if (code == SH_OK) code = allocate_buffers(context, err);
     if (code == SH_OK) code = start_runner(context, err);
     if (code != SH_OK) {

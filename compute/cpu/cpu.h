@@ -52,8 +52,8 @@ struct sh_cpu_weight {
     enum sh_cpu_store store;
     struct sh_cpu_matrix matrix; /* type and shape as in the file, all parts; data as `store` says */
     uint32_t n_parts;
-    uint64_t part_bytes;         /* of a MATRIX; a multiple of 64 */
-    uint64_t offset;             /* of data in the model's block */
+    uint64_t part_bytes; /* of a MATRIX; a multiple of 64 */
+    uint64_t offset;     /* of data in the model's block */
     uint64_t rows_loaded;
 };
 static inline struct sh_cpu_matrix sh_cpu_weight_part(const struct sh_cpu_weight *w, uint32_t part) {
@@ -107,7 +107,7 @@ void sh_cpu_model_destroy(struct sh_exec_model *model);
 #define SH_CPU_SLAB_BYTES (8u << 20)
 struct sh_cpu_pages {
     uint32_t first_layer, n_layers; /* of the group's layers; 0 layers: the group is not used here */
-    uint64_t k_bytes, v_bytes;  /* of one layer in one page; 0 in recurrent groups */
+    uint64_t k_bytes, v_bytes;      /* of one layer in one page; 0 in recurrent groups */
     uint64_t layer_bytes, page_bytes;
     uint32_t slab_pages;
     struct sh_cpu_block *slabs;

@@ -96,11 +96,13 @@ static bool is_sound(const struct sh_program *p, const struct sh_op *op) {
     case SH_OP_ROPE_CACHE:
         return op->rope.first <= op->attn.k_dim && op->rope.n_rot <= op->attn.k_dim - op->rope.first &&
                group->kind != SH_STATE_RECURRENT && group->n_kv_heads == op->attn.n_kv_heads && group->k_dim == op->attn.k_dim &&
-               group->v_in_k == op->attn.v_in_k && (group->v_in_k ? op->attn.v_dim <= op->attn.k_dim : group->v_dim == op->attn.v_dim);
+               group->v_in_k == op->attn.v_in_k &&
+               (group->v_in_k ? op->attn.v_dim <= op->attn.k_dim : group->v_dim == op->attn.v_dim);
     case SH_OP_ATTENTION: /* a windowed group's missing pages are not read */
         return op->attn.n_heads % op->attn.n_kv_heads == 0 &&
-               (group->kind == SH_STATE_PAGED || (group->kind == SH_STATE_WINDOWED && (op->attn.bidirectional ||
-                (op->attn.window > 0 && op->attn.window <= group->window))));
+               (group->kind == SH_STATE_PAGED ||
+                (group->kind == SH_STATE_WINDOWED &&
+                 (op->attn.bidirectional || (op->attn.window > 0 && op->attn.window <= group->window))));
     case SH_OP_ROUTE:
         if (op->expert.n_groups > 1 &&
             (op->expert.n_expert % op->expert.n_groups != 0 || op->expert.n_groups_used > op->expert.n_groups ||
@@ -158,8 +160,8 @@ static enum sh_code place_slots(struct sh_cpu_segment *s, uint32_t *n_shared, ui
         for (uint32_t j = 0; j < s->fused.n_slots; j++) {
             if (j == i || outlives_step(s, j)) continue;
             const bool wider = s->fused.slots[j].width > s->fused.slots[i].width,
-                       equal = s->fused.slots[j].width == s->fused.slots[i].width,
-                       all = s->fused.slots[j].rows == SH_ROWS_ALL, mine = s->fused.slots[i].rows == SH_ROWS_ALL;
+                       equal = s->fused.slots[j].width == s->fused.slots[i].width, all = s->fused.slots[j].rows == SH_ROWS_ALL,
+                       mine = s->fused.slots[i].rows == SH_ROWS_ALL;
             before += all != mine ? all : wider || (equal && j < i);
         }
         s->places[i].buffer = before;

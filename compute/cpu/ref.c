@@ -142,7 +142,8 @@ void sh_ref_glu(enum sh_glu act, const float *gate, uint32_t gate_width, const f
         for (uint32_t i = 0; i < width; i++) out[i] = glu(act, gate[gate_width == 1 ? 0 : i], up[i]);
 }
 
-void sh_ref_concat(const float *x, uint32_t x_dim, const float *y, uint32_t y_dim, uint32_t n_heads, uint32_t n_rows, float *out) {
+void sh_ref_concat(const float *x, uint32_t x_dim, const float *y, uint32_t y_dim, uint32_t n_heads, uint32_t n_rows,
+                   float *out) {
     const uint64_t n = (uint64_t)n_rows * n_heads;
     for (uint64_t i = 0; i < n; i++, x += x_dim, y += y_dim, out += x_dim + y_dim) {
         memcpy(out, x, x_dim * sizeof *out);

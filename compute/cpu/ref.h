@@ -27,8 +27,8 @@ struct sh_ref_norm {
     enum sh_norm_kind kind;
     uint32_t n_groups, width;
     float eps;
-    const float *w, *bias;           /* NULL: none */
-    uint32_t w_stride, bias_stride;  /* floats from one part's to the next one's: 0 where all parts share them */
+    const float *w, *bias;          /* NULL: none */
+    uint32_t w_stride, bias_stride; /* floats from one part's to the next one's: 0 where all parts share them */
 };
 void sh_ref_norm(const struct sh_ref_norm *norm, const float *x, uint32_t n_rows, float *out);
 
@@ -104,13 +104,13 @@ void sh_ref_cache_store(const struct sh_ref_cache *cache, uint32_t position, con
 struct sh_ref_attention {
     const struct sh_ref_cache *cache;
     uint32_t kv_head, n_heads;
-    const float *q;        /* [n_heads][k_dim] */
-    uint32_t position;     /* the query's */
-    uint32_t first, end;   /* positions seen */
-    float scale, softcap;  /* softcap 0: none */
-    const float *slopes;   /* [n_heads] or NULL */
-    const float *sinks;    /* [n_heads] or NULL */
-    float *out;            /* [n_heads][v_dim] */
+    const float *q;       /* [n_heads][k_dim] */
+    uint32_t position;    /* the query's */
+    uint32_t first, end;  /* positions seen */
+    float scale, softcap; /* softcap 0: none */
+    const float *slopes;  /* [n_heads] or NULL */
+    const float *sinks;   /* [n_heads] or NULL */
+    float *out;           /* [n_heads][v_dim] */
 };
 void sh_ref_attention(const struct sh_ref_attention *a, float *scratch);
 

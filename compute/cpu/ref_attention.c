@@ -66,8 +66,7 @@ void sh_ref_attention(const struct sh_ref_attention *a, float *scratch) {
     const uint32_t n = a->end - a->first, v_dim = cache->v_dim;
     float *scores = scratch, *row = scratch + (size_t)a->n_heads * n;
     score(a, scores, row);
-    for (uint32_t h = 0; h < a->n_heads; h++)
-        soften(scores + (size_t)h * n, n, a->sinks != NULL ? &a->sinks[h] : NULL);
+    for (uint32_t h = 0; h < a->n_heads; h++) soften(scores + (size_t)h * n, n, a->sinks != NULL ? &a->sinks[h] : NULL);
     memset(a->out, 0, (size_t)a->n_heads * v_dim * sizeof *a->out);
     for (uint32_t t = 0; t < n; t++) {
         const uint32_t position = a->first + t;

@@ -142,7 +142,9 @@ static void run_op(struct sh_cpu_step *s, const struct sh_op *op) {
     case SH_OP_ATTENTION: sh_step_attention(s, op); break;
     case SH_OP_ROUTE: sh_step_pool(s, o.n_rows, sh_step_grain(16 * (uint64_t)op->expert.n_expert), route_rows, &o); break;
     case SH_OP_EXPERT_MATMUL: sh_step_grouped(s, op); break;
-    case SH_OP_EXPERT_SUM: sh_step_pool(s, o.n_rows, sh_step_grain((uint64_t)o.width * op->expert.n_used), expert_sum_rows, &o); break;
+    case SH_OP_EXPERT_SUM:
+        sh_step_pool(s, o.n_rows, sh_step_grain((uint64_t)o.width * op->expert.n_used), expert_sum_rows, &o);
+        break;
     case SH_OP_CONV:
     case SH_OP_SCAN:
     case SH_OP_DELTA_NET: sh_step_recurrent(s, op); break;
@@ -192,9 +194,7 @@ static void add_memory(const struct sh_exec_model *m, const struct sh_op *op, ui
         need->scratch = sh_max_u64(need->scratch, (uint64_t)op->attn.n_kv_heads * op->attn.k_dim * sizeof(float));
         break;
     case SH_OP_ATTENTION: sh_step_attention_memory(m, op, n_positions, need); break;
-    case SH_OP_ROUTE:
-        need->scratch = sh_max_u64(need->scratch, SH_REF_ROUTE_SCRATCH(op->expert.n_expert) * sizeof(float));
-        break;
+    case SH_OP_ROUTE: need->scratch = sh_max_u64(need->scratch, SH_REF_ROUTE_SCRATCH(op->expert.n_expert) * sizeof(float)); break;
     case SH_OP_CONV:
     case SH_OP_SCAN:
     case SH_OP_DELTA_NET: sh_step_recurrent_memory(op, need); break;

@@ -28,8 +28,7 @@ struct sh_cpu_run {
 };
 
 static inline float *sh_step_buffer(const struct sh_cpu_step *s, uint32_t activation) {
-    return activation == SH_NONE ? NULL
-                                 : sh_cpu_buffer(s->context, s->slot, s->segment, s->segment->fused.slot[activation]);
+    return activation == SH_NONE ? NULL : sh_cpu_buffer(s->context, s->slot, s->segment, s->segment->fused.slot[activation]);
 }
 static inline uint32_t sh_step_width(const struct sh_cpu_step *s, uint32_t activation) {
     return s->model->program->activations[activation].width;
@@ -37,7 +36,9 @@ static inline uint32_t sh_step_width(const struct sh_cpu_step *s, uint32_t activ
 static inline uint32_t sh_step_rows(const struct sh_cpu_step *s, uint32_t activation) {
     return s->model->program->activations[activation].rows == SH_ROWS_ALL ? s->slot->n_rows : s->slot->n_outputs;
 }
-static inline const struct sh_cpu_weight *sh_step_weight(const struct sh_cpu_step *s, uint32_t w) { return &s->model->weights[w]; }
+static inline const struct sh_cpu_weight *sh_step_weight(const struct sh_cpu_step *s, uint32_t w) {
+    return &s->model->weights[w];
+}
 static inline const float *sh_step_vector(const struct sh_cpu_step *s, uint32_t w) {
     return w == SH_NONE ? NULL : s->model->weights[w].matrix.data;
 }
@@ -53,7 +54,8 @@ static inline uint64_t sh_step_grain(uint64_t floats_per_row) { return sh_max_u6
 /* step_matmul.c: MATMUL, EXPERT_MATMUL */
 void sh_step_matmul(struct sh_cpu_step *s, const struct sh_op *op);
 void sh_step_grouped(struct sh_cpu_step *s, const struct sh_op *op);
-void sh_step_matmul_memory(const struct sh_exec_model *m, const struct sh_op *op, uint64_t max_rows, struct sh_cpu_step_memory *need);
+void sh_step_matmul_memory(const struct sh_exec_model *m, const struct sh_op *op, uint64_t max_rows,
+                           struct sh_cpu_step_memory *need);
 
 /* step_attention.c: ROPE, ROPE_CACHE, ATTENTION */
 void sh_step_rope(struct sh_cpu_step *s, const struct sh_op *op);

@@ -41,7 +41,8 @@ static void rope_rows(void *arg, uint32_t worker, uint64_t begin, uint64_t end) 
     const struct sh_ref_rope rope = rope_of(o->op, o->op->attn.n_heads);
     for (uint64_t r = begin; r < end; r++)
         sh_ref_rope(&rope, sh_step_buffer(o->step, o->op->x) + r * o->width,
-                    angles_of(o->step, o->op, o->step->slot->rows[r].position), sh_step_buffer(o->step, o->op->out) + r * o->width);
+                    angles_of(o->step, o->op, o->step->slot->rows[r].position),
+                    sh_step_buffer(o->step, o->op->out) + r * o->width);
 }
 
 void sh_step_rope(struct sh_cpu_step *s, const struct sh_op *op) {
@@ -83,7 +84,8 @@ struct attend {
 };
 
 /* Positions [*first, *end) that a row sees. */
-static void visible(const struct sh_cpu_step *s, const struct sh_op *op, const struct sh_step_row *row, uint32_t *first, uint32_t *end) {
+static void visible(const struct sh_cpu_step *s, const struct sh_op *op, const struct sh_step_row *row, uint32_t *first,
+                    uint32_t *end) {
     const uint32_t window = op->attn.window, p = row->position;
     if (!op->attn.bidirectional) {
         *first = window > 0 && p >= window ? p - window + 1 : 0;
@@ -171,8 +173,11 @@ static uint32_t most_parts(const struct sh_cpu_step *s, const struct sh_op *op) 
 /* Few rows over a long cache leave workers without an item of their own: then the parts of an item are shared out, with the same
  * result. */
 void sh_step_attention(struct sh_cpu_step *s, const struct sh_op *op) {
-    struct attend o = {
-        .step = s, .op = op, .slopes = sh_step_vector(s, op->w), .sinks = sh_step_vector(s, op->bias), .n_parts = most_parts(s, op)};
+    struct attend o = {.step = s,
+                       .op = op,
+                       .slopes = sh_step_vector(s, op->w),
+                       .sinks = sh_step_vector(s, op->bias),
+                       .n_parts = most_parts(s, op)};
     const uint64_t items = (uint64_t)s->slot->n_rows * op->attn.n_kv_heads;
     const uint32_t threads = s->model->device->threads;
     if (threads == 1 || o.n_parts == 1 || items > (uint64_t)SH_CPU_SPLIT_ITEMS * threads) {

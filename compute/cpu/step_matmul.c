@@ -115,8 +115,7 @@ static void unstage(const struct grouped *g, uint32_t first, uint32_t n, uint64_
     const float *staged = (const float *)g->step->context->staging.data + first * g->part_rows;
     for (uint32_t i = 0; i < n; i++, staged += g->part_rows) {
         const uint64_t at = g->target[first + i] * g->part_rows;
-        for (uint64_t k = n0; k < n1; k++)
-            g->out[at + k] = g->residual != NULL ? staged[k] + g->residual[at + k] : staged[k];
+        for (uint64_t k = n0; k < n1; k++) g->out[at + k] = g->residual != NULL ? staged[k] + g->residual[at + k] : staged[k];
     }
 }
 
@@ -176,7 +175,8 @@ void sh_step_grouped(struct sh_cpu_step *s, const struct sh_op *op) {
     sh_step_pool(s, g.n_active * g.groups, grain_of_groups(s, g.n_active * g.groups, products), run_groups, &g);
 }
 
-void sh_step_matmul_memory(const struct sh_exec_model *m, const struct sh_op *op, uint64_t max_rows, struct sh_cpu_step_memory *need) {
+void sh_step_matmul_memory(const struct sh_exec_model *m, const struct sh_op *op, uint64_t max_rows,
+                           struct sh_cpu_step_memory *need) {
     const struct sh_cpu_kernels *kernels = m->device->kernels;
     const struct sh_cpu_weight *w = &m->weights[op->w];
     const uint64_t chunks = max_rows * (op->kind == SH_OP_MATMUL ? op->blocks : op->expert.n_used);

@@ -6,7 +6,8 @@
 #define COLUMNS 64  /* of a delta net's head */
 
 /* A state's pages hold this op's part here; before is NULL where there is none yet. */
-static void find_state(const struct sh_cpu_step *s, const struct sh_op *op, uint32_t sequence, const float **before, float **after) {
+static void find_state(const struct sh_cpu_step *s, const struct sh_op *op, uint32_t sequence, const float **before,
+                       float **after) {
     const struct sh_cpu_pages *pages = &s->context->groups[op->state.group];
     const uint64_t at = pages->layer_bytes * (op->state.layer_in_group - pages->first_layer) + op->state.offset * sizeof(float);
     void *const *page = s->slot->pages + s->slot->sequences[sequence].first_page[op->state.group];

@@ -117,7 +117,8 @@ static void check_parts(const struct sh_cpu_kernels *k, struct sh_ref_attention 
     test_release_floats(a.out, n);
 }
 
-static void check_case(const struct sh_cpu_kernels *k, const struct attention_case *c, enum sh_kv_type type, struct test_rng *rng) {
+static void check_case(const struct sh_cpu_kernels *k, const struct attention_case *c, enum sh_kv_type type,
+                       struct test_rng *rng) {
     struct stored s;
     store(&s, c, type, rng);
     const uint32_t n = c->n_heads * c->v_dim, seen = c->end - c->first;
@@ -150,8 +151,8 @@ static void check_case(const struct sh_cpu_kernels *k, const struct attention_ca
         attend(c, &s, q + h * c->k_dim, a.scale, c->slopes ? &slopes[h] : NULL, c->sinks ? &sinks[h] : NULL, expected);
         for (uint32_t d = 0; d < c->v_dim; d++)
             if (!(fabs((double)out[h * c->v_dim + d] - expected[d]) <= limit))
-                fail_msg("%s, k %u v %u, positions %u..%u: head %u, element %u is %.9g, expected %.9g within %g", k->tier, c->k_dim,
-                         c->v_dim, c->first, c->end, h, d, (double)out[h * c->v_dim + d], expected[d], limit);
+                fail_msg("%s, k %u v %u, positions %u..%u: head %u, element %u is %.9g, expected %.9g within %g", k->tier,
+                         c->k_dim, c->v_dim, c->first, c->end, h, d, (double)out[h * c->v_dim + d], expected[d], limit);
     }
     if (k->attention_split > 0) check_parts(k, a, out, scratch);
     test_release(scratch, bytes);

@@ -26,8 +26,8 @@ struct norm_case {
 };
 
 /* Part p of all rows, one after the other. */
-static void check_part(const struct sh_cpu_kernels *k, const struct norm_case *c, const float *x, const float *w, const float *bias,
-                       const float *out, uint32_t p) {
+static void check_part(const struct sh_cpu_kernels *k, const struct norm_case *c, const float *x, const float *w,
+                       const float *bias, const float *out, uint32_t p) {
     const uint32_t n = c->part, at = p * n, in_row = p % c->n_groups * n;
     double mean = 0, square = 0, magnitude = 0;
     for (uint32_t j = 0; j < n; j++) mean += (double)x[at + j] / n;
@@ -187,7 +187,8 @@ static void test_cpu_glu(void **state) {
             for (size_t i = 0; i < SH_COUNT(widths); i++)
                 for (uint32_t one = 0; one < 2; one++) {
                     const uint32_t width = widths[i], gate_width = one ? 1 : width, n_rows = 3;
-                    float *gate = test_guarded(n_rows * gate_width * sizeof *gate), *out = test_guarded(n_rows * width * sizeof *out);
+                    float *gate = test_guarded(n_rows * gate_width * sizeof *gate),
+                          *out = test_guarded(n_rows * width * sizeof *out);
                     float *up = test_guarded_floats(n_rows * width, 9.0f, &rng);
                     for (uint64_t e = 0; e < n_rows * gate_width; e++) gate[e] = sample(e, &rng);
                     k->glu((enum sh_glu)act, gate, gate_width, up, n_rows, width, out);
@@ -275,7 +276,8 @@ static void test_cpu_concat(void **state) {
     (void)state;
     struct test_rng rng = {6};
     const uint32_t n_rows = 3, n_heads = 2, x_dim = 5, y_dim = 3;
-    float *x = test_guarded_floats(n_rows * n_heads * x_dim, 1.0f, &rng), *y = test_guarded_floats(n_rows * n_heads * y_dim, 1.0f, &rng);
+    float *x = test_guarded_floats(n_rows * n_heads * x_dim, 1.0f, &rng),
+          *y = test_guarded_floats(n_rows * n_heads * y_dim, 1.0f, &rng);
     float *out = test_guarded(n_rows * n_heads * (x_dim + y_dim) * sizeof *out);
     sh_ref_concat(x, x_dim, y, y_dim, n_heads, n_rows, out);
     for (uint32_t e = 0; e < n_rows * n_heads * (x_dim + y_dim); e++) {

@@ -38,12 +38,13 @@ static void drop_states(struct states *s) {
 
 /* ---- convolution ---- */
 
-static void check_conv(const struct sh_cpu_kernels *k, uint32_t channels, uint32_t d_conv, uint32_t n_rows, bool zeros, bool has_bias,
-                       struct test_rng *rng) {
+static void check_conv(const struct sh_cpu_kernels *k, uint32_t channels, uint32_t d_conv, uint32_t n_rows, bool zeros,
+                       bool has_bias, struct test_rng *rng) {
     const uint32_t kept = d_conv - 1, n = n_rows * channels;
     struct states s = make_states((uint64_t)channels * kept, rng);
     float *x = test_guarded_floats(n, 2.0f, rng), *w = test_guarded_floats(channels * d_conv, 1.0f, rng);
-    float *bias = test_guarded_floats(channels, 1.0f, rng), *out = test_guarded(n * sizeof *out), *again = test_guarded(n * sizeof *out);
+    float *bias = test_guarded_floats(channels, 1.0f, rng), *out = test_guarded(n * sizeof *out),
+          *again = test_guarded(n * sizeof *out);
     struct sh_ref_conv c = {.before = zeros ? NULL : s.before,
                             .after = s.after,
                             .x = x,
@@ -59,7 +60,9 @@ static void check_conv(const struct sh_cpu_kernels *k, uint32_t channels, uint32
             double y = has_bias ? (double)bias[i] : 0, magnitude = fabs(y);
             for (uint32_t j = 0; j < d_conv && r < n_rows; j++) {
                 const int64_t at = (int64_t)r - kept + j;
-                const double past = at >= 0 ? (double)x[at * channels + i] : zeros ? 0 : (double)s.before[i * kept + (uint64_t)(at + kept)];
+                const double past = at >= 0 ? (double)x[at * channels + i]
+                                    : zeros ? 0
+                                            : (double)s.before[i * kept + (uint64_t)(at + kept)];
                 y += (double)w[i * d_conv + j] * past;
                 magnitude += fabs((double)w[i * d_conv + j] * past);
             }
@@ -203,7 +206,8 @@ static void check_delta(const struct sh_cpu_kernels *k, uint32_t n_k_heads, uint
     float *q = test_guarded_floats(n_rows * k_width, 1.0f, rng), *key = test_guarded_floats(n_rows * k_width, 1.0f, rng);
     float *v = test_guarded_floats(n, 1.0f, rng), *decay = test_guarded_floats(n_rows * n_v_heads, 3.0f, rng);
     float *beta = test_guarded_floats(n_rows * n_v_heads, 3.0f, rng), *a = test_guarded_floats(n_v_heads, 1.0f, rng);
-    float *dt = test_guarded_floats(n_v_heads, 1.0f, rng), *out = test_guarded(n * sizeof *out), *again = test_guarded(n * sizeof *out);
+    float *dt = test_guarded_floats(n_v_heads, 1.0f, rng), *out = test_guarded(n * sizeof *out),
+          *again = test_guarded(n * sizeof *out);
     const uint64_t scratch_n = 2 * (uint64_t)v_dim;
     float *scratch = test_guarded(scratch_n * sizeof *scratch);
     double *S = malloc(k_dim * v_dim * sizeof *S);
@@ -249,7 +253,8 @@ static void check_delta(const struct sh_cpu_kernels *k, uint32_t n_k_heads, uint
             }
         }
         for (uint32_t i = 0; i < k_dim * v_dim; i++)
-            near("delta net state", k->tier, i, s.after[h * k_dim * v_dim + i], S[i], 8 * (double)(n_rows + 1) * (k_dim + 8) * 0x1p-24);
+            near("delta net state", k->tier, i, s.after[h * k_dim * v_dim + i], S[i],
+                 8 * (double)(n_rows + 1) * (k_dim + 8) * 0x1p-24);
     }
     float *from = s.second, *to = s.after;
     for (uint32_t r = 0; r < n_rows; r++) { /* row by row, the columns in two parts */
@@ -295,7 +300,8 @@ static void test_cpu_delta_net(void **state) {
     FOR_EACH_TIER (k)
         for (size_t i = 0; i < SH_COUNT(cases); i++)
             for (uint32_t n_rows = 1; n_rows <= 9; n_rows += 4)
-                check_delta(k, cases[i].n_k_heads, cases[i].n_v_heads, cases[i].k_dim, cases[i].v_dim, n_rows, n_rows % 3 == 0, &rng);
+                check_delta(k, cases[i].n_k_heads, cases[i].n_v_heads, cases[i].k_dim, cases[i].v_dim, n_rows, n_rows % 3 == 0,
+                            &rng);
 }
 
 int main(void) {

@@ -42,7 +42,9 @@ static void expect(const struct sh_ref_route *r, const float *logits, const floa
     bool allowed[MOST];
     for (uint32_t e = 0; e < r->n_expert; e++) x[e] = (double)logits[e];
     for (uint32_t e = 0; e < r->n_expert; e++) {
-        p[e] = r->gating == SH_GATE_SOFTMAX ? softmax(x, r->n_expert, e) : r->gating == SH_GATE_SIGMOID ? 1 / (1 + exp(-x[e])) : x[e];
+        p[e] = r->gating == SH_GATE_SOFTMAX   ? softmax(x, r->n_expert, e)
+               : r->gating == SH_GATE_SIGMOID ? 1 / (1 + exp(-x[e]))
+                                              : x[e];
         score[e] = p[e] + (bias != NULL ? (double)bias[e] : 0);
         allowed[e] = true;
     }
@@ -61,7 +63,8 @@ static void expect(const struct sh_ref_route *r, const float *logits, const floa
 }
 
 static float *run(const struct sh_ref_route *r, const float *logits, const float *bias) {
-    float *scratch = test_guarded(SH_REF_ROUTE_SCRATCH(r->n_expert) * sizeof(float)), *out = test_guarded(2 * r->n_used * sizeof(float));
+    float *scratch = test_guarded(SH_REF_ROUTE_SCRATCH(r->n_expert) * sizeof(float)),
+          *out = test_guarded(2 * r->n_used * sizeof(float));
     sh_ref_route(r, logits, bias, scratch, out);
     test_release_floats(scratch, SH_REF_ROUTE_SCRATCH(r->n_expert));
     return out;
@@ -97,7 +100,8 @@ static void test_cpu_route(void **state) {
         for (uint32_t round = 0; round < 200; round++) {
             const uint32_t n = cases[i].n_expert;
             const bool sigmoid = cases[i].gating == SH_GATE_SIGMOID; /* which makes 1 of all that is large */
-            float *logits = test_guarded_floats(n, round % 2 || sigmoid ? 3.0f : 30.0f, &rng), *bias = test_guarded_floats(n, 0.5f, &rng);
+            float *logits = test_guarded_floats(n, round % 2 || sigmoid ? 3.0f : 30.0f, &rng),
+                  *bias = test_guarded_floats(n, 0.5f, &rng);
             check(&cases[i], logits, NULL);
             check(&cases[i], logits, bias);
             test_release_floats(logits, n);
