@@ -80,7 +80,9 @@ static enum sh_code fill(struct job *job, uint32_t *n_rows, struct sh_error *err
     const struct gen_params *p = &job->g->params;
     uint32_t room = job->max_rows, outputs = job->max_outputs, n = 0;
     *n_rows = 0;
-    if (!job->r->info.encoder && job->r->chunk < room) room = job->r->chunk;
+    if (job->r->chunk < room) room = job->r->chunk;
+    const struct text *first = &job->texts[job->next];
+    if (job->r->info.encoder && first->length > room) room = first->length; /* no more than max_rows: it was checked */
     for (uint32_t i = job->next; i < p->n_texts && i - job->next < job->max_shared; i++) {
         struct text *text = &job->texts[i];
         uint32_t take = text->length - text->sent;

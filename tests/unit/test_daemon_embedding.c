@@ -1,4 +1,5 @@
-/* test_daemon_embedding.c - texts to vectors on a real runner: alone and together, limits, cancelling. */
+/* test_daemon_embedding.c - texts to vectors on a real runner: alone and together, limits, cancelling,
+ * and the reference vectors of encoders. */
 #include "compute/base.h"
 #include "daemon/generation.h"
 #include "tests/unit/daemon_room.h"
@@ -8,9 +9,11 @@
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include <cmocka.h>
+#include <jansson.h>
 
 enum { CONTEXT = 256, TEXTS_MAX = 32 };
 
@@ -218,6 +221,60 @@ static void little_room(void **state) {
     free_vectors(want);
 }
 
+/* The reference vectors of an embedding model, in any company. A path registers a file with the registry. */
+static void encoder(void **state) {
+    (void)state;
+    char relative[64];
+    static const char *const names[] = {"bert-F16", "nomic-bert-F16", "jina-bert-v2-Q8_0", "gemma-embedding-Q8_0"};
+    for (size_t m = 0; m < SH_COUNT(names); m++) {
+        snprintf(relative, sizeof relative, "parity/%s.json", names[m]);
+        json_error_t error;
+        json_t *root = json_load_file(TEST_SHARED(relative), 0, &error);
+        if (!root) fail_msg("%s: %s", relative, error.text);
+        snprintf(relative, sizeof relative, "parity/%s.gguf", names[m]);
+        struct model *bert;
+        struct sh_error err;
+        if (models_resolve_path(TEST_SHARED(relative), &bert, &err) != SH_OK) fail_msg("%s", err.message);
+        model_unref(bert);
+        bert = room_load(names[m]);
+        char field[64];
+        snprintf(field, sizeof field, "embedding_%s", json_string_value(json_object_get(root, "native_pooling")));
+        int32_t ids[2048];
+        uint32_t n[9], n_texts = 0, at = 0;
+        for (uint32_t round = 0; round < 3; round++) { /* more rows than a step takes */
+            size_t i, k;
+            json_t *prompt, *id;
+            json_array_foreach(json_object_get(root, "prompts"), i, prompt) {
+                n[n_texts++] = (uint32_t)json_array_size(json_object_get(prompt, "tokens"));
+                json_array_foreach(json_object_get(prompt, "tokens"), k, id) ids[at++] = (int32_t)json_integer_value(id);
+            }
+        }
+        assert_int_equal(n_texts, 9);
+        struct vectors *v = new_vectors();
+        const struct gen_params params = {
+            .prompt = ids, .n_prompt = at, .n_choices = 1, .text_lengths = n, .n_texts = n_texts, .notify = wake, .user = v};
+        if (gen_submit(bert, &params, &v->g, &err) != SH_OK) fail_msg("%s", err.message);
+        follow(v);
+        if (v->end.finish != GEN_STOP) fail_msg("%s", v->end.error.message);
+        assert_int_equal(v->count, n_texts);
+        for (uint32_t t = 0; t < n_texts; t++) {
+            const json_t *want = json_object_get(json_array_get(json_object_get(root, "prompts"), t % 3), field);
+            assert_int_equal(json_array_size(want), v->width);
+            for (uint32_t i = 0; i < v->width; i++)
+                assert_true(fabs(json_number_value(json_array_get(want, i)) - (double)v->items[t][i]) < 1e-5);
+            assert_memory_equal(v->items[t], v->items[t % 3], v->width * sizeof(float));
+        }
+        free_vectors(v);
+        /* it generates nothing */
+        const struct gen_params tokens = {.prompt = ids, .n_prompt = 4, .n_choices = 1, .sampler = {.size = sizeof tokens.sampler}};
+        struct generation *g;
+        assert_int_equal(gen_submit(bert, &tokens, &g, &err), SH_ERR_UNSUPPORTED);
+        assert_non_null(strstr(err.message, "embedding model"));
+        model_unref(bert);
+        json_decref(root);
+    }
+}
+
 int main(int argc, char **argv) {
     int status;
     if (daemon_room_main(argc, argv, &status)) return status;
@@ -228,7 +285,7 @@ int main(int argc, char **argv) {
     model = room_load("small");
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(together_as_alone), cmocka_unit_test(dimensions),  cmocka_unit_test(refusals),
-        cmocka_unit_test(deadline_and_cancel), cmocka_unit_test(little_room),
+        cmocka_unit_test(deadline_and_cancel), cmocka_unit_test(encoder),     cmocka_unit_test(little_room),
     };
     status = cmocka_run_group_tests_name("daemon_embedding", tests, NULL, NULL);
     model_unref(model);
