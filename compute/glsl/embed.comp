@@ -20,6 +20,10 @@ void main() {
     if (by_token) token = row.sampled != SH_P_NONE ? U32(p.tokens).v[row.sampled] : row.token;
     token = min(token, p.n_vocab - 1u); // an id of -1 (nothing was sampled) is clamped too
     if (given ? p.first_row != 0u : token < p.first_row || token - p.first_row >= p.part_rows) return;
+#ifdef HAS_TABLE
+    load_table(gl_LocalInvocationID.x);
+    barrier();
+#endif
     for (uint o = gl_GlobalInvocationID.x; o * 8u < p.width; o += gl_NumWorkGroups.x * 64u) {
         float e[8];
         if (given) {

@@ -23,8 +23,11 @@ shared float xs[ROWS * SH_LANES * UNIT_STRIDE]; // and, at the end, the lanes' s
 void main() {
     const uint tid = gl_LocalInvocationID.x, lane = tid & 31u, group = tid >> 5;
     if (!find_rows(ROWS)) return;
-    uint x_at[ROWS], dst_at[ROWS], residual_at[ROWS];
-    [[unroll]] for (uint r = 0u; r < ROWS; r++) row_at(r, ROWS, x_at[r], dst_at[r], residual_at[r]);
+#ifdef HAS_TABLE
+    load_table(tid);
+#endif
+    uint x_at[ROWS], dst_at, residual_at;
+    [[unroll]] for (uint r = 0u; r < ROWS; r++) row_at(r, ROWS, x_at[r], dst_at, residual_at);
 
     for (uint block = gl_WorkGroupID.x; block * GROUPS * OUTPUTS < p.n; block += gl_NumWorkGroups.x) {
         const uint n0 = (block * GROUPS + group) * OUTPUTS;
@@ -72,12 +75,10 @@ void main() {
             precise float total = 0.0;
             for (uint l = 0u; l < SH_LANES; l++) total = total + xs[i * 32u + l];
             const uint n = block * GROUPS * OUTPUTS + i / ROWS, r = i % ROWS;
-            uint at = dst_at[0], residual = residual_at[0];
-            [[unroll]] for (uint other = 1u; other < ROWS; other++) {
-                at = r == other ? dst_at[other] : at;
-                residual = r == other ? residual_at[other] : residual;
-            }
-            if (n < p.n && r < n_here) store(n, at, residual, total);
+            if (n >= p.n || r >= n_here) continue;
+            uint unused;
+            row_at(r, ROWS, unused, dst_at, residual_at);
+            store(n, dst_at, residual_at, total);
         }
         barrier();
     }

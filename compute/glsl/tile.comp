@@ -18,6 +18,10 @@ void main() {
     const uint tid = gl_LocalInvocationID.x;
     const uint tx = tid & 15u, ty = tid >> 4;
     if (!find_rows(64u)) return;
+#ifdef HAS_TABLE
+    load_table(tid);
+    barrier();
+#endif
     const uint j = tid & 3u, line = tid >> 2; // what this thread loads: octet j of unit u of output and of row `line`
     uint x_at, unused_x, unused_dst, unused_residual;
     row_at(line, 64u, x_at, unused_dst, unused_residual);

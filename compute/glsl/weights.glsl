@@ -57,12 +57,14 @@ struct Unit {
 #endif
 };
 
-// Value `code` of the table: selected from words, as nothing indexes registers.
-float table_value(uint code) {
-    const bool second = (code & 4u) != 0u;
-    const uint low = second ? p.constant[1] : p.constant[0], high = second ? p.constant[3] : p.constant[2];
-    return float(bitfieldExtract(int((code & 8u) != 0u ? high : low), int(8u * (code & 3u)), 8));
+// The table's values. Before the first octet() all threads call load_table and meet a barrier.
+#if LAYOUT == SH_LAYOUT_TABLE32 || LAYOUT == SH_LAYOUT_TABLE256
+#define HAS_TABLE
+shared float table[16];
+void load_table(uint thread) {
+    if (thread < 16u) table[thread] = float(bitfieldExtract(int(p.constant[thread >> 2]), int(8u * (thread & 3u)), 8));
 }
+#endif
 
 Unit load_unit(sh_p_weight w, uint row, uint u, uint units) {
     Unit t;
@@ -186,9 +188,9 @@ void octet(sh_p_weight w, Unit t, uint j, out float e[8]) {
 #elif LAYOUT == SH_LAYOUT_Q5_1
         precise float value = t.a * float(int(v) - int(p.constant[0])) + t.b;
 #elif LAYOUT == SH_LAYOUT_TABLE32
-        precise float value = t.a * table_value(v);
+        precise float value = t.a * table[v];
 #elif LAYOUT == SH_LAYOUT_TABLE256
-        precise float value = a * table_value(v);
+        precise float value = a * table[v];
 #else
         precise float value = t.a * float(v) - t.b;
 #endif
