@@ -26,6 +26,14 @@ static const struct cli_option list_options[] = {
 
 #define PLACE_OPTIONS                                                                                                            \
     {"device", 'd', CLI_TEXT, "NAME", "auto, cpu, or a part of a device's name (default: the daemon's setting)", "@device"},     \
+        {"gpu-layers",                                                                                                           \
+         0,                                                                                                                      \
+         CLI_TEXT,                                                                                                               \
+         "N",                                                                                                                    \
+         "layers on the device, the last N, or auto: as many as fit (default: the daemon's setting)",                            \
+         "auto"},                                                                                                                \
+        {"cpu-moe", 0, CLI_FLAG, NULL, "keep the experts of all layers in host memory, on the CPU"},                             \
+        {"n-cpu-moe", 0, CLI_INTEGER, "N", "keep the experts of the first N layers in host memory", NULL, 0, 100000},            \
         {"context", 'c', CLI_INTEGER, "TOKENS", "context length (default: the daemon's setting)", NULL, 1, INT_LIMIT}, {         \
         "kv-type", 0, CLI_TEXT, "TYPE", "element type of the cache, f16 or f32 (default: the daemon's setting)", "f16 f32"       \
     }

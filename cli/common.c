@@ -110,6 +110,25 @@ json_t *cli_model_parameters(const char *model) {
     return parameters; /* NULL: not UTF-8 */
 }
 
+/* What is where, if the model is on more than one device. */
+static void print_placement(const json_t *placement) {
+    size_t i;
+    const json_t *part;
+    if (json_array_size(placement) < 2) return;
+    json_array_foreach(placement, i, part) {
+        const char *device = json_string_value(json_object_get(part, "device"));
+        json_int_t first = json_integer_value(json_object_get(part, "first_layer"));
+        json_int_t layers = json_integer_value(json_object_get(part, "layers"));
+        json_int_t experts = json_integer_value(json_object_get(part, "expert_layers"));
+        printf("  ");
+        term_write(stdout, device ? device : "?", device ? strlen(device) : 1);
+        if (layers > 0) printf(": layers %" JSON_INTEGER_FORMAT " to %" JSON_INTEGER_FORMAT, first, first + layers - 1);
+        else printf(": no whole layer");
+        if (experts > 0) printf(", the experts of the first %" JSON_INTEGER_FORMAT " layers", experts);
+        printf(", %.1f MiB\n", (double)json_integer_value(json_object_get(part, "weights_bytes")) / (1 << 20));
+    }
+}
+
 int cli_load(struct cli *cli, const char *model, bool options, bool print) {
     json_t *parameters = cli_model_parameters(model);
     if (!parameters) return cli_fail("MODEL: found bytes that are not UTF-8");
@@ -118,6 +137,21 @@ int cli_load(struct cli *cli, const char *model, bool options, bool print) {
         const struct cli_value *context = cli_value(&cli->line, "context");
         if (device) json_object_set_new(parameters, "device", cli_json_text(device, strlen(device)));
         if (kv_type) json_object_set_new(parameters, "kv_type", cli_json_text(kv_type, strlen(kv_type)));
+        const char *layers = cli_text(&cli->line, "gpu-layers");
+        const struct cli_value *experts = cli_value(&cli->line, "n-cpu-moe");
+        int64_t n_layers = -1;
+        if (layers && strcmp(layers, "auto") != 0) {
+            char *rest;
+            errno = 0;
+            n_layers = strtoll(layers, &rest, 10);
+            if (errno || rest == layers || *rest || n_layers < 0 || n_layers > 100000) {
+                json_decref(parameters);
+                return cli_usage_error(cli, "--gpu-layers: found '%s', expected auto or a number of layers", layers);
+            }
+        }
+        if (layers) json_object_set_new(parameters, "gpu_layers", json_integer(n_layers));
+        if (cli_flag(&cli->line, "cpu-moe")) json_object_set_new(parameters, "cpu_moe", json_true());
+        if (experts->set) json_object_set_new(parameters, "n_cpu_moe", json_integer(experts->integer));
         if (context->set) json_object_set_new(parameters, "context_length", json_integer(context->integer));
         if (print && cli_flag(&cli->line, "reload")) json_object_set_new(parameters, "reload", json_true());
     }
@@ -154,6 +188,7 @@ int cli_load(struct cli *cli, const char *model, bool options, bool print) {
             }
             if (json_is_number(ms)) printf(", loaded in %.2f s", json_number_value(ms) / 1000);
             putchar('\n');
+            print_placement(json_object_get(loaded, "placement"));
         }
         json_decref(reply);
     }

@@ -22,7 +22,18 @@
 
 extern char **environ;
 
-enum option_type { OPT_STRING, OPT_CHOICE, OPT_LISTEN, OPT_LIST, OPT_COUNT, OPT_BYTES, OPT_SECONDS, OPT_FACTOR, OPT_BOOL };
+enum option_type {
+    OPT_STRING,
+    OPT_CHOICE,
+    OPT_LISTEN,
+    OPT_LIST,
+    OPT_COUNT,
+    OPT_LAYERS,
+    OPT_BYTES,
+    OPT_SECONDS,
+    OPT_FACTOR,
+    OPT_BOOL
+};
 
 struct option {
     const char *name;
@@ -64,6 +75,14 @@ static const struct option options[] = {
      "Runs Vulkan under its validation layer, which must be installed; its messages are logged as errors. Slow."},
     {"threads", OPT_COUNT, FIELD(threads), "0", 0, 1024, NULL, NULL, "N", true,
      "Threads of the CPU executor. 0: one for each physical core."},
+    {"gpu_layers", OPT_LAYERS, FIELD(gpu_layers), "auto", 0, 100000, NULL, NULL, "N|auto", false,
+     "How many layers run on the device, where that is not the CPU: the last N and the output layer; the others and the "
+     "embedding "
+     "stay in host memory and are computed by the CPU. auto: as many as fit into what is free on the device."},
+    {"cpu_moe", OPT_BOOL, FIELD(cpu_moe), "no", 0, 0, NULL, NULL, NULL, false,
+     "Keeps the experts of all layers of a mixture of experts in host memory, where the CPU computes them."},
+    {"n_cpu_moe", OPT_COUNT, FIELD(n_cpu_moe), "0", 0, 100000, NULL, NULL, "N", false,
+     "Keeps the experts of the first N layers in host memory."},
     {"context_length", OPT_COUNT, FIELD(context_length), "0", 0, 16777216, NULL, "SHIMMY_MAX_CTX", "TOKENS", false,
      "The longest context, prompt and answer together. 0: what the model was trained for, at most 8192. More than it was trained "
      "for needs "
@@ -243,9 +262,10 @@ static bool set_number(struct config *config, const struct option *option, const
     bool plain = rest != value && strspn(value, "+-.0123456789eE") >= (size_t)(rest - value);
     while (*rest == ' ') rest++;
     double factor = plain ? unit_factor(option->type, rest) : 0;
-    const char *kind = option->type == OPT_SECONDS ? "a time such as 90, 90s, 30min, 2h or 1d"
-                       : option->type == OPT_BYTES ? "a size such as 65536, 64K or 16M"
-                                                   : "a number";
+    const char *kind = option->type == OPT_SECONDS  ? "a time such as 90, 90s, 30min, 2h or 1d"
+                       : option->type == OPT_BYTES  ? "a size such as 65536, 64K or 16M"
+                       : option->type == OPT_LAYERS ? "auto or a number"
+                                                    : "a number";
     if (factor == 0 || errno) {
         snprintf(why, cap, "'%s' is not %s", value, kind);
         return false;
@@ -300,6 +320,13 @@ static void set_option(struct loader *loader, const struct option *option, const
         ok = is_choice("yes|true|on|1|no|false|off|0", value);
         if (ok) *(bool *)field = is_choice("yes|true|on|1", value);
         else snprintf(why, sizeof why, "'%s' is neither yes nor no", value);
+        break;
+    case OPT_LAYERS:
+        if (strcmp(value, "auto") == 0) {
+            *(uint32_t *)field = SH_LAYERS_AUTO;
+            break;
+        }
+        ok = set_number(loader->config, option, value, why, sizeof why);
         break;
     case OPT_FACTOR:
     case OPT_COUNT:
@@ -602,6 +629,7 @@ static bool same_value(const struct config *a, const struct config *b, const str
         return (!p || !*p) && (!q || !*q);
     }
     case OPT_COUNT:
+    case OPT_LAYERS:
     case OPT_BYTES:
     case OPT_SECONDS:
     case OPT_FACTOR:

@@ -136,8 +136,13 @@ struct job {
     struct model *model;
     struct config *config;
     struct model_wants wants;
-    uint64_t order; /* the model's load_order: another one means that those who wait now want something else */
+    uint64_t order;            /* the model's load_order: another one means that those who wait now want something else */
+    struct load_places places; /* resolved */
     struct sh_device *device;
+    struct sh_device *host; /* the CPU's, if some of the model is there */
+    struct sh_plan plan;    /* if the device is not the CPU */
+    bool partial;           /* other models have made what room they can: fewer layers than all are good enough for auto */
+    uint32_t most_layers;   /* on the device: more of them failed */
     struct sh_model *engine;
     struct runner *runner;
 };
@@ -180,6 +185,44 @@ static void runner_lost_device(void *user, const struct sh_error *err) {
     pthread_mutex_unlock(&registry.lock);
 }
 
+static struct sh_context_params context_params(const struct job *job) {
+    const struct config *config = job->config;
+    const char *kv_type = job->wants.kv_type ? job->wants.kv_type : config->kv_type;
+    return (struct sh_context_params){.size = sizeof(struct sh_context_params),
+                                      .kv_type = strcmp(kv_type, "f32") == 0 ? SH_KV_F32 : SH_KV_F16,
+                                      .max_sequences = config->max_sequences,
+                                      .max_batch_rows = config->max_batch_rows,
+                                      .kv_tokens = config->kv_tokens};
+}
+
+/* Which layers go to the device, and which to the host; adds that to *params. */
+static enum sh_code place(struct job *job, struct sh_model_params *params, struct sh_error *err) {
+    if (sh_device_get_info(job->device)->kind == SH_DEVICE_CPU) return SH_OK;
+    enum sh_code code = job->host ? SH_OK : devices_acquire("cpu", &job->host, err);
+    if (code) return code;
+    struct sh_device *const devices[] = {job->device, job->host};
+    const struct sh_context_params context = context_params(job);
+    const bool automatic = job->places.gpu_layers == SH_LAYERS_AUTO;
+    params->n_host_layers = job->places.n_cpu_moe;
+    code = sh_model_plan(devices, params, &context, job->most_layers < SH_LAYERS_AUTO ? job->most_layers : job->places.gpu_layers,
+                         &job->plan, err);
+    if (code) return code;
+    if (automatic && !job->partial && job->plan.n_device_layers < job->plan.n_layers)
+        return sh_fail(err, SH_ERR_NO_DEVICE_MEMORY, "%u of %u layers fit on %s", job->plan.n_device_layers, job->plan.n_layers,
+                       sh_device_get_info(job->device)->name);
+    if (job->plan.weights_bytes[1] == 0) { /* all of it is on the device */
+        devices_release(job->host, false);
+        job->host = NULL;
+        params->n_host_layers = 0;
+        return SH_OK;
+    }
+    params->placement = job->plan.placement;
+    params->n_placement = job->plan.n_placement;
+    params->n_host_layers = job->plan.n_host_layers;
+    params->host_device = 1;
+    return SH_OK;
+}
+
 static enum sh_code load_engine(struct job *job, struct sh_error *err) {
     const struct config *config = job->config;
     struct sh_model_params params = {
@@ -190,21 +233,19 @@ static enum sh_code load_engine(struct job *job, struct sh_error *err) {
         .progress = on_progress,
         .progress_user = job,
     };
-    enum sh_code code = sh_model_load(&job->device, 1, &params, &job->engine, err);
+    enum sh_code code = place(job, &params, err);
+    if (code) return code;
+    struct sh_device *const devices[] = {job->device, job->host};
+    code = sh_model_load(devices, job->host ? 2 : 1, &params, &job->engine, err);
     if (code) return code;
 
     struct sh_model_info info;
     sh_model_get_info(job->engine, &info);
-    const char *kv_type = job->wants.kv_type ? job->wants.kv_type : config->kv_type;
     /* An encoder's text enters in one step, and every row of it is an output. */
-    const uint32_t whole = info.encoder && info.context_length > config->max_batch_rows ? info.context_length : config->max_batch_rows;
+    const uint32_t whole =
+        info.encoder && info.context_length > config->max_batch_rows ? info.context_length : config->max_batch_rows;
     struct runner_params runner = {
-        .context = {.size = sizeof runner.context,
-                    .kv_type = strcmp(kv_type, "f32") == 0 ? SH_KV_F32 : SH_KV_F16,
-                    .max_sequences = config->max_sequences,
-                    .max_batch_rows = whole,
-                    .max_outputs = info.encoder ? whole : 0,
-                    .kv_tokens = config->kv_tokens ? config->kv_tokens : (uint64_t)info.context_length * config->max_sequences},
+        .context = context_params(job),
         .prefill_chunk = config->prefill_chunk,
         .max_queue = config->max_queue,
         .overlap = sh_device_get_info(job->device)->kind != SH_DEVICE_CPU,
@@ -213,6 +254,9 @@ static enum sh_code load_engine(struct job *job, struct sh_error *err) {
         .lost = runner_lost_device,
         .user = job->model,
     };
+    runner.context.max_batch_rows = whole;
+    if (info.encoder) runner.context.max_outputs = whole;
+    if (config->kv_tokens == 0) runner.context.kv_tokens = (uint64_t)info.context_length * config->max_sequences;
     code = runner_create(job->engine, &runner, &job->runner, err);
     if (code) {
         sh_model_unload(job->engine);
@@ -242,18 +286,19 @@ static struct model *evictable(void) {
 static void unload(struct model *m) {
     struct runner *runner = m->runner;
     struct sh_model *engine = m->engine;
-    struct sh_device *device = m->device;
+    struct sh_device *device = m->device, *host = m->host;
     bool lost = m->lost != NULL;
     struct runner_stats stats;
     runner_get_stats(runner, &stats);
     m->runner = NULL; /* from here on nobody sees what goes away */
     m->engine = NULL;
-    m->device = NULL;
+    m->device = m->host = NULL;
     pthread_mutex_unlock(&registry.lock);
     log_write(SH_LOG_INFO, m->id, "unloading");
     runner_destroy(runner);
     sh_model_unload(engine);
     devices_release(device, lost);
+    devices_release(host, false);
     malloc_trim(0);
     pthread_mutex_lock(&registry.lock);
     m->prompt_tokens += stats.prompt_tokens;
@@ -291,10 +336,58 @@ static bool evict_one(const struct model *for_model) {
     return victim != NULL;
 }
 
+/* Loads, making room: idle models go first, then, under auto, layers stay on the host. */
+static enum sh_code load_somehow(struct job *job, uint64_t size_bytes, struct sh_error *err) {
+    enum sh_code code = load_engine(job, err);
+    /* Others go only for one that could fit at all. */
+    const uint64_t memory = sh_device_get_info(job->device)->memory_bytes;
+    const bool automatic = job->places.gpu_layers == SH_LAYERS_AUTO;
+    const bool could_fit = memory == 0 || size_bytes < memory || !automatic;
+    while (memory_is_short(code) && could_fit && evict_one(job->model)) code = load_engine(job, err);
+    if (!memory_is_short(code) || !automatic || sh_device_get_info(job->device)->kind == SH_DEVICE_CPU) return code;
+    job->partial = true;
+    code = load_engine(job, err);
+    while (code == SH_ERR_NO_DEVICE_MEMORY && job->plan.n_device_layers > 0) { /* the plan is an estimate */
+        job->most_layers = job->plan.n_device_layers - 1 - job->plan.n_device_layers / 10;
+        log_write(SH_LOG_NOTICE, job->model->id, "%s; trying with %u layers there", err->message, job->most_layers);
+        code = load_engine(job, err);
+    }
+    return code;
+}
+
+/* What is where, for those who ask and for the log. */
+static void note_parts(const struct job *job, struct model *m) {
+    const struct sh_model_info *info = &m->info;
+    const bool split = job->host != NULL;
+    const uint32_t on_device = split ? job->plan.n_device_layers : info->n_layers;
+    m->n_parts = split ? 2 : 1;
+    m->parts[0] = (struct model_part){
+        .first_layer = info->n_layers - on_device, .n_layers = on_device, .weights_bytes = info->weights_bytes[0]};
+    snprintf(m->parts[0].device, sizeof m->parts[0].device, "%s", sh_device_get_info(job->device)->name);
+    if (!split) return;
+    m->parts[1] = (struct model_part){.n_layers = info->n_layers - on_device, .weights_bytes = info->weights_bytes[1]};
+    if (info->n_expert > 0 && job->plan.n_host_layers > m->parts[1].n_layers)
+        m->parts[1].n_expert_layers = job->plan.n_host_layers;
+    snprintf(m->parts[1].device, sizeof m->parts[1].device, "%s", sh_device_get_info(job->host)->name);
+    for (uint32_t i = 0; i < 2; i++) {
+        const struct model_part *part = &m->parts[i];
+        char layers[100] = "no whole layer", experts[60] = "";
+        if (part->n_layers > 0)
+            snprintf(layers, sizeof layers, "layers %u to %u%s", part->first_layer, part->first_layer + part->n_layers - 1,
+                     part->first_layer + part->n_layers == info->n_layers ? " and the output layer" : "");
+        if (part->n_expert_layers > 0)
+            snprintf(experts, sizeof experts, ", the experts of the first %u layers", part->n_expert_layers);
+        log_write(SH_LOG_NOTICE, m->id, "on %s: %s%s, %.1f MiB of weights", part->device, layers, experts,
+                  (double)part->weights_bytes / (1 << 20));
+    }
+}
+
 static void load(struct model *m) {
     struct job job = {.model = model_ref(m), .config = config_ref(registry.config)};
     job.wants = (struct model_wants){m->wants.device ? strdup(m->wants.device) : NULL, m->wants.context_length,
-                                     m->wants.kv_type ? strdup(m->wants.kv_type) : NULL};
+                                     m->wants.kv_type ? strdup(m->wants.kv_type) : NULL, m->wants.places};
+    job.places = places_resolve(job.config, job.wants.places);
+    job.most_layers = SH_LAYERS_AUTO;
     job.order = m->load_order;
     uint64_t size_bytes = m->size_bytes;
     model_set_state(m, MODEL_LOADING);
@@ -310,11 +403,7 @@ static void load(struct model *m) {
     identity_of(m->path, &identity);
     enum sh_code code = devices_acquire(job.wants.device, &job.device, &err);
     if (code == SH_OK) {
-        code = load_engine(&job, &err);
-        /* Others go only for one that could fit at all. */
-        uint64_t memory = sh_device_get_info(job.device)->memory_bytes;
-        bool could_fit = memory == 0 || size_bytes < memory;
-        while (memory_is_short(code) && could_fit && evict_one(m)) code = load_engine(&job, &err);
+        code = load_somehow(&job, size_bytes, &err);
     }
     if (code == SH_OK && (code = model_hold_vocab(m, &identity, &err)) != SH_OK) {
         runner_destroy(job.runner);
@@ -333,10 +422,12 @@ static void load(struct model *m) {
     if (code != SH_OK && job.device) {
         pthread_mutex_unlock(&registry.lock);
         devices_release(job.device, code == SH_ERR_DEVICE_LOST);
+        devices_release(job.host, false);
         pthread_mutex_lock(&registry.lock);
     }
     if (code == SH_OK) {
         m->device = job.device;
+        m->host = job.host;
         m->engine = job.engine;
         m->runner = job.runner;
         m->loaded = m->identity = identity;
@@ -345,12 +436,13 @@ static void load(struct model *m) {
         m->ready_since_ns = sh_now_ns();
         wants_finish(&m->wants);
         m->wants = (struct model_wants){strdup(job.wants.device ? job.wants.device : job.config->device), m->info.context_length,
-                                        strdup(job.wants.kv_type ? job.wants.kv_type : job.config->kv_type)};
+                                        strdup(job.wants.kv_type ? job.wants.kv_type : job.config->kv_type), job.places};
         const char *const labels[] = {m->id};
         metric_set(METRIC_MODEL_LOAD_SECONDS, labels, (double)took / 1e9);
         log_write(SH_LOG_NOTICE, m->id, "loaded on %s in %.2f s: context %u, %.1f MiB of weights",
                   sh_device_get_info(m->device)->name, (double)took / 1e9, m->info.context_length,
-                  (double)m->info.weights_bytes[0] / (1 << 20));
+                  (double)(m->info.weights_bytes[0] + m->info.weights_bytes[1]) / (1 << 20));
+        note_parts(&job, m);
         model_set_state(m, MODEL_READY);
     } else if (code == SH_ERR_CANCELLED) {
         log_write(SH_LOG_INFO, m->id, "load stopped: nobody waits for it any more");

@@ -49,6 +49,13 @@ void model_set_state(struct model *model, enum model_state state) {
     pthread_cond_broadcast(&registry.changed);
 }
 
+struct load_places places_resolve(const struct config *config, struct load_places places) {
+    if (!places.set_layers) places.gpu_layers = config->gpu_layers;
+    if (!places.set_experts) places.n_cpu_moe = config->cpu_moe ? UINT32_MAX : config->n_cpu_moe;
+    places.set_layers = places.set_experts = true;
+    return places;
+}
+
 struct model *model_ref(struct model *model) {
     atomic_fetch_add_explicit(&model->refs, 1, memory_order_relaxed);
     return model;
@@ -416,6 +423,8 @@ void model_get_view(struct model *m, struct model_view *out) {
         runner_get_stats(m->runner, &stats);
         out->info = m->info;
         out->info.architecture = out->info.name = NULL;
+        memcpy(out->parts, m->parts, sizeof out->parts);
+        out->n_parts = m->n_parts;
         out->load_ns = m->info.load_ns;
     }
     struct file_identity was = m->loaded, now;
@@ -530,6 +539,9 @@ static bool wants_agree(const struct model *model, const struct load_params *wan
             return false;
     }
     if (want->context_length && have->context_length != want->context_length) return false;
+    const struct load_places places = places_resolve(registry.config, have->places);
+    if (want->places.set_layers && want->places.gpu_layers != places.gpu_layers) return false;
+    if (want->places.set_experts && want->places.n_cpu_moe != places.n_cpu_moe) return false;
     return !want->kv_type || (have->kv_type && strcmp(have->kv_type, want->kv_type) == 0);
 }
 
@@ -539,6 +551,7 @@ static void wants_set(struct model_wants *wants, const struct load_params *param
     wants->device = params->device ? strdup(params->device) : NULL;
     wants->kv_type = params->kv_type ? strdup(params->kv_type) : NULL;
     wants->context_length = params->context_length;
+    wants->places = params->places;
 }
 
 void model_start_drain(struct model *model, uint64_t limit_ns) {

@@ -40,12 +40,23 @@ struct model *model_ref(struct model *model);
 const char *model_id(const struct model *model); /* lent with the reference */
 void model_unref(struct model *model);
 
+/* What one device holds of a loaded model. */
+enum { MODEL_PARTS = 2 };
+struct model_part {
+    char device[256];
+    uint32_t first_layer, n_layers;
+    uint32_t n_expert_layers; /* of the first so many layers of the model it has the experts, although the layers are elsewhere */
+    uint64_t weights_bytes;
+};
+
 struct model_view {                                        /* a snapshot; strings copied, model_view_finish frees */
     char *id, *path, *arch, *type, *name, *error, *device; /* never NULL; "" where there is none */
     enum model_state state;
     uint64_t size_bytes, load_ns, created_s /* mtime */;
     bool stale;
-    struct sh_model_info info;       /* valid when ready; its string pointers are NULL */
+    struct sh_model_info info; /* valid when ready; its string pointers are NULL */
+    struct model_part parts[MODEL_PARTS];
+    uint32_t n_parts;                /* valid when ready: what is where, the device first */
     struct sh_context_stats context; /* valid when ready */
     uint32_t running, queued;
     uint64_t prompt_tokens_total, generated_tokens_total;
@@ -67,11 +78,18 @@ void models_each(void (*fn)(struct model *model, void *user), void *user);
 struct load;
 typedef void (*load_done_fn)(void *user, enum sh_code code, struct model *model, const struct sh_error *err);
 typedef void (*load_progress_fn)(void *user, enum sh_load_phase phase, double fraction);
+struct load_places { /* what of a model is where; each part of it may be left to the configuration */
+    bool set_layers;
+    uint32_t gpu_layers; /* SH_LAYERS_AUTO: as many as fit */
+    bool set_experts;
+    uint32_t n_cpu_moe; /* UINT32_MAX: of all layers */
+};
 struct load_params {
     const char *device;      /* NULL: the configured one */
     uint32_t context_length; /* 0: configured */
     const char *kv_type;     /* NULL: configured */
-    bool reload;             /* swap a loaded one after draining */
+    struct load_places places;
+    bool reload; /* swap a loaded one after draining */
 };
 struct load *model_load(struct model *model, const struct load_params *params, load_done_fn done, load_progress_fn progress,
                         void *user);

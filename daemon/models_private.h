@@ -35,6 +35,7 @@ struct model_wants {         /* how it is to be loaded, or is */
     char *device;            /* NULL: the configured one */
     uint32_t context_length; /* 0: configured */
     char *kv_type;           /* NULL: configured */
+    struct load_places places;
 };
 
 /* A vocabulary opened alone: it outlives the engine's, so that it may be lent. One of a replaced file stays, for it may be in
@@ -63,7 +64,10 @@ struct model {
     uint64_t drain_deadline_ns;
     bool drain_cut;           /* what was running has been cancelled */
     char *lost;               /* the device is lost: why; it becomes failed when drained */
-    struct sh_device *device; /* while loaded */
+    struct sh_device *device; /* while loaded, */
+    struct sh_device *host;   /* and the CPU's if some of it is there, else NULL */
+    struct model_part parts[MODEL_PARTS];
+    uint32_t n_parts;
     struct sh_model *engine;
     struct runner *runner;
     struct sh_model_info info;
@@ -106,6 +110,8 @@ void set_text(char **slot, const char *value);
 void load_finish(struct load *load, enum sh_code code, const struct sh_error *err); /* calls done unless it was called */
 void load_unref(struct load *load);
 void wants_finish(struct model_wants *wants);
+/* With what is not set taken from the configuration. */
+struct load_places places_resolve(const struct config *config, struct load_places places);
 
 void *loader_main(void *unused);
 

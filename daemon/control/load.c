@@ -77,17 +77,22 @@ static void load_left(struct call *call) {
     if (state->load) load_cancel(state->load);
 }
 
+#define NOT_GIVEN INT64_MIN
+
 void method_load(struct call *call) {
     struct {
         const char *model, *device, *kv_type;
-        int64_t context_length;
-        bool reload;
-    } in = {0};
+        int64_t context_length, gpu_layers, n_cpu_moe;
+        bool reload, cpu_moe;
+    } in = {.gpu_layers = NOT_GIVEN, .n_cpu_moe = NOT_GIVEN};
     const struct field fields[] = {
         {"model", FIELD_STRING, offsetof(__typeof__(in), model), true, 0, 0},
         {"device", FIELD_STRING, offsetof(__typeof__(in), device), false, 0, 0},
         {"context_length", FIELD_INT, offsetof(__typeof__(in), context_length), false, 0, 1 << 24},
         {"kv_type", FIELD_STRING, offsetof(__typeof__(in), kv_type), false, 0, 0},
+        {"gpu_layers", FIELD_INT, offsetof(__typeof__(in), gpu_layers), false, -1, 100000},
+        {"cpu_moe", FIELD_BOOL, offsetof(__typeof__(in), cpu_moe), false, 0, 0},
+        {"n_cpu_moe", FIELD_INT, offsetof(__typeof__(in), n_cpu_moe), false, 0, 100000},
         {"reload", FIELD_BOOL, offsetof(__typeof__(in), reload), false, 0, 0},
     };
     struct model *model;
@@ -113,6 +118,10 @@ void method_load(struct call *call) {
     call_ref(call); /* until load_done */
     struct load_params params = {
         .device = in.device, .context_length = (uint32_t)in.context_length, .kv_type = in.kv_type, .reload = in.reload};
+    params.places = (struct load_places){.set_layers = in.gpu_layers != NOT_GIVEN,
+                                         .gpu_layers = in.gpu_layers < 0 ? SH_LAYERS_AUTO : (uint32_t)in.gpu_layers,
+                                         .set_experts = in.cpu_moe || in.n_cpu_moe != NOT_GIVEN,
+                                         .n_cpu_moe = in.cpu_moe ? UINT32_MAX : (uint32_t)in.n_cpu_moe};
     if (call->more) call_reply(call, json_pack("{ss sf}", "phase", "queued", "fraction", 0.0), true);
     state->load = model_load(model, &params, load_done, load_progress, call);
     model_unref(model);

@@ -10,6 +10,17 @@
 static json_t *text_of(const char *text) { return json_bytes(text, strlen(text)); }
 static json_t *text_or_null(const char *text) { return *text ? text_of(text) : json_null(); }
 
+static json_t *placement_json(const struct model_view *view) {
+    json_t *list = json_array();
+    for (uint32_t i = 0; i < view->n_parts; i++) {
+        const struct model_part *part = &view->parts[i];
+        json_array_append_new(list, json_pack("{so si si si sI}", "device", text_of(part->device), "first_layer",
+                                              (int)part->first_layer, "layers", (int)part->n_layers, "expert_layers",
+                                              (int)part->n_expert_layers, "weights_bytes", (json_int_t)part->weights_bytes));
+    }
+    return list;
+}
+
 json_t *model_json(struct model *model) {
     struct model_view view;
     model_get_view(model, &view);
@@ -22,10 +33,11 @@ json_t *model_json(struct model *model) {
     if (out) json_object_set_new(out, "capabilities", model_capabilities(view.arch));
     if (out && (view.state == MODEL_READY || view.state == MODEL_DRAINING)) {
         json_t *loaded =
-            json_pack("{sI sI sI sI sI sI sI sI sf}", "context_length", (json_int_t)view.info.context_length, "context_native",
+            json_pack("{sI sI sI sI sI so sI sI sI sf}", "context_length", (json_int_t)view.info.context_length, "context_native",
                       (json_int_t)view.info.context_native, "parameters", (json_int_t)view.info.n_parameters, "layers",
-                      (json_int_t)view.info.n_layers, "weights_bytes", (json_int_t)view.info.weights_bytes[0], "cache_bytes",
-                      (json_int_t)view.context.cache_bytes, "kv_pages_used", (json_int_t)view.context.pages_used,
+                      (json_int_t)view.info.n_layers, "weights_bytes",
+                      (json_int_t)(view.info.weights_bytes[0] + view.info.weights_bytes[1]), "placement", placement_json(&view),
+                      "cache_bytes", (json_int_t)view.context.cache_bytes, "kv_pages_used", (json_int_t)view.context.pages_used,
                       "kv_pages_total", (json_int_t)view.context.pages_total, "load_ms", (double)view.load_ns / 1e6);
         json_object_update(out, loaded);
         json_decref(loaded);

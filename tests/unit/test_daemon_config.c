@@ -66,6 +66,8 @@ static void test_defaults(void **state) {
     assert_string_equal(c->listen, "auto");
     assert_string_equal(c->device, "auto");
     assert_string_equal(c->kv_type, "f16");
+    assert_int_equal(c->gpu_layers, SH_LAYERS_AUTO);
+    assert_true(!c->cpu_moe && c->n_cpu_moe == 0);
     assert_int_equal(c->keep_alive_s, 1800);
     assert_int_equal(c->max_body_bytes, 16 << 20);
     assert_int_equal(c->context_length, 0);

@@ -434,11 +434,76 @@ static void test_probe(void **state) {
     config_unref(absent);
 }
 
+static bool have_llvmpipe(void) {
+    json_t *devices = devices_json(), *device;
+    size_t i;
+    bool found = false;
+    json_array_foreach(devices, i, device) {
+        const char *name = json_string_value(json_object_get(device, "name"));
+        found = found || (name != NULL && strstr(name, "llvmpipe") != NULL);
+    }
+    json_decref(devices);
+    return found;
+}
+
+/* Layers on the device and on the CPU: who holds what is told, and other numbers are other settings. */
+static void test_places(void **state) {
+    (void)state;
+    const char *directory = room_directory("places");
+    room_model(directory, "five.gguf", 5, "five");
+    struct config *config = room_config("--model-dir", directory, "--device", "llvmpipe", "--gpu-layers", "2", NULL);
+    room_start(config);
+    if (!have_llvmpipe()) {
+        room_stop();
+        config_unref(config);
+        TEST_SKIP("no llvmpipe here");
+    }
+    struct sh_error err;
+    struct model *five;
+    assert_int_equal(models_resolve("five", &five, &err), SH_OK);
+    static const struct {
+        struct load_params params;
+        enum sh_code code;
+        uint32_t n_parts, on_device;
+    } loads[] = {
+        {{0}, SH_OK, 2, 2}, /* as configured */
+        {{.places = {.set_layers = true, .gpu_layers = 2}}, SH_OK, 2, 2},
+        {{.places = {.set_layers = true, .gpu_layers = 3}}, SH_ERR_INVALID, 2, 2},
+        {{.places = {.set_experts = true, .n_cpu_moe = 1}}, SH_ERR_INVALID, 2, 2},
+        {{.places = {.set_layers = true, .gpu_layers = 4}, .reload = true}, SH_OK, 2, 4},
+        {{.places = {.set_layers = true, .gpu_layers = SH_LAYERS_AUTO}, .reload = true}, SH_OK, 1, 5},
+        {{.places = {.set_layers = true, .gpu_layers = 0}, .reload = true}, SH_OK, 2, 0},
+        {{.device = "cpu", .reload = true}, SH_OK, 1, 5},
+    };
+    for (uint32_t i = 0; i < SH_COUNT(loads); i++) {
+        struct outcome outcome = {0};
+        struct load *load = model_load(five, &loads[i].params, take_outcome, NULL, &outcome);
+        wait_done(&outcome);
+        if (outcome.code != loads[i].code) fail_msg("load %u: %s", i, outcome.message);
+        load_release(load);
+        if (outcome.model) model_unref(outcome.model);
+        struct model_view view;
+        model_get_view(five, &view);
+        assert_int_equal(view.n_parts, loads[i].n_parts);
+        assert_int_equal(view.parts[0].n_layers, loads[i].on_device);
+        assert_int_equal(view.parts[0].first_layer, 5 - loads[i].on_device);
+        assert_int_equal(view.parts[0].weights_bytes > 0, loads[i].on_device > 0);
+        if (view.n_parts == 2) {
+            assert_int_equal(view.parts[1].n_layers, 5 - loads[i].on_device);
+            assert_true(view.parts[1].weights_bytes > 0);
+        }
+        model_view_finish(&view);
+    }
+    model_unref(five);
+    room_stop();
+    config_unref(config);
+}
+
 int main(int argc, char **argv) {
     int status;
     if (daemon_room_main(argc, argv, &status)) return status;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_discover), cmocka_unit_test(test_names), cmocka_unit_test(test_states),
+        cmocka_unit_test(test_discover), cmocka_unit_test(test_names), cmocka_unit_test(test_places), cmocka_unit_test(test_states),
         cmocka_unit_test(test_loads),    cmocka_unit_test(test_storm), cmocka_unit_test(test_probe),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
