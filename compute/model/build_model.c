@@ -154,6 +154,14 @@ static void check_all_used(struct sh_model_builder *m) {
     }
 }
 
+/* A window as long as any context hides nothing, whatever the architecture makes of the key. */
+static void pass_wide_window(struct sh_model_builder *m) {
+    const char *const suffix = "attention.sliding_window";
+    const struct sh_kv *kv = sh_gguf_find(m->b.gguf, sh_read_key(&m->r, suffix));
+    const uint32_t longest = m->spec.context_length > m->spec.context_native ? m->spec.context_length : m->spec.context_native;
+    if (kv != NULL && kv->type != SH_VALUE_ARRAY && sh_kv_number(kv, 0) >= longest) sh_read_has(&m->r, suffix);
+}
+
 static void build(struct sh_model_builder *m, const struct sh_architecture *architecture, const struct sh_model_params *params) {
     struct sh_builder *b = &m->b;
     sh_spec_read(&m->r, params, architecture->flags, &m->spec);
@@ -168,6 +176,7 @@ static void build(struct sh_model_builder *m, const struct sh_architecture *arch
     architecture->build(m);
     sh_build_check_adapters(b);
     check_all_used(m);
+    pass_wide_window(m);
     sh_reader_check_all_read(&m->r);
 }
 
