@@ -78,73 +78,97 @@ static void join_scales(uint8_t *packed, uint32_t s, uint8_t scale, uint8_t min)
     }
 }
 
-/* The fifth bits of 32 elements: bit e of the file's four bytes is bit e / 4 of byte e % 4; and back. */
-static void transpose_bits(const uint8_t *from, uint8_t *to, bool pack) {
-    uint8_t out[4] = {0};
-    for (uint32_t e = 0; e < 32; e++) {
-        const uint32_t file = e, lane = e % 4 * 8 + e / 4, source = pack ? file : lane, target = pack ? lane : file;
-        out[target / 8] = (uint8_t)(out[target / 8] | (from[source / 8] >> source % 8 & 1) << target % 8);
+/* The fifth bits of 32 elements: bit 4p + j of the file's four bytes is bit p of byte j; and back. */
+static void pack_fifth(const uint8_t *from, uint8_t *to) {
+    uint32_t all;
+    memcpy(&all, from, 4);
+    for (uint32_t j = 0; j < 4; j++) {
+        uint32_t x = all >> j & 0x11111111;
+        x = (x | x >> 3) & 0x03030303;
+        x = (x | x >> 6) & 0x000F000F;
+        to[j] = (uint8_t)(x | x >> 12);
     }
-    memcpy(to, out, sizeof out);
+}
+static void unpack_fifth(const uint8_t *from, uint8_t *to) {
+    uint32_t all = 0;
+    for (uint32_t j = 0; j < 4; j++) {
+        uint32_t x = from[j];
+        x = (x | x << 12) & 0x000F000F;
+        x = (x | x << 6) & 0x03030303;
+        all |= ((x | x << 3) & 0x11111111) << j;
+    }
+    memcpy(to, &all, 4);
 }
 
-/* Where code e of a block of 256 lies among the bytes of a row: of nibbles, with its shift; of bit pairs; of third bits. */
-static uint32_t nibble_at(uint32_t e, uint32_t *shift) {
-    *shift = e % 64 / 32 * 4;
-    return e / 64 * 32 + e % 32;
+/* The codes of a block of 256 as a row's bytes: two nibbles; four bit pairs; eight third bits. Eight bytes at a time. */
+static uint64_t eight(const uint8_t *p) {
+    uint64_t bytes;
+    memcpy(&bytes, p, 8);
+    return bytes;
 }
-static uint32_t pair_of_code(uint32_t e, uint32_t *shift) {
-    *shift = e % 128 / 32 * 2;
-    return e / 128 * 32 + e % 32;
+static void join_nibbles(const uint8_t *codes, uint8_t *bytes, uint32_t n) {
+    for (uint32_t i = 0; i < n; i += 8) {
+        const uint64_t both = eight(codes + i) | eight(codes + n + i) << 4;
+        memcpy(bytes + i, &both, 8);
+    }
 }
-static uint32_t third_at(uint32_t e, uint32_t *shift) {
-    *shift = e % 128 / 32 * 2 + e % 32 / 16;
-    return e / 128 * 16 + e % 16;
+static void join_pairs(const uint8_t *codes, uint8_t bytes[64]) {
+    const uint64_t low = UINT64_C(0x0303030303030303);
+    for (uint32_t h = 0; h < 2; h++, codes += 128)
+        for (uint32_t i = 0; i < 32; i += 8) {
+            uint64_t four = 0;
+            for (uint32_t r = 0; r < 4; r++) four |= (eight(codes + 32 * r + i) & low) << (2 * r);
+            memcpy(bytes + 32 * h + i, &four, 8);
+        }
+}
+static void join_thirds(const uint8_t *codes, uint8_t bytes[32]) {
+    const uint64_t third = UINT64_C(0x0404040404040404);
+    for (uint32_t h = 0; h < 2; h++, codes += 128)
+        for (uint32_t i = 0; i < 16; i += 8) {
+            uint64_t all = 0;
+            for (uint32_t bit = 0; bit < 8; bit++) all |= (eight(codes + 16 * bit + i) & third) >> 2 << bit;
+            memcpy(bytes + 16 * h + i, &all, 8);
+        }
 }
 
 /* One block of a table type of one row. */
 static void pack_table(uint32_t type, const uint8_t *src, uint32_t lane, uint8_t *dst) {
-    uint8_t codes[256], bytes[128] = {0}, third[32] = {0};
+    const uint32_t layout = packed_block(type);
+    uint8_t codes[256], bytes[128];
     int8_t scales[16];
-    uint32_t shift;
     float d;
     sh_table_decode(type, src, codes, scales, &d);
-    switch (packed_block(type)) {
-    case SH_LANES8_TABLE_32: {
+    if (layout == SH_LANES8_TABLE_32) {
         const uint16_t half = type == SH_TYPE_MXFP4 ? sh_f32_to_bf16(d) : sh_f32_to_f16(d);
         memcpy(dst + 2 * lane, &half, 2);
-        for (uint32_t e = 0; e < 16; e++) bytes[e] = (uint8_t)(codes[e] | codes[e + 16] << 4);
+        join_nibbles(codes, bytes, 16);
         words_to_lane(bytes, 4, lane, dst + 16);
         return;
     }
-    case SH_LANES8_TABLE_16:
-        for (uint32_t e = 0; e < 256; e++) {
-            const uint32_t at = nibble_at(e, &shift);
-            bytes[at] = (uint8_t)(bytes[at] | codes[e] << shift);
-        }
-        words_to_lane(bytes, 32, lane, dst + 160);
-        break;
-    default: /* of 8, or of 4 */
-        for (uint32_t e = 0; e < 256; e++) {
-            const uint32_t at = pair_of_code(e, &shift);
-            bytes[at] = (uint8_t)(bytes[at] | (codes[e] & 3) << shift);
-            const uint32_t top = third_at(e, &shift);
-            third[top] = (uint8_t)(third[top] | codes[e] >> 2 << shift);
-        }
-        if (packed_block(type) == SH_LANES8_TABLE_8) words_to_lane(third, 8, lane, dst + 160);
-        words_to_lane(bytes, 16, lane, dst + (packed_block(type) == SH_LANES8_TABLE_8 ? 416 : 32));
-        break;
-    }
     memcpy(dst + 4 * lane, &d, 4);
-    if (packed_block(type) != SH_LANES8_TERNARY)
-        for (uint32_t s = 0; s < 16; s++) dst[32 + pair_at(s, lane)] = (uint8_t)scales[s];
+    if (layout == SH_LANES8_TERNARY) {
+        join_pairs(codes, bytes);
+        words_to_lane(bytes, 16, lane, dst + 32);
+        return;
+    }
+    for (uint32_t s = 0; s < 16; s++) dst[32 + pair_at(s, lane)] = (uint8_t)scales[s];
+    if (layout == SH_LANES8_TABLE_16) {
+        for (uint32_t c = 0; c < 4; c++) join_nibbles(codes + 64 * c, bytes + 32 * c, 32);
+        words_to_lane(bytes, 32, lane, dst + 160);
+        return;
+    }
+    join_thirds(codes, bytes);
+    words_to_lane(bytes, 8, lane, dst + 160);
+    join_pairs(codes, bytes);
+    words_to_lane(bytes, 16, lane, dst + 416);
 }
 
 static void unpack_table(uint32_t type, const uint8_t *src, uint32_t lane, float *out) {
+    const uint32_t layout = packed_block(type);
     const struct sh_table_type *table = sh_table_type(type);
-    uint8_t bytes[128], third[32] = {0};
+    uint8_t bytes[128], third[32];
     float d;
-    if (packed_block(type) == SH_LANES8_TABLE_32) {
+    if (layout == SH_LANES8_TABLE_32) {
         uint16_t half;
         memcpy(&half, src + 2 * lane, 2);
         d = type == SH_TYPE_MXFP4 ? sh_bf16_to_f32(half) : sh_f16_to_f32(half);
@@ -152,21 +176,14 @@ static void unpack_table(uint32_t type, const uint8_t *src, uint32_t lane, float
         for (uint32_t e = 0; e < 32; e++) out[e] = d * (float)table->values[e < 16 ? bytes[e] & 15 : bytes[e - 16] >> 4];
         return;
     }
-    const bool sixteen = packed_block(type) == SH_LANES8_TABLE_16, eight = packed_block(type) == SH_LANES8_TABLE_8;
+    const bool sixteen = layout == SH_LANES8_TABLE_16, eight = layout == SH_LANES8_TABLE_8;
     memcpy(&d, src + 4 * lane, 4);
     lane_to_words(src + (sixteen ? 160 : eight ? 416 : 32), sixteen ? 32 : 16, lane, bytes);
     if (eight) lane_to_words(src + 160, 8, lane, third);
     for (uint32_t e = 0; e < 256; e++) {
-        uint32_t shift, code;
-        if (sixteen) {
-            const uint32_t at = nibble_at(e, &shift);
-            code = bytes[at] >> shift & 15u;
-        } else {
-            const uint32_t at = pair_of_code(e, &shift);
-            code = bytes[at] >> shift & 3u;
-            const uint32_t top = third_at(e, &shift);
-            code |= (third[top] >> shift & 1u) << 2;
-        }
+        uint32_t code = sixteen ? bytes[e / 64 * 32 + e % 32] >> (e % 64 / 32 * 4) & 15u
+                                : bytes[e / 128 * 32 + e % 32] >> (e % 128 / 32 * 2) & 3u;
+        if (eight) code |= (third[e / 128 * 16 + e % 16] >> (e % 128 / 16) & 1u) << 2;
         const float scale = sixteen || eight ? (float)(int8_t)src[32 + pair_at(e / 16, lane)] : 1.0f;
         out[e] = d * scale * (float)table->values[code];
     }
@@ -187,13 +204,13 @@ static void pack_block(uint32_t type, const uint8_t *src, uint32_t lane, uint8_t
         break;
     case SH_TYPE_Q5_0:
         memcpy(dst + 2 * lane, src, 2);
-        transpose_bits(src + 2, dst + 16 + 4 * lane, true);
+        pack_fifth(src + 2, dst + 16 + 4 * lane);
         words_to_lane(src + 6, 4, lane, dst + 48);
         break;
     case SH_TYPE_Q5_1:
         memcpy(dst + 2 * lane, src, 2);
         memcpy(dst + 16 + 2 * lane, src + 2, 2);
-        transpose_bits(src + 4, dst + 32 + 4 * lane, true);
+        pack_fifth(src + 4, dst + 32 + 4 * lane);
         words_to_lane(src + 8, 4, lane, dst + 64);
         break;
     case SH_TYPE_Q2_K: /* file: scales and mins 16, bit pairs 64, d, dmin */
@@ -234,13 +251,13 @@ static void unpack_block(uint32_t type, const uint8_t *src, uint32_t lane, uint8
         break;
     case SH_TYPE_Q5_0:
         memcpy(dst, src + 2 * lane, 2);
-        transpose_bits(src + 16 + 4 * lane, dst + 2, false);
+        unpack_fifth(src + 16 + 4 * lane, dst + 2);
         lane_to_words(src + 48, 4, lane, dst + 6);
         break;
     case SH_TYPE_Q5_1:
         memcpy(dst, src + 2 * lane, 2);
         memcpy(dst + 2, src + 16 + 2 * lane, 2);
-        transpose_bits(src + 32 + 4 * lane, dst + 4, false);
+        unpack_fifth(src + 32 + 4 * lane, dst + 4);
         lane_to_words(src + 64, 4, lane, dst + 8);
         break;
     case SH_TYPE_Q2_K:

@@ -44,28 +44,53 @@ static uint32_t nibble(const uint8_t *p, uint32_t i) { return p[i / 2] >> (4 * (
 /* Eight signs stored as seven: the eighth makes the number of negative ones even. */
 static uint32_t even_signs(uint32_t seven) { return seven | (uint32_t)__builtin_parity(seven) << 7; }
 
+static uint64_t eight(const uint8_t *p) { /* bytes side by side, for operations that stay within each */
+    uint64_t bytes;
+    memcpy(&bytes, p, 8);
+    return bytes;
+}
+
 static void both_scales(int8_t *scales, uint32_t group, uint32_t scale) { /* one scale for the group's 32 elements */
     scales[2 * group] = scales[2 * group + 1] = (int8_t)scale;
 }
 
-/* Codes of eight elements, sign at bit 2. */
-static void entry_iq2(uint32_t entry, uint32_t signs, uint8_t *codes) {
-    for (uint32_t i = 0; i < 8; i++) codes[i] = (uint8_t)((entry >> (2 * i) & 3) | (signs >> i & 1) << 2);
+/* Eight numbers of 2 bits, or of 1, as the low bits of eight bytes; four of 3 bits, or of 1, of four bytes. Lowest first. */
+static uint64_t spread_8x2(uint64_t x) {
+    x = (x | x << 24) & UINT64_C(0x000000FF000000FF);
+    x = (x | x << 12) & UINT64_C(0x000F000F000F000F);
+    return (x | x << 6) & UINT64_C(0x0303030303030303);
 }
-/* Codes of four elements, sign at bit 3. */
-static void entry_iq3(uint32_t entry, uint32_t signs, uint8_t *codes) {
-    for (uint32_t i = 0; i < 4; i++) codes[i] = (uint8_t)((entry >> (3 * i) & 7) | (signs >> i & 1) << 3);
+static uint64_t spread_8x1(uint64_t x) {
+    x = (x | x << 28) & UINT64_C(0x0000000F0000000F);
+    x = (x | x << 14) & UINT64_C(0x0003000300030003);
+    return (x | x << 7) & UINT64_C(0x0101010101010101);
 }
-/* Codes of eight elements; `minus`: the common offset is negative. */
-static void entry_iq1(uint32_t entry, uint32_t minus, uint8_t *codes) {
-    for (uint32_t i = 0; i < 8; i++) codes[i] = (uint8_t)((entry >> (2 * i) & 3) | minus << 2);
+static uint32_t spread_4x3(uint32_t x) {
+    x = (x | x << 10) & 0x003F003F;
+    return (x | x << 5) & 0x07070707;
+}
+static uint32_t spread_4x1(uint32_t x) {
+    x = (x | x << 14) & 0x00030003;
+    return (x | x << 7) & 0x01010101;
+}
+
+/* Codes of eight elements of an IQ2 entry, sign at bit 2; of IQ1, where all have the same. */
+static void entry_8(uint32_t entry, uint32_t signs, uint8_t *codes) {
+    const uint64_t bytes = spread_8x2(entry) | spread_8x1(signs) << 2;
+    memcpy(codes, &bytes, 8);
+}
+/* Codes of four elements of an IQ3 entry, sign at bit 3. */
+static void entry_4(uint32_t entry, uint32_t signs, uint8_t *codes) {
+    const uint32_t bytes = spread_4x3(entry) | spread_4x1(signs) << 3;
+    memcpy(codes, &bytes, 4);
 }
 
 /* Sixteen bytes of nibbles: element e < 16 is the low half of byte e, else the high half of byte e - 16. */
 static void nibbles_32(const uint8_t *q, uint8_t *codes) {
-    for (int e = 0; e < 16; e++) {
-        codes[e] = q[e] & 15;
-        codes[e + 16] = q[e] >> 4;
+    for (int i = 0; i < 16; i += 8) {
+        const uint64_t low = eight(q + i) & UINT64_C(0x0F0F0F0F0F0F0F0F), high = eight(q + i) >> 4 & UINT64_C(0x0F0F0F0F0F0F0F0F);
+        memcpy(codes + i, &low, 8);
+        memcpy(codes + 16 + i, &high, 8);
     }
 }
 
@@ -76,7 +101,7 @@ static float decode_iq2_xxs(const uint8_t *b, uint8_t *codes, int8_t *scales) {
         const uint8_t *q = b + 2 + 8 * g;
         const uint32_t word = u32_at(q + 4);
         for (uint32_t k = 0; k < 4; k++)
-            entry_iq2(sh_codebook_iq2_xxs[q[k]], even_signs(word >> (7 * k) & 127), codes + 32 * g + 8 * k);
+            entry_8(sh_codebook_iq2_xxs[q[k]], even_signs(word >> (7 * k) & 127), codes + 32 * g + 8 * k);
         both_scales(scales, g, 2 * (word >> 28) + 1);
     }
     return half_at(b) / 8;
@@ -86,7 +111,7 @@ static float decode_iq2_xxs(const uint8_t *b, uint8_t *codes, int8_t *scales) {
 static float decode_iq2_xs(const uint8_t *b, uint8_t *codes, int8_t *scales) {
     for (uint32_t k = 0; k < 32; k++) {
         const uint32_t word = u16_at(b + 2 + 2 * k);
-        entry_iq2(sh_codebook_iq2_xs[word & 511], even_signs(word >> 9), codes + 8 * k);
+        entry_8(sh_codebook_iq2_xs[word & 511], even_signs(word >> 9), codes + 8 * k);
     }
     for (uint32_t s = 0; s < 16; s++) scales[s] = (int8_t)(2 * nibble(b + 66, s) + 1);
     return half_at(b) / 8;
@@ -96,7 +121,7 @@ static float decode_iq2_xs(const uint8_t *b, uint8_t *codes, int8_t *scales) {
 static float decode_iq2_s(const uint8_t *b, uint8_t *codes, int8_t *scales) {
     for (uint32_t k = 0; k < 32; k++) {
         const uint32_t high = b[66 + k / 4] >> (2 * (k % 4)) & 3;
-        entry_iq2(sh_codebook_iq2_s[b[2 + k] | high << 8], b[34 + k], codes + 8 * k);
+        entry_8(sh_codebook_iq2_s[b[2 + k] | high << 8], b[34 + k], codes + 8 * k);
     }
     for (uint32_t s = 0; s < 16; s++) scales[s] = (int8_t)(2 * nibble(b + 74, s) + 1);
     return half_at(b) / 8;
@@ -108,7 +133,7 @@ static float decode_iq3_xxs(const uint8_t *b, uint8_t *codes, int8_t *scales) {
         const uint32_t word = u32_at(b + 66 + 4 * g);
         for (uint32_t k = 0; k < 8; k++) {
             const uint32_t signs = even_signs(word >> (7 * (k / 2)) & 127);
-            entry_iq3(sh_codebook_iq3_xxs[b[2 + 8 * g + k]], k % 2 ? signs >> 4 : signs, codes + 32 * g + 4 * k);
+            entry_4(sh_codebook_iq3_xxs[b[2 + 8 * g + k]], k % 2 ? signs >> 4 : signs & 15, codes + 32 * g + 4 * k);
         }
         both_scales(scales, g, 2 * (word >> 28) + 1);
     }
@@ -119,7 +144,7 @@ static float decode_iq3_xxs(const uint8_t *b, uint8_t *codes, int8_t *scales) {
 static float decode_iq3_s(const uint8_t *b, uint8_t *codes, int8_t *scales) {
     for (uint32_t k = 0; k < 64; k++) {
         const uint32_t high = b[66 + k / 8] >> (k % 8) & 1;
-        entry_iq3(sh_codebook_iq3_s[b[2 + k] | high << 8], nibble(b + 74, k), codes + 4 * k);
+        entry_4(sh_codebook_iq3_s[b[2 + k] | high << 8], nibble(b + 74, k), codes + 4 * k);
     }
     for (uint32_t g = 0; g < 8; g++) both_scales(scales, g, 2 * nibble(b + 106, g) + 1);
     return half_at(b);
@@ -132,7 +157,7 @@ static float decode_iq1_s(const uint8_t *b, uint8_t *codes, int8_t *scales) {
         const uint32_t word = u16_at(b + 34 + 2 * g);
         for (uint32_t k = 0; k < 4; k++) {
             const uint32_t high = word >> (3 * k) & 7;
-            entry_iq1(sh_codebook_iq1[b[2 + 4 * g + k] | high << 8], word >> 15, codes + 32 * g + 8 * k);
+            entry_8(sh_codebook_iq1[b[2 + 4 * g + k] | high << 8], (word >> 15) * 255, codes + 32 * g + 8 * k);
         }
         both_scales(scales, g, 2 * (word >> 12 & 7) + 1);
     }
@@ -145,7 +170,7 @@ static float decode_iq1_m(const uint8_t *b, uint8_t *codes, int8_t *scales) {
     uint32_t d = 0;
     for (uint32_t k = 0; k < 32; k++) {
         const uint32_t high = nibble(b + 32, k);
-        entry_iq1(sh_codebook_iq1[b[k] | (high & 7) << 8], high >> 3, codes + 8 * k);
+        entry_8(sh_codebook_iq1[b[k] | (high & 7) << 8], (high >> 3) * 255, codes + 8 * k);
     }
     for (uint32_t w = 0; w < 4; w++) {
         const uint32_t word = u16_at(b + 48 + 2 * w);
@@ -190,10 +215,12 @@ static float decode_mxfp4(const uint8_t *b, uint8_t *codes, int8_t *scales) {
  * pair of scale s is pair s / 4 of byte 8 + s % 4. value = d * (scale - 32) * (q - 4) */
 static float decode_q3_k(const uint8_t *b, uint8_t *codes, int8_t *scales) {
     const uint8_t *packed = b + 96;
-    for (uint32_t e = 0; e < 256; e++) {
-        const uint32_t half = e / 128, run = e % 128 / 32, i = e % 32;
-        codes[e] = (uint8_t)((b[32 + 32 * half + i] >> (2 * run) & 3) | (b[i] >> (4 * half + run) & 1) << 2);
-    }
+    for (uint32_t run = 0; run < 8; run++)
+        for (uint32_t i = 0; i < 32; i += 8, codes += 8) {
+            const uint64_t low = eight(b + 32 + run / 4 * 32 + i) >> (run % 4 * 2), high = eight(b + i) >> run;
+            const uint64_t bytes = (low & UINT64_C(0x0303030303030303)) | (high & UINT64_C(0x0101010101010101)) << 2;
+            memcpy(codes, &bytes, 8);
+        }
     for (uint32_t s = 0; s < 16; s++) {
         const uint32_t low = packed[s % 8] >> (s < 8 ? 0 : 4) & 15, high = packed[8 + s % 4] >> (2 * (s / 4)) & 3;
         scales[s] = (int8_t)((int)(low | high << 4) - 32);
@@ -210,16 +237,22 @@ static uint8_t ternary_digit(uint8_t byte, uint32_t n) {
 /* 48 bytes of five digits, 4 bytes of four, d:f16. The first 32 bytes hold 32 elements in each digit, the next 16 bytes 16, the
  * last 4 bytes 4. value = d * (digit - 1) */
 static float decode_tq1_0(const uint8_t *b, uint8_t *codes, int8_t *scales) {
-    for (uint32_t i = 0; i < 160; i++) codes[i] = ternary_digit(b[i % 32], i / 32);
-    for (uint32_t i = 0; i < 80; i++) codes[160 + i] = ternary_digit(b[32 + i % 16], i / 16);
-    for (uint32_t i = 0; i < 16; i++) codes[240 + i] = ternary_digit(b[48 + i % 4], i / 4);
+    for (uint32_t n = 0; n < 5; n++) {
+        for (uint32_t i = 0; i < 32; i++) codes[32 * n + i] = ternary_digit(b[i], n);
+        for (uint32_t i = 0; i < 16; i++) codes[160 + 16 * n + i] = ternary_digit(b[32 + i], n);
+        for (uint32_t i = 0; i < 4 && n < 4; i++) codes[240 + 4 * n + i] = ternary_digit(b[48 + i], n);
+    }
     memset(scales, 1, 16);
     return half_at(b + 52);
 }
 
 /* 64 bytes of bit pairs, d:f16: run r of half h takes pair r of the half's 32 bytes. value = d * (q - 1) */
 static float decode_tq2_0(const uint8_t *b, uint8_t *codes, int8_t *scales) {
-    for (uint32_t e = 0; e < 256; e++) codes[e] = b[e / 128 * 32 + e % 32] >> (e % 128 / 32 * 2) & 3;
+    for (uint32_t run = 0; run < 8; run++)
+        for (uint32_t i = 0; i < 32; i += 8, codes += 8) {
+            const uint64_t bytes = eight(b + run / 4 * 32 + i) >> (run % 4 * 2) & UINT64_C(0x0303030303030303);
+            memcpy(codes, &bytes, 8);
+        }
     memset(scales, 1, 16);
     return half_at(b + 64);
 }
