@@ -155,7 +155,7 @@ static void wrong_files_are_refused_and_named(void **state) {
     (void)state;
     static const struct fault faults[] = {
         {.code = SH_OK},
-        {.architecture = "hyena", .code = SH_ERR_UNSUPPORTED, .words = {"'hyena'", "llama"}},
+        {.architecture = "hyena", .code = SH_ERR_UNSUPPORTED, .words = {"'hyena'", "--supported"}},
         {.architecture = "", .code = SH_ERR_FORMAT, .words = {"general.architecture"}},
         {.key = "block_count", .value = 0, .code = SH_ERR_FORMAT, .words = {"llama.block_count", "is 0", "1 to"}},
         {.key = "block_count", .value = SH_NONE, .code = SH_ERR_FORMAT, .words = {"llama.block_count"}},
