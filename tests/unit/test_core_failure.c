@@ -179,7 +179,7 @@ static void wrong_files_are_refused_and_named(void **state) {
         {.key = "rope.dimension_count", .value = 0, .code = SH_ERR_FORMAT, .words = {"rope.dimension_count"}},
         {.key = "context_length", .value = 0, .code = SH_ERR_FORMAT, .words = {"llama.context_length"}},
         {.key = "context_length", .value = UINT32_MAX - 1, .code = SH_ERR_FORMAT, .words = {"llama.context_length"}},
-        {.key = "expert_count", .value = 8, .code = SH_ERR_UNSUPPORTED, .words = {"llama.expert_count", "is 8", "without experts"}},
+        {.key = "expert_count", .value = 8, .code = SH_ERR_FORMAT, .words = {"llama.expert_used_count", "none"}},
         {.key = "rope.scaling.type", .value = 1, .code = SH_ERR_FORMAT, .words = {"rope.scaling.type"}},
         {.skip = "token_embd.weight", .code = SH_ERR_FORMAT, .words = {"token_embd.weight", "missing"}},
         {.skip = "output_norm.weight", .code = SH_ERR_FORMAT, .words = {"output_norm.weight", "missing", "[32]"}},
