@@ -117,8 +117,11 @@ static void test_cpu_reference_f16_cache(void **state) {
 
 static void test_cpu_reference_types(void **state) {
     (void)state;
-    static const uint32_t types[] = {SH_TYPE_F16,  SH_TYPE_BF16, SH_TYPE_Q4_0, SH_TYPE_Q8_0,
-                                     SH_TYPE_Q4_K, SH_TYPE_Q5_K, SH_TYPE_Q6_K};
+    static const uint32_t types[] = {SH_TYPE_F16,    SH_TYPE_BF16,  SH_TYPE_Q4_0,    SH_TYPE_Q4_1,  SH_TYPE_Q5_0,
+                                     SH_TYPE_Q5_1,   SH_TYPE_Q8_0,  SH_TYPE_Q2_K,    SH_TYPE_Q3_K,  SH_TYPE_Q4_K,
+                                     SH_TYPE_Q5_K,   SH_TYPE_Q6_K,  SH_TYPE_IQ1_S,   SH_TYPE_IQ1_M, SH_TYPE_IQ2_XXS,
+                                     SH_TYPE_IQ2_XS, SH_TYPE_IQ2_S, SH_TYPE_IQ3_XXS, SH_TYPE_IQ3_S, SH_TYPE_IQ4_NL,
+                                     SH_TYPE_IQ4_XS, SH_TYPE_MXFP4, SH_TYPE_TQ1_0,   SH_TYPE_TQ2_0};
     for (size_t i = 0; i < SH_COUNT(types); i++) {
         struct tiny_params p = f32_params;
         p.n_embd = p.n_ff = 256;
@@ -133,7 +136,8 @@ static void test_cpu_reference_types(void **state) {
 /* Chunks of any size, one by one, other threads, other slots, other pages, either role: the same bits. */
 static void test_cpu_same_bits(void **state) {
     (void)state;
-    static const uint32_t types[] = {SH_TYPE_F32, SH_TYPE_Q4_0, SH_TYPE_Q8_0, SH_TYPE_Q4_K, SH_TYPE_Q6_K};
+    static const uint32_t types[] = {SH_TYPE_F32,  SH_TYPE_Q4_0,   SH_TYPE_Q8_0,   SH_TYPE_Q4_K,  SH_TYPE_Q6_K, SH_TYPE_Q5_1,
+                                     SH_TYPE_Q2_K, SH_TYPE_IQ2_XS, SH_TYPE_IQ4_XS, SH_TYPE_MXFP4, SH_TYPE_TQ2_0};
     for (size_t i = 0; i < SH_COUNT(types); i++)
         FOR_EACH_TIER (k) {
             struct tiny_params p = f32_params;
