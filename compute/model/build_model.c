@@ -108,9 +108,9 @@ uint32_t sh_model_temperature(struct sh_model_builder *m, double scale, double p
 float sh_model_eps(struct sh_model_builder *m, enum sh_norm_kind kind) {
     const bool layer = kind == SH_NORM_LAYER;
     const double eps = layer ? m->spec.layer_eps : m->spec.rms_eps;
-    if (eps < 0)
+    if (eps <= 0)
         sh_read_fail(&m->r, SH_ERR_FORMAT, layer ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon",
-                     "is missing, expected a number from 0 to 1");
+                     "is %s, expected a number above 0", eps < 0 ? "missing" : "0");
     return (float)eps;
 }
 

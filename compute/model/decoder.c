@@ -23,39 +23,20 @@ void sh_decoder_init(struct sh_decoder *d, struct sh_model_builder *m) {
 
 /* ---- windows ---- */
 
-/* The period p of a list of layers such that l is windowed iff l % p < p - 1; 0: all of them. */
-static uint32_t period_of(struct sh_decoder *d, const uint32_t *windowed) {
-    const uint32_t n = d->m->spec.n_layers;
-    uint32_t period = 0;
-    while (period < n && windowed[period] != 0) period++;
-    period = period == n ? 0 : period + 1;
-    for (uint32_t l = 0; l < n; l++)
-        if ((windowed[l] != 0) != (period == 0 || l % period < period - 1)) {
-            sh_read_fail(&d->m->r, SH_ERR_UNSUPPORTED, "attention.sliding_window_pattern",
-                         "names layers with a window that do not repeat as any architecture known to this build does (layer %u)", l);
-            break;
-        }
-    return period;
-}
-
 void sh_decoder_window(struct sh_decoder *d, uint32_t period) {
     struct sh_reader *r = &d->m->r;
-    const struct sh_spec *s = &d->m->spec;
+    const uint32_t n = d->m->spec.n_layers;
     const char *const pattern = "attention.sliding_window_pattern";
     d->window = sh_read_u32(r, "attention.sliding_window", 0, 0, UINT32_MAX);
-    d->window_period = period;
-    if (sh_read_has(r, pattern)) {
+    const struct sh_kv *kv = sh_gguf_find(r->g, sh_read_key(r, pattern));
+    if (kv != NULL && kv->type == SH_VALUE_ARRAY) {
         uint32_t windowed[SH_MAX_LAYERS];
-        char key[160];
-        snprintf(key, sizeof key, "%s", sh_read_key(r, pattern));
-        const struct sh_kv *kv = sh_gguf_find(r->g, key);
-        if (kv->type == SH_VALUE_ARRAY) {
-            sh_read_u32s(r, pattern, 0, 0, 1, windowed, s->n_layers);
-            if (d->m->b.code == SH_OK) d->window_period = period_of(d, windowed);
-        } else {
-            d->window_period = sh_read_u32(r, pattern, period, 0, SH_MAX_LAYERS);
-        }
+        sh_read_u32s(r, pattern, 0, 0, 1, windowed, n);
+        for (uint32_t l = 0; l < n; l++) d->windowed[l] = windowed[l] != 0;
+        return;
     }
+    period = sh_read_u32(r, pattern, period, 0, SH_MAX_LAYERS);
+    for (uint32_t l = 0; l < n; l++) d->windowed[l] = period == 0 || l % period < period - 1;
 }
 
 void sh_decoder_local_rope(struct sh_decoder *d, double base) {
@@ -64,10 +45,7 @@ void sh_decoder_local_rope(struct sh_decoder *d, double base) {
     d->rope_windowed = sh_model_rope(d->m, &rope);
 }
 
-bool sh_decoder_is_windowed(const struct sh_decoder *d) {
-    const uint32_t p = d->window_period;
-    return d->window > 0 && (p == 0 || d->m->b.layer % p < p - 1);
-}
+bool sh_decoder_is_windowed(const struct sh_decoder *d) { return d->window > 0 && d->windowed[d->m->b.layer]; }
 
 /* ---- norms and products ---- */
 

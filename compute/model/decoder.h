@@ -69,9 +69,8 @@ struct sh_decoder {
     bool sinks;          /* attn_sinks */
     float scale;         /* of scores; 1 / sqrt(k_dim) */
     float softcap;       /* 0: none */
-    /* window > 0: layer l is one with a window, and sees the last `window` positions, if l % window_period < window_period - 1; period 0:
-     * every layer. */
-    uint32_t window, window_period;
+    uint32_t window;     /* 0: none; else layers with `windowed` see the last so many positions */
+    bool windowed[SH_MAX_LAYERS];
 
     enum sh_ffn_kind ffn_kind;
     enum sh_glu glu;     /* GATED */
@@ -86,8 +85,8 @@ struct sh_decoder {
 
 /* A sequential pre-norm decoder: RMS norms, q, k, v rotated by the file's rope keys in halves, a gated feed-forward with SiLU. */
 void sh_decoder_init(struct sh_decoder *d, struct sh_model_builder *m);
-/* Keys attention.sliding_window (absent or 0: none) and sliding_window_pattern: a period, or an array of layers, which must repeat
- * with a period as in `window_period`; `period` where the key is absent. */
+/* Keys attention.sliding_window (absent or 0: none) and sliding_window_pattern: which layers have it, or a period p: those with
+ * l % p < p - 1, with p = 0 all of them; `period` where the key is absent. */
 void sh_decoder_window(struct sh_decoder *d, uint32_t period);
 /* Layers with a window turn unscaled, with the base of key rope.freq_base_swa, else this one. rope_scale does not touch them: what they see
  * is never further away than they were trained for. */

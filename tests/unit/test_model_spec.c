@@ -235,8 +235,13 @@ static void windows_and_their_patterns(void **state) {
     finish(&b);
     r = change("gemma2-F16");
     rewrite_u32s(r, "gemma2.attention.sliding_window_pattern", other, 2);
+    b = build(r);
+    for (uint32_t l = 0; l < 2; l++) assert_int_equal(op_of(&b, l, SH_OP_ATTENTION)->attn.window, l == 1 ? 32 : 0);
+    finish(&b);
+    r = change("gemma2-F16");
+    rewrite_u32s(r, "gemma2.attention.sliding_window_pattern", other, 1); /* too few */
     b = build_for(r, 256, 0);
-    assert_int_equal(b.code, SH_ERR_UNSUPPORTED);
+    assert_int_equal(b.code, SH_ERR_FORMAT);
     assert_non_null(strstr(error.message, "gemma2.attention.sliding_window_pattern"));
     finish(&b);
 
@@ -316,6 +321,7 @@ static void keys_that_would_be_left_out_are_refused(void **state) {
         {"llama-yarn-Q8_0", "llama.rope.scaling.factor", 0.5f, false, NULL, SH_ERR_FORMAT, "at least 1"},
         {"llama-tied-Q8_0", "llama.rope.freq_base", -1, false, NULL, SH_ERR_FORMAT, "-1"},
         {"llama-tied-Q8_0", "llama.attention.layer_norm_rms_epsilon", NAN, false, NULL, SH_ERR_FORMAT, "nan"},
+        {"llama-tied-Q8_0", "llama.attention.layer_norm_rms_epsilon", 0, false, NULL, SH_ERR_FORMAT, "is 0"},
         {"granite-Q8_0", "granite.logit_scale", 0, false, NULL, SH_ERR_FORMAT, "is 0"},
         {"cohere2-Q8_0", "cohere2.attention.sliding_window", 0, true, NULL, SH_ERR_FORMAT, "is 0"},
         {"mistral3-Q8_0", "mistral3.attention.temperature_scale", INFINITY, false, NULL, SH_ERR_FORMAT, "inf"},
@@ -367,6 +373,8 @@ static void neutral_keys_are_let_pass(void **state) {
         {"llama-tied-Q8_0", "llama.logit_scale", 1, false, NULL, SH_OK, NULL},
         {"llama-tied-Q8_0", "llama.rope.scaling.type", 0, false, "none", SH_OK, NULL},
         {"qwen2-Q8_0", "qwen2.attention.sliding_window", 0, true, NULL, SH_OK, NULL},
+        {"granite-Q8_0", "granite.expert_shared_feed_forward_length", 8192, true, NULL, SH_OK, NULL}, /* Granite 4 micro */
+        {"granite-Q8_0", "granite.ssm.state_size", 128, true, NULL, SH_OK, NULL},
         {"qwen2-Q8_0", "qwen2.attention.sliding_window", 131072, true, NULL, SH_OK, NULL},
         {"gpt2-Q8_0", "gpt2.rope.freq_base", 10000, false, NULL, SH_OK, NULL},
     };
