@@ -10,28 +10,34 @@
 
 /* ---- tables ---- */
 
-/* The divisors of the frequencies; *factors stays NULL if only their shape is to be checked. */
-static void read_rope_factors(struct sh_model_builder *m, const struct sh_rope_spec *rope, float **factors) {
-    struct sh_builder *b = &m->b;
-    const struct sh_tensor *t = sh_gguf_tensor(b->gguf, rope->factors);
-    const uint32_t pairs = rope->n_rot / 2;
+/* A tensor of divisors of the shape that it must have; NULL: b has failed. */
+static const struct sh_tensor *check_factors(struct sh_builder *b, const char *name, uint32_t pairs) {
+    const struct sh_tensor *t = sh_gguf_tensor(b->gguf, name);
+    const char *path = sh_gguf_path(b->gguf, t != NULL ? t->shard : 0);
     if (t == NULL) {
-        sh_build_fail(b, SH_ERR_FORMAT, "%s: tensor '%s' is missing, expected %u elements of type F32", sh_gguf_path(b->gguf, 0),
-                      rope->factors, pairs);
-        return;
-    }
-    const char *path = sh_gguf_path(b->gguf, t->shard);
-    if (t->dims[0] != pairs || t->bytes != (uint64_t)pairs * 4) {
+        sh_build_fail(b, SH_ERR_FORMAT, "%s: tensor '%s' is missing, expected %u elements of type F32", path, name, pairs);
+    } else if (t->dims[0] != pairs || t->bytes != (uint64_t)pairs * 4) {
         sh_build_fail(b, SH_ERR_FORMAT, "%s: tensor '%s' has %llu elements in %llu bytes, expected %u of type F32", path, t->name,
                       (unsigned long long)t->dims[0], (unsigned long long)t->bytes, pairs);
-        return;
-    }
-    if (t->type != SH_TYPE_F32) {
+    } else if (t->type != SH_TYPE_F32) {
         const struct sh_type_info *info = sh_type_info(t->type);
         sh_build_fail(b, SH_ERR_UNSUPPORTED, "%s: tensor '%s' is %s, expected F32", path, t->name,
                       info != NULL ? info->name : "of an unknown type");
-        return;
     }
+    return b->code == SH_OK ? t : NULL;
+}
+
+/* The divisors of the frequencies; *factors stays NULL if only their shape is to be checked. Of the pair for short and long contexts
+ * both are checked: the other one is right for another configured context. */
+static void read_rope_factors(struct sh_model_builder *m, const struct sh_rope_spec *rope, float **factors) {
+    static const char *const pair[] = {"rope_factors_short.weight", "rope_factors_long.weight"};
+    struct sh_builder *b = &m->b;
+    const uint32_t pairs = rope->n_rot / 2;
+    if (strcmp(rope->factors, pair[0]) == 0 || strcmp(rope->factors, pair[1]) == 0)
+        for (size_t i = 0; i < SH_COUNT(pair); i++) check_factors(b, pair[i], pairs);
+    const struct sh_tensor *t = check_factors(b, rope->factors, pairs);
+    if (t == NULL) return;
+    const char *path = sh_gguf_path(b->gguf, t->shard);
     if (m->check_only) return;
     float *f = sh_calloc(pairs, sizeof *f);
     if (f == NULL) {
@@ -119,7 +125,20 @@ void sh_model_account(struct sh_model_builder *m, const char *name) {
     m->accounted[m->n_accounted++] = name;
 }
 
+void sh_model_leave_predictors(struct sh_model_builder *m) {
+    if (m->b.code != SH_OK) return;
+    m->n_predictors = sh_read_u32(&m->r, "nextn_predict_layers", 0, 0, m->spec.n_layers - 1);
+    m->spec.n_layers -= m->n_predictors;
+    m->b.program->n_layers = m->spec.n_layers;
+}
+
 /* ---- the door ---- */
+
+static bool is_predictors(const struct sh_model_builder *m, const char *name) {
+    unsigned layer = 0;
+    return m->n_predictors > 0 && sscanf(name, "blk.%5u.", &layer) == 1 && layer >= m->spec.n_layers &&
+           layer < m->spec.n_layers + m->n_predictors;
+}
 
 static bool is_accounted(const struct sh_model_builder *m, const char *name) {
     for (uint32_t i = 0; i < m->n_ropes; i++) {
@@ -131,6 +150,7 @@ static bool is_accounted(const struct sh_model_builder *m, const char *name) {
             (strcmp(name, "rope_factors_long.weight") == 0 || strcmp(name, "rope_factors_short.weight") == 0))
             return true;
     }
+    if (is_predictors(m, name)) return true;
     for (uint32_t i = 0; i < m->n_accounted; i++)
         if (strcmp(name, m->accounted[i]) == 0) return true;
     /* inverse frequencies that old converters kept; they follow from the metadata */

@@ -23,6 +23,7 @@ struct sh_model_builder {
     struct sh_rope_spec ropes[SH_MODEL_ROPES]; /* the tables made so far */
     uint32_t rope_tables[SH_MODEL_ROPES];
     uint32_t n_ropes;
+    uint32_t n_predictors; /* layers at the file's end that guess further tokens: no part of the program */
     const char *accounted[8]; /* tensors that are no weights of the program, but are part of the architecture */
     uint32_t n_accounted;
 };
@@ -51,6 +52,10 @@ uint32_t sh_model_temperature(struct sh_model_builder *m, double scale, double p
 float sh_model_eps(struct sh_model_builder *m, enum sh_norm_kind kind);
 /* A tensor that needs no binding (it may be absent): check of left-over tensors passes it. `name` must be a constant. */
 void sh_model_account(struct sh_model_builder *m, const char *name);
+
+/* Reads nextn_predict_layers: the last so many of the file's layers only guess further tokens ahead. They leave spec.n_layers, and their
+ * tensors pass the check. Before anything that looks at layers. */
+void sh_model_leave_predictors(struct sh_model_builder *m);
 
 /* Metadata and tensor directory -> a checked program with bound weights; no weight data is read except divisors of rotations.
  * *spec is filled too. params NULL: only to check; no data at all is read and the program is not fit to run. `adapters` (NULL: none)
@@ -106,6 +111,6 @@ void sh_build_qwen35(struct sh_model_builder *m);    /* qwen35.c */
 void sh_build_bert(struct sh_model_builder *m);      /* bert.c */
 void sh_build_nomic_bert(struct sh_model_builder *m);
 void sh_build_jina_bert_v2(struct sh_model_builder *m);
-void sh_build_gemma_embedding(struct sh_model_builder *m); /* gemma_embedding.c */
+void sh_build_gemma_embedding(struct sh_model_builder *m); /* gemma.c */
 
 #endif

@@ -27,7 +27,7 @@ void sh_decoder_window(struct sh_decoder *d, uint32_t period) {
     struct sh_reader *r = &d->m->r;
     const uint32_t n = d->m->spec.n_layers;
     const char *const pattern = "attention.sliding_window_pattern";
-    d->window = sh_read_u32(r, "attention.sliding_window", 0, 0, UINT32_MAX);
+    d->window = sh_read_u32(r, "attention.sliding_window", 0, period > 0, UINT32_MAX);
     const struct sh_kv *kv = sh_gguf_find(r->g, sh_read_key(r, pattern));
     if (kv != NULL && kv->type == SH_VALUE_ARRAY) {
         uint32_t windowed[SH_MAX_LAYERS];

@@ -85,8 +85,9 @@ struct sh_decoder {
 
 /* A sequential pre-norm decoder: RMS norms, q, k, v rotated by the file's rope keys in halves, a gated feed-forward with SiLU. */
 void sh_decoder_init(struct sh_decoder *d, struct sh_model_builder *m);
-/* Keys attention.sliding_window (absent or 0: none) and sliding_window_pattern: which layers have it, or a period p: those with
- * l % p < p - 1, with p = 0 all of them; `period` where the key is absent. */
+/* Keys attention.sliding_window (absent: none; 0, too, but refused where `period` says that the family has some) and
+ * sliding_window_pattern: which layers have it, or a period p: those with l % p < p - 1, with p = 0 all of them; `period` where the
+ * key is absent. */
 void sh_decoder_window(struct sh_decoder *d, uint32_t period);
 /* Layers with a window turn unscaled, with the base of key rope.freq_base_swa, else this one. rope_scale does not touch them: what they see
  * is never further away than they were trained for. */

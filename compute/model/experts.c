@@ -67,6 +67,7 @@ void sh_build_deepseek(struct sh_model_builder *m) {
 /* The norm before the feed-forward is called post_attention_norm; only the larger of GLM-4.5's sizes norms q and k. */
 void sh_build_glm4moe(struct sh_model_builder *m) {
     struct sh_decoder d;
+    sh_model_leave_predictors(m);
     sh_decoder_init(&d, m);
     d.biases = SH_BIAS_QKV;
     if (sh_build_has(&m->b, "blk.0.attn_q_norm.weight")) d.qk_norm = SH_QK_NORM_HEAD;
@@ -84,6 +85,7 @@ void sh_build_gpt_oss(struct sh_model_builder *m) {
     sh_decoder_init(&d, m);
     d.biases = SH_BIAS_QKV | SH_BIAS_OUT;
     d.sinks = true;
+    sh_read_u32_required(&m->r, "attention.sliding_window", 1, UINT32_MAX);
     sh_decoder_window(&d, 2);
     d.ffn_norm = "post_attention_norm";
     struct sh_moe moe = sh_moe_read(m, (struct sh_moe_family){.gating = SH_GATE_SOFTMAX_CHOSEN});

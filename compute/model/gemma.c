@@ -52,6 +52,14 @@ void sh_init_gemma3(struct sh_decoder *d, struct sh_model_builder *m) {
     if (d->window > 0) sh_decoder_local_rope(d, 10000);
 }
 
+/* EmbeddingGemma: Gemma 3 as an encoder: attention sees both ways, with a window no further than half of it. No head. */
+void sh_build_gemma_embedding(struct sh_model_builder *m) {
+    struct sh_decoder d;
+    sh_init_gemma3(&d, m);
+    d.encoder = true;
+    sh_decoder_build(&d);
+}
+
 void sh_build_gemma3(struct sh_model_builder *m) {
     struct sh_decoder d;
     sh_init_gemma3(&d, m);

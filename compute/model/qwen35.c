@@ -104,6 +104,7 @@ static uint32_t either(struct sh_decoder *d, uint32_t x) {
 }
 
 void sh_build_qwen35(struct sh_model_builder *m) {
+    sh_model_leave_predictors(m);
     const struct delta delta = read_delta(&m->r);
     uint32_t sections[4]; /* which coordinate of an image turns which pair; of text all are equal */
     sh_read_u32s(&m->r, "rope.dimension_sections", 0, 0, SH_MAX_HEAD_DIM, sections, 4);
