@@ -391,7 +391,8 @@ SH_API uint32_t sh_sequence_length(const struct sh_context *context, uint32_t se
 SH_API enum sh_code sh_sequence_set_pooling(struct sh_context *context, uint32_t sequence, enum sh_pooling pooling,
                                             struct sh_error *err);
 /* Forgets the tokens from `length` on. SH_ERR_UNSUPPORTED where the model's state cannot go back that far: layers with a sliding window only
- * while the last `window` tokens before `length` are held, recurrent layers only to the present length, 0, or a snapshot. Not while a submission with this sequence is in flight (SH_ERR_BUSY). */
+ * while the last `window` tokens before `length` are held, recurrent layers only to the present length, 0, or a snapshot. Not while a
+ * submission with this sequence is in flight (SH_ERR_BUSY). */
 SH_API enum sh_code sh_sequence_truncate(struct sh_context *context, uint32_t sequence, uint32_t length, struct sh_error *err);
 /* Keeps the state of a model with recurrent layers at the sequence's present length, so that truncating and copying can go there; without
  * such layers it does nothing. Forgotten when the sequence is truncated below it; copies begin

@@ -21,7 +21,8 @@ static double measure(struct sh_device *device, uint32_t type, uint32_t cols, ui
     const struct sh_executor *e = device->executor;
     struct sh_activation activations[] = {{.name = "x", .width = cols}, {.name = "y", .width = n}};
     struct sh_weight weight = {.name = "w", .type = type, .cols = cols, .rows = n};
-    struct sh_op op = {.kind = SH_OP_MATMUL, .y = SH_NONE, .z = SH_NONE, .u = SH_NONE, .t = SH_NONE, .blocks = 1, .residual = SH_NONE, .bias = SH_NONE, .out = 1};
+    struct sh_op op = {.kind = SH_OP_MATMUL, .y = SH_NONE, .z = SH_NONE, .u = SH_NONE, .t = SH_NONE,
+                       .blocks = 1, .residual = SH_NONE, .bias = SH_NONE, .out = 1};
     const struct sh_program program = {.activations = activations,
                                        .n_activations = 2,
                                        .weights = &weight,
