@@ -33,32 +33,31 @@ static uint32_t prompts_of(const struct parity_entry *entry, const struct sh_dev
     return slow && strncmp(entry->name, "llama-", 6) == 0 ? 2 : 3;
 }
 
-/* Every file on one device; what it does not compute is skipped by name. */
+/* Every file on one device; how many of them are wrong, or are not computed. */
 static uint32_t check_device(const char *name) {
-    uint32_t ran = 0, skipped = 0, wrong = 0;
+    uint32_t ran = 0, left_out = 0, wrong = 0;
     struct sh_device *device = core_open_device(name);
     for (uint32_t i = 0; i < parity_count; i++) {
-        if (!is_chosen(&parity_table[i])) continue;
+        if (!is_chosen(&parity_table[i])) {
+            left_out++;
+            continue;
+        }
         struct parity p;
         struct core_model m;
         struct sh_error err = {0};
         parity_open(&p, parity_table[i].name);
-        if (parity_load(&p, device, &m, &err) == SH_OK) {
-            char why[256];
-            if (!parity_check(&p, &m, name, prompts_of(&parity_table[i], device), why)) {
-                print_error("%s on %s: %s\n", p.name, name, why);
-                wrong++;
-            }
-            parity_unload(&m);
-            ran++;
-        } else {
-            printf("SKIP %s on %s: %s\n", p.name, name, err.message);
-            skipped++;
+        char why[256];
+        const enum sh_code code = parity_load(&p, device, &m, &err);
+        if (code != SH_OK || !parity_check(&p, &m, name, prompts_of(&parity_table[i], device), why)) {
+            print_error("%s on %s: %s\n", p.name, name, code != SH_OK ? err.message : why);
+            wrong++;
         }
+        if (code == SH_OK) parity_unload(&m);
+        ran++;
         parity_close(&p);
     }
     sh_device_close(device);
-    print_message("parity on %s: %u of %u files ran, %u were skipped\n", name, ran, parity_count, skipped);
+    print_message("parity on %s: %u files ran, %u are left to SHIMMY_TEST_FULL=1\n", name, ran, left_out);
     return wrong;
 }
 
