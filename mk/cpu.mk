@@ -3,4 +3,5 @@
 FLAGS_compute/cpu/avx2_matmul.c    := -mavx2 -mfma -mf16c -O3
 FLAGS_compute/cpu/avx2_table.c     := -mavx2 -mfma -mf16c -O3
 FLAGS_compute/cpu/avx2_attention.c := -mavx2 -mfma -mf16c -O3
+FLAGS_compute/cpu/avx2_recurrent.c := -mavx2 -mfma -mf16c -O3
 FLAGS_tests/unit/test_cpu_exp.c     := -mavx2 -mfma

@@ -1,10 +1,29 @@
 /*
- * avx2_math.h - exp of eight floats, and the fixed sum of eight lanes.
+ * avx2_math.h - exp of eight floats and what follows from it, the fixed sum of eight lanes, and loads of fewer than eight.
  */
 #ifndef SHIMMY_CPU_AVX2_MATH_H
 #define SHIMMY_CPU_AVX2_MATH_H
 
 #include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+/* Eight floats from x; those from n on are 0, and are not written. */
+static inline __m256 sh_avx2_load(const float *x, uint64_t n) {
+    if (n >= 8) return _mm256_loadu_ps(x);
+    float lanes[8] = {0};
+    memcpy(lanes, x, n * sizeof *x);
+    return _mm256_loadu_ps(lanes);
+}
+static inline void sh_avx2_store(float *out, uint64_t n, __m256 v) {
+    if (n >= 8) {
+        _mm256_storeu_ps(out, v);
+        return;
+    }
+    float lanes[8];
+    _mm256_storeu_ps(lanes, v);
+    memcpy(out, lanes, n * sizeof *out);
+}
 
 /* ((0 + 4) + (2 + 6)) + ((1 + 5) + (3 + 7)) */
 static inline float sh_avx2_sum(__m256 v) {

@@ -24,11 +24,16 @@
  *   Integer sums: a pair of products in 16 bits holds |v| <= 127 with quants of at most 127 (32,258). Where pairs are added in 16
  *     bits, values are made non-negative (0..31: four pairs, 31,496) and the offset comes back with the sums of the quants. In 32 bits
  *     a block of 256 stays below 256 * 127 * 127 * 32 = 1.4e8, rounded once when it becomes a float.
- *   rms_norm: the sum of squares has 8 lanes (i mod 8), each an fma chain, joined by sh_avx2_sum; then as scalar.
- *   glu and softmax use sh_avx2_exp, relative error below 2e-7.
- *   Attention: scores have 8 lanes (d mod 8), fma chains; a softmax over each 256 positions with that part's own maximum, its
- *     values an fma chain in ascending position; parts are joined in ascending order by rescaling to the larger maximum. The
- *     parts depend on the number of positions alone.
+ *   Norms: sums have 8 lanes (i mod 8), of squares as fma chains, joined by sh_avx2_sum; then as scalar.
+ *   Functions with exp, and softmax, use sh_avx2_exp, relative error below 2e-7; gelu(x) is x / (1 + exp(-2 u)), tanh(x) is 1 - 2 / (exp(2
+ *     x) + 1); gelu with erf is the scalar one.
+ *   expert_sum and conv: fma chains in ascending order from 0; conv of more than 8 taps is the scalar one.
+ *   scan: h = fma(exp(delta * a), h, b * (delta * x)), delta as scalar; the sum over states has 8 lanes (s mod 8), fma chains.
+ *   delta_net: with s' = g * s, sums over k_dim are fma chains in ascending order; s = fma(k, change, s'); gates as scalar.
+ *   Attention: scores have 8 lanes (d mod 8), fma chains, then as scalar with the tanh above; a softmax over each 256 positions (those
+ *     from the first one seen to the next multiple of 256, and so on) with that part's own maximum, its sum by lanes, its values an
+ *     fma chain in ascending position; parts are joined in ascending order by rescaling to the larger maximum, the sink last. The
+ *     parts depend on the positions seen alone.
  *
  * Thread-safety: tables are constant; their functions are pure apart from what they write through their arguments. Different
  * items (row groups, rows) may be computed at the same time.

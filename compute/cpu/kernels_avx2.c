@@ -1,7 +1,8 @@
-/* The AVX2 table: matrices in the layouts of lanes8.h, products and attention in files of their own. */
+/* The AVX2 table: matrices in the layouts of lanes8.h, products, attention and recurrent ops in files of their own. */
 #include "compute/cpu/avx2_attention.h"
 #include "compute/cpu/avx2_math.h"
 #include "compute/cpu/avx2_matmul.h"
+#include "compute/cpu/avx2_recurrent.h"
 #include "compute/cpu/lanes8.h"
 
 #include <cpuid.h>
@@ -19,65 +20,136 @@ static uint64_t matmul_scratch(uint64_t cols) {
     return 0;
 }
 
-/* Eight floats from x; those from n on are 0. */
-static __m256 load_some(const float *x, uint64_t n) {
-    if (n >= 8) return _mm256_loadu_ps(x);
-    float lanes[8] = {0};
-    memcpy(lanes, x, n * sizeof *x);
-    return _mm256_loadu_ps(lanes);
-}
-static void store_some(float *out, uint64_t n, __m256 v) {
-    if (n >= 8) {
-        _mm256_storeu_ps(out, v);
-        return;
-    }
-    float lanes[8];
-    _mm256_storeu_ps(lanes, v);
-    memcpy(out, lanes, n * sizeof *out);
+/* ---- norms ---- */
+
+/* Sums by lanes (i mod 8); those beyond `width` add 0. */
+static float mean_of(const float *x, uint32_t width) {
+    __m256 sum = _mm256_setzero_ps();
+    for (uint32_t i = 0; i < width; i += 8) sum = _mm256_add_ps(sum, sh_avx2_load(x + i, width - i));
+    return sh_avx2_sum(sum) / (float)width;
 }
 
-static void rms_norm(const float *x, const float *w, uint32_t width, float eps, float *out) {
-    __m256 squares = _mm256_setzero_ps();
-    for (uint32_t i = 0; i < width; i += 8) {
-        const __m256 v = load_some(x + i, width - i);
-        squares = _mm256_fmadd_ps(v, v, squares);
+static float squares_of(const float *x, uint32_t width, float mean) {
+    const __m256 m = _mm256_set1_ps(mean);
+    __m256 sum = _mm256_setzero_ps();
+    uint32_t i = 0;
+    for (; i + 8 <= width; i += 8) {
+        const __m256 d = _mm256_sub_ps(_mm256_loadu_ps(x + i), m);
+        sum = _mm256_fmadd_ps(d, d, sum);
     }
-    const __m256 scale = _mm256_set1_ps(1.0f / sqrtf(sh_avx2_sum(squares) / (float)width + eps));
+    if (i < width) {
+        float rest[8] = {0};
+        for (uint32_t j = i; j < width; j++) rest[j - i] = x[j] - mean;
+        const __m256 d = _mm256_loadu_ps(rest);
+        sum = _mm256_fmadd_ps(d, d, sum);
+    }
+    return sh_avx2_sum(sum);
+}
+
+static void norm_part(const struct sh_ref_norm *n, const float *x, uint32_t width, const float *w, const float *bias,
+                      float *out) {
+    const float mean = n->kind == SH_NORM_LAYER ? mean_of(x, width) : 0.0f, sum = squares_of(x, width, mean);
+    const float length = sqrtf(sum);
+    const float scale =
+        n->kind == SH_NORM_L2 ? 1.0f / (length > n->eps ? length : n->eps) : 1.0f / sqrtf(sum / (float)width + n->eps);
+    const __m256 m = _mm256_set1_ps(mean), s = _mm256_set1_ps(scale);
     for (uint32_t i = 0; i < width; i += 8) {
-        const __m256 v = _mm256_mul_ps(load_some(x + i, width - i), scale);
-        store_some(out + i, width - i, _mm256_mul_ps(v, load_some(w + i, width - i)));
+        const uint32_t some = width - i;
+        __m256 y = _mm256_mul_ps(_mm256_sub_ps(sh_avx2_load(x + i, some), m), s);
+        if (w != NULL) y = _mm256_mul_ps(y, sh_avx2_load(w + i, some));
+        if (bias != NULL) y = _mm256_add_ps(y, sh_avx2_load(bias + i, some));
+        sh_avx2_store(out + i, some, y);
     }
 }
 
 static void norm(const struct sh_ref_norm *n, const float *x, uint32_t n_rows, float *out) {
-    if (n->kind != SH_NORM_RMS || n->w == NULL || n->bias != NULL) {
-        sh_ref_norm(n, x, n_rows, out);
-        return;
-    }
     const uint32_t width = n->width / n->n_groups;
     for (uint32_t r = 0; r < n_rows; r++)
         for (uint32_t g = 0; g < n->n_groups; g++, x += width, out += width)
-            rms_norm(x, n->w + (size_t)g * n->w_stride, width, n->eps, out);
+            norm_part(n, x, width, n->w != NULL ? n->w + (size_t)g * n->w_stride : NULL,
+                      n->bias != NULL ? n->bias + (size_t)g * n->bias_stride : NULL, out);
 }
+
+/* ---- elementwise ---- */
 
 static void add(const float *x, const float *y, uint64_t n, float *out) {
     for (uint64_t i = 0; i < n; i += 8)
-        store_some(out + i, n - i, _mm256_add_ps(load_some(x + i, n - i), load_some(y + i, n - i)));
+        sh_avx2_store(out + i, n - i, _mm256_add_ps(sh_avx2_load(x + i, n - i), sh_avx2_load(y + i, n - i)));
 }
 
-static void silu_gate(const float *gate, const float *up, uint64_t n, float *out) {
-    const __m256 one = _mm256_set1_ps(1.0f);
-    for (uint64_t i = 0; i < n; i += 8) {
-        const __m256 g = load_some(gate + i, n - i);
-        const __m256 down = _mm256_add_ps(one, sh_avx2_exp(_mm256_sub_ps(_mm256_setzero_ps(), g)));
-        store_some(out + i, n - i, _mm256_mul_ps(_mm256_div_ps(g, down), load_some(up + i, n - i)));
+/* x / (1 + exp(-a)) */
+static __m256 logistic(__m256 x, __m256 a) {
+    const __m256 e = sh_avx2_exp(_mm256_sub_ps(_mm256_setzero_ps(), a));
+    return _mm256_div_ps(x, _mm256_add_ps(_mm256_set1_ps(1.0f), e));
+}
+/* 0.5 x (1 + tanh u) = x / (1 + exp(-2 u)) */
+static __m256 gelu(__m256 x) {
+    const __m256 cube = _mm256_mul_ps(_mm256_mul_ps(x, x), x);
+    const __m256 inner = _mm256_fmadd_ps(cube, _mm256_set1_ps(0.044715f), x);
+    return logistic(x, _mm256_mul_ps(inner, _mm256_set1_ps(2 * 0.797884560802865356f)));
+}
+/* min and max give their second operand where one is NaN: NaN stays NaN. */
+static __m256 relu(__m256 x) { return _mm256_max_ps(_mm256_setzero_ps(), x); }
+static __m256 clamp(__m256 x, __m256 a) { return _mm256_max_ps(_mm256_sub_ps(_mm256_setzero_ps(), a), _mm256_min_ps(a, x)); }
+
+static inline __m256 unary_of(enum sh_unary kind, __m256 a, __m256 x) {
+    switch (kind) {
+    case SH_UNARY_CLAMP: return clamp(x, a);
+    case SH_UNARY_SOFTCAP: return _mm256_mul_ps(a, sh_avx2_tanh(_mm256_div_ps(x, a)));
+    case SH_UNARY_GELU: return gelu(x);
+    case SH_UNARY_SILU: return logistic(x, x);
+    case SH_UNARY_RELU: return relu(x);
+    case SH_UNARY_RELU_SQUARED: return _mm256_mul_ps(relu(x), relu(x));
+    default: return _mm256_mul_ps(a, x);
+    }
+}
+
+static void unary(enum sh_unary kind, float a, const float *x, uint64_t n, float *out) {
+    if (kind == SH_UNARY_GELU_ERF) {
+        sh_ref_unary(kind, a, x, n, out);
+        return;
+    }
+    const __m256 all = _mm256_set1_ps(a);
+    for (uint64_t i = 0; i < n; i += 8) sh_avx2_store(out + i, n - i, unary_of(kind, all, sh_avx2_load(x + i, n - i)));
+}
+
+static inline __m256 glu_of(enum sh_glu act, __m256 gate, __m256 up) {
+    const __m256 one = _mm256_set1_ps(1.0f), seven = _mm256_set1_ps(7.0f);
+    switch (act) {
+    case SH_GLU_SILU: return _mm256_mul_ps(logistic(gate, gate), up);
+    case SH_GLU_GELU: return _mm256_mul_ps(gelu(gate), up);
+    case SH_GLU_RELU: return _mm256_mul_ps(relu(gate), up);
+    case SH_GLU_SIGMOID: return _mm256_mul_ps(logistic(one, gate), up);
+    case SH_GLU_OAI: {
+        const __m256 g = _mm256_min_ps(seven, gate), a = _mm256_mul_ps(_mm256_set1_ps(1.702f), g);
+        return _mm256_mul_ps(logistic(g, a), _mm256_add_ps(clamp(up, seven), one));
+    }
+    default: return _mm256_mul_ps(gate, up);
     }
 }
 
 static void glu(enum sh_glu act, const float *gate, uint32_t gate_width, const float *up, uint32_t n_rows, uint32_t width,
                 float *out) {
-    if (act == SH_GLU_SILU && gate_width == width) silu_gate(gate, up, (uint64_t)n_rows * width, out);
-    else sh_ref_glu(act, gate, gate_width, up, n_rows, width, out);
+    if (act == SH_GLU_GELU_ERF) {
+        sh_ref_glu(act, gate, gate_width, up, n_rows, width, out);
+        return;
+    }
+    for (uint32_t r = 0; r < n_rows; r++, gate += gate_width, up += width, out += width) {
+        const __m256 one = _mm256_set1_ps(gate[0]);
+        for (uint32_t i = 0; i < width; i += 8) {
+            const uint32_t n = width - i;
+            sh_avx2_store(out + i, n, glu_of(act, gate_width == 1 ? one : sh_avx2_load(gate + i, n), sh_avx2_load(up + i, n)));
+        }
+    }
+}
+
+static void expert_sum(const float *x, const float *route, uint32_t n_used, uint32_t width, float *out) {
+    for (uint32_t i = 0; i < width; i += 8) {
+        __m256 sum = _mm256_setzero_ps();
+        for (uint32_t j = 0; j < n_used; j++)
+            sum = _mm256_fmadd_ps(_mm256_set1_ps(route[n_used + j]), sh_avx2_load(x + (size_t)j * width + i, width - i), sum);
+        sh_avx2_store(out + i, width - i, sum);
+    }
 }
 
 const struct sh_cpu_kernels sh_cpu_avx2 = {
@@ -95,12 +167,12 @@ const struct sh_cpu_kernels sh_cpu_avx2 = {
     .matmul_scratch = matmul_scratch,
     .norm = norm,
     .add = add,
-    .unary = sh_ref_unary,
+    .unary = unary,
     .glu = glu,
-    .expert_sum = sh_ref_expert_sum,
-    .conv = sh_ref_conv,
-    .scan = sh_ref_scan,
-    .delta_net = sh_ref_delta_net,
+    .expert_sum = expert_sum,
+    .conv = sh_avx2_conv,
+    .scan = sh_avx2_scan,
+    .delta_net = sh_avx2_delta_net,
     .attention = sh_avx2_attention,
     .attention_scratch = sh_avx2_attention_scratch,
     .attention_split = SH_AVX2_ATTENTION_SPLIT,

@@ -98,7 +98,7 @@ static float gelu(float x) {
 }
 static float gelu_erf(float x) { return 0.5f * x * (1.0f + erff(x * 0.707106781186547524f)); }
 static float silu(float x) { return x / (1.0f + expf(-x)); }
-static float relu(float x) { return x > 0.0f ? x : 0.0f; }
+static float relu(float x) { return x < 0.0f ? 0.0f : x; }
 static float clamp(float x, float a) { return x < -a ? -a : x > a ? a : x; }
 
 static float unary(enum sh_unary kind, float a, float x) {

@@ -52,7 +52,7 @@ void sh_ref_matmul(const struct sh_ref_matmul *m, uint64_t n0, uint64_t n1, floa
 /* out = x + y over n elements; out may be x or y. */
 void sh_ref_add(const float *x, const float *y, uint64_t n, float *out);
 
-/* out = f(x) over n elements, all kinds but SCALE_POSITION, which is SCALE with a row's own factor. out may be x. */
+/* out = f(x) over n elements, all kinds but SCALE_POSITION, which is SCALE with a row's own factor. NaN stays NaN. out may be x. */
 void sh_ref_unary(enum sh_unary kind, float a, const float *x, uint64_t n, float *out);
 
 /* out[r][i] = act(gate[r][i]) * up[r][i]; gate_width is `width`, or 1: one number for the whole row. out may be gate (of equal

@@ -49,7 +49,8 @@
 #define SH_LAYOUT_Q6_K 10
 #define SH_LAYOUT_TABLE32 11  /* the table types (quant.h) in blocks of 32 */
 #define SH_LAYOUT_TABLE256 12 /* and of 256 */
-#define SH_LAYOUTS 13
+#define SH_LAYOUT_TABLE8 13   /* the same, of at most eight values */
+#define SH_LAYOUTS 14
 
 #define SH_MAX_EXPERTS 512
 #define SH_MAX_EXPERTS_USED 32

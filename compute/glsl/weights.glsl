@@ -5,14 +5,14 @@
 //   so that
 //           neighbouring lanes read neighbouring chunks: chunk c of unit u of row n is at
 //           n * units * C + (u & ~31) * C + c * min(32, units - (u & ~31)) + (u & 31)
-//           4-bit quants and codes: element e of the unit is nibble e, ascending from bit 0 of the first word. Q2_K: 8 bytes per unit,
-//           element e is bits 2e and 2e + 1.
+//           4-bit quants and codes: element e of the unit is nibble e, ascending from bit 0 of the first word. Q2_K, TABLE8: 8 bytes
+//           per unit, element e is bits 2e and 2e + 1.
 //   scales  Q4_0, Q8_0: one f16 per unit. Q4_1, Q5_1: d | m << 16 per unit, both f16. Q4_K, Q5_K: 16 bytes per 8 units: d | dmin << 16,
 //           then for unit s the low four bits of scale and
-//           min as byte s of two words (scale below), then their upper two bits as nibble s of one word. Q6_K, TABLE256: 16 signed
-//           bytes per 8 units, two for each unit. Q2_K: the same, of scale | min << 4. TABLE32: one float per unit.
-//   extra   Q5_1, Q5_K: the fifth bits, one word per unit. Q6_K: the upper two bits, two words per unit.
-//   deltas  Q6_K: d, one f16 per 8 units. Q2_K: d | dmin << 16. TABLE256: d, one float per 8 units.
+//           min as byte s of two words (scale below), then their upper two bits as nibble s of one word. Q6_K, TABLE256, TABLE8: 16
+//           signed bytes per 8 units, two for each unit. Q2_K: the same, of scale | min << 4. TABLE32: one float per unit.
+//   extra   Q5_1, Q5_K: the fifth bits, one word per unit. Q6_K: the upper two bits, two words per unit. TABLE8: the third bits, one word.
+//   deltas  Q6_K: d, one f16 per 8 units. Q2_K: d | dmin << 16. TABLE256, TABLE8: d, one float per 8 units.
 // Elements: Q5_1 d (q - constant[0]) + m, which is also Q5_0 with constant[0] = 16 and m = 0; tables d (scale) value[code], value c the
 // signed byte c of `constant`. Rows whose K is no multiple of 32 (F32, F16, BF16) are padded with zeros.
 
@@ -34,17 +34,19 @@ float half_of(U32 plane, uint index) {
 // One unit of one row: loaded whole where it is small, by the octet where it is not.
 struct Unit {
 #if CHUNKS == 1
-#if LAYOUT == SH_LAYOUT_Q2_K
+#if LAYOUT == SH_LAYOUT_Q2_K || LAYOUT == SH_LAYOUT_TABLE8
     uvec2 q;
+#if LAYOUT == SH_LAYOUT_Q2_K
     vec2 m; // the minima of the first and the last 16
+#endif
 #else
     uvec4 q;
 #endif
-    float a; // the scale; Q2_K, Q6_K, TABLE256: of the first 16
+    float a; // the scale; Q2_K, Q6_K, TABLE256, TABLE8: of the first 16
 #if LAYOUT != SH_LAYOUT_Q4_0 && LAYOUT != SH_LAYOUT_TABLE32
     float b; // Q4_1, Q5_1: what is added; Q4_K, Q5_K: what is subtracted; else the scale of the last 16
 #endif
-#if LAYOUT == SH_LAYOUT_Q5_K || LAYOUT == SH_LAYOUT_Q5_1
+#if LAYOUT == SH_LAYOUT_Q5_K || LAYOUT == SH_LAYOUT_Q5_1 || LAYOUT == SH_LAYOUT_TABLE8
     uint high;
 #elif LAYOUT == SH_LAYOUT_Q6_K
     uvec2 high;
@@ -58,7 +60,7 @@ struct Unit {
 };
 
 // The table's values. Before the first octet() all threads call load_table and meet a barrier.
-#if LAYOUT == SH_LAYOUT_TABLE32 || LAYOUT == SH_LAYOUT_TABLE256
+#if LAYOUT == SH_LAYOUT_TABLE32 || LAYOUT == SH_LAYOUT_TABLE256 || LAYOUT == SH_LAYOUT_TABLE8
 #define HAS_TABLE
 shared float table[16];
 void load_table(uint thread) {
@@ -68,7 +70,7 @@ void load_table(uint thread) {
 
 Unit load_unit(sh_p_weight w, uint row, uint u, uint units) {
     Unit t;
-#if LAYOUT == SH_LAYOUT_Q2_K
+#if LAYOUT == SH_LAYOUT_Q2_K || LAYOUT == SH_LAYOUT_TABLE8
     t.q = U64(w.quants).v[row * units + u];
 #elif CHUNKS == 1
     t.q = U128(w.quants).v[row * units + u];
@@ -90,12 +92,15 @@ Unit load_unit(sh_p_weight w, uint row, uint u, uint units) {
 #endif
 #elif LAYOUT == SH_LAYOUT_TABLE32
     t.a = F32(w.scales).v[row * units + u];
-#elif LAYOUT == SH_LAYOUT_TABLE256
+#elif LAYOUT == SH_LAYOUT_TABLE256 || LAYOUT == SH_LAYOUT_TABLE8
     uint i = row * units + u;
     float d = F32(w.deltas).v[i >> 3];
     uint pair = U32(w.scales).v[i >> 1] >> (16u * (i & 1u));
     t.a = d * float(bitfieldExtract(int(pair), 0, 8));
     t.b = d * float(bitfieldExtract(int(pair), 8, 8));
+#if LAYOUT == SH_LAYOUT_TABLE8
+    t.high = U32(w.extra).v[i];
+#endif
 #elif LAYOUT == SH_LAYOUT_Q2_K
     uint i = row * units + u;
     vec2 d = unpackHalf2x16(U32(w.deltas).v[i >> 3]);
@@ -161,6 +166,13 @@ void octet(sh_p_weight w, Unit t, uint j, out float e[8]) {
     float a = j < 2u ? t.a : t.b, m = j < 2u ? t.m.x : t.m.y;
     [[unroll]] for (uint i = 0u; i < 8u; i++) {
         precise float value = a * float((q >> (2u * i)) & 3u) - m;
+        e[i] = value;
+    }
+#elif LAYOUT == SH_LAYOUT_TABLE8
+    uint q = t.q[j >> 1] >> (16u * (j & 1u)), high = t.high >> (8u * j);
+    float a = j < 2u ? t.a : t.b;
+    [[unroll]] for (uint i = 0u; i < 8u; i++) {
+        precise float value = a * table[((q >> (2u * i)) & 3u) | (((high >> i) & 1u) << 2)];
         e[i] = value;
     }
 #else

@@ -4,11 +4,11 @@
 static const struct planes {
     uint32_t quants, scales, extra, deltas; /* bytes per 8 units */
 } planes_of[SH_LAYOUTS] = {
-    [SH_LAYOUT_F32] = {1024, 0, 0, 0},      [SH_LAYOUT_F16] = {512, 0, 0, 0},    [SH_LAYOUT_BF16] = {512, 0, 0, 0},
-    [SH_LAYOUT_Q4_0] = {128, 16, 0, 0},     [SH_LAYOUT_Q4_1] = {128, 32, 0, 0},  [SH_LAYOUT_Q5_1] = {128, 32, 32, 0},
-    [SH_LAYOUT_Q8_0] = {256, 16, 0, 0},     [SH_LAYOUT_Q2_K] = {64, 16, 0, 4},   [SH_LAYOUT_Q4_K] = {128, 16, 0, 0},
-    [SH_LAYOUT_Q5_K] = {128, 16, 32, 0},    [SH_LAYOUT_Q6_K] = {128, 16, 64, 2}, [SH_LAYOUT_TABLE32] = {128, 32, 0, 0},
-    [SH_LAYOUT_TABLE256] = {128, 16, 0, 4},
+    [SH_LAYOUT_F32] = {1024, 0, 0, 0},      [SH_LAYOUT_F16] = {512, 0, 0, 0},     [SH_LAYOUT_BF16] = {512, 0, 0, 0},
+    [SH_LAYOUT_Q4_0] = {128, 16, 0, 0},     [SH_LAYOUT_Q4_1] = {128, 32, 0, 0},   [SH_LAYOUT_Q5_1] = {128, 32, 32, 0},
+    [SH_LAYOUT_Q8_0] = {256, 16, 0, 0},     [SH_LAYOUT_Q2_K] = {64, 16, 0, 4},    [SH_LAYOUT_Q4_K] = {128, 16, 0, 0},
+    [SH_LAYOUT_Q5_K] = {128, 16, 32, 0},    [SH_LAYOUT_Q6_K] = {128, 16, 64, 2},  [SH_LAYOUT_TABLE32] = {128, 32, 0, 0},
+    [SH_LAYOUT_TABLE256] = {128, 16, 0, 4}, [SH_LAYOUT_TABLE8] = {64, 16, 32, 4},
 };
 
 static uint32_t layout_of(uint32_t type) {
@@ -28,7 +28,9 @@ static uint32_t layout_of(uint32_t type) {
     }
     const struct sh_table_type *table = sh_table_type(type);
     if (!table) return SH_LAYOUTS;
-    return table->block == 32 ? SH_LAYOUT_TABLE32 : SH_LAYOUT_TABLE256;
+    if (table->block == 32) return SH_LAYOUT_TABLE32;
+    static const int8_t none[8];
+    return memcmp(table->values + 8, none, sizeof none) == 0 ? SH_LAYOUT_TABLE8 : SH_LAYOUT_TABLE256;
 }
 
 bool sh_layout_describe(uint32_t type, uint64_t cols, struct sh_layout *out) {
@@ -148,6 +150,27 @@ static void pack_table(const struct sh_layout *l, const uint8_t *src, uint8_t *c
     }
 }
 
+static void pack_table8(const struct sh_layout *l, const uint8_t *src, uint8_t *const to[4]) {
+    const uint64_t block_bytes = sh_type_row_bytes(l->type, 256);
+    for (uint32_t b = 0; b < l->units / 8; b++, src += block_bytes) {
+        uint8_t codes[256];
+        float d;
+        sh_table_decode(l->type, src, codes, (int8_t *)to[1] + (size_t)b * 16, &d);
+        memcpy(to[3] + (size_t)b * 4, &d, 4);
+        for (uint32_t s = 0; s < 8; s++) {
+            const size_t unit = (size_t)b * 8 + s;
+            uint64_t low = 0;
+            uint32_t high = 0;
+            for (uint32_t e = 0; e < 32; e++) {
+                low |= (uint64_t)(codes[s * 32 + e] & 3) << (2 * e);
+                high |= (uint32_t)(codes[s * 32 + e] >> 2 & 1) << e;
+            }
+            memcpy(to[0] + unit * 8, &low, 8);
+            memcpy(to[2] + unit * 4, &high, 4);
+        }
+    }
+}
+
 static void pack_q4_k(const struct sh_layout *l, const uint8_t *src, uint8_t *const to[4]) {
     for (uint32_t b = 0; b < l->units / 8; b++, src += 144) {
         pack_k_scales(src, to[1] + (size_t)b * 16);
@@ -201,6 +224,7 @@ void sh_layout_pack(const struct sh_layout *l, uint64_t n_rows, const void *src,
         case SH_LAYOUT_Q4_K: pack_q4_k(l, row, to); break;
         case SH_LAYOUT_Q5_K: pack_q5_k(l, row, to); break;
         case SH_LAYOUT_Q6_K: pack_q6_k(l, row, to); break;
+        case SH_LAYOUT_TABLE8: pack_table8(l, row, to); break;
         default: pack_table(l, row, to); break;
         }
     }

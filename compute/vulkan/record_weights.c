@@ -1,9 +1,9 @@
 /* record_weights.c - dispatches of the ops that read matrices by parts and layouts. */
 #include "compute/vulkan/record.h"
 
-#define IN_ORDER(family) (SH_KERNEL_##family##_table256 - SH_KERNEL_##family##_f32 == SH_LAYOUT_TABLE256)
+#define IN_ORDER(family) (SH_KERNEL_##family##_table8 - SH_KERNEL_##family##_f32 == SH_LAYOUT_TABLE8)
 _Static_assert(IN_ORDER(embed) && IN_ORDER(matmul_r1o2) && IN_ORDER(matmul_r1o4) && IN_ORDER(matmul_r4o4) && IN_ORDER(tile) &&
-                   SH_LAYOUT_TABLE256 == SH_LAYOUTS - 1,
+                   SH_LAYOUT_TABLE8 == SH_LAYOUTS - 1,
                "kernels of a family stand in the order of the layouts");
 _Static_assert(SH_P_EMBED_TOKEN == (int)SH_EMBED_TOKEN && SH_P_EMBED_POSITION == (int)SH_EMBED_POSITION &&
                    SH_P_EMBED_FIRST == (int)SH_EMBED_FIRST,

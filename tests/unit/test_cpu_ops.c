@@ -204,6 +204,25 @@ static void test_cpu_glu(void **state) {
                 }
 }
 
+/* What is no number stays none, so that a broken row shows in its logits. */
+static void test_cpu_no_numbers(void **state) {
+    (void)state;
+    const float x[9] = {1, NAN, 2, 3, 4, 5, 6, 7, NAN}, ones[9] = {1, 1, 1, 1, 1, 1, 1, 1, 1};
+    float out[9];
+    FOR_EACH_TIER (k) {
+        for (int kind = 0; kind <= SH_UNARY_RELU_SQUARED; kind++) {
+            k->unary((enum sh_unary)kind, 2.0f, x, 9, out);
+            for (uint32_t i = 0; i < 9; i++) assert_int_equal(isnan(out[i]) != 0, isnan(x[i]) != 0);
+        }
+        for (int act = 0; act <= SH_GLU_OAI; act++) {
+            k->glu((enum sh_glu)act, x, 9, ones, 1, 9, out);
+            for (uint32_t i = 0; i < 9; i++) assert_int_equal(isnan(out[i]) != 0, isnan(x[i]) != 0);
+            k->glu((enum sh_glu)act, ones, 9, x, 1, 9, out);
+            for (uint32_t i = 0; i < 9; i++) assert_int_equal(isnan(out[i]) != 0, isnan(x[i]) != 0);
+        }
+    }
+}
+
 static void test_cpu_add_and_expert_sum(void **state) {
     (void)state;
     struct test_rng rng = {4};
@@ -291,9 +310,9 @@ static void test_cpu_concat(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_cpu_norms), cmocka_unit_test(test_cpu_unary),
-        cmocka_unit_test(test_cpu_glu),   cmocka_unit_test(test_cpu_add_and_expert_sum),
-        cmocka_unit_test(test_cpu_rope),  cmocka_unit_test(test_cpu_concat),
+        cmocka_unit_test(test_cpu_norms),  cmocka_unit_test(test_cpu_no_numbers),         cmocka_unit_test(test_cpu_unary),
+        cmocka_unit_test(test_cpu_glu),    cmocka_unit_test(test_cpu_add_and_expert_sum), cmocka_unit_test(test_cpu_rope),
+        cmocka_unit_test(test_cpu_concat),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
