@@ -505,6 +505,45 @@ static void test_not_numbers(void **state) {
     model = good;
 }
 
+/* Choices share a prompt that is longer than a window, and a recurrent state: the first is what it is alone. */
+static void test_kinds_of_state(void **state) {
+    (void)state;
+    static const char *const names[] = {"mamba-F16", "qwen35-Q8_0", "gpt-oss-MXFP4", "gemma2-F16"};
+    struct model *usual = model;
+    int32_t tokens[80];
+    for (int i = 0; i < 80; i++) tokens[i] = 3 + i * 41 % 500;
+    for (size_t k = 0; k < SH_COUNT(names); k++) {
+        char relative[64];
+        snprintf(relative, sizeof relative, "parity/%s.gguf", names[k]);
+        struct sh_error err;
+        if (models_resolve_path(TEST_SHARED(relative), &model, &err) != SH_OK) fail_msg("%s", err.message);
+        model_unref(model);
+        model = room_load(names[k]);
+        struct front *fronts[2];
+        for (uint32_t several = 0; several < 2; several++) {
+            fronts[several] = front_create();
+            struct gen_params params = params_for(fronts[several], 40);
+            params.prompt = tokens;
+            params.n_prompt = SH_COUNT(tokens);
+            params.n_choices = several ? 3 : 1;
+            params.sampler.temperature = 1;
+            run(&params);
+            assert_int_equal(fronts[several]->end.finish, GEN_STOP);
+        }
+        for (uint32_t c = 0; c < 3; c++) assert_int_equal(fronts[1]->choices[c].count, 40);
+        assert_memory_equal(fronts[1]->choices[0].tokens, fronts[0]->choices[0].tokens, 40 * sizeof(int32_t));
+        assert_memory_not_equal(fronts[1]->choices[1].tokens, fronts[0]->choices[0].tokens, 40 * sizeof(int32_t));
+        front_free(fronts[0]);
+        front_free(fronts[1]);
+        struct model_view view;
+        model_get_view(model, &view);
+        assert_int_equal(view.context.pages_used, 0);
+        model_view_finish(&view);
+        model_unref(model);
+    }
+    model = usual;
+}
+
 static int setup(void **state) {
     (void)state;
     const char *directory = room_directory("runner");
@@ -529,10 +568,11 @@ int main(int argc, char **argv) {
     int status;
     if (daemon_room_main(argc, argv, &status)) return status;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_one),       cmocka_unit_test(test_choices),     cmocka_unit_test(test_stop),
-        cmocka_unit_test(test_end_token), cmocka_unit_test(test_context_end), cmocka_unit_test(test_logprobs),
-        cmocka_unit_test(test_queue),     cmocka_unit_test(test_deadline),    cmocka_unit_test(test_unload_drains),
-        cmocka_unit_test(test_storm),     cmocka_unit_test(test_not_numbers), cmocka_unit_test(test_keep_alive),
+        cmocka_unit_test(test_one),        cmocka_unit_test(test_choices),     cmocka_unit_test(test_stop),
+        cmocka_unit_test(test_end_token),  cmocka_unit_test(test_context_end), cmocka_unit_test(test_logprobs),
+        cmocka_unit_test(test_queue),      cmocka_unit_test(test_deadline),    cmocka_unit_test(test_unload_drains),
+        cmocka_unit_test(test_storm),      cmocka_unit_test(test_not_numbers), cmocka_unit_test(test_kinds_of_state),
+        cmocka_unit_test(test_keep_alive),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
