@@ -2,7 +2,8 @@
 #include "compute/model/build_model.h"
 
 static const struct sh_architecture architectures[] = {
-    {"llama", "dense", sh_build_llama, 0, "Llama 1 to 3, Mistral, Ministral, Yi, SOLAR, Hermes, DeepSeek LLM and Coder, Falcon 3"},
+    {"llama", "dense", sh_build_llama, 0,
+     "Llama 1 to 3, Mistral, Ministral, Yi, SOLAR, Hermes, DeepSeek LLM and Coder, Falcon 3"},
     {"mistral3", "dense", sh_build_mistral3, 0, "Ministral 3, Mistral Small with YaRN"},
     {"qwen", "dense", sh_build_qwen, 0, "Qwen 1"},
     {"qwen2", "dense", sh_build_qwen2, 0, "Qwen 1.5, 2, 2.5, QwQ"},

@@ -65,7 +65,8 @@ static void check_table(struct sh_model_builder *m, uint32_t n_rot) {
 }
 
 static bool same_rope(const struct sh_rope_spec *a, const struct sh_rope_spec *b) {
-    const bool factors = a->factors == NULL || b->factors == NULL ? a->factors == b->factors : strcmp(a->factors, b->factors) == 0;
+    const bool factors =
+        a->factors == NULL || b->factors == NULL ? a->factors == b->factors : strcmp(a->factors, b->factors) == 0;
     return factors && a->scaling == b->scaling && a->base == b->base && a->factor == b->factor && a->extend == b->extend &&
            a->original_context == b->original_context && a->beta_fast == b->beta_fast && a->beta_slow == b->beta_slow &&
            a->extrapolation == b->extrapolation && a->magnitude == b->magnitude && a->n_rot == b->n_rot;
@@ -185,7 +186,8 @@ static void pass_wide_window(struct sh_model_builder *m) {
 static void build(struct sh_model_builder *m, const struct sh_architecture *architecture, const struct sh_model_params *params) {
     struct sh_builder *b = &m->b;
     sh_spec_read(&m->r, params, architecture->flags, &m->spec);
-    if (b->code == SH_OK && (b->program = sh_program_create()) == NULL) sh_build_fail(b, SH_ERR_NO_MEMORY, "no memory for the program");
+    if (b->code == SH_OK && (b->program = sh_program_create()) == NULL)
+        sh_build_fail(b, SH_ERR_NO_MEMORY, "no memory for the program");
     if (b->code != SH_OK) return;
     m->positions = m->check_only ? 1 : m->spec.context_length;
     b->program->n_layers = m->spec.n_layers;
@@ -208,8 +210,10 @@ enum sh_code sh_model_build(const struct sh_gguf *g, const struct sh_model_param
     if (name.length == 0) return sh_fail(err, SH_ERR_FORMAT, "%s: key 'general.architecture' is missing", sh_gguf_path(g, 0));
     const struct sh_architecture *architecture = sh_architecture_find(name.ptr, name.length);
     if (architecture == NULL)
-        return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: architecture '%.*s' is not computed by this build; shimmyctl inspect --supported lists those that are",
-                       sh_gguf_path(g, 0), (int)(name.length < 64 ? name.length : 64), name.ptr);
+        return sh_fail(
+            err, SH_ERR_UNSUPPORTED,
+            "%s: architecture '%.*s' is not computed by this build; shimmyctl inspect --supported lists those that are",
+            sh_gguf_path(g, 0), (int)(name.length < 64 ? name.length : 64), name.ptr);
 
     struct sh_model_builder *m = sh_calloc(1, sizeof *m);
     if (m == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory to build a program");

@@ -23,7 +23,7 @@ struct sh_model_builder {
     struct sh_rope_spec ropes[SH_MODEL_ROPES]; /* the tables made so far */
     uint32_t rope_tables[SH_MODEL_ROPES];
     uint32_t n_ropes;
-    uint32_t n_predictors; /* layers at the file's end that guess further tokens: no part of the program */
+    uint32_t n_predictors;    /* layers at the file's end that guess further tokens: no part of the program */
     const char *accounted[8]; /* tensors that are no weights of the program, but are part of the architecture */
     uint32_t n_accounted;
 };
@@ -32,8 +32,8 @@ struct sh_architecture {
     const char *name;   /* general.architecture */
     const char *family; /* heading in the table of documents: "dense", "experts", "recurrent", "embedding" */
     void (*build)(struct sh_model_builder *m);
-    uint32_t flags;     /* SH_SPEC_*: how the shared keys are read */
-    const char *note;   /* models that come under this name */
+    uint32_t flags;   /* SH_SPEC_*: how the shared keys are read */
+    const char *note; /* models that come under this name */
 };
 /* NULL: not one that this build computes. */
 const struct sh_architecture *sh_architecture_find(const char *name, size_t length);

@@ -83,8 +83,8 @@ uint32_t sh_decoder_linear(struct sh_decoder *d, uint32_t x, uint32_t n_in, uint
 }
 
 /* Rows [first, first + n) of a fused matrix, and of its bias. */
-static uint32_t part(struct sh_decoder *d, uint32_t x, uint64_t first, uint64_t n, uint64_t total, bool biased, const char *tensor,
-                     const char *stem) {
+static uint32_t part(struct sh_decoder *d, uint32_t x, uint64_t first, uint64_t n, uint64_t total, bool biased,
+                     const char *tensor, const char *stem) {
     struct sh_builder *b = &d->m->b;
     const struct sh_row_view view = {.first = first, .take = n, .stride = n, .count = 1};
     const uint32_t w = sh_build_matrix_rows(b, d->m->spec.n_embd, total, view, "blk.%u.%s.weight", b->layer, tensor);

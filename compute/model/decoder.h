@@ -18,7 +18,8 @@
 
 #include "compute/model/build_model.h"
 
-enum { /* biases that must be there */
+/* biases that must be there */
+enum {
     SH_BIAS_NORM = 1, /* of norms over whole rows */
     SH_BIAS_QKV = 2,
     SH_BIAS_OUT = 4, /* of attn_output */
@@ -49,33 +50,33 @@ struct sh_decoder {
     uint32_t biases;       /* SH_BIAS_* */
     bool parallel;
 
-    float embedding_scale; /* 0: none */
-    bool learned_positions; /* position_embd is added to the embedding */
-    float residual_scale;  /* 0: none */
+    float embedding_scale;            /* 0: none */
+    bool learned_positions;           /* position_embd is added to the embedding */
+    float residual_scale;             /* 0: none */
     float logit_scale, logit_softcap; /* 0: none */
 
     /* Attention. q, k, v come from attn_q, attn_k, attn_v, or from attn_qkv where the file has that: q, then k, then v. */
     enum sh_qk_norm qk_norm;
     enum sh_norm_kind qk_norm_kind;
-    bool qk_norm_late;  /* after the rotation */
-    float clamp_qkv;    /* 0: none */
+    bool qk_norm_late;      /* after the rotation */
+    float clamp_qkv;        /* 0: none */
     uint32_t q_temperature; /* a constant [context][1] that multiplies q by its position; SH_NONE */
     enum sh_rope_pairing pairing;
-    uint32_t rope_first; /* the first dimension of a head that is rotated */
-    uint32_t rope;       /* the table, SH_NONE: no rotation */
+    uint32_t rope_first;    /* the first dimension of a head that is rotated */
+    uint32_t rope;          /* the table, SH_NONE: no rotation */
     uint32_t rope_windowed; /* of layers with a window */
-    uint32_t rope_step;  /* n > 0: layers n - 1, 2n - 1, .. rotate nothing */
-    uint32_t slopes;     /* ALiBi, SH_NONE */
-    bool sinks;          /* attn_sinks */
-    float scale;         /* of scores; 1 / sqrt(k_dim) */
-    float softcap;       /* 0: none */
-    uint32_t window;     /* 0: none; else layers with `windowed` see the last so many positions */
+    uint32_t rope_step;     /* n > 0: layers n - 1, 2n - 1, .. rotate nothing */
+    uint32_t slopes;        /* ALiBi, SH_NONE */
+    bool sinks;             /* attn_sinks */
+    float scale;            /* of scores; 1 / sqrt(k_dim) */
+    float softcap;          /* 0: none */
+    uint32_t window;        /* 0: none; else layers with `windowed` see the last so many positions */
     bool windowed[SH_MAX_LAYERS];
 
     enum sh_ffn_kind ffn_kind;
-    enum sh_glu glu;     /* GATED */
-    bool fused_gate;     /* GATED: where there is no ffn_gate, ffn_up holds both, the gate first */
-    enum sh_unary act;   /* UNGATED */
+    enum sh_glu glu;   /* GATED */
+    bool fused_gate;   /* GATED: where there is no ffn_gate, ffn_up holds both, the gate first */
+    enum sh_unary act; /* UNGATED */
 
     /* In place of the usual: x is the branch's input after its norm, [R][n_embd]; the result is the branch's, before post-norm, scale and
      * residual. Of attention it must have the rows that sh_decoder_rows gives. NULL: sh_decoder_attention, sh_decoder_ffn. */

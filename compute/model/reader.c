@@ -133,11 +133,13 @@ void sh_read_u32s(struct sh_reader *r, const char *suffix, uint32_t fallback, ui
 /* Keys that change nothing about what is computed, whatever they say. */
 static bool is_neutral_key(const char *suffix) {
     static const char *const neutral[] = {
-        "vocab_size",               /* the embedding's rows count */
-        "tensor_data_layout",       /* how the converter permuted; all files of an architecture agree */
-        "attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon", /* of the norm that the architecture has not */
-        "rope.scaling.finetuned",   /* whether it was trained with the scaling */
-        "rope.freq_base", "rope.dimension_count", /* written for models without rotation, too */
+        "vocab_size",         /* the embedding's rows count */
+        "tensor_data_layout", /* how the converter permuted; all files of an architecture agree */
+        "attention.layer_norm_epsilon",
+        "attention.layer_norm_rms_epsilon", /* of the norm that the architecture has not */
+        "rope.scaling.finetuned",           /* whether it was trained with the scaling */
+        "rope.freq_base",
+        "rope.dimension_count", /* written for models without rotation, too */
     };
     static const char *const other_inputs[] = {"mm.", "vision.", "audio."}; /* text takes no notice of them */
     for (size_t i = 0; i < SH_COUNT(neutral); i++)
@@ -176,7 +178,7 @@ void sh_reader_check_all_read(struct sh_reader *r) {
         bool asked = is_neutral_key(suffix) || is_neutral_value(kv) || is_idle_key(r, suffix);
         for (uint32_t k = 0; k < r->n_asked && !asked; k++) asked = r->asked[k] == kv;
         if (!asked)
-            sh_read_fail(r, SH_ERR_UNSUPPORTED, suffix, "asks for something that architecture '%s' as this build computes it has not",
-                         r->architecture);
+            sh_read_fail(r, SH_ERR_UNSUPPORTED, suffix,
+                         "asks for something that architecture '%s' as this build computes it has not", r->architecture);
     }
 }

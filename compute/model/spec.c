@@ -18,9 +18,9 @@ static void read_heads(struct sh_reader *r, struct sh_spec *s, uint32_t flags) {
     if (!sh_read_has(r, "attention.head_count")) sh_read_u32_required(r, "attention.head_count", 1, SH_MAX_HEADS);
     sh_read_u32s(r, "attention.head_count", 1, 1, SH_MAX_HEADS, s->heads, s->n_layers);
     if (sh_read_has(r, "attention.head_count_kv"))
-        sh_read_u32s(r, "attention.head_count_kv", 1, flags & SH_SPEC_SOME_ATTENTION ? 0 : 1, SH_MAX_HEADS, s->kv_heads, s->n_layers);
-    else
-        memcpy(s->kv_heads, s->heads, sizeof s->heads);
+        sh_read_u32s(r, "attention.head_count_kv", 1, flags & SH_SPEC_SOME_ATTENTION ? 0 : 1, SH_MAX_HEADS, s->kv_heads,
+                     s->n_layers);
+    else memcpy(s->kv_heads, s->heads, sizeof s->heads);
     if (*r->code != SH_OK) return;
     for (uint32_t l = 0; l < s->n_layers; l++)
         if (s->kv_heads[l] > 0 && s->heads[l] % s->kv_heads[l] != 0)
@@ -128,12 +128,13 @@ static void read_vocabulary(struct sh_reader *r, struct sh_spec *s) {
     const char *path = sh_gguf_path(r->g, embedding->shard);
     s->n_vocab = (uint32_t)embedding->dims[1];
     if (embedding->dims[1] < 1 || embedding->dims[1] > SH_MAX_VOCAB)
-        *r->code = sh_fail(r->err, SH_ERR_FORMAT, "%s: tensor 'token_embd.weight' has %llu rows, expected a vocabulary of 1 to %d",
-                           path, (unsigned long long)embedding->dims[1], SH_MAX_VOCAB);
+        *r->code =
+            sh_fail(r->err, SH_ERR_FORMAT, "%s: tensor 'token_embd.weight' has %llu rows, expected a vocabulary of 1 to %d", path,
+                    (unsigned long long)embedding->dims[1], SH_MAX_VOCAB);
     else if (tokens != NULL && tokens->count != s->n_vocab)
-        *r->code = sh_fail(r->err, SH_ERR_FORMAT,
-                           "%s: tensor 'token_embd.weight' has %u rows, expected one for each of the %llu tokens", path, s->n_vocab,
-                           (unsigned long long)tokens->count);
+        *r->code =
+            sh_fail(r->err, SH_ERR_FORMAT, "%s: tensor 'token_embd.weight' has %u rows, expected one for each of the %llu tokens",
+                    path, s->n_vocab, (unsigned long long)tokens->count);
 }
 
 /* Converters write both for dense models, too. How many are used is a matter of the builders that have experts. */
@@ -161,16 +162,16 @@ void sh_spec_read(struct sh_reader *r, const struct sh_model_params *params, uin
     s->layer_eps = sh_read_real(r, "attention.layer_norm_epsilon", -1, 0, 1);
     s->causal = sh_read_bool(r, "attention.causal", true);
     if (!s->causal && (flags & SH_SPEC_ENCODER) == 0)
-        sh_read_fail(r, SH_ERR_UNSUPPORTED, "attention.causal", "is false, architecture '%s' is computed with causal attention alone",
-                     r->architecture);
+        sh_read_fail(r, SH_ERR_UNSUPPORTED, "attention.causal",
+                     "is false, architecture '%s' is computed with causal attention alone", r->architecture);
     s->pooling = (enum sh_pooling)sh_read_u32(r, "pooling_type", SH_POOL_NONE, SH_POOL_NONE, SH_POOL_LAST);
     read_experts(r, s);
     read_heads(r, s, flags);
     const bool rotates = (flags & (SH_SPEC_NO_ROPE | SH_SPEC_NO_ATTENTION)) == 0;
     if (rotates) read_rope(r, s, extend);
     else if (extend != 1 && *r->code == SH_OK)
-        *r->code = sh_fail(r->err, SH_ERR_INVALID, "rope_scale is %g, but architecture '%s' rotates nothing; set no rope scale", extend,
-                           r->architecture);
+        *r->code = sh_fail(r->err, SH_ERR_INVALID, "rope_scale is %g, but architecture '%s' rotates nothing; set no rope scale",
+                           extend, r->architecture);
     choose_context(r, s, params != NULL ? params->context_length : 0, extend);
     if (rotates && *r->code == SH_OK) choose_factors(r, &s->rope, s->context_length);
     read_vocabulary(r, s);

@@ -73,15 +73,15 @@ enum sh_rope_scaling {
 struct sh_rope_spec {
     enum sh_rope_scaling scaling;
     double base;
-    double factor;           /* LINEAR, YARN: >= 1 */
-    double extend;           /* positions are divided by this too: sh_model_params.rope_scale, else 1 */
-    double original_context; /* YARN, LONG: tokens */
+    double factor;                              /* LINEAR, YARN: >= 1 */
+    double extend;                              /* positions are divided by this too: sh_model_params.rope_scale, else 1 */
+    double original_context;                    /* YARN, LONG: tokens */
     double beta_fast, beta_slow, extrapolation; /* YARN */
-    double attention_factor; /* the file's own, 1 if it has none; already in magnitude */
-    double log_multiplier;   /* YARN: rope.scaling.yarn_log_multiplier, 0 if absent */
+    double attention_factor;                    /* the file's own, 1 if it has none; already in magnitude */
+    double log_multiplier;                      /* YARN: rope.scaling.yarn_log_multiplier, 0 if absent */
     double magnitude;
-    uint32_t n_rot;          /* dimensions of a head that are rotated; even. 0: the model rotates nothing */
-    const char *factors;     /* a tensor F32 [n_rot / 2] of divisors, NULL: none */
+    uint32_t n_rot;      /* dimensions of a head that are rotated; even. 0: the model rotates nothing */
+    const char *factors; /* a tensor F32 [n_rot / 2] of divisors, NULL: none */
 };
 
 /* The table F32 [context][n_rot / 2][2] of (cos, sin), computed in double. `factors` [n_rot / 2] divide the frequencies, or NULL.
@@ -90,23 +90,24 @@ float *sh_rope_table(const struct sh_rope_spec *rope, const float *factors, uint
 
 /* ---- what most architectures share ---- */
 
-enum { /* what an architecture has not, or has in its own way */
-    SH_SPEC_NO_ATTENTION = 1, /* no heads at all: their numbers are 0 */
-    SH_SPEC_NO_FF = 2,        /* feed_forward_length may be absent or 0 */
-    SH_SPEC_NO_ROPE = 4,      /* no rotation: rope.n_rot is 0 and no rope key is read */
-    SH_SPEC_ENCODER = 8,      /* attention.causal may be false */
+/* what an architecture has not, or has in its own way */
+enum {
+    SH_SPEC_NO_ATTENTION = 1,    /* no heads at all: their numbers are 0 */
+    SH_SPEC_NO_FF = 2,           /* feed_forward_length may be absent or 0 */
+    SH_SPEC_NO_ROPE = 4,         /* no rotation: rope.n_rot is 0 and no rope key is read */
+    SH_SPEC_ENCODER = 8,         /* attention.causal may be false */
     SH_SPEC_SOME_ATTENTION = 16, /* layers with 0 key/value heads have no attention */
 };
 
 struct sh_spec {
     uint32_t n_layers, n_embd, n_vocab;
-    uint32_t n_ff, n_heads, n_kv_heads; /* the largest of the layers */
-    uint32_t k_dim, v_dim;              /* per head */
+    uint32_t n_ff, n_heads, n_kv_heads;      /* the largest of the layers */
+    uint32_t k_dim, v_dim;                   /* per head */
     uint32_t context_native, context_length; /* tokens */
-    double rms_eps, layer_eps;          /* attention.layer_norm_rms_epsilon and .layer_norm_epsilon; -1: absent */
+    double rms_eps, layer_eps;               /* attention.layer_norm_rms_epsilon and .layer_norm_epsilon; -1: absent */
     bool causal;
     enum sh_pooling pooling;
-    uint32_t n_expert, n_expert_used;   /* 0: none; not held against each other */
+    uint32_t n_expert, n_expert_used; /* 0: none; not held against each other */
     struct sh_rope_spec rope;
     uint32_t heads[SH_MAX_LAYERS], kv_heads[SH_MAX_LAYERS], ff[SH_MAX_LAYERS]; /* of each layer */
 };

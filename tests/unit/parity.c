@@ -175,7 +175,8 @@ static double log_sum_exp(const float *logits, uint32_t n) {
     return largest + log(sum);
 }
 
-static void compare_positions(struct parity_deviation *d, const json_t *prompt, const float *logits, uint32_t n, uint32_t n_vocab) {
+static void compare_positions(struct parity_deviation *d, const json_t *prompt, const float *logits, uint32_t n,
+                              uint32_t n_vocab) {
     const json_t *positions = json_object_get(prompt, "positions");
     const json_t *tokens = json_object_get(prompt, "tokens"), *last = json_object_get(prompt, "last_logits");
     assert_int_equal(json_array_size(positions), n);
@@ -250,8 +251,8 @@ static bool check_decoder(const struct parity *p, struct core_model *m, const ch
     const bool near = all.largest <= allowed->largest && rms <= allowed->rms && median <= allowed->median;
     const size_t used = strlen(why);
     if (!near || !same)
-        snprintf(why + used, 256 - used, "%u log-probs differ by up to %.3g (rms %.3g, median %.3g), allowed %.3g (%.3g, %.3g)", all.n,
-                 all.largest, rms, median, allowed->largest, allowed->rms, allowed->median);
+        snprintf(why + used, 256 - used, "%u log-probs differ by up to %.3g (rms %.3g, median %.3g), allowed %.3g (%.3g, %.3g)",
+                 all.n, all.largest, rms, median, allowed->largest, allowed->rms, allowed->median);
     free(all.all);
     return near && same;
 }
@@ -315,7 +316,8 @@ static bool check_embedding(const struct parity *p, struct core_model *m, const 
             double largest;
             const double c = cosine(found, json_object_get(json_array_get(p->prompts, i), kinds[k].key), info.n_embd, &largest);
             if (getenv("SHIMMY_TEST_FIGURES") != NULL)
-                print_message("%-24s %-10s %s %u: 1 - cosine %.2e, largest %.2e\n", p->name, device, kinds[k].key, i, 1 - c, largest);
+                print_message("%-24s %-10s %s %u: 1 - cosine %.2e, largest %.2e\n", p->name, device, kinds[k].key, i, 1 - c,
+                              largest);
             if (c >= allowed->cosine && largest <= allowed->largest) continue;
             snprintf(why, 256, "%s of prompt %u has a cosine of %.6f (components differ by up to %.3g), allowed %.6f (%.3g)",
                      kinds[k].key, i, c, largest, allowed->cosine, allowed->largest);

@@ -91,10 +91,12 @@ enum { PAIRS = 16 }; /* of most files: heads of 32 */
 
 /* By wavelength: a pair that turns t times over the original context; the ramp lies between the (whole) pairs that turn beta_fast and
  * beta_slow times. */
-static void yarn_angles(double *theta, double base, double factor, double original, double fast, double slow, double extrapolation) {
+static void yarn_angles(double *theta, double base, double factor, double original, double fast, double slow,
+                        double extrapolation) {
     plain_angles(theta, PAIRS, base);
     const double per_pair = log(base) / PAIRS; /* of the logarithm of the wavelength */
-    const double first = floor(log(original / fast / (2 * M_PI)) / per_pair), last = ceil(log(original / slow / (2 * M_PI)) / per_pair);
+    const double first = floor(log(original / fast / (2 * M_PI)) / per_pair),
+                 last = ceil(log(original / slow / (2 * M_PI)) / per_pair);
     const double low = first > 0 ? first : 0, high = last < 2 * PAIRS - 1 ? last : 2 * PAIRS - 1;
     for (int i = 0; i < PAIRS; i++) {
         double stretched = i <= low ? 0 : i >= high ? 1 : (i - low) / (high - low);
@@ -119,7 +121,8 @@ static void yarn_in_its_variants(void **state) {
         {"llama.rope.scaling.yarn_ext_factor", 0.25f, 4, 32, 1, 0.25, 1 + 0.1 * 1.3862943611198906},
         {"llama.rope.scaling.yarn_ext_factor", 0, 4, 32, 1, 0, 1}, /* linear in all but name */
         {"llama.rope.scaling.yarn_log_multiplier", 1, 4, 32, 1, 1, 1},
-        {"llama.rope.scaling.yarn_log_multiplier", 0.5f, 4, 32, 1, 1, (1 + 0.1 * 1.3862943611198906) / (1 + 0.05 * 1.3862943611198906)},
+        {"llama.rope.scaling.yarn_log_multiplier", 0.5f, 4, 32, 1, 1,
+         (1 + 0.1 * 1.3862943611198906) / (1 + 0.05 * 1.3862943611198906)},
     };
     for (size_t i = 0; i < SH_COUNT(variants); i++) {
         struct rewrite *r = change("llama-yarn-Q8_0");
