@@ -238,48 +238,12 @@ static bool all_mapped(const struct sh_vk_arena *arena) {
     return true;
 }
 
-/* What this executor computes of the program's ops. */
-static enum sh_code check_ops(const struct sh_segment *segment, struct sh_error *err) {
-    for (uint32_t i = segment->first_op; i < segment->first_op + segment->n_ops; i++) {
-        const struct sh_op *op = &segment->program->ops[i];
-        bool known = true;
-        switch (op->kind) {
-        case SH_OP_EMBED:
-        case SH_OP_MATMUL:
-        case SH_OP_ROUTE:
-        case SH_OP_EXPERT_MATMUL:
-        case SH_OP_EXPERT_SUM:
-        case SH_OP_NORM:
-        case SH_OP_ADD:
-        case SH_OP_UNARY:
-        case SH_OP_GLU:
-        case SH_OP_CONCAT:
-        case SH_OP_ROPE:
-        case SH_OP_ROPE_CACHE:
-        case SH_OP_ATTENTION:
-        case SH_OP_CONV:
-        case SH_OP_SCAN:
-        case SH_OP_DELTA_NET:
-        case SH_OP_GATHER_OUT: break;
-        default: known = false;
-        }
-        if (!known)
-            return sh_fail(err, SH_ERR_UNSUPPORTED, "op %s of %s is not computed by this executor", sh_op_name(op->kind),
-                           segment->program->activations[op->out].name);
-    }
-    return SH_OK;
-}
-
 enum sh_code sh_vk_model_create(struct sh_device *device, const struct sh_segment *segments, uint32_t n_segments,
                                 struct sh_exec_model **out, struct sh_error *err) {
     struct sh_vulkan *vk = sh_vulkan_of(device);
     SH_ASSERT(n_segments > 0);
     const struct sh_program *program = segments[0].program;
     *out = NULL;
-    for (uint32_t s = 0; s < n_segments; s++) {
-        const enum sh_code known = check_ops(&segments[s], err);
-        if (known != SH_OK) return known;
-    }
     struct sh_exec_model *m = calloc(1, sizeof *m);
     if (!m) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a model");
     m->vk = vk;

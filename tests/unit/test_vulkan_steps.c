@@ -339,6 +339,43 @@ static void a_lost_device_is_an_ordinary_error(void **state) {
     close_bench(&b);
 }
 
+static VKAPI_ATTR VkResult VKAPI_CALL cannot_wait(VkDevice device, const VkSemaphoreWaitInfo *info, uint64_t timeout_ns) {
+    (void)device, (void)info, (void)timeout_ns;
+    return VK_ERROR_OUT_OF_HOST_MEMORY;
+}
+static VKAPI_ATTR VkResult VKAPI_CALL cannot_idle(VkDevice device) {
+    (void)device;
+    return VK_ERROR_OUT_OF_HOST_MEMORY;
+}
+/* A wait that fails for want of memory says nothing about the step: the whole device is waited for, and the step's results are good.
+ * Where that fails too, nothing is known of the device any more. */
+static void a_failed_wait_does_not_free_what_runs(void **state) {
+    (void)state;
+    struct bench b = open_bench(&small, __func__, false, 2);
+    struct sh_vulkan *vk = sh_vulkan_of(b.device);
+    const PFN_vkWaitSemaphores wait = vk->WaitSemaphores;
+    struct sh_step_result result;
+    struct sh_error err = {0};
+    int32_t tokens[2];
+    for (int round = 0; round < 2; round++) {
+        submit_one(&b, 0, 7, SH_NONE, 0, 0);
+        if (round == 1) vk->WaitSemaphores = cannot_wait;
+        tokens[round] = wait_one(&b, 0);
+    }
+    assert_int_equal(tokens[1], tokens[0]);
+    vk->WaitSemaphores = wait;
+    submit_one(&b, 0, 7, SH_NONE, 0, 0);
+    const PFN_vkDeviceWaitIdle idle = vk->DeviceWaitIdle;
+    vk->WaitSemaphores = cannot_wait;
+    vk->DeviceWaitIdle = cannot_idle;
+    assert_int_equal(b.device->executor->wait(b.context, 0, -1, &result, &err), SH_ERR_DEVICE_LOST);
+    assert_int_equal(b.device->executor->pool_reserve(b.context, 0, 64, &err), SH_ERR_DEVICE_LOST);
+    vk->WaitSemaphores = wait;
+    vk->DeviceWaitIdle = idle;
+    assert_int_equal(vk->DeviceWaitIdle(vk->device), VK_SUCCESS); /* before its memory goes */
+    close_bench(&b);
+}
+
 struct worker {
     struct bench *bench;
     int32_t tokens[30];
@@ -422,6 +459,7 @@ int main(void) {
         cmocka_unit_test(contexts_beyond_the_indices_are_refused),
         cmocka_unit_test(large_heads_are_refused),
         cmocka_unit_test(a_lost_device_is_an_ordinary_error),
+        cmocka_unit_test(a_failed_wait_does_not_free_what_runs),
         cmocka_unit_test(contexts_run_side_by_side),
         cmocka_unit_test(pipeline_cache_survives),
     };
