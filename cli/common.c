@@ -129,6 +129,27 @@ static void print_placement(const json_t *placement) {
     }
 }
 
+/* --lora FILE[=SCALE], as often as it was given; NULL: not at all. Paths are made absolute, like a model's. */
+static json_t *lora_parameter(struct cli *cli) {
+    const struct cli_value *given = cli_value(&cli->line, "lora");
+    if (!given->set) return NULL;
+    json_t *list = json_array();
+    for (size_t i = 0; i < given->n_texts; i++) {
+        char *name = strdup(given->texts[i]), *rest = NULL, *equals = name ? strrchr(name, '=') : NULL;
+        double scale = 1;
+        if (equals) {
+            scale = strtod(equals + 1, &rest);
+            if (rest != equals + 1 && !*rest) *equals = 0;
+            else scale = 1; /* the sign belongs to the name */
+        }
+        json_t *place = name ? cli_model_parameters(name) : NULL;
+        json_array_append_new(list, json_pack("{s:O?, s:f}", "adapter", json_object_get(place, "model"), "scale", scale));
+        json_decref(place);
+        free(name);
+    }
+    return list;
+}
+
 int cli_load(struct cli *cli, const char *model, bool options, bool print) {
     json_t *parameters = cli_model_parameters(model);
     if (!parameters) return cli_fail("MODEL: found bytes that are not UTF-8");
@@ -153,6 +174,10 @@ int cli_load(struct cli *cli, const char *model, bool options, bool print) {
         if (cli_flag(&cli->line, "cpu-moe")) json_object_set_new(parameters, "cpu_moe", json_true());
         if (experts->set) json_object_set_new(parameters, "n_cpu_moe", json_integer(experts->integer));
         if (context->set) json_object_set_new(parameters, "context_length", json_integer(context->integer));
+        if (print) {
+            json_t *lora = lora_parameter(cli);
+            if (lora) json_object_set_new(parameters, "lora", lora);
+        }
         if (print && cli_flag(&cli->line, "reload")) json_object_set_new(parameters, "reload", json_true());
     }
     if (!cli_connect(cli)) {

@@ -31,6 +31,25 @@ static void header(struct term_table *table, const char *const *titles, size_t c
     for (size_t i = 0; i < count; i++) term_table_add(table, TERM_BOLD, titles[i]);
 }
 
+/* Those that it is loaded with, and those that were found for it. */
+static void print_adapters(const json_t *model) {
+    const json_t *lora = json_object_get(model, "lora"), *found = json_object_get(model, "adapters");
+    size_t i;
+    const json_t *item;
+    json_array_foreach(lora, i, item) {
+        term_puts(stdout, TERM_PLAIN, text_at(model, "id"));
+        fputs(": with adapter ", stdout);
+        term_puts(stdout, TERM_PLAIN, text_at(item, "path"));
+        printf(" at %g\n", json_number_value(json_object_get(item, "scale")));
+    }
+    json_array_foreach(found, i, item) {
+        term_puts(stdout, TERM_PLAIN, text_at(model, "id"));
+        fputs(": adapter found: ", stdout);
+        term_puts(stdout, TERM_PLAIN, json_string_value(item));
+        putchar('\n');
+    }
+}
+
 static void print_models(const json_t *models) {
     static const char *const titles[] = {"MODEL", "STATE", "ARCH", "TYPE", "SIZE", "DEVICE", "PATH"};
     struct term_table *table = term_table_create(7);
@@ -49,6 +68,7 @@ static void print_models(const json_t *models) {
         add_text(table, TERM_DIM, text_at(m, "path"));
     }
     term_table_print(table, stdout);
+    json_array_foreach(models, i, m) print_adapters(m);
     json_array_foreach(models, i, m) {
         if (!*text_at(m, "error")) continue;
         term_puts(stdout, TERM_RED, text_at(m, "id"));

@@ -153,6 +153,8 @@ struct sh_file_summary {
     char type_name[32];       /* "Q4_K_M" from general.file_type, else the commonest matrix type */
     uint64_t n_parameters;
     uint64_t context_length; /* native; 0 unknown */
+    bool adapter;            /* general.type is "adapter": for sh_model_params.lora, no model of its own */
+    const char *base;        /* of an adapter: the name of the model it was made for (general.base_model.0.name) or "" */
 };
 struct sh_file_value { /* one metadata entry; strings are not NUL-terminated by contract, use length */
     const char *key;

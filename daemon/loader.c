@@ -109,6 +109,8 @@ static void read_header(struct model *m) {
         set_text(&m->arch, summary.architecture);
         set_text(&m->type, summary.type_name);
         set_text(&m->name, summary.name);
+        set_text(&m->base, summary.base);
+        m->adapter = summary.adapter;
         m->size_bytes = summary.file_bytes;
     }
     if ((m->state == MODEL_DISCOVERED || m->state == MODEL_FAILED) && !m->loads) {
@@ -235,8 +237,15 @@ static enum sh_code load_engine(struct job *job, struct sh_error *err) {
     };
     enum sh_code code = place(job, &params, err);
     if (code) return code;
+    struct sh_lora *lora = sh_calloc(job->wants.n_lora, sizeof *lora);
+    if (!lora) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for %u adapters", job->wants.n_lora);
+    for (uint32_t i = 0; i < job->wants.n_lora; i++)
+        lora[i] = (struct sh_lora){.path = job->wants.lora[i].path, .scale = job->wants.lora[i].scale};
+    params.lora = lora;
+    params.n_lora = job->wants.n_lora;
     struct sh_device *const devices[] = {job->device, job->host};
     code = sh_model_load(devices, job->host ? 2 : 1, &params, &job->engine, err);
+    free(lora);
     if (code) return code;
 
     struct sh_model_info info;
@@ -384,8 +393,7 @@ static void note_parts(const struct job *job, struct model *m) {
 
 static void load(struct model *m) {
     struct job job = {.model = model_ref(m), .config = config_ref(registry.config)};
-    job.wants = (struct model_wants){m->wants.device ? strdup(m->wants.device) : NULL, m->wants.context_length,
-                                     m->wants.kv_type ? strdup(m->wants.kv_type) : NULL, m->wants.places};
+    job.wants = wants_copy(&m->wants);
     job.places = places_resolve(job.config, job.wants.places);
     job.most_layers = SH_LAYERS_AUTO;
     job.order = m->load_order;
@@ -435,8 +443,14 @@ static void load(struct model *m) {
         m->info.load_ns = took;
         m->ready_since_ns = sh_now_ns();
         wants_finish(&m->wants);
-        m->wants = (struct model_wants){strdup(job.wants.device ? job.wants.device : job.config->device), m->info.context_length,
-                                        strdup(job.wants.kv_type ? job.wants.kv_type : job.config->kv_type), job.places};
+        m->wants = (struct model_wants){strdup(job.wants.device ? job.wants.device : job.config->device),
+                                        m->info.context_length,
+                                        strdup(job.wants.kv_type ? job.wants.kv_type : job.config->kv_type),
+                                        job.places,
+                                        job.wants.lora,
+                                        job.wants.n_lora};
+        job.wants.lora = NULL; /* handed over */
+        job.wants.n_lora = 0;
         const char *const labels[] = {m->id};
         metric_set(METRIC_MODEL_LOAD_SECONDS, labels, (double)took / 1e9);
         log_write(SH_LOG_NOTICE, m->id, "loaded on %s in %.2f s: context %u, %.1f MiB of weights",

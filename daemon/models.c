@@ -40,7 +40,16 @@ void set_text(char **slot, const char *value) {
 void wants_finish(struct model_wants *wants) {
     free(wants->device);
     free(wants->kv_type);
+    lora_free(wants->lora, wants->n_lora);
     *wants = (struct model_wants){0};
+}
+
+struct model_wants wants_copy(const struct model_wants *from) {
+    struct model_wants to = *from;
+    to.device = from->device ? strdup(from->device) : NULL;
+    to.kv_type = from->kv_type ? strdup(from->kv_type) : NULL;
+    to.lora = lora_copy(from->lora, &to.n_lora);
+    return to;
 }
 
 void model_set_state(struct model *model, enum model_state state) {
@@ -83,6 +92,7 @@ void model_unref(struct model *model) {
     free(model->type);
     free(model->name);
     free(model->error);
+    free(model->base);
     free(model->lost);
     free(model);
 }
@@ -205,14 +215,14 @@ static void normalise(const char *name, char *out, size_t cap) {
 
 enum { NAME_MAX_LENGTH = TEXT_DISTANCE_MAX, CANDIDATES_MAX = 8 };
 
-static bool same_name(const char *a, const char *b) {
+bool same_name(const char *a, const char *b) {
     char x[NAME_MAX_LENGTH], y[NAME_MAX_LENGTH];
     normalise(a, x, sizeof x);
     normalise(b, y, sizeof y);
     return strcmp(x, y) == 0;
 }
 
-static bool is_path(const char *name) {
+bool is_path(const char *name) {
     size_t length = strlen(name);
     return strchr(name, '/') || (length > 5 && strcasecmp(name + length - 5, ".gguf") == 0);
 }
@@ -325,7 +335,8 @@ struct model *model_create(const struct found_model *found) {
     set_text(&m->type, "");
     set_text(&m->name, "");
     set_text(&m->error, "");
-    if (!m->id || !m->path || !m->arch || !m->type || !m->name || !m->error) {
+    set_text(&m->base, "");
+    if (!m->id || !m->path || !m->arch || !m->type || !m->name || !m->error || !m->base) {
         model_unref(m);
         return NULL;
     }
@@ -426,6 +437,7 @@ void model_get_view(struct model *m, struct model_view *out) {
         memcpy(out->parts, m->parts, sizeof out->parts);
         out->n_parts = m->n_parts;
         out->load_ns = m->info.load_ns;
+        out->lora = lora_json(m->wants.lora, m->wants.n_lora);
     }
     struct file_identity was = m->loaded, now;
     out->context = stats.context;
@@ -456,16 +468,17 @@ void model_view_finish(struct model_view *view) {
     free(view->name);
     free(view->error);
     free(view->device);
+    json_decref(view->lora);
     *view = (struct model_view){0};
 }
 
 void models_each(void (*fn)(struct model *model, void *user), void *user) {
     pthread_mutex_lock(&registry.lock);
     uint32_t count = 0, n = 0;
-    for (struct model *m = registry.models; m; m = m->next) count += m->listed;
+    for (struct model *m = registry.models; m; m = m->next) count += m->listed && !m->adapter;
     struct model **all = sh_calloc(count + 1ull, sizeof(struct model *));
     for (struct model *m = registry.models; m && all; m = m->next)
-        if (m->listed) all[n++] = model_ref(m);
+        if (m->listed && !m->adapter) all[n++] = model_ref(m);
     pthread_mutex_unlock(&registry.lock);
     for (uint32_t i = 0; i < n; i++) {
         fn(all[i], user);
@@ -542,6 +555,7 @@ static bool wants_agree(const struct model *model, const struct load_params *wan
     const struct load_places places = places_resolve(registry.config, have->places);
     if (want->places.set_layers && want->places.gpu_layers != places.gpu_layers) return false;
     if (want->places.set_experts && want->places.n_cpu_moe != places.n_cpu_moe) return false;
+    if (want->set_lora && !lora_equal(want->lora, want->n_lora, have->lora, have->n_lora)) return false;
     return !want->kv_type || (have->kv_type && strcmp(have->kv_type, want->kv_type) == 0);
 }
 
@@ -552,6 +566,8 @@ static void wants_set(struct model_wants *wants, const struct load_params *param
     wants->kv_type = params->kv_type ? strdup(params->kv_type) : NULL;
     wants->context_length = params->context_length;
     wants->places = params->places;
+    wants->n_lora = params->n_lora;
+    wants->lora = lora_copy(params->lora, &wants->n_lora);
 }
 
 void model_start_drain(struct model *model, uint64_t limit_ns) {

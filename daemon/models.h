@@ -58,15 +58,20 @@ struct model_view {                                        /* a snapshot; string
     struct model_part parts[MODEL_PARTS];
     uint32_t n_parts;                /* valid when ready: what is where, the device first */
     struct sh_context_stats context; /* valid when ready */
+    json_t *lora; /* when ready: [{path, scale}] */
     uint32_t running, queued;
     uint64_t prompt_tokens_total, generated_tokens_total;
 };
+/* The ids of the adapters whose file names this model as the one they were made for (its id or general.name). New reference. */
+json_t *model_adapters(struct model *model);
+/* The file of an adapter: `name` itself if it is a path, else of the one that is known by that id; malloc'd. */
+enum sh_code adapter_path(const char *name, char **path, struct sh_error *err);
 void model_get_view(struct model *model, struct model_view *out);
 void model_view_finish(struct model_view *view);
 /* What a model of this architecture can be asked for: "completion" and "embedding", or the latter alone; empty for one that is not
  * computed. An array of strings, new reference. */
 json_t *model_capabilities(const char *arch);
-/* All models, sorted by id; calls fn under no lock with a reference held. */
+/* All models (adapters are none), sorted by id; calls fn under no lock with a reference held. */
 void models_each(void (*fn)(struct model *model, void *user), void *user);
 
 /* Loads unless ready: registers interest and returns at once; fn is called exactly once, from any thread (also before returning
@@ -84,11 +89,18 @@ struct load_places { /* what of a model is where; each part of it may be left to
     bool set_experts;
     uint32_t n_cpu_moe; /* UINT32_MAX: of all layers */
 };
+struct lora_want {
+    const char *path;
+    float scale;
+};
 struct load_params {
     const char *device;      /* NULL: the configured one */
     uint32_t context_length; /* 0: configured */
     const char *kv_type;     /* NULL: configured */
     struct load_places places;
+    const struct lora_want *lora; /* copied */
+    uint32_t n_lora;
+    bool set_lora; /* also if there are none */
     bool reload; /* swap a loaded one after draining */
 };
 struct load *model_load(struct model *model, const struct load_params *params, load_done_fn done, load_progress_fn progress,

@@ -36,6 +36,8 @@ struct model_wants {         /* how it is to be loaded, or is */
     uint32_t context_length; /* 0: configured */
     char *kv_type;           /* NULL: configured */
     struct load_places places;
+    struct lora_want *lora; /* paths are copies */
+    uint32_t n_lora;
 };
 
 /* A vocabulary opened alone: it outlives the engine's, so that it may be lent. One of a replaced file stays, for it may be in
@@ -56,6 +58,8 @@ struct model {
     uint64_t size_bytes;
     bool header_read;
     char *arch, *type, *name, *error; /* "" where there is none */
+    bool adapter;                     /* no model, but an adapter for the model named */
+    char *base;                       /* here; "" if it names none */
     enum model_state state;
     struct load *loads;       /* those who wait, oldest first */
     uint64_t load_order;      /* of the first of them */
@@ -106,6 +110,15 @@ struct model *model_create(const struct found_model *found); /* one reference, t
 /* A copy in which bytes that are not UTF-8 are '?' (names of files and in files hold any, JSON does not); without memory the old
  * text stays. */
 void set_text(char **slot, const char *value);
+/* Copies a list of adapters; NULL: there are none, or no memory (then *n is 0, too). */
+struct lora_want *lora_copy(const struct lora_want *list, uint32_t *n);
+void lora_free(struct lora_want *list, uint32_t n);
+bool lora_equal(const struct lora_want *a, uint32_t n_a, const struct lora_want *b, uint32_t n_b);
+json_t *lora_json(const struct lora_want *list, uint32_t n); /* [{path, scale}], new reference */
+/* Are two names the same once case, spaces and underscores are evened out? */
+bool same_name(const char *a, const char *b);
+bool is_path(const char *name); /* has a slash or ends in .gguf */
+struct model_wants wants_copy(const struct model_wants *wants);
 
 void load_finish(struct load *load, enum sh_code code, const struct sh_error *err); /* calls done unless it was called */
 void load_unref(struct load *load);

@@ -7,7 +7,7 @@
 
 struct sh_file {
     struct sh_gguf *gguf;
-    char *architecture, *name;
+    char *architecture, *name, *base;
     char (*type_names)[20]; /* "type 99", one per tensor; NULL if every type is in the table */
     struct sh_file_summary summary;
 };
@@ -84,7 +84,8 @@ enum sh_code sh_file_open(const char *path, struct sh_file **out, struct sh_erro
     sh_gguf_close_files(f->gguf);
     f->architecture = text_of(g, "general.architecture");
     f->name = text_of(g, "general.name");
-    if (f->architecture == NULL || f->name == NULL || !name_unknown_types(f)) {
+    f->base = text_of(g, "general.base_model.0.name");
+    if (f->architecture == NULL || f->name == NULL || f->base == NULL || !name_unknown_types(f)) {
         sh_file_close(f);
         return sh_fail(err, SH_ERR_NO_MEMORY, "no memory to open a model");
     }
@@ -98,6 +99,8 @@ enum sh_code sh_file_open(const char *path, struct sh_file **out, struct sh_erro
         .n_tensors = sh_gguf_tensor_count(g),
         .architecture = f->architecture,
         .name = f->name,
+        .adapter = sh_gguf_is_adapter(g),
+        .base = f->base,
     };
     sh_gguf_name_type(g, s->type_name, sizeof s->type_name);
     for (uint64_t i = 0; i < s->n_tensors; i++)
@@ -116,6 +119,7 @@ void sh_file_close(struct sh_file *file) {
     sh_gguf_close(file->gguf);
     free(file->architecture);
     free(file->name);
+    free(file->base);
     free(file->type_names);
     free(file);
 }

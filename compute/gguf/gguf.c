@@ -380,3 +380,8 @@ enum sh_code sh_gguf_read(const struct sh_gguf *g, const struct sh_tensor *t, ui
     }
     return SH_OK;
 }
+
+bool sh_gguf_is_adapter(const struct sh_gguf *g) {
+    struct sh_str type = {"", 0};
+    return sh_gguf_str(g, "general.type", &type, NULL) == SH_OK && type.length == 7 && memcmp(type.ptr, "adapter", 7) == 0;
+}

@@ -74,6 +74,9 @@ uint64_t sh_gguf_tensor_count(const struct sh_gguf *g);
 const struct sh_tensor *sh_gguf_tensor_at(const struct sh_gguf *g, uint64_t index);
 const struct sh_tensor *sh_gguf_tensor(const struct sh_gguf *g, const char *name); /* by binary search; NULL: absent */
 
+/* Is general.type "adapter"? */
+bool sh_gguf_is_adapter(const struct sh_gguf *g);
+
 /* Typed look-ups. An absent key leaves *out as it was and is SH_OK; a value of the wrong type or out of range is SH_ERR_FORMAT
  * and names key, offset, found and expected. Any integer type that holds the value is accepted for integers, f32/f64 for floats.
  * The _req forms fail on an absent key. */

@@ -207,6 +207,9 @@ enum sh_code sh_model_build(const struct sh_gguf *g, const struct sh_model_param
     struct sh_str name = {0};
     enum sh_code code = sh_gguf_str(g, "general.architecture", &name, err);
     if (code != SH_OK) return code;
+    if (sh_gguf_is_adapter(g))
+        return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: this is an adapter, no model; load the model it was made for with it (--lora)",
+                       sh_gguf_path(g, 0));
     if (name.length == 0) return sh_fail(err, SH_ERR_FORMAT, "%s: key 'general.architecture' is missing", sh_gguf_path(g, 0));
     const struct sh_architecture *architecture = sh_architecture_find(name.ptr, name.length);
     if (architecture == NULL)

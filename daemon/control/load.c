@@ -78,12 +78,49 @@ static void load_left(struct call *call) {
 }
 
 #define NOT_GIVEN INT64_MIN
+enum { ADAPTERS_MAX = 16 };
+
+static void free_adapters(struct lora_want *list, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++) free((char *)(uintptr_t)list[i].path);
+}
+
+/* [{adapter, scale}] -> list, paths malloc'd. False: answered. */
+static bool read_adapters(struct call *call, const char *model, json_t *array, struct lora_want list[ADAPTERS_MAX], uint32_t *n) {
+    size_t i;
+    json_t *item;
+    *n = 0;
+    if (json_array_size(array) > ADAPTERS_MAX) {
+        call_invalid_parameter(call, "lora", "lora: %zu adapters, expected at most %d", json_array_size(array), ADAPTERS_MAX);
+        return false;
+    }
+    json_array_foreach(array, i, item) {
+        const json_t *scale = json_object_get(item, "scale");
+        const char *name = json_string_value(json_object_get(item, "adapter"));
+        const double value = scale && !json_is_null(scale) ? json_number_value(scale) : 1.0;
+        struct sh_error err = {0};
+        char *path;
+        if (!name || (scale && !json_is_number(scale) && !json_is_null(scale)) || !(value >= -1000 && value <= 1000) || value == 0) {
+            free_adapters(list, *n);
+            call_invalid_parameter(call, "lora", "lora: element %zu: expected {adapter: a path or name, scale: a number, not 0}", i);
+            return false;
+        }
+        const enum sh_code code = adapter_path(name, &path, &err);
+        if (code) {
+            free_adapters(list, *n);
+            call_load_error(call, model, code, err.message);
+            return false;
+        }
+        list[(*n)++] = (struct lora_want){.path = path, .scale = (float)value};
+    }
+    return true;
+}
 
 void method_load(struct call *call) {
     struct {
         const char *model, *device, *kv_type;
         int64_t context_length, gpu_layers, n_cpu_moe;
         bool reload, cpu_moe;
+        json_t *lora;
     } in = {.gpu_layers = NOT_GIVEN, .n_cpu_moe = NOT_GIVEN};
     const struct field fields[] = {
         {"model", FIELD_STRING, offsetof(__typeof__(in), model), true, 0, 0},
@@ -93,17 +130,25 @@ void method_load(struct call *call) {
         {"gpu_layers", FIELD_INT, offsetof(__typeof__(in), gpu_layers), false, -1, 100000},
         {"cpu_moe", FIELD_BOOL, offsetof(__typeof__(in), cpu_moe), false, 0, 0},
         {"n_cpu_moe", FIELD_INT, offsetof(__typeof__(in), n_cpu_moe), false, 0, 100000},
+        {"lora", FIELD_ARRAY, offsetof(__typeof__(in), lora), false, 0, 0},
         {"reload", FIELD_BOOL, offsetof(__typeof__(in), reload), false, 0, 0},
     };
+    struct lora_want adapters[ADAPTERS_MAX];
+    uint32_t n_adapters = 0;
     struct model *model;
     if (!call_fields(call, fields, SH_COUNT(fields), &in)) return;
     if (in.kv_type && strcmp(in.kv_type, "f16") != 0 && strcmp(in.kv_type, "f32") != 0) {
         call_invalid_parameter(call, "kv_type", "kv_type: '%s' is not known: expected f16 or f32", in.kv_type);
         return;
     }
-    if (!call_model(call, in.model, &model)) return;
+    if (!read_adapters(call, in.model, in.lora, adapters, &n_adapters)) return;
+    if (!call_model(call, in.model, &model)) {
+        free_adapters(adapters, n_adapters);
+        return;
+    }
     struct load_state *state = sh_calloc(1, sizeof *state);
     if (!state) {
+        free_adapters(adapters, n_adapters);
         model_unref(model);
         call_load_error(call, in.model, SH_ERR_NO_MEMORY, "no memory");
         return;
@@ -122,8 +167,12 @@ void method_load(struct call *call) {
                                          .gpu_layers = in.gpu_layers < 0 ? SH_LAYERS_AUTO : (uint32_t)in.gpu_layers,
                                          .set_experts = in.cpu_moe || in.n_cpu_moe != NOT_GIVEN,
                                          .n_cpu_moe = in.cpu_moe ? UINT32_MAX : (uint32_t)in.n_cpu_moe};
+    params.set_lora = in.lora != NULL;
+    params.lora = adapters;
+    params.n_lora = n_adapters;
     if (call->more) call_reply(call, json_pack("{ss sf}", "phase", "queued", "fraction", 0.0), true);
     state->load = model_load(model, &params, load_done, load_progress, call);
+    free_adapters(adapters, n_adapters);
     model_unref(model);
     if (!state->load) {
         call_load_error(call, in.model, SH_ERR_NO_MEMORY, "no memory");

@@ -31,6 +31,7 @@ json_t *model_json(struct model *model) {
                             view.running, "queued", view.queued, "prompt_tokens_total", (json_int_t)view.prompt_tokens_total,
                             "generated_tokens_total", (json_int_t)view.generated_tokens_total);
     if (out) json_object_set_new(out, "capabilities", model_capabilities(view.arch));
+    if (out) json_object_set_new(out, "adapters", model_adapters(model));
     if (out && (view.state == MODEL_READY || view.state == MODEL_DRAINING)) {
         json_t *loaded =
             json_pack("{sI sI sI sI sI so sI sI sI sf}", "context_length", (json_int_t)view.info.context_length, "context_native",
@@ -40,6 +41,7 @@ json_t *model_json(struct model *model) {
                       "cache_bytes", (json_int_t)view.context.cache_bytes, "kv_pages_used", (json_int_t)view.context.pages_used,
                       "kv_pages_total", (json_int_t)view.context.pages_total, "load_ms", (double)view.load_ns / 1e6);
         json_object_update(out, loaded);
+        if (view.lora) json_object_set(out, "lora", view.lora);
         json_decref(loaded);
     }
     model_view_finish(&view);
