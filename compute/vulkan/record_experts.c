@@ -24,16 +24,13 @@ static uint32_t list_items(const struct sh_op *op, uint32_t rows, uint32_t per_i
 }
 
 uint64_t sh_vk_expert_list_bytes(const struct sh_exec_model *m, uint32_t max_rows) {
+    const uint32_t rows = 1u << sh_vk_row_bucket(max_rows); /* that a recording counts with; items of 64 are fewer */
     uint64_t most = 0;
     for (uint32_t p = 0; p < m->n_plans; p++)
         for (uint32_t i = 0; i < m->plans[p].fused.n_ops; i++) {
             const struct sh_op *op = &m->plans[p].fused.ops[i];
             if (op->kind != SH_OP_EXPERT_MATMUL) continue;
-            for (uint32_t rows = 1u << sh_vk_row_bucket(max_rows); rows > 0; rows /= 2) {
-                const struct matmul_choice choice = sh_vk_choose_experts(m->vk, op, rows, m->weights[op->w].matrix_rows);
-                if (choice.rows == 1) break;
-                most = sh_max_u64(most, list_items(op, rows, choice.rows) * 16ull + (uint64_t)rows * op->expert.n_used * 4);
-            }
+            most = sh_max_u64(most, list_items(op, rows, 4) * 16ull + (uint64_t)rows * op->expert.n_used * 4);
         }
     return most;
 }
