@@ -2,6 +2,7 @@
  * bit against their stated arithmetic in plain C, and the equalities that the executor relies on. Buffers stand between guard
  * bytes. */
 #include "compute/cpu/kernels.h"
+#include "tests/unit/stated.h"
 #include "tests/unit/tiny_llama.h"
 
 #include <math.h>
@@ -180,88 +181,12 @@ static void test_cpu_matmul_near_reference(void **state) {
             }
 }
 
-/* ---- the stated arithmetic of the AVX2 products, in plain C from the file's blocks ---- */
+/* ---- the stated arithmetic of the AVX2 products ---- */
 
-static float half_at(const uint8_t *p) {
-    uint16_t h;
-    memcpy(&h, p, sizeof h);
-    return sh_f16_to_f32(h);
-}
-
-/* Quant of element e (0..31 or 0..255) of a block, and for K types its scale and min. */
-static int quant(uint32_t type, const uint8_t *block, uint32_t e, int *scale, int *min) {
-    *scale = 1;
-    *min = 0;
-    switch (type) {
-    case SH_TYPE_Q4_0: return (e < 16 ? block[2 + e] & 15 : block[2 + e - 16] >> 4) - 8;
-    case SH_TYPE_Q8_0: return (int8_t)block[2 + e];
-    case SH_TYPE_Q4_1: return e < 16 ? block[4 + e] & 15 : block[4 + e - 16] >> 4;
-    case SH_TYPE_Q5_0:
-    case SH_TYPE_Q5_1: {
-        const uint8_t *high = block + (type == SH_TYPE_Q5_0 ? 2 : 4), nibbles = high[4 + e % 16];
-        const int q = (e < 16 ? nibbles & 15 : nibbles >> 4) | (high[e / 8] >> e % 8 & 1) << 4;
-        return type == SH_TYPE_Q5_0 ? q - 16 : q;
-    }
-    case SH_TYPE_Q2_K:
-        *scale = block[e / 16] & 15;
-        *min = block[e / 16] >> 4;
-        return block[16 + e / 128 * 32 + e % 32] >> (e % 128 / 32 * 2) & 3;
-    case SH_TYPE_Q6_K: {
-        const uint32_t h = e / 128, l = e % 128, byte = 64 * h + l % 64;
-        *scale = (int8_t)block[192 + e / 16];
-        const int low = l < 64 ? block[byte] & 15 : block[byte] >> 4;
-        return (low | (block[128 + 32 * h + l % 32] >> (l / 32 * 2) & 3) << 4) - 32;
-    }
-    default: { /* Q4_K, Q5_K */
-        const uint32_t s = e / 32, at = type == SH_TYPE_Q4_K ? 16 : 48;
-        const uint8_t *packed = block + 4;
-        *scale = s < 4 ? packed[s] & 63 : (packed[s + 4] & 15) | (packed[s - 4] >> 6) << 4;
-        *min = s < 4 ? packed[s + 4] & 63 : packed[s + 4] >> 4 | (packed[s] >> 6) << 4;
-        const uint8_t byte = block[at + e / 64 * 32 + e % 32];
-        const int low = e % 64 < 32 ? byte & 15 : byte >> 4;
-        return type == SH_TYPE_Q4_K ? low : low | (block[16 + e % 32] >> s & 1) << 4;
-    }
-    }
-}
-
-static float stated_quantised(uint32_t type, const uint8_t *row, const float *x, uint64_t cols) {
-    const struct sh_type_info *info = sh_type_info(type);
-    float y = 0.0f;
-    for (uint64_t b = 0; b < cols / info->block_elements; b++, row += info->block_bytes, x += info->block_elements) {
-        float most = 0.0f;
-        for (uint32_t e = 0; e < info->block_elements; e++) most = fmaxf(most, fabsf(x[e]));
-        const float dx = most / 127.0f, inverse = most > 0.0f ? 127.0f / most : 0.0f;
-        const struct sh_table_type *table = sh_table_type(type);
-        uint8_t codes[256];
-        int8_t scales[16];
-        float d;
-        if (table != NULL) sh_table_decode(type, row, codes, scales, &d);
-        int sums = 0, mins = 0, all = 0;
-        for (uint32_t e = 0; e < info->block_elements; e++) {
-            int scale, min = 0;
-            const int q = table != NULL ? table->values[codes[e]] : quant(type, row, e, &scale, &min);
-            const int a = (int)lrintf(x[e] * inverse);
-            if (table != NULL) scale = scales[e / 16];
-            sums += scale * q * a;
-            mins += min * a;
-            all += a;
-        }
-        if (table != NULL) {
-            y = fmaf(d, dx * (float)sums, y);
-            continue;
-        }
-        if (type == SH_TYPE_Q4_K || type == SH_TYPE_Q5_K) y = fmaf(-(half_at(row + 2) * dx), (float)mins, y);
-        if (type == SH_TYPE_Q2_K) y = fmaf(-(half_at(row + 82) * dx), (float)mins, y);
-        if (type == SH_TYPE_Q4_1 || type == SH_TYPE_Q5_1) y = fmaf(half_at(row + 2) * dx, (float)all, y);
-        y = fmaf(half_at(row + (type == SH_TYPE_Q6_K ? 208 : type == SH_TYPE_Q2_K ? 80 : 0)) * dx, (float)sums, y);
-    }
+static float stated(uint32_t type, const uint8_t *row, const float *x, uint64_t cols) {
+    float y;
+    stated_products(type, row, cols, x, cols, 1, &y);
     return y;
-}
-
-static float stated_floats(const float *w, const float *x, uint64_t cols) {
-    float s[4] = {0};
-    for (uint64_t k = 0; k < cols; k++) s[k % 4] = fmaf(w[k], x[k], s[k % 4]);
-    return (s[0] + s[1]) + (s[2] + s[3]);
 }
 
 static const struct sh_cpu_kernels *table(const char *tier) {
@@ -279,7 +204,7 @@ static void test_cpu_avx2_arithmetic(void **state) {
         const uint32_t type = all_types[i];
         const uint64_t block = sh_type_info(type)->block_elements, cols = block == 1 ? 1027 : 1024 + block, rows = 21;
         struct packed p = pack(k, type, cols, rows, &rng);
-        float *x = random_floats(6 * cols, 3.0f, &rng), *weights = guarded(cols * sizeof *weights);
+        float *x = random_floats(6 * cols, 3.0f, &rng);
         memset(x + cols, 0, cols * sizeof *x);                                           /* a row of zeros */
         for (uint64_t e = 0; e < cols; e++) x[2 * cols + e] = e % 3 == 0 ? -4.0f : 4.0f; /* quants at their limits, +-127 */
         if (block > 1) memset(p.file + sh_type_row_bytes(type, cols) + 4, 0xFF, 12);     /* and weights, in row 1 */
@@ -287,41 +212,17 @@ static void test_cpu_avx2_arithmetic(void **state) {
         float *found = product(k, &p.w, x, 6, NULL, NULL);
         for (uint64_t r = 0; r < rows; r++) {
             const uint8_t *row = p.file + r * sh_type_row_bytes(type, cols);
-            sh_ref_embed(type, p.file, cols, r, weights);
             for (uint32_t t = 0; t < 6; t++) {
-                const float expected = k->operand(type) == k->operand(SH_TYPE_F32)
-                                           ? stated_floats(weights, x + t * cols, cols)
-                                           : stated_quantised(type, row, x + t * cols, cols);
+                const float expected = stated(type, row, x + t * cols, cols);
                 if (found[t * rows + r] != expected)
                     fail_msg("%s, weight row %d, row %u: found %.9g, expected %.9g", sh_type_info(type)->name, (int)r, t,
                              (double)found[t * rows + r], (double)expected);
             }
         }
         release(x, 6 * cols * sizeof *x);
-        release(weights, cols * sizeof *weights);
         release(found, 6 * rows * sizeof *found);
         unpack_all(&p);
     }
-}
-
-/* Where a block's d lies; IQ1_M has it in pieces. */
-static uint32_t scale_at(uint32_t type) {
-    switch (type) {
-    case SH_TYPE_Q2_K: return 80;
-    case SH_TYPE_Q3_K: return 108;
-    case SH_TYPE_Q6_K: return 208;
-    case SH_TYPE_TQ1_0: return 52;
-    case SH_TYPE_TQ2_0: return 64;
-    default: return 0;
-    }
-}
-static void set_scale(uint32_t type, uint8_t *block, uint16_t d) {
-    if (type == SH_TYPE_IQ1_M)
-        for (int i = 0; i < 4; i++) block[49 + 2 * i] = (uint8_t)((block[49 + 2 * i] & 15) | (d >> (4 * i) & 15) << 4);
-    else memcpy(block + scale_at(type), &d, 2);
-}
-static bool has_min(uint32_t type) {
-    return type == SH_TYPE_Q4_1 || type == SH_TYPE_Q5_1 || type == SH_TYPE_Q2_K || type == SH_TYPE_Q4_K || type == SH_TYPE_Q5_K;
 }
 
 /* Blocks of one byte value throughout, each value in a row of its own, with quants of the operand at their limits: the largest sums
@@ -346,8 +247,8 @@ static void test_cpu_avx2_largest_sums(void **state) {
                 uint8_t *block = p.file + r * row_bytes + b * info->block_bytes;
                 memset(block, (int)r, info->block_bytes);
                 if (type == SH_TYPE_MXFP4) block[0] = 125;
-                else set_scale(type, block, 0x3400); /* 1/4 */
-                if (has_min(type)) memcpy(block + scale_at(type) + 2, (const uint16_t[]){0x3800}, 2);
+                else stated_set_scale(type, block, 0x3400); /* 1/4 */
+                if (stated_has_min(type)) memcpy(block + stated_scale_at(type) + 2, (const uint16_t[]){0x3800}, 2);
             }
         k->pack(&p.w, 0, ROWS, p.file);
         float *x = guarded(N * cols * sizeof *x);
@@ -360,7 +261,7 @@ static void test_cpu_avx2_largest_sums(void **state) {
         float *found = product(k, &p.w, x, N, NULL, NULL);
         for (uint32_t r = 0; r < ROWS; r++)
             for (uint32_t t = 0; t < N; t++) {
-                const float expected = stated_quantised(type, p.file + r * row_bytes, x + t * cols, cols);
+                const float expected = stated(type, p.file + r * row_bytes, x + t * cols, cols);
                 if (found[t * ROWS + r] != expected)
                     fail_msg("%s of bytes %02x, row %u: found %.9g, expected %.9g", info->name, r, t, (double)found[t * ROWS + r],
                              (double)expected);
@@ -396,8 +297,8 @@ static void test_cpu_avx2_extremes(void **state) {
                 if (r / 64 % 3 == 0) memset(block + 1, 0, 16);
                 if (r / 64 % 3 == 1) memset(block + 1, 0x10, 16);
             } else {
-                set_scale(type, block, halves[r % SH_COUNT(halves)]);
-                if (has_min(type)) memcpy(block + scale_at(type) + 2, &halves[r / 64 % SH_COUNT(halves)], 2);
+                stated_set_scale(type, block, halves[r % SH_COUNT(halves)]);
+                if (stated_has_min(type)) memcpy(block + stated_scale_at(type) + 2, &halves[r / 64 % SH_COUNT(halves)], 2);
             }
         }
         k->pack(&p.w, 0, ROWS, p.file);
@@ -409,7 +310,7 @@ static void test_cpu_avx2_extremes(void **state) {
             sh_ref_embed(type, p.file, cols, r, weights);
             for (uint32_t t = 0; t < N; t++) {
                 const float y = found[t * ROWS + r], *xt = x + t * cols;
-                const float expected = stated_quantised(type, p.file + r * row_bytes, xt, cols);
+                const float expected = stated(type, p.file + r * row_bytes, xt, cols);
                 if (!(y == expected || (isnan(y) && isnan(expected))))
                     fail_msg("%s row %u of %g: found %.9g, expected %.9g", info->name, r, (double)sizes[t], (double)y,
                              (double)expected);
@@ -464,12 +365,9 @@ static void test_cpu_rows_do_not_matter(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_cpu_unpack_is_dequantise),
-        cmocka_unit_test(test_cpu_matmul_near_reference),
-        cmocka_unit_test(test_cpu_avx2_arithmetic),
-        cmocka_unit_test(test_cpu_avx2_largest_sums),
-        cmocka_unit_test(test_cpu_avx2_extremes),
-        cmocka_unit_test(test_cpu_rows_do_not_matter),
+        cmocka_unit_test(test_cpu_unpack_is_dequantise), cmocka_unit_test(test_cpu_matmul_near_reference),
+        cmocka_unit_test(test_cpu_avx2_arithmetic),      cmocka_unit_test(test_cpu_avx2_largest_sums),
+        cmocka_unit_test(test_cpu_avx2_extremes),        cmocka_unit_test(test_cpu_rows_do_not_matter),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
