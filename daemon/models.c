@@ -600,7 +600,8 @@ struct load *model_load(struct model *model, const struct load_params *params, l
         code = sh_fail(&err, SH_ERR_INVALID, "kv_type is '%s': expected f16 or f32", params->kv_type);
     } else if ((model->state == MODEL_READY && !reload) || model->loads) {
         if (!wants_agree(model, params))
-            code = sh_fail(&err, SH_ERR_INVALID, "%s is %s with other settings (device %s, context %u): reload swaps it",
+            code = sh_fail(&err, SH_ERR_INVALID,
+                           "%s is %s with other settings (device %s, context %u, or where its layers are): reload swaps it",
                            model->id, model->state == MODEL_READY ? "loaded" : "being loaded",
                            model->device ? sh_device_get_info(model->device)->name : "not chosen yet",
                            model->state == MODEL_READY ? model->info.context_length : model->wants.context_length);

@@ -135,6 +135,8 @@ enum sh_code sh_model_plan(struct sh_device *const devices[2], const struct sh_m
     if (code == SH_OK) code = sh_adapters_open(g, load.lora, load.n_lora, &adapters, err);
     if (code == SH_OK) code = sh_model_build(g, &load, &adapters, &spec, &program, err);
     if (code == SH_OK) code = sh_context_params_complete(program, context, &p.context, err);
+    if (code == SH_OK && program->encoder) /* a text enters whole */
+        p.context.max_batch_rows = p.context.max_outputs = program->context_length;
     if (code == SH_OK) {
         p.program = program;
         p.n_host_layers = load.n_host_layers < program->n_layers ? load.n_host_layers : program->n_layers;

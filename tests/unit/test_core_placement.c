@@ -6,6 +6,7 @@
 #include "compute/program/executor.h"
 #include "tests/unit/core.h"
 #include "tests/unit/genmodel.h"
+#include "tests/unit/parity.h"
 #include "tests/unit/shared.h"
 
 #include <math.h>
@@ -30,7 +31,7 @@ struct loaded { /* a model on two devices, and a context on it */
 
 struct place {
     const char *devices[2];
-    struct sh_placement placement[5];
+    struct sh_placement placement[32];
     uint32_t n_placement, n_host_layers;
 };
 
@@ -54,9 +55,33 @@ static void place_unload(struct loaded *l) {
     for (int i = 0; i < 2; i++) sh_device_close(l->devices[i]);
 }
 
+/* Of an encoder: hidden states of as many rows of a text as the caller takes for rows of logits. */
+static float *hidden_of(struct loaded *l) {
+    float *hidden = calloc((size_t)5 * l->info.n_vocab, sizeof *hidden);
+    assert_true(hidden != NULL && l->info.n_embd <= l->info.n_vocab);
+    struct sh_row rows[TOKENS];
+    uint32_t s = 0;
+    sh_ticket ticket;
+    struct sh_results results;
+    core_ok(sh_sequence_create(l->context, &s, &error), &error);
+    for (uint32_t i = 0; i < TOKENS; i++)
+        rows[i] = (struct sh_row){.sequence = s,
+                                  .token = (int32_t)(3 + i * 37 % (l->info.n_vocab - 3)),
+                                  .position = i,
+                                  .outputs = i + 5 >= TOKENS ? SH_OUT_HIDDEN : 0};
+    core_ok(sh_submit(l->context, &(struct sh_batch){rows, TOKENS}, &ticket, &error), &error);
+    core_ok(sh_wait(l->context, ticket, -1, &results, &error), &error);
+    assert_int_equal(results.count, 5);
+    for (uint32_t i = 0; i < 5; i++)
+        memcpy(hidden + (size_t)i * l->info.n_vocab, results.items[i].hidden, l->info.n_embd * sizeof *hidden);
+    sh_sequence_destroy(l->context, s);
+    return hidden;
+}
+
 /* Logits of the last row of TOKENS tokens and of four decoded after it, the prompt in chunks with two steps in flight. */
 enum { ROWS = 5 };
 static float *logits_of(struct loaded *l) {
+    if (l->info.encoder) return hidden_of(l);
     const uint32_t n_vocab = l->info.n_vocab;
     float *logits = calloc((size_t)ROWS * n_vocab, sizeof *logits);
     assert_non_null(logits);
@@ -120,7 +145,8 @@ static void compare(const char *path, const struct place *place, uint32_t n_segm
     place_unload(&l);
     place_load(&l, place, path);
     if (n_segments > 0) assert_int_equal(l.info.n_segments, n_segments);
-    else assert_true(l.info.n_segments > 1);
+    else if (l.info.n_segments == 1)
+        fail_msg("%s: the experts of %u layers are to be on the host, and none are", path, place->n_host_layers);
     float *found = logits_of(&l);
     const uint32_t n = ROWS * l.info.n_vocab;
     if (strcmp(place->devices[0], place->devices[1]) == 0) assert_memory_equal(found, expected, n * sizeof *found);
@@ -154,18 +180,51 @@ static void there_and_back(void **state) {
     }
 }
 
-static const char *const expert_models[] = {"parity/mixtral-Q8_0.gguf", "parity/qwen3moe-F16.gguf", "parity/deepseek2-Q8_0.gguf",
-                                            "parity/gpt-oss-MXFP4.gguf"};
+static uint32_t layers_of(const char *path) {
+    const struct place whole = {.devices = {"cpu-scalar", "cpu-scalar"}};
+    struct loaded l;
+    place_load(&l, &whole, path);
+    const uint32_t n_layers = l.info.n_layers;
+    place_unload(&l);
+    return n_layers;
+}
+
+/* Windows, recurrent states, compressed keys, encoders: layers take turns on two devices. */
+static void every_kind_of_state_there_and_back(void **state) {
+    (void)state;
+    static const char *const few[] = {"qwen35-Q8_0", "lfm2-Q8_0", "mamba-F16", "gemma3-Q8_0", "deepseek2-mla-F16", "bert-F16"};
+    for (uint32_t i = 0; i < parity_count; i++) {
+        const char *name = parity_table[i].name;
+        bool wanted = parity_full() && strcmp(parity_table[i].family, "llama") != 0;
+        for (size_t k = 0; k < sizeof few / sizeof few[0]; k++) wanted = wanted || strcmp(few[k], name) == 0;
+        if (!wanted) continue;
+        char relative[64];
+        snprintf(relative, sizeof relative, "parity/%s.gguf", name);
+        const char *path = TEST_SHARED(relative);
+        struct place place = {.devices = {"cpu-scalar", "cpu-scalar"}};
+        const uint32_t n_layers = layers_of(path);
+        for (; place.n_placement < n_layers; place.n_placement++)
+            place.placement[place.n_placement] = (struct sh_placement){place.n_placement, 1, place.n_placement % 2};
+        compare(path, &place, n_layers);
+    }
+}
 
 static void experts_on_the_host(void **state) {
     (void)state;
-    for (size_t i = 0; i < sizeof expert_models / sizeof expert_models[0]; i++) {
-        const char *path = TEST_SHARED(expert_models[i]);
+    for (uint32_t i = 0; i < parity_count; i++) {
+        const struct parity_entry *e = &parity_table[i];
+        if (strcmp(e->family, "experts") != 0 && strcmp(e->family, "mla") != 0) continue;
+        const bool brief = e->brief || strcmp(e->name, "mixtral-Q8_0") == 0;
+        if (!brief && !parity_full()) continue;
+        char relative[64];
+        snprintf(relative, sizeof relative, "parity/%s.gguf", e->name);
+        const char *path = TEST_SHARED(relative);
         for (int fast = 0; fast < 2; fast++) {
-            if (fast && !have_llvmpipe()) continue;
+            if (fast && (!have_llvmpipe() || !brief)) continue;
             struct place place = {.devices = {fast ? "llvmpipe" : "cpu-scalar", "cpu-scalar"}, .n_host_layers = UINT32_MAX};
             compare(path, &place, 0);
-            place.n_host_layers = 2; /* the first layers may have no experts */
+            /* of one layer: there only where the first has experts */
+            place.n_host_layers = strcmp(e->name, "mixtral-Q8_0") == 0 ? 1 : layers_of(path);
             compare(path, &place, 0);
         }
     }
@@ -303,8 +362,9 @@ static void plans_fit(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(there_and_back), cmocka_unit_test(experts_on_the_host), cmocka_unit_test(experts_take_no_device_memory),
-        cmocka_unit_test(plans_are_kept), cmocka_unit_test(plans_fit),
+        cmocka_unit_test(there_and_back),      cmocka_unit_test(every_kind_of_state_there_and_back),
+        cmocka_unit_test(experts_on_the_host), cmocka_unit_test(experts_take_no_device_memory),
+        cmocka_unit_test(plans_are_kept),      cmocka_unit_test(plans_fit),
     };
     return cmocka_run_group_tests_name("core_placement", tests, NULL, NULL);
 }
