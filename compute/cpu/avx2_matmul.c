@@ -10,7 +10,7 @@
 /* Scale of a block with that largest magnitude, and the factor that makes quants of it. */
 INLINE void block_scale(float most, float *scale, __m256 *inverse) {
     *scale = most / 127.0f;
-    *inverse = _mm256_set1_ps(most > 0.0f ? 127.0f / most : 0.0f);
+    *inverse = _mm256_set1_ps(most >= 0x1p-119f ? 127.0f / most : 0.0f); /* finite */
 }
 
 INLINE __m256 magnitude(const float *x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), _mm256_loadu_ps(x)); }

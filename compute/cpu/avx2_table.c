@@ -1,5 +1,5 @@
-/* Products of the AVX2 table for the types with few bits: Q4_1, Q5_0, Q5_1, Q2_K and the table types. Bounds: an operand's quant is at
- * most 127, a multiply-add of bytes makes pairs of products. */
+/* Products of the AVX2 table for the types with few bits: Q4_1, Q5_0, Q5_1, Q2_K and the table types. Bounds: an operand's quant
+ * is at most 127, a multiply-add of bytes makes pairs of products. */
 #include "compute/cpu/avx2_dot.h"
 
 INLINE __m256i shifted(__m256i v, int left) { /* left < 0: right. Bits cross bytes: to be masked */
@@ -184,8 +184,8 @@ INLINE void dot_iq4_xs(const uint8_t *w, const struct rows *rows, __m256 *acc, c
 INLINE void dot_iq3_xxs(const uint8_t *w, const struct rows *rows, __m256 *acc, const int n) { dot_table_16(w, rows, acc, n, 1); }
 INLINE void dot_iq3_s(const uint8_t *w, const struct rows *rows, __m256 *acc, const int n) { dot_table_16(w, rows, acc, n, 4); }
 
-/* Tables of 8 values: bit pairs [half][8], run r of 32 elements at pair r of each byte; third bits [half][4]: of vector v of run r in
- * vector v % 4, bit 2r + v / 4. `run` as above: 4 with values from 0 to 31, 1 from 0 to 124. */
+/* Tables of 8 values: bit pairs [half][8], run r of 32 elements at pair r of each byte; third bits [half][4]: of vector v of run r
+ * in vector v % 4, bit 2r + v / 4. `run` as above: 4 with values from 0 to 31, 1 from 0 to 124. */
 INLINE void dot_table_8(const uint8_t *w, const struct rows *rows, __m256 *acc, const int n, const int run) {
     const __m256i values = lookup_of(rows);
     for (uint64_t b = 0; b < rows->cols / 256; b++, w += SH_LANES8_TABLE_8) {

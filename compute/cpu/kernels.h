@@ -11,19 +11,19 @@
  *   F32, F16, BF16 matrices: float activations; four sums per output by k mod 4, each an fma chain in ascending k from 0,
  *     joined as (s0 + s1) + (s2 + s3).
  *   Q4_0, Q8_0: activations become int8 in blocks of 32: scale dx = most / 127 with most the block's largest magnitude, quant =
- *     nearest even of x * (127 / most), all 0 where most is 0. The integer dot product of a block is exact. Over blocks in
- *     ascending order y = fma(d * dx, dot, y).
+ *     nearest even of x * (127 / most), all 0 where most is below 2^-119. The integer dot product of a block is exact. Over
+ *     blocks in ascending order y = fma(d * dx, dot, y).
  *   Q4_K, Q5_K: the same in blocks of 256. S = sum over sub-blocks of scale * dot and M = sum of min * (sum of the sub-block's
  *     activation quants) are exact integers; per block y = fma(-(dmin * dx), M, y), then y = fma(d * dx, S, y).
  *   Q6_K: S = sum over the 16 sub-blocks of scale * dot (quants -32..31), exact; y = fma(d * dx, S, y).
  *   Q4_1, Q5_0, Q5_1: as Q4_0 in blocks of 32; with a minimum first y = fma(m * dx, sum of the activation quants, y).
  *   Q2_K: as Q4_K, with 16 sub-blocks of 16.
- *   Table types, in blocks of 32 (IQ4_NL, MXFP4) or 256 activations (the rest): S = sum of scale * (dot of values and quants) is an
- *     exact integer; y = fma(d, dx * S, y), so that d, a power of two up to 2^127 in MXFP4, meets a product of ordinary size: no
+ *   Table types, in blocks of 32 (IQ4_NL, MXFP4) or 256 activations (the rest): S = sum of scale * (dot of values and quants) is
+ *     an exact integer; y = fma(d, dx * S, y), so that d, a power of two up to 2^127 in MXFP4, meets a product of ordinary size: no
  *     infinity times 0, no scale lost as subnormal.
  *   Integer sums: a pair of products in 16 bits holds |v| <= 127 with quants of at most 127 (32,258). Where pairs are added in 16
- *     bits, values are made non-negative (0..31: four pairs, 31,496) and the offset comes back with the sums of the quants. In 32 bits
- *     a block of 256 stays below 256 * 127 * 127 * 32 = 1.4e8, rounded once when it becomes a float.
+ *     bits, values are made non-negative (0..31: four pairs, 31,496) and the offset comes back with the sums of the quants. In 32
+ *     bits a block of 256 stays below 256 * 127 * 127 * 32 = 1.4e8, rounded once when it becomes a float.
  *   Norms: sums have 8 lanes (i mod 8), of squares as fma chains, joined by sh_avx2_sum; then as scalar.
  *   Functions with exp, and softmax, use sh_avx2_exp, relative error below 2e-7; gelu(x) is x / (1 + exp(-2 u)), tanh(x) is 1 - 2 / (exp(2
  *     x) + 1); gelu with erf is the scalar one.

@@ -1,8 +1,8 @@
 /*
  * lanes8.h - the packed layouts of matrices for kernels with eight 32-bit lanes: groups of 8 rows, so that a lane is a row and a
  * dot product needs no sum across lanes. A row's quants stay in the order in which the file has them, cut into words of 4 bytes;
- * word i of the 8 rows makes one 32-byte vector. Table types (compute/gguf/quant.h) are stored by their codes, in few layouts. Missing
- * rows of the last group are zero.
+ * word i of the 8 rows makes one 32-byte vector. Table types (compute/gguf/quant.h) are stored by their codes, in few
+ * layouts. Missing rows of the last group are zero.
  *
  * Per group, per block, in this order (bytes):
  *   F32        per k: [8] float; k padded with zeros to a multiple of 4        F16, BF16: the same with 2-byte elements
@@ -16,14 +16,15 @@
  *   Q5_K  1440 as Q4_K up to the mins; 8 vectors of high bits: bit s of a byte belongs to sub-block s; then 32 of nibbles
  *   Q6_K  1680 d f16[8]; scales i8[8][8][2]; 16 vectors of bit pairs, [half][8]; 32 vectors of nibbles, [half][2][8]: see
  *              dot_q6_k in avx2_matmul.c
- *   Q2_K   672 d f16[8]; dmin f16[8]; scales (low halves) and mins (high) u8[8][8][2]; 16 vectors of bit pairs, [half][8]: bits 2r, 2r + 1
- *              of vector v are elements 128 half + 32r + 4v..
- *   IQ4_NL 144 d f16[8]; 4 vectors of codes as Q4_0        MXFP4: the same with d bf16[8], which holds every power of two from 2^-128 on
+ *   Q2_K   672 d f16[8]; dmin f16[8]; scales (low halves) and mins (high) u8[8][8][2]; 16 vectors of bit pairs, [half][8]: bits
+ *              2r, 2r + 1 of vector v are elements 128 half + 32r + 4v..
+ *   IQ4_NL 144 d f16[8]; 4 vectors of codes as Q4_0
+ *   MXFP4  144 the same with d bf16[8], which holds every power of two from 2^-128 on
  *   IQ3_XXS, IQ3_S, IQ4_XS: tables of 16
  *         1184 d float[8]; scales i8[8][8][2]; 32 vectors of codes as Q4_K
  *   IQ1_S, IQ1_M, IQ2_XXS, IQ2_XS, IQ2_S, Q3_K: tables of 8
- *          928 d float[8]; scales i8[8][8][2]; 8 vectors of the codes' third bits, [half][4]: bit 2r + v / 4 of vector v % 4 belongs to
- *              run r's vector v; 16 vectors of the lower two bits as Q2_K
+ *          928 d float[8]; scales i8[8][8][2]; 8 vectors of the codes' third bits, [half][4]: bit 2r + v / 4 of vector v % 4
+ *              belongs to run r's vector v; 16 vectors of the lower two bits as Q2_K
  *   TQ1_0, TQ2_0: tables of 4, scales 1
  *          544 d float[8]; 16 vectors of codes as Q2_K
  * Scales and mins stand in pairs [pair][row][2] of neighbouring sub-blocks, as a multiply-add of 16-bit pairs wants them.

@@ -78,7 +78,7 @@ static float quantised(uint32_t type, const struct row *row, const float *x, uin
     for (uint64_t b = 0; b < cols / n; b++, x += n) {
         float most = 0.0f;
         for (uint32_t e = 0; e < n; e++) most = fmaxf(most, fabsf(x[e]));
-        const float dx = most / 127.0f, inverse = most > 0.0f ? 127.0f / most : 0.0f;
+        const float dx = most / 127.0f, inverse = most >= 0x1p-119f ? 127.0f / most : 0.0f;
         int sums = 0, mins = 0, all = 0;
         for (uint32_t e = 0; e < n; e++) {
             const int a = (int)lrintf(x[e] * inverse);
