@@ -1,10 +1,11 @@
 /*
- * deepseek2: attention over a compressed state (MLA). A head's key is [from the latent | rotated], the rotated part shared by all
- * heads. Computed in the absorbed form, so that the cache holds the latent and one rotated key per token and nothing per head:
- * with k = K c and v = V c for the latent c, q.k = (K^T q).c and sum(p v) = V sum(p c); K^T and V are block diagonal, a head each.
+ * deepseek2: attention over a compressed state (MLA). A head's key is [from the latent | rotated], the rotated part shared by
+ * all heads. Computed in the absorbed form, so that the cache holds the latent and one rotated key per token and nothing per
+ * head: with k = K c and v = V c for the latent c, q.k = (K^T q).c and sum(p v) = V sum(p c); K^T and V are block diagonal, a
+ * head each.
  *
- * Files have K^T and V as attn_k_b and attn_v_b, or (older ones) K and V per head in attn_kv_b: there K is transposed at load into
- * an F32 constant of n_heads * kv_lora_rank * nope floats per layer, since no block format can be transposed exactly.
+ * Files have K^T and V as attn_k_b and attn_v_b, or (older ones) K and V per head in attn_kv_b: there K is transposed at load
+ * into an F32 constant of n_heads * kv_lora_rank * nope floats per layer, since no block format can be transposed exactly.
  */
 #include "compute/gguf/quant.h"
 #include "compute/model/moe.h"
@@ -15,7 +16,7 @@
 #include <unistd.h>
 
 struct mla {
-    uint32_t q_rank, kv_rank; /* q_rank 0: queries are not compressed */
+    uint32_t q_rank, kv_rank;    /* q_rank 0: queries are not compressed */
     uint32_t nope, n_rot, v_dim; /* per head: unrotated, rotated, value */
     uint32_t n_heads;
     bool split;
@@ -30,7 +31,8 @@ static float *transposed_keys(struct sh_model_builder *m, const struct mla *a, c
     float *out = sh_calloc(per_head * a->n_heads, sizeof *out);
     float *rows = sh_calloc(per_head, sizeof *rows);
     void *stored = sh_calloc(a->nope, row_bytes);
-    if (out == NULL || rows == NULL || stored == NULL) sh_build_fail(b, SH_ERR_NO_MEMORY, "no memory to transpose tensor '%s'", t->name);
+    if (out == NULL || rows == NULL || stored == NULL)
+        sh_build_fail(b, SH_ERR_NO_MEMORY, "no memory to transpose tensor '%s'", t->name);
     for (uint64_t h = 0; h < a->n_heads && b->code == SH_OK && !m->check_only; h++) {
         const uint64_t first = h * (a->nope + a->v_dim);
         b->code = sh_gguf_read(b->gguf, t, first * row_bytes, stored, a->nope * row_bytes, b->err);
@@ -52,11 +54,12 @@ static void check_memory(struct sh_model_builder *m, const struct mla *a) {
     const uint64_t layer = (uint64_t)a->n_heads * a->kv_rank * a->nope * sizeof(float), bytes = layer * m->spec.n_layers;
     const long pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGESIZE);
     if (a->split || pages <= 0 || page_bytes <= 0 || bytes <= (uint64_t)pages * (uint64_t)page_bytes / 2) return;
-    sh_build_fail(&m->b, SH_ERR_NO_MEMORY,
-                  "%s: the keys in attn_kv_b take %llu MiB once transposed, this machine has %llu MiB; use a file in which attn_k_b and "
-                  "attn_v_b stand for attn_kv_b",
-                  sh_gguf_path(m->b.gguf, 0), (unsigned long long)(bytes >> 20),
-                  (unsigned long long)((uint64_t)pages * (uint64_t)page_bytes >> 20));
+    sh_build_fail(
+        &m->b, SH_ERR_NO_MEMORY,
+        "%s: the keys in attn_kv_b take %llu MiB once transposed, this machine has %llu MiB; use a file in which attn_k_b and "
+        "attn_v_b stand for attn_kv_b",
+        sh_gguf_path(m->b.gguf, 0), (unsigned long long)(bytes >> 20),
+        (unsigned long long)((uint64_t)pages * (uint64_t)page_bytes >> 20));
 }
 
 static void read_mla(struct sh_model_builder *m, struct mla *a) {
@@ -69,10 +72,12 @@ static void read_mla(struct sh_model_builder *m, struct mla *a) {
     a->v_dim = sh_read_u32(r, "attention.value_length_mla", s->v_dim, 1, SH_MAX_HEAD_DIM);
     a->split = sh_build_has(&m->b, "blk.0.attn_k_b.weight");
     if (a->n_rot >= k_dim)
-        sh_read_fail(r, SH_ERR_FORMAT, "rope.dimension_count", "is %u, expected less than the %u dimensions of a key", a->n_rot, k_dim);
+        sh_read_fail(r, SH_ERR_FORMAT, "rope.dimension_count", "is %u, expected less than the %u dimensions of a key", a->n_rot,
+                     k_dim);
     for (uint32_t l = 1; l < s->n_layers; l++)
         if (s->heads[l] != s->n_heads)
-            sh_read_fail(r, SH_ERR_UNSUPPORTED, "attention.head_count", "differs from layer to layer (%u and %u)", s->n_heads, s->heads[l]);
+            sh_read_fail(r, SH_ERR_UNSUPPORTED, "attention.head_count", "differs from layer to layer (%u and %u)", s->n_heads,
+                         s->heads[l]);
     if (m->b.code != SH_OK) return;
     a->nope = k_dim - a->n_rot;
     check_memory(m, a);

@@ -79,7 +79,8 @@ void sh_build_glm4moe(struct sh_model_builder *m) {
     sh_decoder_build(&d);
 }
 
-/* Attention with sinks, a window in layers 0, 2, ..; biases everywhere but in the norms; softmax over the chosen experts' scores alone. */
+/* Attention with sinks, a window in layers 0, 2, ..; biases everywhere but in the norms; softmax over the chosen experts' scores
+ * alone. */
 void sh_build_gpt_oss(struct sh_model_builder *m) {
     struct sh_decoder d;
     sh_decoder_init(&d, m);

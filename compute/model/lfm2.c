@@ -1,6 +1,6 @@
 /*
- * lfm2: layers without key/value heads are gated short convolutions, y = C * conv(B * x) with B, C and x from one matrix; the others
- * are attention with norms of each head of q and k. SwiGLU after both. The final norm is stored as token_embd_norm.
+ * lfm2: layers without key/value heads are gated short convolutions, y = C * conv(B * x) with B, C and x from one matrix; the
+ * others are attention with norms of each head of q and k. SwiGLU after both. The final norm is stored as token_embd_norm.
  */
 #include "compute/model/decoder.h"
 
@@ -23,7 +23,8 @@ static uint32_t short_convolution(struct sh_decoder *d, uint32_t x) {
     struct sh_build_recurrent at = {.floats = n * (c->width - 1)};
     at.group = sh_build_state(b, (struct sh_state_group){.kind = SH_STATE_RECURRENT, .floats = at.floats}, &at.layer_in_group);
     const uint32_t kernel = sh_build_table(b, c->width, n, "blk.%u.shortconv.conv.weight", b->layer);
-    const uint32_t in_gate = third(d, x, 0, "shortconv_b"), out_gate = third(d, x, 1, "shortconv_c"), u = third(d, x, 2, "shortconv_x");
+    const uint32_t in_gate = third(d, x, 0, "shortconv_b"), out_gate = third(d, x, 1, "shortconv_c"),
+                   u = third(d, x, 2, "shortconv_x");
     uint32_t y = sh_build_glu(b, SH_GLU_MUL, in_gate, u, "shortconv_bx");
     y = sh_build_conv(b, &at, y, kernel, SH_NONE, "shortconv_conv");
     y = sh_build_glu(b, SH_GLU_MUL, out_gate, y, "shortconv_cy");

@@ -1,7 +1,8 @@
 #include "compute/model/moe.h"
 
 static enum sh_gating read_gating(struct sh_reader *r, enum sh_gating family) {
-    static const enum sh_gating gatings[] = {SH_GATE_SOFTMAX, SH_GATE_SIGMOID, SH_GATE_SOFTMAX_CHOSEN}; /* as the format numbers them */
+    static const enum sh_gating gatings[] = {SH_GATE_SOFTMAX, SH_GATE_SIGMOID,
+                                             SH_GATE_SOFTMAX_CHOSEN}; /* as the format numbers them */
     const uint32_t number = sh_read_u32(r, "expert_gating_func", 0, 0, SH_COUNT(gatings));
     return number == 0 ? family : gatings[number - 1];
 }
@@ -15,14 +16,16 @@ static void read_groups(struct sh_reader *r, struct sh_build_experts *e) {
     }
     const uint32_t size = e->n_expert / e->n_groups;
     if (e->n_expert % e->n_groups != 0 || size < 2)
-        sh_read_fail(r, SH_ERR_FORMAT, "expert_group_count", "is %u, expected a number that divides the %u experts into groups of 2 or more",
-                     e->n_groups, e->n_expert);
+        sh_read_fail(r, SH_ERR_FORMAT, "expert_group_count",
+                     "is %u, expected a number that divides the %u experts into groups of 2 or more", e->n_groups, e->n_expert);
     else if (e->n_groups_used == 0 || e->n_used > size * e->n_groups_used)
-        sh_read_fail(r, SH_ERR_FORMAT, "expert_group_used_count", "is %u: groups of %u experts, of which %u are to be chosen", e->n_groups_used,
-                     size, e->n_used);
+        sh_read_fail(r, SH_ERR_FORMAT, "expert_group_used_count", "is %u: groups of %u experts, of which %u are to be chosen",
+                     e->n_groups_used, size, e->n_used);
     else if (e->gating != SH_GATE_SIGMOID)
-        sh_read_fail(r, SH_ERR_UNSUPPORTED, "expert_group_count", "is %u: groups of experts are computed with sigmoid scores alone "
-                     "(expert_gating_func 2)", e->n_groups);
+        sh_read_fail(r, SH_ERR_UNSUPPORTED, "expert_group_count",
+                     "is %u: groups of experts are computed with sigmoid scores alone "
+                     "(expert_gating_func 2)",
+                     e->n_groups);
 }
 
 struct sh_moe sh_moe_read(struct sh_model_builder *m, struct sh_moe_family family) {

@@ -1,6 +1,6 @@
 /*
- * moe.h - the mixture-of-experts feed-forward that the families share: its metadata, routing, the chosen experts, the shared expert.
- * One thread.
+ * moe.h - the mixture-of-experts feed-forward that the families share: its metadata, routing, the chosen experts, the shared
+ * expert. One thread.
  */
 #ifndef SHIMMY_MOE_H
 #define SHIMMY_MOE_H

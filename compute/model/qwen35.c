@@ -23,8 +23,8 @@ static struct delta read_delta(struct sh_reader *r) {
     d.net.tiled = true; /* as converters order value heads */
     d.net.scale = (float)(1.0 / sqrt((double)d.net.k_dim));
     if (d_inner % d.net.n_v_heads != 0)
-        sh_read_fail(r, SH_ERR_FORMAT, "ssm.inner_size", "is %u, expected a multiple of the %u value heads (ssm.time_step_rank)", d_inner,
-                     d.net.n_v_heads);
+        sh_read_fail(r, SH_ERR_FORMAT, "ssm.inner_size", "is %u, expected a multiple of the %u value heads (ssm.time_step_rank)",
+                     d_inner, d.net.n_v_heads);
     if (d.net.n_v_heads % d.net.n_k_heads != 0)
         sh_read_fail(r, SH_ERR_FORMAT, "ssm.time_step_rank", "is %u, expected a multiple of the %u key heads (ssm.group_count)",
                      d.net.n_v_heads, d.net.n_k_heads);
@@ -109,8 +109,8 @@ void sh_build_qwen35(struct sh_model_builder *m) {
     uint32_t sections[4]; /* which coordinate of an image turns which pair; of text all are equal */
     sh_read_u32s(&m->r, "rope.dimension_sections", 0, 0, SH_MAX_HEAD_DIM, sections, 4);
     if (m->spec.v_dim != m->spec.k_dim)
-        sh_read_fail(&m->r, SH_ERR_FORMAT, "attention.value_length", "is %u, expected the key's %u: a gate as wide as the query multiplies it",
-                     m->spec.v_dim, m->spec.k_dim);
+        sh_read_fail(&m->r, SH_ERR_FORMAT, "attention.value_length",
+                     "is %u, expected the key's %u: a gate as wide as the query multiplies it", m->spec.v_dim, m->spec.k_dim);
     struct sh_decoder d;
     sh_decoder_init(&d, m);
     d.family = &delta;

@@ -1,6 +1,6 @@
 /*
- * One model in two forms of file computes the same bits on the scalar CPU: fused and separate projections, MLA's keys split and not,
- * layers that only predict further tokens, groups of experts that exclude nothing.
+ * One model in two forms of file computes the same bits on the scalar CPU: fused and separate projections, MLA's keys split and
+ * not, layers that only predict further tokens, groups of experts that exclude nothing.
  */
 #include "tests/unit/core.h"
 #include "tests/unit/rewrite.h"
@@ -26,7 +26,8 @@ static struct rewrite *parity_file(const char *name) {
 /* Logits, or of an encoder hidden states, of every position of one prompt; malloc'd. */
 static float *run(const char *path, size_t *n) {
     struct core_model m;
-    core_load(&m, "cpu-scalar", path, &(struct sh_context_params){.size = sizeof(struct sh_context_params), .kv_type = SH_KV_F32});
+    core_load(&m, "cpu-scalar", path,
+              &(struct sh_context_params){.size = sizeof(struct sh_context_params), .kv_type = SH_KV_F32});
     struct sh_model_info info;
     sh_model_get_info(m.model, &info);
     const uint32_t width = info.has_logits ? info.n_vocab : info.n_embd;

@@ -1,7 +1,8 @@
 /*
  * Wrong files: each mutation of the first table is one thing changed in a file of ../shared/parity that is right, and must be
- * refused by check and load alike, with a message of one line that names the file and the thing. The sweeps after it change every
- * number, name and shape of a header in place, in every architecture: no crash, and no tensor of another shape or name is accepted.
+ * refused by check and load alike, with a message of one line that names the file and the thing. The sweeps after it change
+ * every number, name and shape of a header in place, in every architecture: no crash, and no tensor of another shape or name is
+ * accepted.
  */
 #include "tests/unit/core.h"
 #include "tests/unit/rewrite.h"
@@ -27,7 +28,7 @@ enum change {
     KEY_F32,
     KEY_BOOL,
     KEY_STR,
-    KEY_U32S,    /* n elements of dims */
+    KEY_U32S, /* n elements of dims */
     TENSOR_DROP,
     TENSOR_SHAPE, /* rank n, dims */
     TENSOR_TYPE,
@@ -45,15 +46,38 @@ struct mutation {
     const char *says[3]; /* what the message must contain, besides the file's name */
 };
 
-#define DROP_KEY(f, k, ...) {.file = f, .change = KEY_DROP, .name = k, .says = {k, __VA_ARGS__}}
-#define U32(f, k, v, ...) {.file = f, .change = KEY_U32, .name = k, .u32 = v, .says = {__VA_ARGS__}}
-#define F32(f, k, v, ...) {.file = f, .change = KEY_F32, .name = k, .f32 = v, .says = {__VA_ARGS__}}
-#define BOOL(f, k, v, ...) {.file = f, .change = KEY_BOOL, .name = k, .u32 = v, .says = {__VA_ARGS__}}
-#define STR(f, k, v, ...) {.file = f, .change = KEY_STR, .name = k, .text = v, .says = {__VA_ARGS__}}
-#define DROP(f, t) {.file = f, .change = TENSOR_DROP, .name = t, .says = {"'" t "'", "missing", "expected one of shape"}}
-#define TYPE(f, t, v, ...) {.file = f, .change = TENSOR_TYPE, .name = t, .u32 = v, .says = {"'" t "'", __VA_ARGS__}}
-#define SHAPE(f, t, n, a, b, c, ...) \
-    {.file = f, .change = TENSOR_SHAPE, .name = t, .u32 = n, .dims = {a, b, c, 1}, .says = {"'" t "'", __VA_ARGS__}}
+#define DROP_KEY(f, k, ...)                                                                                                      \
+    {                                                                                                                            \
+        .file = f, .change = KEY_DROP, .name = k, .says = { k, __VA_ARGS__ }                                                     \
+    }
+#define U32(f, k, v, ...)                                                                                                        \
+    {                                                                                                                            \
+        .file = f, .change = KEY_U32, .name = k, .u32 = v, .says = { __VA_ARGS__ }                                               \
+    }
+#define F32(f, k, v, ...)                                                                                                        \
+    {                                                                                                                            \
+        .file = f, .change = KEY_F32, .name = k, .f32 = v, .says = { __VA_ARGS__ }                                               \
+    }
+#define BOOL(f, k, v, ...)                                                                                                       \
+    {                                                                                                                            \
+        .file = f, .change = KEY_BOOL, .name = k, .u32 = v, .says = { __VA_ARGS__ }                                              \
+    }
+#define STR(f, k, v, ...)                                                                                                        \
+    {                                                                                                                            \
+        .file = f, .change = KEY_STR, .name = k, .text = v, .says = { __VA_ARGS__ }                                              \
+    }
+#define DROP(f, t)                                                                                                               \
+    {                                                                                                                            \
+        .file = f, .change = TENSOR_DROP, .name = t, .says = { "'" t "'", "missing", "expected one of shape" }                   \
+    }
+#define TYPE(f, t, v, ...)                                                                                                       \
+    {                                                                                                                            \
+        .file = f, .change = TENSOR_TYPE, .name = t, .u32 = v, .says = { "'" t "'", __VA_ARGS__ }                                \
+    }
+#define SHAPE(f, t, n, a, b, c, ...)                                                                                             \
+    {                                                                                                                            \
+        .file = f, .change = TENSOR_SHAPE, .name = t, .u32 = n, .dims = {a, b, c, 1}, .says = { "'" t "'", __VA_ARGS__ }         \
+    }
 
 static const struct mutation mutations[] = {
     /* what every architecture has */
@@ -95,7 +119,8 @@ static const struct mutation mutations[] = {
     F32("llama-Q8_0", "llama.rope.freq_base", -10000, "llama.rope.freq_base", "is -10000"),
     F32("llama-Q8_0", "llama.rope.freq_base", NAN, "llama.rope.freq_base", "nan"),
     DROP_KEY("llama-Q8_0", "llama.attention.layer_norm_rms_epsilon", "missing"),
-    F32("llama-Q8_0", "llama.attention.layer_norm_rms_epsilon", -1e-5, "llama.attention.layer_norm_rms_epsilon", "expected 0 to 1"),
+    F32("llama-Q8_0", "llama.attention.layer_norm_rms_epsilon", -1e-5, "llama.attention.layer_norm_rms_epsilon",
+        "expected 0 to 1"),
     F32("llama-Q8_0", "llama.attention.layer_norm_rms_epsilon", INFINITY, "llama.attention.layer_norm_rms_epsilon", "inf"),
     STR("llama-Q8_0", "llama.rope.scaling.type", "cubic", "llama.rope.scaling.type", "'cubic'", "yarn"),
     STR("llama-Q8_0", "llama.rope.scaling.type", "longrope", "llama.rope.scaling.type", "rope_factors_long.weight"),
@@ -116,9 +141,16 @@ static const struct mutation mutations[] = {
     SHAPE("llama-Q8_0", "output.weight", 2, 256, 544, 1, "[256, 544]", "[256, 512]"),
     TYPE("llama-Q8_0", "blk.1.ffn_up.weight", 9 /* Q8_1 */, "Q8_1"),
     TYPE("llama-Q8_0", "blk.1.ffn_norm.weight", SH_TYPE_Q8_0, "Q8_0", "F32, F16 and BF16"),
-    {.file = "llama-Q8_0", .change = TENSOR_NAME, .name = "blk.0.attn_norm.weight", .text = "blk.0.attn_mystery.weight",
+    {.file = "llama-Q8_0",
+     .change = TENSOR_NAME,
+     .name = "blk.0.attn_norm.weight",
+     .text = "blk.0.attn_mystery.weight",
      .says = {"'blk.0.attn_norm.weight'", "missing"}},
-    {.file = "llama-Q8_0", .change = TENSOR_NEW, .name = "blk.0.attn_sinks.weight", .u32 = 1, .dims = {4, 1, 1, 1},
+    {.file = "llama-Q8_0",
+     .change = TENSOR_NEW,
+     .name = "blk.0.attn_sinks.weight",
+     .u32 = 1,
+     .dims = {4, 1, 1, 1},
      .says = {"'blk.0.attn_sinks.weight'", "not part of", "'llama'"}},
     SHAPE("llama-ropefreqs-Q8_0", "rope_freqs.weight", 1, 15, 1, 1, "15", "16"),
     STR("llama-Q8_0", "tokenizer.ggml.model", "rot13", "tokenizer.ggml.model", "rot13"),
@@ -163,7 +195,11 @@ static const struct mutation mutations[] = {
     SHAPE("gpt-oss-MXFP4", "blk.0.ffn_up_exps.bias", 2, 192, 3, 1, "[192, 3]", "[192, 4]"),
     U32("gpt-oss-MXFP4", "gpt-oss.attention.sliding_window", 0, "gpt-oss.attention.sliding_window", "is 0"),
     DROP_KEY("gpt-oss-MXFP4", "gpt-oss.attention.sliding_window"),
-    {.file = "gpt-oss-MXFP4", .change = KEY_U32S, .name = "gpt-oss.attention.sliding_window_pattern", .u32 = 1, .dims = {1, 0, 0, 0},
+    {.file = "gpt-oss-MXFP4",
+     .change = KEY_U32S,
+     .name = "gpt-oss.attention.sliding_window_pattern",
+     .u32 = 1,
+     .dims = {1, 0, 0, 0},
      .says = {"gpt-oss.attention.sliding_window_pattern", "1 elements", "2 layers"}},
 
     /* MLA */
@@ -196,11 +232,23 @@ static const struct mutation mutations[] = {
     BOOL("mamba-F16", "mamba.ssm.dt_b_c_rms", true, "mamba.ssm.dt_b_c_rms"),
     DROP("mamba-F16", "blk.1.ssm_d"),
     TYPE("mamba-F16", "blk.0.ssm_conv1d.bias", SH_TYPE_Q4_0, "Q4_0", "F32, F16 and BF16"),
-    {.file = "lfm2-Q8_0", .change = KEY_U32S, .name = "lfm2.attention.head_count_kv", .u32 = 2, .dims = {0, 2, 0, 0},
+    {.file = "lfm2-Q8_0",
+     .change = KEY_U32S,
+     .name = "lfm2.attention.head_count_kv",
+     .u32 = 2,
+     .dims = {0, 2, 0, 0},
      .says = {"lfm2.attention.head_count_kv", "2 elements", "3 layers"}},
-    {.file = "lfm2-Q8_0", .change = KEY_U32S, .name = "lfm2.attention.head_count_kv", .u32 = 3, .dims = {0, 3, 0, 0},
+    {.file = "lfm2-Q8_0",
+     .change = KEY_U32S,
+     .name = "lfm2.attention.head_count_kv",
+     .u32 = 3,
+     .dims = {0, 3, 0, 0},
      .says = {"lfm2.attention.head_count", "multiple", "3"}},
-    {.file = "lfm2-Q8_0", .change = KEY_U32S, .name = "lfm2.attention.head_count_kv", .u32 = 3, .dims = {2, 2, 0, 0},
+    {.file = "lfm2-Q8_0",
+     .change = KEY_U32S,
+     .name = "lfm2.attention.head_count_kv",
+     .u32 = 3,
+     .dims = {2, 2, 0, 0},
      .says = {"'blk.0.attn_q.weight'", "missing"}},
     U32("lfm2-Q8_0", "lfm2.shortconv.l_cache", 0, "lfm2.shortconv.l_cache", "is 0"),
     U32("lfm2-Q8_0", "lfm2.shortconv.l_cache", 4, "'blk.0.shortconv.conv.weight'", "[3, 128]", "[4, 128]"),
@@ -225,9 +273,14 @@ static const struct mutation mutations[] = {
     U32("nomic-bert-F16", "nomic-bert.moe_every_n_layers", 2, "nomic-bert.moe_every_n_layers", "has not"),
     DROP("jina-bert-v2-Q8_0", "blk.0.ffn_gate.weight"),
     U32("jina-bert-v2-Q8_0", "jina-bert-v2.attention.head_count", 3, "jina-bert-v2.attention.head_count"),
-    U32("gemma-embedding-Q8_0", "gemma-embedding.attention.sliding_window", 0, "gemma-embedding.attention.sliding_window", "is 0"),
+    U32("gemma-embedding-Q8_0", "gemma-embedding.attention.sliding_window", 0, "gemma-embedding.attention.sliding_window",
+        "is 0"),
     DROP("gemma-embedding-Q8_0", "blk.5.post_ffw_norm.weight"),
-    {.file = "gemma-embedding-Q8_0", .change = TENSOR_NEW, .name = "dense_2.weight", .u32 = 2, .dims = {128, 256, 1, 1},
+    {.file = "gemma-embedding-Q8_0",
+     .change = TENSOR_NEW,
+     .name = "dense_2.weight",
+     .u32 = 2,
+     .dims = {128, 256, 1, 1},
      .says = {"'dense_2.weight'", "not part of", "'gemma-embedding'"}},
 };
 
@@ -275,17 +328,20 @@ static enum sh_code check(const char *path, struct sh_error *err) {
 }
 
 /* How many things are wrong about a refusal; says which. */
-static uint32_t faults(const struct mutation *m, const char *path, const char *how, enum sh_code code, const struct sh_error *err) {
+static uint32_t faults(const struct mutation *m, const char *path, const char *how, enum sh_code code,
+                       const struct sh_error *err) {
     uint32_t n = 0;
     if (code != SH_ERR_FORMAT && code != SH_ERR_UNSUPPORTED) {
-        print_error("%s, '%s' changed (%s): code %d (%s), expected a refusal of the file\n", m->file, m->name, how, code, err->message);
+        print_error("%s, '%s' changed (%s): code %d (%s), expected a refusal of the file\n", m->file, m->name, how, code,
+                    err->message);
         n++;
     }
     const char *name = strrchr(path, '/') + 1;
     const char *const all[] = {name, m->says[0], m->says[1], m->says[2]};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         if (all[i] != NULL && strstr(err->message, all[i]) == NULL) {
-            print_error("%s, '%s' changed (%s): the message '%s' does not say \"%s\"\n", m->file, m->name, how, err->message, all[i]);
+            print_error("%s, '%s' changed (%s): the message '%s' does not say \"%s\"\n", m->file, m->name, how, err->message,
+                        all[i]);
             n++;
         }
     return n + (strchr(err->message, '\n') != NULL);
@@ -307,7 +363,8 @@ static void each_mutation_is_refused_by_name(void **state) {
         rewrite_save(r, path);
         struct sh_error err = {0};
         const bool vocabulary = strcmp(m->name, "tokenizer.ggml.model") == 0;
-        if (!vocabulary) wrong += faults(m, path, "checked", check(path, &err), &err); /* a file is checked without its vocabulary */
+        if (!vocabulary)
+            wrong += faults(m, path, "checked", check(path, &err), &err); /* a file is checked without its vocabulary */
         const struct sh_model_params params = {.size = sizeof params, .path = path};
         struct sh_model *model = NULL;
         err = (struct sh_error){0};
@@ -451,7 +508,8 @@ static void each_variant(enum spot_kind kind, uint32_t *tried,
         if (end == NULL) continue;
         *end = '\0';
         const size_t stem = (size_t)(strrchr(name, '-') - name);
-        if (strlen(last) > stem && last[stem] == '-' && strncmp(name, last, stem + 1) == 0 && strrchr(last, '-') == last + stem) continue;
+        if (strlen(last) > stem && last[stem] == '-' && strncmp(name, last, stem + 1) == 0 && strrchr(last, '-') == last + stem)
+            continue;
         snprintf(last, sizeof last, "%s", name);
         sweep(name, kind, tried, try);
     }
@@ -466,7 +524,7 @@ static void expect_no_crash(const struct spot *s, const char *path, enum sh_code
 }
 
 static void try_integers(const struct layout *l, const struct spot *s, int fd, const char *path, uint32_t *tried) {
-    static const uint32_t values[] = {0,   1,   2,     3,     5,       7,       16,        31,        32,       48,
+    static const uint32_t values[] = {0,   1,   2,     3,     5,       7,       16,        31,       32,        48,
                                       255, 256, 65535, 65536, 1 << 20, 1 << 24, INT32_MAX, 1u << 31, UINT32_MAX};
     for (size_t i = 0; i < sizeof values / sizeof values[0]; i++) {
         struct sh_error err;
@@ -502,8 +560,9 @@ static void try_dimensions(const struct layout *l, const struct spot *s, int fd,
         if (values[i] == was) continue;
         struct sh_error err;
         const enum sh_code code = check_patched(l, fd, path, s->at, &values[i], 8, &err);
-        if (code == SH_OK) fail_msg("%s: a dimension of '%s' is %llu for %llu and accepted", path, s->name, (unsigned long long)values[i],
-                                    (unsigned long long)was);
+        if (code == SH_OK)
+            fail_msg("%s: a dimension of '%s' is %llu for %llu and accepted", path, s->name, (unsigned long long)values[i],
+                     (unsigned long long)was);
         expect_no_crash(s, path, code, &err);
         (*tried)++;
     }
@@ -543,8 +602,8 @@ static void no_other_shape_or_name_is_accepted(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(unchanged_files_are_accepted),     cmocka_unit_test(each_mutation_is_refused_by_name),
-        cmocka_unit_test(numbers_of_metadata_never_crash),  cmocka_unit_test(types_of_tensors_never_crash),
+        cmocka_unit_test(unchanged_files_are_accepted),       cmocka_unit_test(each_mutation_is_refused_by_name),
+        cmocka_unit_test(numbers_of_metadata_never_crash),    cmocka_unit_test(types_of_tensors_never_crash),
         cmocka_unit_test(no_other_shape_or_name_is_accepted),
     };
     return cmocka_run_group_tests_name("model_hostile", tests, NULL, NULL);
