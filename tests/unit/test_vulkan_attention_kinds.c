@@ -222,10 +222,12 @@ static void attention_case(struct sh_device *vulkan, const struct shape *s) {
 
 #define F16 .kv_type = SH_KV_F16
 #define F32 .kv_type = SH_KV_F32
-static void run_cases(const char *test, const struct shape *shapes, size_t n) {
-    struct sh_device *vulkan = ops_open_vulkan(test, false);
+static void run_cases_on(struct sh_device *vulkan, const struct shape *shapes, size_t n) {
     for (size_t i = 0; i < n; i++) attention_case(vulkan, &shapes[i]);
     ops_close(vulkan);
+}
+static void run_cases(const char *test, const struct shape *shapes, size_t n) {
+    run_cases_on(ops_open_vulkan(test, false), shapes, n);
 }
 
 static void capped_sloped_and_sunk(void **state) {
@@ -269,12 +271,22 @@ static void large_heads_and_values_in_keys(void **state) {
     run_cases(__func__, shapes, SH_COUNT(shapes));
 }
 
+/* ops_close counts the messages of the validation layers. */
+static void validation_is_silent(void **state) {
+    (void)state;
+    static const struct shape shapes[] = {{2, 1, 16, 16, 70, F32, .window = 9, .sinks = true, .slopes = true, .softcap = 3},
+                                          {1, 1, 300, 260, 9, F16, .v_in_k = true},
+                                          {2, 1, 16, 16, 12, F32, .bidirectional = true}};
+    run_cases_on(ops_open_vulkan(__func__, true), shapes, SH_COUNT(shapes));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(capped_sloped_and_sunk),
         cmocka_unit_test(windows_with_missing_pages),
         cmocka_unit_test(both_directions),
         cmocka_unit_test(large_heads_and_values_in_keys),
+        cmocka_unit_test(validation_is_silent),
     };
     ops_set_filter();
     return cmocka_run_group_tests(tests, NULL, NULL);

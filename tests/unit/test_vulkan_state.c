@@ -247,10 +247,8 @@ static void delta_column(const struct sh_op *op, float *const in[5], const float
     free(e);
 }
 
-static void gated_delta_rule(void **state) {
-    (void)state;
-    struct sh_device *vulkan = OPS_OPEN_VULKAN();
-    for (size_t i = 0; i < SH_COUNT(delta_shapes); i++) {
+static void delta_cases(struct sh_device *vulkan, size_t n_shapes) {
+    for (size_t i = 0; i < n_shapes; i++) {
         const uint32_t *shape = delta_shapes[i], n_k = shape[0], n_v = shape[1], k_dim = shape[2], v_dim = shape[3];
         char name[96];
         snprintf(name, sizeof name, "delta_net heads=%u/%u dims=%u/%u tiled=%u", n_k, n_v, k_dim, v_dim, shape[4]);
@@ -290,6 +288,20 @@ static void gated_delta_rule(void **state) {
         free(a);
         free(dt_bias);
     }
+}
+
+static void gated_delta_rule(void **state) {
+    (void)state;
+    struct sh_device *vulkan = OPS_OPEN_VULKAN();
+    delta_cases(vulkan, SH_COUNT(delta_shapes));
+    ops_close(vulkan);
+}
+
+/* ops_close counts the messages of the validation layers. */
+static void validation_is_silent(void **state) {
+    (void)state;
+    struct sh_device *vulkan = ops_open_vulkan(__func__, true);
+    delta_cases(vulkan, 2);
     ops_close(vulkan);
 }
 
@@ -298,6 +310,7 @@ int main(void) {
         cmocka_unit_test(convolution),
         cmocka_unit_test(selective_scan),
         cmocka_unit_test(gated_delta_rule),
+        cmocka_unit_test(validation_is_silent),
     };
     ops_set_filter();
     return cmocka_run_group_tests(tests, NULL, NULL);
