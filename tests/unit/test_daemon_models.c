@@ -1,5 +1,6 @@
 /* test_daemon_models.c - discovery, names, loads and unloads, on generated models. */
 #include "compute/base.h"
+#include "compute/program/executor.h"
 #include "daemon/devices.h"
 #include "daemon/discover.h"
 #include "tests/unit/daemon_room.h"
@@ -446,6 +447,73 @@ static bool have_llvmpipe(void) {
     return found;
 }
 
+static void load_auto(struct model *m, uint32_t on_device) {
+    struct outcome outcome = {0};
+    const struct load_params params = {.places = {.set_layers = true, .gpu_layers = SH_LAYERS_AUTO}, .reload = true};
+    struct load *load = model_load(m, &params, take_outcome, NULL, &outcome);
+    wait_done(&outcome);
+    if (outcome.code) fail_msg("%s", outcome.message);
+    load_release(load);
+    model_unref(outcome.model);
+    struct model_view view;
+    model_get_view(m, &view);
+    assert_int_equal(view.parts[0].n_layers, on_device);
+    assert_int_equal(view.n_parts, on_device < view.info.n_layers ? 2 : 1);
+    model_view_finish(&view);
+}
+
+/* auto: what is free on the device decides, and models that are idle make room before layers stay on the host. */
+static void test_auto(void **state) {
+    (void)state;
+    const char *directory = room_directory("auto");
+    room_model(directory, "one.gguf", 5, "one");
+    room_model(directory, "two.gguf", 5, "two");
+    struct config *config = room_config("--model-dir", directory, "--device", "llvmpipe", NULL);
+    room_start(config);
+    if (!have_llvmpipe()) {
+        room_stop();
+        config_unref(config);
+        TEST_SKIP("no llvmpipe here");
+    }
+    struct sh_error err;
+    struct model *one, *two;
+    struct sh_device *devices[2];
+    assert_int_equal(devices_acquire("llvmpipe", &devices[0], &err), SH_OK);
+    assert_int_equal(devices_acquire("cpu", &devices[1], &err), SH_OK);
+    assert_int_equal(models_resolve("one", &one, &err), SH_OK);
+    assert_int_equal(models_resolve("two", &two, &err), SH_OK);
+
+    /* The least memory with which so many layers fit. */
+    char path[600];
+    snprintf(path, sizeof path, "%s/one.gguf", directory);
+    const struct sh_model_params params = {.size = sizeof params, .path = path};
+    const struct sh_context_params context = {.size = sizeof context, .max_sequences = config->max_sequences};
+    uint64_t enough[6] = {0}, *memory = &devices[0]->info.memory_bytes;
+    const uint64_t machine = *memory;
+    for (*memory = 64 << 20; enough[5] == 0; *memory += 16 << 10) {
+        struct sh_plan plan;
+        assert_int_equal(sh_model_plan(devices, &params, &context, SH_LAYERS_AUTO, &plan, &err), SH_OK);
+        if (enough[plan.n_device_layers] == 0) enough[plan.n_device_layers] = *memory;
+    }
+    *memory = enough[2];
+    load_auto(one, 2);
+    *memory = enough[5];
+    load_auto(one, 5);
+    load_auto(two, 0); /* whoever holds a reference may be about to use the other */
+    model_unref(one);
+    load_auto(two, 5);
+    assert_int_equal(room_state("one"), MODEL_DISCOVERED);
+    assert_int_equal(models_resolve("one", &one, &err), SH_OK);
+    *memory = 1 << 20;
+    load_auto(one, 0);
+    *memory = machine;
+    for (int i = 0; i < 2; i++) devices_release(devices[i], false);
+    model_unref(one);
+    model_unref(two);
+    room_stop();
+    config_unref(config);
+}
+
 /* Layers on the device and on the CPU: who holds what is told, and other numbers are other settings. */
 static void test_places(void **state) {
     (void)state;
@@ -503,8 +571,9 @@ int main(int argc, char **argv) {
     int status;
     if (daemon_room_main(argc, argv, &status)) return status;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_discover), cmocka_unit_test(test_names), cmocka_unit_test(test_places), cmocka_unit_test(test_states),
-        cmocka_unit_test(test_loads),    cmocka_unit_test(test_storm), cmocka_unit_test(test_probe),
+        cmocka_unit_test(test_discover), cmocka_unit_test(test_names),  cmocka_unit_test(test_places),
+        cmocka_unit_test(test_auto),     cmocka_unit_test(test_states), cmocka_unit_test(test_loads),
+        cmocka_unit_test(test_storm),    cmocka_unit_test(test_probe),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
