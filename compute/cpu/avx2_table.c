@@ -184,8 +184,8 @@ INLINE void dot_iq4_xs(const uint8_t *w, const struct rows *rows, __m256 *acc, c
 INLINE void dot_iq3_xxs(const uint8_t *w, const struct rows *rows, __m256 *acc, const int n) { dot_table_16(w, rows, acc, n, 1); }
 INLINE void dot_iq3_s(const uint8_t *w, const struct rows *rows, __m256 *acc, const int n) { dot_table_16(w, rows, acc, n, 4); }
 
-/* Tables of 8 values: bit pairs [half][8], run r of 32 elements at pair r of each byte; third bits [half][4]: of vector v of run r
- * in vector v % 4, bit 2r + v / 4. `run` as above: 4 with values from 0 to 31, 1 from 0 to 124. */
+/* Tables of 8 values: bit pairs [half][8], run r of 32 elements at pair r of each byte; third bits [half][4]: of vector v of run
+ * r in vector v % 4, bit 2r + v / 4. `run` as above: 4 with values from 0 to 31, 1 from 0 to 124. */
 INLINE void dot_table_8(const uint8_t *w, const struct rows *rows, __m256 *acc, const int n, const int run) {
     const __m256i values = lookup_of(rows);
     for (uint64_t b = 0; b < rows->cols / 256; b++, w += SH_LANES8_TABLE_8) {

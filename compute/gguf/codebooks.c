@@ -1,7 +1,7 @@
 /*
- * The codebooks of the IQ1, IQ2 and IQ3 types: part of the file format, so the values are those of ggml (github.com/ggml-org/ggml,
- * src/ggml-common.h, MIT license, Copyright (c) 2023-2026 The ggml authors), written here as indices of magnitudes; codebooks.h
- * says which.
+ * The codebooks of the IQ1, IQ2 and IQ3 types: part of the file format, so the values are those of ggml
+ * (github.com/ggml-org/ggml, src/ggml-common.h, MIT license, Copyright (c) 2023-2026 The ggml authors), written here as indices of
+ * magnitudes; codebooks.h says which.
  */
 #include "compute/gguf/codebooks.h"
 

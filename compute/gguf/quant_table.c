@@ -211,8 +211,8 @@ static float decode_mxfp4(const uint8_t *b, uint8_t *codes, int8_t *scales) {
 }
 
 /* 32 bytes of third bits, 64 bytes of bit pairs, 12 bytes of scales, d:f16. Run r of half h (32 elements) takes pair r of the
- * half's 32 bytes, and bit 4h + r. The lower nibbles of scales 0..7 and 8..15 are the low and high halves of eight bytes; the upper
- * pair of scale s is pair s / 4 of byte 8 + s % 4. value = d * (scale - 32) * (q - 4) */
+ * half's 32 bytes, and bit 4h + r. The lower nibbles of scales 0..7 and 8..15 are the low and high halves of eight bytes; the
+ * upper pair of scale s is pair s / 4 of byte 8 + s % 4. value = d * (scale - 32) * (q - 4) */
 static float decode_q3_k(const uint8_t *b, uint8_t *codes, int8_t *scales) {
     const uint8_t *packed = b + 96;
     for (uint32_t run = 0; run < 8; run++)

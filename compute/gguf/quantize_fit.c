@@ -1,7 +1,7 @@
 /*
- * Q4_1, Q5_0, Q5_1 and the K types. For each block of 32, or sub-block of a K type, candidate grids are tried, for each grid scale
- * (and minimum) are fitted to the rounded values by least squares, weighted in K types, and the fit with the smallest squared error
- * stays. In K types the sub-blocks' scales are themselves rounded to the block's scale, and the values are rounded again to what
+ * Q4_1, Q5_0, Q5_1 and the K types. For each block of 32, or sub-block of a K type, candidate grids are tried, for each grid
+ * scale (and minimum) are fitted to the rounded values by least squares, weighted in K types, and the fit with the smallest
+ * squared error stays. In K types the sub-blocks' scales are themselves rounded to the block's scale, and the values are rounded again to what
  * will be read back.
  */
 #include "compute/gguf/quantize.h"
@@ -56,8 +56,8 @@ static bool refit(const struct fit *f, struct grid *g, float *error) {
     return g->scale > 0;
 }
 
-/* A sub-block of values on a grid of 0..levels with a minimum of at most zero. Candidates shrink and widen the grid that spans the values;
- * each is rounded and fitted in turn until that gains nothing. */
+/* A sub-block of values on a grid of 0..levels with a minimum, of at most zero in K types. Candidates shrink and widen the grid that
+ * spans the values; each is rounded and fitted in turn until that gains nothing. */
 static struct grid fit_min_grid(const float *x, const float *weight, const struct shape *shape) {
     struct fit f = {x, weight, shape, 0, 0};
     float low = x[0], high = x[0];

@@ -62,8 +62,8 @@ void sh_quantize_iq4_xs(const float *x, uint8_t *b) {
     b[3] = (uint8_t)(high >> 8);
 }
 
-/* As the OCP microscaling specification has it: the scale's exponent is that of the largest magnitude, less that of the largest E2M1
- * number, which is 2. */
+/* As the OCP microscaling specification has it: the scale's exponent is that of the largest magnitude, less that of the largest
+ * E2M1 number, which is 2. */
 void sh_quantize_mxfp4(const float *x, uint8_t *b) {
     const int8_t *values = sh_table_type(SH_TYPE_MXFP4)->values; /* twice the numbers */
     const float largest = fabsf(sh_largest(x, 32));
