@@ -26,14 +26,16 @@ endef
 $(shell mkdir -p $(GLSL_OUT))
 $(foreach l,$(GLSL_LINES),$(if $(filter $l,$(file <$(call glsl_word,$l))),,$(file >$(call glsl_word,$l),$l))$(eval $(call glsl_rule,$l)))
 
-$(GLSL_OUT)/kernels.c: $(GLSL_SPV) $(GLSL_MANIFEST)
+# The assembler reads the modules: as numbers in C they would take the compiler longer than the rest of the engine.
+$(GLSL_OUT)/kernels.c: $(GLSL_SPV) $(GLSL_MANIFEST) mk/glsl.mk
 	$(call say,GEN,$@)
 	$(Q){ echo '#include "compute/vulkan/kernels.h"'; \
 	  for k in $(GLSL_KERNELS); do \
-	    echo "static const uint32_t spv_$$k[] = {"; od -An -v -tx4 $(GLSL_OUT)/$$k.spv | sed 's/ \([0-9a-f]\{8\}\)/0x\1,/g'; echo '};'; \
+	    printf '__asm__(".section .rodata; .balign 16; spv_%s: .incbin \\"%s\\"; .previous");\n' $$k $(GLSL_OUT)/$$k.spv; \
+	    echo "extern const uint32_t spv_$$k[];"; \
 	  done; \
 	  echo 'const struct sh_kernel_code sh_kernel_codes[SH_KERNEL_COUNT] = {'; \
-	  for k in $(GLSL_KERNELS); do echo "    {\"$$k\", spv_$$k, sizeof spv_$$k},"; done; echo '};'; } > $@
+	  for k in $(GLSL_KERNELS); do echo "    {\"$$k\", spv_$$k, $$(stat -c %s $(GLSL_OUT)/$$k.spv)},"; done; echo '};'; } > $@
 
 $(GLSL_OUT)/kernels.o: $(GLSL_OUT)/kernels.c compute/vulkan/kernels.h $(B)/flags
 	$(call say,CC,$<)
