@@ -271,6 +271,49 @@ static void large_heads_and_values_in_keys(void **state) {
     run_cases(__func__, shapes, SH_COUNT(shapes));
 }
 
+/* A copied page of keys alone continues like the first; what lies before a window may be missing, what lies in it may not. */
+static void pages_are_copied_and_missed(void **state) {
+    (void)state;
+    static const struct shape s = {2, 1, 48, 40, 50, F32, .v_in_k = true, .window = 33};
+    struct sh_device *vulkan = OPS_OPEN_VULKAN();
+    struct ops ops;
+    struct data d;
+    prepare(&s, &ops, &d);
+    struct ops_model m;
+    ops_load(&ops, vulkan, s.kv_type, s.n, 16, &m);
+    struct sh_error err = {0};
+    struct ops_step whole = {.n_rows = s.n}, head = {.n_rows = 11}, tail = {.n_rows = s.n - 11, .n_sequences = 1};
+    point(&ops, &d, 0, &whole);
+    point(&ops, &d, 0, &head);
+    point(&ops, &d, 11, &tail);
+    float *all = ops_run(&ops, &m, &whole, ops.list[1].out);
+    free(ops_run(&ops, &m, &head, ops.list[1].out)); /* in page 1 */
+    assert_int_equal(vulkan->executor->page_copy(m.context, 0, 1, 33, 11, &err), SH_OK);
+    const struct ops_sequence elsewhere = {.n_rows = s.n - 11, .position = 11, .first_page = 32};
+    tail.sequences = &elsewhere;
+    float *got = ops_run(&ops, &m, &tail, ops.list[1].out);
+    const size_t width = s.n_heads * s.v_dim;
+    ops_compare("a copied page", got, all + 11 * width, NULL, (s.n - 11) * width);
+
+    const uint32_t pages[3] = {SH_NONE, SH_NONE, 5};
+    const uint32_t *tables[] = {pages};
+    struct sh_step_row row = {.sampled_from = SH_NONE, .position = 95};
+    const struct sh_step_sequence sequence = {.n_rows = 1, .pages = tables, .n_pages = 3};
+    struct sh_step step = {.rows = &row, .n_rows = 1, .sequences = &sequence, .n_sequences = 1};
+    memcpy(step.inputs, head.inputs, sizeof step.inputs);
+    assert_int_equal(vulkan->executor->submit(m.context, 0, 0, &step, &err), SH_ERR_INVALID); /* 63 is seen, in page 1 */
+    assert_non_null(strstr(err.message, "names page"));
+    free(got);
+    free(all);
+    ops_unload(&m);
+    for (int i = 0; i < 3; i++) free(d.in[i]);
+    free(d.slopes);
+    free(d.sinks);
+    free(d.want);
+    free(d.bound);
+    ops_close(vulkan);
+}
+
 /* ops_close counts the messages of the validation layers. */
 static void validation_is_silent(void **state) {
     (void)state;
@@ -286,6 +329,7 @@ int main(void) {
         cmocka_unit_test(windows_with_missing_pages),
         cmocka_unit_test(both_directions),
         cmocka_unit_test(large_heads_and_values_in_keys),
+        cmocka_unit_test(pages_are_copied_and_missed),
         cmocka_unit_test(validation_is_silent),
     };
     ops_set_filter();

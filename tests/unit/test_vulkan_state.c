@@ -297,6 +297,73 @@ static void gated_delta_rule(void **state) {
     ops_close(vulkan);
 }
 
+/* A step that would write the page that it reads, or none, or one that is not there, and rows that are no sequence; then a good one. */
+static void wrong_steps_are_refused(void **state) {
+    (void)state;
+    struct sh_device *vulkan = OPS_OPEN_VULKAN();
+    static const float w[2] = {1, 1}, x[2] = {3, 4};
+    struct ops ops;
+    struct sh_op op = recurrent(&ops, SH_OP_CONV, 1);
+    op.d_conv = 2;
+    op.x = ops_input(&ops, 1);
+    op.w = ops_weight(&ops, SH_TYPE_F32, 2, 1, w);
+    op.out = ops_activation(&ops, 1, SH_ROWS_ALL);
+    ops_push(&ops, &op);
+    struct ops_model m;
+    ops_load(&ops, vulkan, SH_KV_F32, 2, 4, &m);
+    static const struct {
+        uint32_t before, after, second; /* position of the second row */
+        enum sh_code code;
+    } cases[] = {{2, 2, 1, SH_ERR_INVALID},       {SH_NONE, SH_NONE, 1, SH_ERR_INVALID}, {0, 12, 1, SH_ERR_INVALID},
+                 {700, 1, 1, SH_ERR_INVALID},     {SH_NONE, 1, 2, SH_ERR_INVALID},       {SH_NONE, 1, 0, SH_ERR_INVALID},
+                 {SH_NONE, 1, 1, SH_OK}};
+    for (size_t i = 0; i < SH_COUNT(cases); i++) {
+        const uint32_t pages[2] = {cases[i].before, cases[i].after};
+        const uint32_t *tables[] = {pages};
+        const struct sh_step_row rows[2] = {{.sampled_from = SH_NONE}, {.sampled_from = SH_NONE, .position = cases[i].second}};
+        const struct sh_step_sequence sequence = {.n_rows = 2, .pages = tables, .n_pages = 1};
+        const struct sh_step step = {
+            .rows = rows, .n_rows = 2, .sequences = &sequence, .n_sequences = 1, .inputs = {x}, .capture = &op.out, .n_capture = 1};
+        struct sh_step_result result;
+        struct sh_error err = {0};
+        assert_int_equal(vulkan->executor->submit(m.context, 0, 0, &step, &err), cases[i].code);
+        if (cases[i].code != SH_OK) continue;
+        assert_int_equal(vulkan->executor->wait(m.context, 0, -1, &result, &err), SH_OK);
+        assert_true(result.captured[0][0] == 3 && result.captured[0][1] == 7);
+    }
+    ops_unload(&m);
+    ops_close(vulkan);
+}
+
+/* States that the kernels' shared memory cannot hold are refused by name when the model is made. */
+static void large_states_are_refused(void **state) {
+    (void)state;
+    struct sh_device *vulkan = OPS_OPEN_VULKAN();
+    for (int kind = 0; kind < 2; kind++) {
+        struct ops ops;
+        struct sh_op op = recurrent(&ops, kind ? SH_OP_DELTA_NET : SH_OP_SCAN, 65);
+        op.x = ops_input(&ops, 1);
+        op.y = ops_input(&ops, 1);
+        op.z = ops_input(&ops, 65);
+        op.u = ops_input(&ops, 65);
+        op.t = ops_input(&ops, 1);
+        op.w = ops_weight(&ops, SH_TYPE_F32, 65, 1, NULL);
+        op.bias = ops_weight(&ops, SH_TYPE_F32, 1, 1, NULL);
+        op.out = ops_activation(&ops, 1, SH_ROWS_ALL);
+        op.delta.n_k_heads = op.delta.n_v_heads = op.delta.v_dim = 1;
+        op.delta.k_dim = 4097;
+        ops_push(&ops, &op);
+        struct sh_segment segment = {.program = &ops.program, .n_ops = 1, .n_inputs = ops.n_inputs};
+        memcpy(segment.inputs, ops.inputs, sizeof segment.inputs);
+        struct sh_exec_model *model = NULL;
+        struct sh_error err = {0};
+        assert_int_equal(vulkan->executor->model_create(vulkan, &segment, 1, &model, &err), SH_ERR_UNSUPPORTED);
+        assert_non_null(strstr(err.message, kind ? "1 heads of 4097 and 1 dimensions" : "a scan of 65 states per channel"));
+        assert_null(model);
+    }
+    ops_close(vulkan);
+}
+
 /* ops_close counts the messages of the validation layers. */
 static void validation_is_silent(void **state) {
     (void)state;
@@ -310,6 +377,8 @@ int main(void) {
         cmocka_unit_test(convolution),
         cmocka_unit_test(selective_scan),
         cmocka_unit_test(gated_delta_rule),
+        cmocka_unit_test(wrong_steps_are_refused),
+        cmocka_unit_test(large_states_are_refused),
         cmocka_unit_test(validation_is_silent),
     };
     ops_set_filter();
