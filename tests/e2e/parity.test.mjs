@@ -1,7 +1,8 @@
 // parity.test.mjs - reference values over HTTP: ../shared/parity/check_http.py against a live daemon, one model after another.
 //
 // On the CPU twice: the scalar kernels strictly, and the machine's own with the tolerance for activations of 8 bits. On a Vulkan device
-// (SHIMMY_E2E_DEVICE) strictly, llvmpipe on its base tier. SHIMMY_TEST_FULL=1 runs all models, else there is one for each family.
+// (SHIMMY_E2E_DEVICE) strictly, llvmpipe on its base tier, and with a part of the model on the CPU. SHIMMY_TEST_FULL=1 runs all
+// models, else there is one for each family.
 import { test } from 'node:test';
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
@@ -21,16 +22,20 @@ const handful = ['llama-Q4_K_M', 'llama-IQ3_S', 'llama-TQ1_0', 'llama-yarn-Q8_0'
   'gemma-embedding-Q8_0'].filter((name, i) => device === 'cpu' || i % 3 === 0); // software drivers are slow
 const models = !folder ? [] : full ? readdirSync(folder).filter((name) => name.endsWith('.json')).map((name) => name.slice(0, -5)) : handful;
 
+const env = device === 'llvmpipe' ? { SHIMMY_VULKAN: 'base', SHIMMY_CPU: 'scalar' } : { SHIMMY_CPU: 'scalar' };
 const runs = device === 'cpu' ?
   [{ name: 'scalar CPU', env: { SHIMMY_CPU: 'scalar' }, args: [] }, { name: "the machine's CPU", env: {}, args: ['--loose'] }] :
-  [{ name: device, env: device === 'llvmpipe' ? { SHIMMY_VULKAN: 'base' } : {}, args: [] }];
+  [{ name: device, env, args: [] },
+    { name: `${device} with layers on the CPU`, env, args: [], daemon: ['--gpu-layers', '1'], only: ['gemma3-Q8_0', 'bert-F16'] },
+    { name: `${device} with experts on the CPU`, env, args: [], daemon: ['--cpu-moe'], only: ['mixtral-Q4_K_M', 'deepseek2-Q8_0'] }];
 
 const python = await has('python3');
-for (const { name, env, args } of runs) {
+for (const { name, env, args, daemon: flags, only } of runs) {
   test(`parity on ${name}`, python ? needs(checker, 'no shared parity vectors') : { skip: 'no python3' }, async (t) => {
-    const daemon = await new Daemon({ models: folder, env }).start();
+    const daemon = await new Daemon({ models: folder, env, args: flags }).start();
     t.after(() => daemon.stop());
-    for (const model of models) {
+    const list = only ?? models;
+    for (const model of list) {
       await t.test(`${model} on ${name}`, async () => {
         const { stdout } = await run('python3', [checker, '--url', daemon.url, ...args, path.join(folder, `${model}.json`)])
           .catch((error) => ({ stdout: `${error.stdout}${error.stderr}\n` }));
@@ -38,6 +43,6 @@ for (const { name, env, args } of runs) {
         await run(shimmyctl, ['--socket', daemon.socket, 'unload', model]);
       });
     }
-    t.diagnostic(`${models.length} models on ${name}`);
+    t.diagnostic(`${list.length} models on ${name}`);
   });
 }
