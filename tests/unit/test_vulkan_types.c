@@ -1,7 +1,7 @@
 /*
- * Every weight type on the Vulkan executor: blocks of random bytes, which hold subnormal, infinite and undefined scales too, come out of
- * EMBED as the reference dequantisation has them, bit for bit. What is no number there need only be no number; what is subnormal as a
- * float may be zero, as many devices flush.
+ * Every weight type on the Vulkan executor: blocks of random bytes, which hold subnormal, infinite and undefined scales too, and one of
+ * zeros come out of EMBED as the reference dequantisation has them, bit for bit. What is no number there need only be no number; what is
+ * subnormal as a float may be zero, as many devices flush.
  */
 #include "compute/vulkan/exec.h"
 #include "tests/unit/ops_harness.h"
@@ -45,6 +45,7 @@ static void make_table(struct table *t, struct sh_device *device, uint32_t type,
     t->want = malloc((size_t)cols * rows * sizeof *t->want);
     assert_true(data && t->want);
     for (uint64_t i = 0; i < bytes; i++) data[i] = (uint8_t)test_random(&rng);
+    memset(data, 0, sh_type_info(type)->block_bytes);
     assert_true(sh_dequantize(type, data, t->want, (uint64_t)cols * rows));
     ops_init(&t->ops);
     t->ops.program.n_vocab = rows;
