@@ -83,6 +83,12 @@ static enum sh_code allocate(struct sh_exec_model *m, struct sh_error *err) {
 
 /* ---- what is computed ---- */
 
+/* Has the op's part of a recurrent state the size that it computes with? */
+static bool has_state(const struct sh_op *op, const struct sh_state_group *group, uint64_t floats) {
+    return group->kind == SH_STATE_RECURRENT && op->state.floats == floats && floats <= group->floats &&
+           op->state.offset <= group->floats - floats;
+}
+
 /* Sizes that the step relies on, which a builder's assertions hold already. */
 static bool is_sound(const struct sh_program *p, const struct sh_op *op) {
     const uint64_t out = p->activations[op->out].width;
@@ -109,10 +115,11 @@ static bool is_sound(const struct sh_program *p, const struct sh_op *op) {
              op->expert.n_used > op->expert.n_expert / op->expert.n_groups * op->expert.n_groups_used))
             return false;
         return op->expert.n_used > 0 && op->expert.n_used <= op->expert.n_expert;
-    case SH_OP_CONV: return group->kind == SH_STATE_RECURRENT && op->d_conv > 0 && w->cols == op->d_conv;
-    case SH_OP_SCAN: return group->kind == SH_STATE_RECURRENT && w->rows == out;
+    case SH_OP_CONV: return op->d_conv > 0 && w->cols == op->d_conv && has_state(op, group, out * (op->d_conv - 1));
+    case SH_OP_SCAN: return w->rows == out && has_state(op, group, out * w->cols);
     case SH_OP_DELTA_NET:
-        return group->kind == SH_STATE_RECURRENT && op->delta.n_k_heads > 0 && op->delta.n_v_heads % op->delta.n_k_heads == 0;
+        return op->delta.n_k_heads > 0 && op->delta.n_v_heads % op->delta.n_k_heads == 0 &&
+               has_state(op, group, (uint64_t)op->delta.n_v_heads * op->delta.k_dim * op->delta.v_dim);
     default: return true;
     }
 }

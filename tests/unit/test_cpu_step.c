@@ -671,6 +671,71 @@ static void test_cpu_bidirectional(void **state) {
         }
 }
 
+/* ---- programs that no builder makes ---- */
+
+static struct sh_op *find_op(const struct room *r, enum sh_op_kind kind) {
+    for (uint32_t i = 0; i < r->program->n_ops; i++)
+        if (r->program->ops[i].kind == kind) return &r->program->ops[i];
+    fail_msg("no op %s", sh_op_name(kind));
+    return NULL;
+}
+
+static void is_refused(const struct room *r, struct sh_device *device) {
+    const struct sh_segment segment = {.program = r->program, .n_ops = r->program->n_ops};
+    struct sh_exec_model *model = NULL;
+    struct sh_error err = {0};
+    assert_int_equal(device->executor->model_create(device, &segment, 1, &model, &err), SH_ERR_UNSUPPORTED);
+    assert_null(model);
+    assert_true(strlen(err.message) > 0);
+}
+
+/* `field` of an op, given `value`, makes the program one that is refused. */
+#define REFUSED(kind, field, value)                                                                                              \
+    do {                                                                                                                         \
+        struct sh_op *op_ = find_op(&r, kind);                                                                                   \
+        const struct sh_op right_ = *op_;                                                                                        \
+        op_->field = (value);                                                                                                    \
+        is_refused(&r, device);                                                                                                  \
+        *op_ = right_;                                                                                                           \
+    } while (0)
+
+static void test_cpu_unsound_programs(void **state) {
+    (void)state;
+    const struct sh_build_experts e = {
+        .n_expert = 8, .n_used = 2, .gating = SH_GATE_SIGMOID, .scale = 1, .n_groups = 4, .n_groups_used = 2};
+    struct room r;
+    open_room(&r);
+    r.b.layer = 0;
+    recurrent_layer(&r, r.x);
+    attend(&r, SH_STATE_WINDOWED, 20, false, false);
+    const uint32_t logits = sh_build_matmul(&r.b, r.x, matrix(&r, SH_TYPE_F32, N_EMBD, 8), SH_NONE, "logits");
+    const uint32_t route = sh_build_route(&r.b, &e, logits, SH_NONE, "route");
+    sh_build_expert_matmul(&r.b, &e, r.x, false, route, matrix(&r, SH_TYPE_F32, N_EMBD, 8 * 3), SH_NONE, "up");
+    struct placed p = place(&r, "scalar", 1); /* as built it is fine */
+    unload(&p);
+    struct sh_device *device = p.device;
+    REFUSED(SH_OP_CONV, state.offset, r.program->groups[0].floats);
+    REFUSED(SH_OP_CONV, state.floats, 1);
+    REFUSED(SH_OP_CONV, d_conv, 9);
+    REFUSED(SH_OP_SCAN, state.floats, 7);
+    REFUSED(SH_OP_SCAN, state.group, 1);
+    REFUSED(SH_OP_DELTA_NET, delta.n_k_heads, 3);
+    REFUSED(SH_OP_DELTA_NET, delta.k_dim, 9);
+    REFUSED(SH_OP_NORM, norm.n_groups, 5);
+    REFUSED(SH_OP_ROPE_CACHE, attn.k_dim, 23);
+    REFUSED(SH_OP_ROPE_CACHE, attn.v_in_k, true);
+    REFUSED(SH_OP_ROPE_CACHE, rope.first, 25);
+    REFUSED(SH_OP_ATTENTION, attn.window, 21);
+    REFUSED(SH_OP_ATTENTION, attn.window, 0);
+    REFUSED(SH_OP_ATTENTION, attn.group, 0);
+    REFUSED(SH_OP_ROUTE, expert.n_used, 5);
+    REFUSED(SH_OP_ROUTE, expert.n_groups, 3);
+    REFUSED(SH_OP_EXPERT_MATMUL, expert.n_expert, 7);
+    REFUSED(SH_OP_MATMUL, blocks, 0);
+    device->executor->device_close(device);
+    close_room(&r);
+}
+
 /* ---- several segments ---- */
 
 static const struct tiny_params llama = {
@@ -813,6 +878,7 @@ int main(void) {
         cmocka_unit_test(test_cpu_windowed_pages),
         cmocka_unit_test(test_cpu_values_in_keys),
         cmocka_unit_test(test_cpu_bidirectional),
+        cmocka_unit_test(test_cpu_unsound_programs),
         cmocka_unit_test(test_cpu_segments),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
