@@ -264,8 +264,8 @@ static enum sh_code fill_activations(struct sh_exec_context *context, struct sh_
         const uint32_t input = s->segment.inputs[i];
         const struct sh_activation *a = &m->program->activations[input];
         if (step->inputs[i] == NULL) return sh_fail(err, SH_ERR_INVALID, "input %s of the segment is missing", a->name);
-        memcpy(sh_cpu_buffer(context, slot, s, s->fused.slot[input]), step->inputs[i],
-               (size_t)rows_of(slot, a->rows) * a->width * sizeof(float));
+        const size_t bytes = (size_t)rows_of(slot, a->rows) * a->width * sizeof(float);
+        if (bytes > 0) memcpy(sh_cpu_buffer(context, slot, s, s->fused.slot[input]), step->inputs[i], bytes);
     }
     return SH_OK;
 }
