@@ -235,16 +235,17 @@ static enum sh_code load_engine(struct job *job, struct sh_error *err) {
         .progress = on_progress,
         .progress_user = job,
     };
-    enum sh_code code = place(job, &params, err);
-    if (code) return code;
     struct sh_lora *lora = sh_calloc(job->wants.n_lora, sizeof *lora);
     if (!lora) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for %u adapters", job->wants.n_lora);
     for (uint32_t i = 0; i < job->wants.n_lora; i++)
         lora[i] = (struct sh_lora){.path = job->wants.lora[i].path, .scale = job->wants.lora[i].scale};
     params.lora = lora;
     params.n_lora = job->wants.n_lora;
-    struct sh_device *const devices[] = {job->device, job->host};
-    code = sh_model_load(devices, job->host ? 2 : 1, &params, &job->engine, err);
+    enum sh_code code = place(job, &params, err); /* adapters take room, too */
+    if (code == SH_OK) {
+        struct sh_device *const devices[] = {job->device, job->host};
+        code = sh_model_load(devices, job->host ? 2 : 1, &params, &job->engine, err);
+    }
     free(lora);
     if (code) return code;
 
