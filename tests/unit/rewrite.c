@@ -1,11 +1,13 @@
 #include "tests/unit/rewrite.h"
 #include "compute/gguf/quant.h"
 #include "compute/gguf/write.h"
+#include "tests/unit/shared.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -210,6 +212,7 @@ static void write_tensor(const struct rewrite *r, struct sh_gguf_writer *w, cons
 }
 
 void rewrite_save(struct rewrite *r, const char *path) {
+    if (!test_is_scratch(path)) fail_msg("%s is not in this process's scratch folder", path);
     struct sh_gguf_writer *w = NULL;
     OK(sh_gguf_writer_create(path, 3, 0, &w, &err));
     for (uint64_t i = 0; r->source != NULL && i < sh_gguf_kv_count(r->source); i++) {

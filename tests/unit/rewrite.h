@@ -30,6 +30,6 @@ void rewrite_tensor_f32(struct rewrite *r, const char *name, uint32_t rank, cons
 /* All elements of a tensor of the source, dequantised; malloc'd. */
 float *rewrite_values(const struct rewrite *r, const char *name, uint64_t *count);
 
-void rewrite_save(struct rewrite *r, const char *path); /* and frees r */
+void rewrite_save(struct rewrite *r, const char *path); /* under test_scratch, nowhere else; and frees r */
 
 #endif

@@ -14,9 +14,9 @@
 #define PATH_CAP 4096
 
 static char *next_buffer(void) {
-    static char buffers[8][PATH_CAP];
+    static char buffers[64][PATH_CAP];
     static unsigned turn;
-    return buffers[turn++ % 8];
+    return buffers[turn++ % 64];
 }
 
 static bool required(void) {
@@ -72,6 +72,11 @@ const char *test_scratch(const char *name) {
     char *path = next_buffer();
     snprintf(path, PATH_CAP, "%s/%s", scratch_dir, name);
     return path;
+}
+
+bool test_is_scratch(const char *path) {
+    const size_t length = strlen(scratch_dir);
+    return length > 0 && strncmp(path, scratch_dir, length) == 0 && path[length] == '/';
 }
 
 void test_write_file(const char *path, const void *data, size_t bytes) {

@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 /* Full path of a file or folder of the reference data, e.g. test_shared("parity/llama-F32.gguf"). NULL where it is absent (under
- * REQUIRE_SHARED=1 the running test fails instead of returning). Lent: the eighth call from here reuses the buffer. */
+ * REQUIRE_SHARED=1 the running test fails instead of returning). Lent: the 64th call from here reuses the buffer. */
 const char *test_shared(const char *relative);
 
 /* The same, but never NULL: prints "SKIP <test>: <why>" and leaves the running cmocka test as skipped. */
@@ -25,6 +25,9 @@ _Noreturn void test_skip(const char *test, const char *fmt, ...) __attribute__((
 
 /* Path of a file in a folder of this process, made on first use and removed with its files at exit. Lent as above. */
 const char *test_scratch(const char *name);
+
+/* Does it lie in that folder? What tests write must: a lent path that was kept for too long is another's. */
+bool test_is_scratch(const char *path);
 
 /* Writes a whole file (fails the running test if it cannot). */
 void test_write_file(const char *path, const void *data, size_t bytes);

@@ -4,6 +4,7 @@
  */
 #include "compute/model/build_model.h"
 #include "tests/unit/core.h"
+#include "tests/unit/parity.h"
 #include "tests/unit/rewrite.h"
 #include "tests/unit/shared.h"
 
@@ -390,6 +391,56 @@ static void neutral_keys_are_let_pass(void **state) {
     }
 }
 
+/* ---- any value of any key ---- */
+
+static void set_any(struct rewrite *r, const char *key, struct test_rng *rng) {
+    static const uint32_t whole[] = {0,   1,   2,    3,     5,        7,        31,       33,        64,
+                                     255, 257, 4096, 65537, 1u << 20, 1u << 24, 1u << 31, UINT32_MAX};
+    static const float real[] = {0, -1, 0.5f, 1, 1.5f, 1e-30f, 1e30f, INFINITY, -INFINITY, NAN, 3e9f};
+    uint32_t list[8];
+    for (int i = 0; i < 8; i++) list[i] = whole[test_random(rng) % SH_COUNT(whole)];
+    switch (test_random(rng) % 6) {
+    case 0:
+    case 1: rewrite_u32(r, key, list[0]); break;
+    case 2: rewrite_f32(r, key, real[test_random(rng) % SH_COUNT(real)]); break;
+    case 3: rewrite_u32s(r, key, list, test_random(rng) % 9); break;
+    case 4: rewrite_bool(r, key, test_random(rng) % 2 == 0); break;
+    default: rewrite_str(r, key, test_random(rng) % 2 == 0 ? "yarn" : ""); break;
+    }
+}
+
+/* Whatever a key says, the file is computed or refused with a reason. One or two keys at once, of every architecture. */
+static void any_value_is_computed_or_refused(void **state) {
+    (void)state;
+    struct test_rng rng = {3};
+    char path[512]; /* what test_scratch lends is used again after a few calls */
+    snprintf(path, sizeof path, "%s", test_scratch("any.gguf"));
+    uint32_t refused = 0, computed = 0;
+    for (uint32_t f = 0; f < parity_count; f++) {
+        if (strncmp(parity_table[f].name, "llama-", 6) == 0 && !parity_table[f].brief) continue;
+        for (int round = 0; round < (parity_full() ? 100 : 6); round++) {
+            struct rewrite *r = change(parity_table[f].name);
+            const struct sh_gguf *g = rewrite_source(r);
+            for (uint64_t keys = 1 + test_random(&rng) % 2; keys > 0;) {
+                const struct sh_kv *kv = sh_gguf_kv_at(g, test_random(&rng) % sh_gguf_kv_count(g));
+                if (strncmp(kv->key, "tokenizer.", 10) == 0 || strncmp(kv->key, "general.", 8) == 0) continue;
+                set_any(r, kv->key, &rng);
+                keys--;
+            }
+            rewrite_save(r, path);
+            struct sh_file *opened = NULL;
+            core_ok(sh_file_open(path, &opened, &error), &error);
+            error = (struct sh_error){0};
+            const enum sh_code code = sh_file_check(opened, &error);
+            sh_file_close(opened);
+            if (code == SH_OK) computed++;
+            else refused++;
+            assert_true(code == SH_OK || ((code == SH_ERR_FORMAT || code == SH_ERR_UNSUPPORTED) && error.message[0] != '\0'));
+        }
+    }
+    assert_true(refused > computed && computed > 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(yarn_in_its_variants),
@@ -400,6 +451,7 @@ int main(void) {
         cmocka_unit_test(arrays_by_layer),
         cmocka_unit_test(keys_that_would_be_left_out_are_refused),
         cmocka_unit_test(neutral_keys_are_let_pass),
+        cmocka_unit_test(any_value_is_computed_or_refused),
     };
     return cmocka_run_group_tests_name("model_spec", tests, NULL, NULL);
 }
