@@ -62,7 +62,7 @@ void sh_build_jina_bert_v2(struct sh_model_builder *m) {
     struct sh_decoder d;
     sh_decoder_init(&d, m);
     d.biases = SH_BIAS_QKV | SH_BIAS_OUT;
-    d.slopes = sh_model_alibi(m, m->spec.n_heads, ALIBI_MAX);
+    d.slopes = sh_model_alibi(m, ALIBI_MAX);
     d.glu = SH_GLU_GELU;
     build(&d);
 }

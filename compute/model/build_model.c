@@ -93,8 +93,18 @@ uint32_t sh_model_rope(struct sh_model_builder *m, const struct sh_rope_spec *ro
     return table;
 }
 
-uint32_t sh_model_alibi(struct sh_model_builder *m, uint32_t n_heads, double max_bias) {
+void sh_model_equal_heads(struct sh_model_builder *m) {
+    const struct sh_spec *s = &m->spec;
+    for (uint32_t l = 0; l < s->n_layers; l++)
+        if (s->heads[l] != s->n_heads)
+            sh_read_fail(&m->r, SH_ERR_UNSUPPORTED, "attention.head_count", "differs from layer to layer (%u and %u)", s->n_heads,
+                         s->heads[l]);
+}
+
+uint32_t sh_model_alibi(struct sh_model_builder *m, double max_bias) {
+    sh_model_equal_heads(m);
     if (m->b.code != SH_OK) return SH_NONE;
+    const uint32_t n_heads = m->spec.n_heads;
     float *slopes = sh_calloc(n_heads, sizeof *slopes);
     uint32_t power = 1;
     while (power <= n_heads / 2) power *= 2;
@@ -119,11 +129,6 @@ float sh_model_eps(struct sh_model_builder *m, enum sh_norm_kind kind) {
         sh_read_fail(&m->r, SH_ERR_FORMAT, layer ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon",
                      "is %s, expected a number above 0", eps < 0 ? "missing" : "0");
     return (float)eps;
-}
-
-void sh_model_account(struct sh_model_builder *m, const char *name) {
-    SH_ASSERT(m->n_accounted < SH_COUNT(m->accounted));
-    m->accounted[m->n_accounted++] = name;
 }
 
 void sh_model_leave_predictors(struct sh_model_builder *m) {
@@ -152,8 +157,6 @@ static bool is_accounted(const struct sh_model_builder *m, const char *name) {
             return true;
     }
     if (is_predictors(m, name)) return true;
-    for (uint32_t i = 0; i < m->n_accounted; i++)
-        if (strcmp(name, m->accounted[i]) == 0) return true;
     /* inverse frequencies that old converters kept; they follow from the metadata */
     const char *const redundant = ".attn_rot_embd";
     const size_t length = strlen(name);

@@ -24,8 +24,6 @@ struct sh_model_builder {
     uint32_t rope_tables[SH_MODEL_ROPES];
     uint32_t n_ropes;
     uint32_t n_predictors;    /* layers at the file's end that guess further tokens: no part of the program */
-    const char *accounted[8]; /* tensors that are no weights of the program, but are part of the architecture */
-    uint32_t n_accounted;
 };
 
 struct sh_architecture {
@@ -44,15 +42,14 @@ const struct sh_architecture *sh_architecture_find(const char *name, size_t leng
  * divisors' tensor. */
 uint32_t sh_model_rope(struct sh_model_builder *m, const struct sh_rope_spec *rope);
 /* ALiBi's slopes [n_heads] (Press et al., 2022): head h of n, with m the largest power of two up to n: 2^(-max (h + 1) / m) for
- * h < m, then 2^(-max (2 (h - m) + 1) / (2 m)). */
-uint32_t sh_model_alibi(struct sh_model_builder *m, uint32_t n_heads, double max_bias);
+ * h < m, then 2^(-max (2 (h - m) + 1) / (2 m)). One set for all layers: fails unless they have equal numbers of heads. */
+uint32_t sh_model_alibi(struct sh_model_builder *m, double max_bias);
+/* Fails, naming the key, where layers differ in their number of heads. */
+void sh_model_equal_heads(struct sh_model_builder *m);
 /* A constant F32 [positions][1], for SH_UNARY_SCALE_POSITION: 1 + scale * ln(1 + floor(position / period)). */
 uint32_t sh_model_temperature(struct sh_model_builder *m, double scale, double period);
 /* The epsilon that goes with a norm; fails, naming the key, where the file lacks it. */
 float sh_model_eps(struct sh_model_builder *m, enum sh_norm_kind kind);
-/* A tensor that needs no binding (it may be absent): check of left-over tensors passes it. `name` must be a constant. */
-void sh_model_account(struct sh_model_builder *m, const char *name);
-
 /* Reads nextn_predict_layers: the last so many of the file's layers only guess further tokens ahead. They leave spec.n_layers, and their
  * tensors pass the check. Before anything that looks at layers. */
 void sh_model_leave_predictors(struct sh_model_builder *m);

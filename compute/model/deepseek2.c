@@ -74,10 +74,7 @@ static void read_mla(struct sh_model_builder *m, struct mla *a) {
     if (a->n_rot >= k_dim)
         sh_read_fail(r, SH_ERR_FORMAT, "rope.dimension_count", "is %u, expected less than the %u dimensions of a key", a->n_rot,
                      k_dim);
-    for (uint32_t l = 1; l < s->n_layers; l++)
-        if (s->heads[l] != s->n_heads)
-            sh_read_fail(r, SH_ERR_UNSUPPORTED, "attention.head_count", "differs from layer to layer (%u and %u)", s->n_heads,
-                         s->heads[l]);
+    sh_model_equal_heads(m);
     if (m->b.code != SH_OK) return;
     a->nope = k_dim - a->n_rot;
     check_memory(m, a);

@@ -77,7 +77,7 @@ void sh_build_mpt(struct sh_model_builder *m) {
     d.learned_positions = sh_build_has(&m->b, "position_embd.weight");
     d.clamp_qkv = (float)sh_read_real(&m->r, "attention.clamp_kqv", 0, 0, 1e6);
     const double bias = sh_read_real(&m->r, "attention.max_alibi_bias", 0, 0, 1e3);
-    if (bias > 0) d.slopes = sh_model_alibi(m, m->spec.n_heads, bias);
+    if (bias > 0) d.slopes = sh_model_alibi(m, bias);
     if (sh_build_has(&m->b, "blk.0.attn_q_norm.weight")) {
         d.qk_norm = SH_QK_NORM_ROW;
         d.qk_norm_kind = SH_NORM_LAYER;
@@ -90,7 +90,7 @@ void sh_build_bloom(struct sh_model_builder *m) {
     init(&d, m);
     d.biases = SH_BIAS_ALL;
     d.embd_norm = "token_embd_norm";
-    d.slopes = sh_model_alibi(m, m->spec.n_heads, 8);
+    d.slopes = sh_model_alibi(m, 8);
     sh_decoder_build(&d);
 }
 

@@ -391,6 +391,47 @@ static void unchanged_files_are_accepted(void **state) {
     }
 }
 
+/* One set of slopes serves all layers, so a file whose layers differ in heads is refused, also where its tensors agree with that. */
+static void slopes_of_layers_that_differ_in_heads(void **state) {
+    (void)state;
+    static const struct {
+        const char *file, *key;
+    } files[] = {{"bloom-Q8_0", "bloom.attention.head_count"},
+                 {"mpt-Q8_0", "mpt.attention.head_count"},
+                 {"jina-bert-v2-Q8_0", "jina-bert-v2.attention.head_count"}};
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
+        char path[512];
+        snprintf(path, sizeof path, "%s", test_scratch("slopes.gguf"));
+        struct rewrite *r = rewrite_open(path_of(files[i].file));
+        const struct sh_gguf *g = rewrite_source(r);
+        uint32_t heads = 0, heads_of_layers[16];
+        struct sh_error err = {0};
+        core_ok(sh_gguf_u32_req(g, files[i].key, &heads, &err), &err);
+        for (int l = 0; l < 16; l++) heads_of_layers[l] = heads;
+        heads_of_layers[0] = heads / 2;
+        rewrite_u32s(r, files[i].key, heads_of_layers, 16);
+        char kv_key[64];
+        snprintf(kv_key, sizeof kv_key, "%s_kv", files[i].key);
+        if (sh_gguf_find(g, kv_key) != NULL) rewrite_u32s(r, kv_key, heads_of_layers, 16);
+        static const char *const names[] = {"attn_qkv.weight", "attn_qkv.bias", "attn_q.weight", "attn_q.bias", "attn_k.weight",
+                                            "attn_k.bias",     "attn_v.weight", "attn_v.bias"};
+        for (size_t n = 0; n < sizeof names / sizeof names[0]; n++) {
+            char name[64];
+            snprintf(name, sizeof name, "blk.0.%s", names[n]);
+            const struct sh_tensor *t = sh_gguf_tensor(g, name);
+            if (t == NULL) continue;
+            uint64_t dims[4] = {t->dims[0], t->dims[1], 1, 1};
+            dims[t->rank - 1] /= 2;
+            rewrite_shape(r, name, t->rank, dims);
+        }
+        rewrite_save(r, path);
+        const enum sh_code code = check(path, &err);
+        if (code != SH_ERR_UNSUPPORTED || strstr(err.message, files[i].key) == NULL)
+            fail_msg("%s: code %d, '%s'", files[i].file, code, err.message);
+        unlink(path);
+    }
+}
+
 /* ---- sweeps: bytes of the header changed in place ---- */
 
 enum spot_kind { SPOT_INTEGER, SPOT_REAL, SPOT_DIMENSION, SPOT_TYPE, SPOT_NAME };
@@ -629,6 +670,7 @@ static void no_other_shape_or_name_is_accepted(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(unchanged_files_are_accepted),       cmocka_unit_test(each_mutation_is_refused_by_name),
+        cmocka_unit_test(slopes_of_layers_that_differ_in_heads),
         cmocka_unit_test(numbers_of_metadata_never_crash),    cmocka_unit_test(types_of_tensors_never_crash),
         cmocka_unit_test(no_other_shape_or_name_is_accepted),
     };
