@@ -44,7 +44,8 @@ static enum sh_code activation_bytes(const struct planning *p, uint64_t *bytes, 
     struct sh_fused fused;
     const enum sh_code code = sh_fuse(&all, SH_FUSE_RESIDUAL, &fused, err);
     if (code != SH_OK) return code;
-    *bytes = (uint64_t)SH_SLOTS * p->context.max_outputs * (p->program->n_embd + p->program->n_vocab) * sizeof(float);
+    const uint32_t result = p->program->n_embd + (p->program->logits != SH_NONE ? p->program->n_vocab : 0);
+    *bytes = (uint64_t)SH_SLOTS * p->context.max_outputs * result * sizeof(float);
     for (uint32_t i = 0; i < fused.n_slots; i++) {
         const uint64_t rows = fused.slots[i].rows == SH_ROWS_ALL ? p->context.max_batch_rows : p->context.max_outputs;
         *bytes += rows * fused.slots[i].width * sizeof(float);

@@ -7,6 +7,7 @@
 #include "tests/unit/core.h"
 #include "tests/unit/genmodel.h"
 #include "tests/unit/parity.h"
+#include "tests/unit/rewrite.h"
 #include "tests/unit/shared.h"
 
 #include <math.h>
@@ -360,11 +361,35 @@ static void plans_fit(void **state) {
     sh_device_close(devices[1]);
 }
 
+/* An encoder gives an output for every row of a text. Room for as many rows of logits, which it has not, would be most of its plan: a
+ * larger vocabulary changes nothing about what steps take. */
+static void encoders_take_no_room_for_logits(void **state) {
+    (void)state;
+    const char *path = TEST_SHARED("parity/bert-F16.gguf");
+    struct sh_device *devices[2] = {core_open_device("cpu-scalar"), core_open_device("cpu-scalar")};
+    struct rewrite *r = rewrite_open(path);
+    const struct sh_tensor *embedding = sh_gguf_tensor(rewrite_source(r), "token_embd.weight");
+    const uint64_t dims[2] = {embedding->dims[0], 16 * embedding->dims[1]};
+    rewrite_shape(r, "token_embd.weight", 2, dims);
+    rewrite_drop_key(r, "tokenizer.ggml.tokens");
+    char larger[256];
+    snprintf(larger, sizeof larger, "%s", test_scratch("larger.gguf"));
+    rewrite_save(r, larger);
+    struct sh_plan planned, with_more;
+    core_ok(plan(devices, path, SH_LAYERS_AUTO, 0, &planned), &error);
+    core_ok(plan(devices, larger, SH_LAYERS_AUTO, 0, &with_more), &error);
+    assert_true(with_more.weights_bytes[0] > planned.weights_bytes[0]);
+    assert_int_equal(with_more.activation_bytes[0], planned.activation_bytes[0]);
+    sh_device_close(devices[0]);
+    sh_device_close(devices[1]);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(there_and_back),      cmocka_unit_test(every_kind_of_state_there_and_back),
         cmocka_unit_test(experts_on_the_host), cmocka_unit_test(experts_take_no_device_memory),
         cmocka_unit_test(plans_are_kept),      cmocka_unit_test(plans_fit),
+        cmocka_unit_test(encoders_take_no_room_for_logits),
     };
     return cmocka_run_group_tests_name("core_placement", tests, NULL, NULL);
 }
