@@ -1,7 +1,9 @@
 # Kernels of one instruction set are compiled for it; the rest of the binary runs on any CPU of the architecture, and
 # compute/cpu/device.c asks the CPU before it takes a table. -O3: the tiles are written as loops that must be unrolled.
-FLAGS_compute/cpu/avx2_matmul.c    := -mavx2 -mfma -mf16c -O3
-FLAGS_compute/cpu/avx2_table.c     := -mavx2 -mfma -mf16c -O3
-FLAGS_compute/cpu/avx2_attention.c := -mavx2 -mfma -mf16c -O3
-FLAGS_compute/cpu/avx2_recurrent.c := -mavx2 -mfma -mf16c -O3
+# Sanitizers on unrolled kernels would take the compiler a quarter of an hour.
+CPU_OPT := $(if $(SAN),,-O3)
+FLAGS_compute/cpu/avx2_matmul.c    := -mavx2 -mfma -mf16c $(CPU_OPT)
+FLAGS_compute/cpu/avx2_table.c     := -mavx2 -mfma -mf16c $(CPU_OPT)
+FLAGS_compute/cpu/avx2_attention.c := -mavx2 -mfma -mf16c $(CPU_OPT)
+FLAGS_compute/cpu/avx2_recurrent.c := -mavx2 -mfma -mf16c $(CPU_OPT)
 FLAGS_tests/unit/test_cpu_exp.c     := -mavx2 -mfma
