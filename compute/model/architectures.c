@@ -3,7 +3,7 @@
 
 static const struct sh_architecture architectures[] = {
     {"llama", "dense", sh_build_llama, 0,
-     "Llama 1 to 3, Mistral, Ministral, Yi, SOLAR, Hermes, DeepSeek LLM and Coder, Falcon 3"},
+     "Llama 1 to 3, Mistral, Ministral, Yi, SOLAR, Hermes, DeepSeek LLM and Coder, Falcon 3, InternLM 3"},
     {"mistral3", "dense", sh_build_mistral3, 0, "Ministral 3, Mistral Small with YaRN"},
     {"qwen", "dense", sh_build_qwen, 0, "Qwen 1"},
     {"qwen2", "dense", sh_build_qwen2, 0, "Qwen 1.5, 2, 2.5, QwQ"},
@@ -25,7 +25,7 @@ static const struct sh_architecture architectures[] = {
     {"cohere2", "dense", sh_build_cohere2, 0, "Command R7B, Command A"},
     {"olmo", "dense", sh_build_olmo, 0, "OLMo 1"},
     {"olmo2", "dense", sh_build_olmo2, 0, "OLMo 2, OLMo 3"},
-    {"internlm2", "dense", sh_build_llama_like, 0, "InternLM 2, 2.5, 3"},
+    {"internlm2", "dense", sh_build_llama_like, 0, "InternLM 2, 2.5"},
     {"minicpm", "dense", sh_build_minicpm, 0, "MiniCPM 1, 2"},
     {"granite", "dense", sh_build_granite, 0, "Granite 3, 4 (dense)"},
     {"nemotron", "dense", sh_build_nemotron, 0, "Nemotron 3, 4, Minitron"},
