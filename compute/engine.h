@@ -217,8 +217,8 @@ SH_API bool sh_vocab_is_end(const struct sh_vocab *vocab, int32_t token); /* any
 /* The bytes of one token as generated (space marks resolved, byte tokens as their byte, control tokens as text if
  * `special`, else empty). Lent; not NUL-terminated. Out of range: length 0. */
 SH_API const char *sh_vocab_piece(const struct sh_vocab *vocab, int32_t token, bool special, size_t *length);
-SH_API const char *sh_vocab_kind(const struct sh_vocab *vocab); /* "spm", "bpe", "wpm" */
-SH_API const char *sh_vocab_pre(const struct sh_vocab *vocab);  /* the pre-tokenizer in use; "" for spm and wpm */
+SH_API const char *sh_vocab_kind(const struct sh_vocab *vocab); /* "spm", "bpe", "wpm", "unigram" */
+SH_API const char *sh_vocab_pre(const struct sh_vocab *vocab);  /* the pre-tokenizer in use; "" for all but bpe */
 SH_API const char *sh_vocab_chat_template(const struct sh_vocab *vocab); /* the model's own template text or NULL; lent */
 
 /* Streaming detokenisation with stop strings. What it returns is valid UTF-8 as long as the model's bytes are (a code point is

@@ -118,6 +118,8 @@ enum sh_code sh_tokenize_parts(const struct sh_vocab *v, const char *text, size_
             code = sh_spm_encode(v, text + f.at, f.length, fresh && v->add_space_prefix, ids, err);
         } else if (v->model == SH_VOCAB_WPM) {
             code = sh_wpm_encode(v, text + f.at, f.length, ids, err);
+        } else if (v->model == SH_VOCAB_UNIGRAM) {
+            code = sh_unigram_encode(v, text + f.at, f.length, ids, err);
         } else {
             code = sh_bpe_encode(v, text + f.at, f.length, &scratch, ids, err);
         }

@@ -67,6 +67,14 @@ int32_t sh_vocab_find_text(const struct sh_vocab *v, const char *text) {
     return -1;
 }
 
+int sh_vocab_compare_keys(const void *a, const void *b, void *vocab) {
+    const struct sh_vocab *v = vocab;
+    const int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
+    const struct sh_span p = v->keys[x], q = v->keys[y];
+    const int order = memcmp(sh_span_ptr(v, p), sh_span_ptr(v, q), p.length < q.length ? p.length : q.length);
+    return order != 0 ? order : p.length != q.length ? (p.length < q.length ? -1 : 1) : x < y ? -1 : x > y;
+}
+
 static uint32_t hash_pair(int32_t left, int32_t right) {
     uint64_t h = ((uint64_t)(uint32_t)left << 32 | (uint32_t)right) * 0x9E3779B97F4A7C15u;
     h ^= h >> 29;
@@ -221,7 +229,8 @@ static enum sh_code read_tokens(struct sh_vocab *v, const struct sh_gguf *g, str
             const int64_t type = sh_kv_integer(types, i);
             v->types[i] = type > SH_TOKEN_UNDEFINED && type <= SH_TOKEN_BYTE ? (uint8_t)type : SH_TOKEN_UNDEFINED;
         } else {
-            v->types[i] = v->model == SH_VOCAB_SPM && byte_of_text(s.ptr, s.length) >= 0 ? SH_TOKEN_BYTE : SH_TOKEN_NORMAL;
+            const bool bytes = v->model == SH_VOCAB_SPM || v->model == SH_VOCAB_UNIGRAM;
+            v->types[i] = bytes && byte_of_text(s.ptr, s.length) >= 0 ? SH_TOKEN_BYTE : SH_TOKEN_NORMAL;
         }
     }
     return SH_OK;
@@ -377,6 +386,10 @@ static enum sh_code read_special_ids(struct sh_vocab *v, const struct sh_gguf *g
         v->unk = 0;
         v->bos = 1;
         v->eos = 2;
+    }
+    if (v->model == SH_VOCAB_UNIGRAM) { /* what T5 assigns */
+        v->eos = 1;
+        v->unk = 2;
     }
     for (uint32_t i = 0; i < SH_COUNT(ids); i++) {
         const enum sh_code code = read_id(v, g, ids[i].key, ids[i].id, err);
@@ -691,13 +704,13 @@ static bool has_capitals(const struct sh_vocab *v) {
 /* ---- creation ---------------------------------------------------------------------------------------------- */
 
 static enum sh_code read_flags(struct sh_vocab *v, const struct sh_gguf *g, bool add_bos, struct sh_error *err) {
-    const bool wpm = v->model == SH_VOCAB_WPM;
+    const bool wpm = v->model == SH_VOCAB_WPM, unigram = v->model == SH_VOCAB_UNIGRAM;
     v->add_bos = add_bos;
-    v->add_eos = wpm;
-    v->add_space_prefix = v->model == SH_VOCAB_SPM;
+    v->add_eos = wpm || unigram;
+    v->add_space_prefix = v->model == SH_VOCAB_SPM || unigram;
     enum sh_code code = sh_gguf_bool(g, "tokenizer.ggml.add_bos_token", &v->add_bos, err);
     if (code == SH_OK) code = sh_gguf_bool(g, wpm ? "tokenizer.ggml.add_sep_token" : "tokenizer.ggml.add_eos_token", &v->add_eos, err);
-    if (code == SH_OK && v->model == SH_VOCAB_SPM) {
+    if (code == SH_OK && (v->model == SH_VOCAB_SPM || unigram)) {
         code = sh_gguf_bool(g, "tokenizer.ggml.add_space_prefix", &v->add_space_prefix, err);
     }
     if (code == SH_OK && wpm) {
@@ -730,7 +743,7 @@ static enum sh_code read_kind(struct sh_vocab *v, const struct sh_gguf *g, struc
     static const struct {
         const char *name;
         enum sh_vocab_model model;
-    } models[] = {{"llama", SH_VOCAB_SPM}, {"gpt2", SH_VOCAB_BPE}, {"bert", SH_VOCAB_WPM}};
+    } models[] = {{"llama", SH_VOCAB_SPM}, {"gpt2", SH_VOCAB_BPE}, {"bert", SH_VOCAB_WPM}, {"t5", SH_VOCAB_UNIGRAM}};
     struct sh_str model = {NULL, 0}, pre = {"", 0};
     enum sh_code code = sh_gguf_str(g, "tokenizer.ggml.model", &model, err);
     if (code == SH_OK) code = sh_gguf_str(g, "tokenizer.ggml.pre", &pre, err);
@@ -744,12 +757,13 @@ static enum sh_code read_kind(struct sh_vocab *v, const struct sh_gguf *g, struc
         kind++;
     }
     if (kind == SH_COUNT(models)) {
-        return sh_fail(
-            err, SH_ERR_UNSUPPORTED,
-            "tokenizer.ggml.model is \"%.*s\"; supported are \"llama\" (SPM), \"gpt2\" (byte-level BPE) and \"bert\" (WordPiece)",
-            (int)sh_min_u64(model.length, 64), model.ptr);
+        return sh_fail(err, SH_ERR_UNSUPPORTED,
+                       "tokenizer.ggml.model is \"%.*s\"; supported are \"llama\" (SPM), \"gpt2\" (byte-level BPE), \"bert\" "
+                       "(WordPiece) and \"t5\" (Unigram)",
+                       (int)sh_min_u64(model.length, 64), model.ptr);
     }
     v->model = models[kind].model;
+    rules->add_bos = v->model != SH_VOCAB_UNIGRAM; /* BPE: as its pre-tokenizer has it */
     if (v->model != SH_VOCAB_BPE) return SH_OK;
     code = sh_pretokenizer_create(pre.ptr, pre.length, &v->pretokenizer, rules, err);
     if (code != SH_OK) return code;
@@ -764,7 +778,7 @@ static enum sh_code read_kind(struct sh_vocab *v, const struct sh_gguf *g, struc
 }
 
 static enum sh_code fill(struct sh_vocab *v, const struct sh_gguf *g, struct sh_error *err) {
-    struct sh_pre_rules rules = {.add_bos = true};
+    struct sh_pre_rules rules = {0};
     const struct sh_kv *merges = NULL;
     enum sh_code code = read_kind(v, g, &rules, &merges, err);
     if (code == SH_OK) code = read_tokens(v, g, err);
@@ -777,6 +791,9 @@ static enum sh_code fill(struct sh_vocab *v, const struct sh_gguf *g, struct sh_
         finish_spm(v);
     } else if (v->model == SH_VOCAB_WPM) {
         if (!sh_wpm_prepare(v)) return no_memory(err);
+    } else if (v->model == SH_VOCAB_UNIGRAM) {
+        code = sh_unigram_prepare(v, g, err);
+        if (code != SH_OK) return code;
     } else {
         code = read_merges(v, merges, err);
         if (code != SH_OK) return code;
@@ -841,6 +858,7 @@ void sh_vocab_destroy(struct sh_vocab *v) {
     free(v->groups[1]);
     free(v->merges);
     free(v->sorted);
+    sh_unigram_destroy(v->unigram);
     free(v->chat_template);
     sh_chat_form_free(&v->chat);
     free(v);
@@ -864,7 +882,9 @@ uint32_t sh_vocab_size(const struct sh_vocab *v) { return v->n_tokens; }
 int32_t sh_vocab_bos(const struct sh_vocab *v) { return v->bos; }
 int32_t sh_vocab_eos(const struct sh_vocab *v) { return v->eos; }
 const char *sh_vocab_kind(const struct sh_vocab *v) {
-    return v->model == SH_VOCAB_SPM ? "spm" : v->model == SH_VOCAB_WPM ? "wpm" : "bpe";
+    static const char *const names[] = {
+        [SH_VOCAB_SPM] = "spm", [SH_VOCAB_BPE] = "bpe", [SH_VOCAB_WPM] = "wpm", [SH_VOCAB_UNIGRAM] = "unigram"};
+    return names[v->model];
 }
 const char *sh_vocab_pre(const struct sh_vocab *v) { return v->pre; }
 const char *sh_vocab_chat_template(const struct sh_vocab *v) { return v->chat_template; }

@@ -2,9 +2,10 @@
  * vocab.h - inside view of a vocabulary, for the files of this folder.
  *
  * A *piece* is a string of bytes that a tokenizer can produce. Pieces 0..n_tokens-1 are the tokens; behind them stand strings
- * that occur only as intermediate results of merges (byte-level BPE). For SPM a piece's key is the token's text (spaces written
- * as U+2581); for byte-level BPE it is the bytes that the text stands for, so that tokenising never encodes anything. For WordPiece it is
- * the token's text, in which U+2581 marks the beginning of a word (files have no "##" before the pieces that continue one).
+ * that occur only as intermediate results of merges (byte-level BPE). For SPM and Unigram a piece's key is the token's text (spaces
+ * written as U+2581); for byte-level BPE it is the bytes that the text stands for, so that tokenising never encodes anything. For
+ * WordPiece it is the token's text, in which U+2581 marks the beginning of a word (files have no "##" before the pieces that
+ * continue one).
  *
  * Immutable after creation: any thread. What a call needs besides (heaps, match data) it allocates itself.
  */
@@ -32,7 +33,7 @@ enum {
     SH_TOKEN_STRUCTURAL = 4,  /* marks the turns of a chat: never taken from a message's text, whatever its type */
 };
 
-enum sh_vocab_model { SH_VOCAB_SPM, SH_VOCAB_BPE, SH_VOCAB_WPM };
+enum sh_vocab_model { SH_VOCAB_SPM, SH_VOCAB_BPE, SH_VOCAB_WPM, SH_VOCAB_UNIGRAM };
 
 /* String -> number, open addressing; the strings belong to the vocabulary's pool. */
 struct sh_map_slot {
@@ -62,6 +63,7 @@ struct sh_merge {        /* open addressing by the pair */
 };
 
 struct sh_pretokenizer; /* pretokenizer.h */
+struct sh_unigram;      /* unigram.c */
 
 struct sh_vocab {
     enum sh_vocab_model model;
@@ -87,7 +89,7 @@ struct sh_vocab {
     bool add_bos, add_eos, add_space_prefix;
 
     /* SPM */
-    int32_t byte_token[256]; /* BPE: piece of each byte */
+    int32_t byte_token[256]; /* BPE: piece of each byte; Unigram: -1 where there is none */
     bool word_cut;           /* no token continues over the beginning of a space run, so words are merged one by one */
 
     /* BPE */
@@ -101,6 +103,8 @@ struct sh_vocab {
     int32_t *sorted; /* [n_sorted] pieces by their bytes */
     uint32_t n_sorted;
     bool lower_case, strip_accents;
+
+    struct sh_unigram *unigram;
 
     char *chat_template; /* NUL-terminated or NULL */
     struct sh_chat_form chat;
@@ -132,9 +136,18 @@ bool sh_ids_push(struct sh_ids *ids, int32_t id); /* false: no memory */
 enum sh_code sh_spm_encode(const struct sh_vocab *v, const char *text, size_t length, bool before, struct sh_ids *ids,
                            struct sh_error *err);
 
+/* For qsort_r over token numbers, with the vocabulary: by the bytes of their keys, of equal ones by number. */
+int sh_vocab_compare_keys(const void *a, const void *b, void *vocab);
+
 /* Sorts the pieces, once; false: no memory. */
 bool sh_wpm_prepare(struct sh_vocab *v);
 enum sh_code sh_wpm_encode(const struct sh_vocab *v, const char *text, size_t length, struct sh_ids *ids, struct sh_error *err);
+
+/* Makes v->unigram of the tokens and the file's character map, once. */
+enum sh_code sh_unigram_prepare(struct sh_vocab *v, const struct sh_gguf *g, struct sh_error *err);
+void sh_unigram_destroy(struct sh_unigram *unigram);
+enum sh_code sh_unigram_encode(const struct sh_vocab *v, const char *text, size_t length, struct sh_ids *ids,
+                                struct sh_error *err);
 
 /* BPE keeps its scratch over the fragments of one call. */
 struct sh_bpe_scratch;

@@ -19,19 +19,6 @@
 
 enum { MAX_PIECE = 1024 }; /* bytes; a longer "piece" is none that a word could be made of */
 
-static int compare_spans(const struct sh_vocab *v, struct sh_span a, struct sh_span b) {
-    const uint32_t n = a.length < b.length ? a.length : b.length;
-    const int order = memcmp(sh_span_ptr(v, a), sh_span_ptr(v, b), n);
-    return order != 0 ? order : a.length < b.length ? -1 : a.length > b.length ? 1 : 0;
-}
-
-static int compare_pieces(const void *a, const void *b, void *vocab) {
-    const struct sh_vocab *v = vocab;
-    const int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
-    const int order = compare_spans(v, v->keys[x], v->keys[y]);
-    return order != 0 ? order : x < y ? -1 : 1;
-}
-
 bool sh_wpm_prepare(struct sh_vocab *v) {
     v->sorted = sh_calloc(v->n_tokens, sizeof *v->sorted);
     if (v->sorted == NULL) return false;
@@ -39,7 +26,7 @@ bool sh_wpm_prepare(struct sh_vocab *v) {
         const uint32_t length = v->keys[i].length;
         if (length > 0 && length <= MAX_PIECE) v->sorted[v->n_sorted++] = (int32_t)i;
     }
-    if (v->n_sorted > 0) qsort_r(v->sorted, v->n_sorted, sizeof *v->sorted, compare_pieces, v);
+    if (v->n_sorted > 0) qsort_r(v->sorted, v->n_sorted, sizeof *v->sorted, sh_vocab_compare_keys, v);
     return true;
 }
 

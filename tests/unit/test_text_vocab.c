@@ -265,8 +265,8 @@ static void bad_metadata(void **state) {
     p->model = NULL;
     expect_failure(p, SH_ERR_UNSUPPORTED, "tokenizer.ggml.model is missing");
     p = spm_plan();
-    p->model = "t5";
-    expect_failure(p, SH_ERR_UNSUPPORTED, "\"t5\"");
+    p->model = "rwkv";
+    expect_failure(p, SH_ERR_UNSUPPORTED, "\"rwkv\"; supported are \"llama\" (SPM), \"gpt2\" (byte-level BPE), \"bert\"");
     p = bpe_plan();
     add_merge(p, "a b");
     p->pre = "no-such-kind";
