@@ -17,6 +17,13 @@ layout(push_constant) uniform Push { sh_pc_delta p; };
 
 shared float state[SH_DELTA_STATE];
 
+// i = 0 .. k_dim - 1, in order. Eight to an iteration: a software device (llvmpipe) ends the loops of an invocation after 65535
+// iterations in all, which rows times dimensions soon are. How many rows that leaves is checked when a context is made.
+#define EACH_KEY(i)                                                    \
+    for (uint i8 = 0u; i8 < k_dim; i8 += 8u)                           \
+        [[unroll]] for (uint u = 0u, i = i8; u < 8u; u++, i++)         \
+            if (i < k_dim)
+
 void main() {
     const uint tid = gl_LocalInvocationID.x;
     const uint n_k = p.heads & 0xffffu, n_v = p.heads >> 16, k_dim = p.dims & 0xffffu, v_dim = p.dims >> 16;
@@ -30,7 +37,7 @@ void main() {
         if (tid >= columns || column >= v_dim) continue;
         const uint key_head = p.tiled != 0u ? head % n_k : head / (n_v / n_k);
         const uint base = head * k_dim * v_dim + column;
-        for (uint i = 0u; i < k_dim; i++) {
+        EACH_KEY(i) {
             float v = 0.0;
             if (!fresh) v = F32(before).v[base + i * v_dim];
             state[i * columns + tid] = v;
@@ -41,14 +48,14 @@ void main() {
             precise float rate = F32(p.decay).v[gates] + F32(p.dt_bias).v[head];
             const float g = exp(F32(p.a).v[head] * softplus_of(rate)), beta = sigmoid_of(F32(p.beta).v[gates]);
             precise float seen = 0.0;
-            for (uint i = 0u; i < k_dim; i++) {
+            EACH_KEY(i) {
                 precise float v = g * state[i * columns + tid];
                 state[i * columns + tid] = v;
                 seen = fma(v, F32(p.k).v[keys + i], seen);
             }
             precise float d = beta * (F32(p.v).v[at_value] - seen);
             precise float y = 0.0;
-            for (uint i = 0u; i < k_dim; i++) {
+            EACH_KEY(i) {
                 precise float v = fma(F32(p.k).v[keys + i], d, state[i * columns + tid]);
                 state[i * columns + tid] = v;
                 y = fma(v, F32(p.q).v[keys + i], y);
@@ -56,6 +63,6 @@ void main() {
             y = p.scale * y;
             F32Out(p.dst).v[at_value] = y;
         }
-        for (uint i = 0u; i < k_dim; i++) F32Out(to).v[base + i * v_dim] = state[i * columns + tid];
+        EACH_KEY(i) F32Out(to).v[base + i * v_dim] = state[i * columns + tid];
     }
 }

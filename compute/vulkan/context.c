@@ -292,6 +292,33 @@ static enum sh_code create_slot(struct sh_exec_context *c, struct sh_vk_slot *sl
     return code;
 }
 
+/*
+ * Mesa's llvmpipe ends all loops of an invocation, nested ones counted in, after so many iterations and says nothing
+ * (LP_MAX_TGSI_LOOP_ITERATIONS in its gallivm/lp_bld_limits.h). Kernels of recurrent ops loop over all rows of a step.
+ */
+#define SOFTWARE_ITERATIONS 65535u
+
+static enum sh_code check_iterations(const struct sh_exec_model *m, uint32_t max_rows, struct sh_error *err) {
+    if (m->vk->base.info.kind != SH_DEVICE_SOFTWARE) return SH_OK;
+    for (uint32_t p = 0; p < m->n_plans; p++) {
+        for (uint32_t i = 0; i < m->plans[p].fused.n_ops; i++) {
+            const struct sh_op *op = &m->plans[p].fused.ops[i];
+            uint32_t pass; /* over a thread's state; a loop's last look at its condition counts, too */
+            if (op->kind == SH_OP_DELTA_NET) pass = (op->delta.k_dim + 7) / 8 + 1;
+            else if (op->kind == SH_OP_SCAN) pass = m->program->activations[op->z].width + 1;
+            else continue;
+            const uint32_t each = (op->kind == SH_OP_DELTA_NET ? 2 : 1) * pass + 1, around = 2 * pass + 3;
+            const uint32_t most = (SOFTWARE_ITERATIONS - around) / each;
+            if (max_rows > most)
+                return sh_fail(err, SH_ERR_LIMIT,
+                               "%s: steps of %u rows, but this driver ends loops after %u iterations, so that %s takes at "
+                               "most %u; configure smaller steps (max_batch_rows)",
+                               m->vk->base.info.name, max_rows, SOFTWARE_ITERATIONS, m->program->activations[op->out].name, most);
+        }
+    }
+    return SH_OK;
+}
+
 enum sh_code sh_vk_context_create(struct sh_exec_model *m, const struct sh_exec_context_params *params,
                                   struct sh_exec_context **out, struct sh_error *err) {
     *out = NULL;
@@ -302,6 +329,8 @@ enum sh_code sh_vk_context_create(struct sh_exec_model *m, const struct sh_exec_
         return sh_fail(err, SH_ERR_LIMIT, "%s: a step of %u rows and %u outputs over %u pages each; the limits are %d, %d and %d",
                        m->vk->base.info.name, params->max_rows, params->max_outputs, params->max_pages_per_sequence, UINT16_MAX,
                        UINT16_MAX, UINT16_MAX / SH_VK_SPLIT_ROWS * SH_SPLIT_TOKENS / SH_PAGE_TOKENS);
+    const enum sh_code iterations = check_iterations(m, params->max_rows, err);
+    if (iterations != SH_OK) return iterations;
     struct sh_exec_context *c = calloc(1, sizeof *c);
     if (!c) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a context");
     c->model = m;

@@ -364,6 +364,78 @@ static void large_states_are_refused(void **state) {
     ops_close(vulkan);
 }
 
+/* llvmpipe ends the loops of an invocation after 65535 iterations and says nothing: the longest step that is taken there is
+ * computed to its end, and a longer one refused. The number is that of check_iterations in context.c. */
+static void longest_steps_of_a_software_device(void **state) {
+    (void)state;
+    struct sh_device *vulkan = OPS_OPEN_VULKAN();
+    enum { K_DIM = 128, MOST = (65535 - 37) / 35, LATER = 200 };
+    if (vulkan->info.kind != SH_DEVICE_SOFTWARE) {
+        ops_close(vulkan);
+        skip();
+    }
+    struct test_rng rng = {5};
+    float *in[5] = {ops_random_floats((size_t)MOST * K_DIM, 1, &rng), ops_random_floats((size_t)MOST * K_DIM, 0.08f, &rng),
+                    ops_random_floats(MOST, 2, &rng), ops_random_floats(MOST, 3, &rng), ops_random_floats(MOST, 3, &rng)};
+    const float a = -0.2f, dt_bias = 0.1f;
+    struct ops ops;
+    struct sh_op op = recurrent(&ops, SH_OP_DELTA_NET, K_DIM);
+    op.delta.n_k_heads = op.delta.n_v_heads = op.delta.v_dim = 1;
+    op.delta.k_dim = K_DIM;
+    op.delta.scale = 1;
+    op.x = ops_input(&ops, K_DIM);
+    op.y = ops_input(&ops, K_DIM);
+    op.z = ops_input(&ops, 1);
+    op.u = ops_input(&ops, 1);
+    op.t = ops_input(&ops, 1);
+    op.w = ops_weight(&ops, SH_TYPE_F32, 1, 1, &a);
+    op.bias = ops_weight(&ops, SH_TYPE_F32, 1, 1, &dt_bias);
+    op.out = ops_activation(&ops, 1, SH_ROWS_ALL);
+    ops_push(&ops, &op);
+    struct ops_model m;
+    ops_load(&ops, vulkan, SH_KV_F32, MOST, 4, &m);
+    const struct ops_sequence whole = {.n_rows = MOST, .before = SH_NONE, .after = 3},
+                              begin = {.n_rows = MOST - LATER, .before = SH_NONE, .after = 4},
+                              rest = {.n_rows = LATER, .position = MOST - LATER, .before = 4, .after = 5};
+    struct ops_step step = {.n_rows = MOST, .sequences = &whole, .n_sequences = 1};
+    struct ops_step first = {.n_rows = MOST - LATER, .sequences = &begin, .n_sequences = 1};
+    struct ops_step second = {.n_rows = LATER, .sequences = &rest, .n_sequences = 1};
+    for (uint32_t i = 0; i < 5; i++) {
+        step.inputs[i] = first.inputs[i] = in[i];
+        second.inputs[i] = in[i] + (size_t)(MOST - LATER) * (i < 2 ? K_DIM : 1);
+    }
+    float *all = ops_run(&ops, &m, &step, op.out), *before = ops_run(&ops, &m, &first, op.out),
+          *after = ops_run(&ops, &m, &second, op.out);
+    assert_true(after[LATER - 1] != 0);
+    ops_compare("delta_net, the longest step", before, all, NULL, MOST - LATER);
+    ops_compare("delta_net, the longest step's end", after, all + MOST - LATER, NULL, LATER);
+    float *next[2];
+    for (uint32_t i = 0; i < 2; i++) { /* and what they leave behind */
+        const struct ops_sequence one = {.n_rows = 1, .position = MOST, .before = i == 0 ? 3 : 5, .after = 6};
+        struct ops_step last = {.n_rows = 1, .sequences = &one, .n_sequences = 1};
+        for (uint32_t n = 0; n < 5; n++) last.inputs[n] = in[n];
+        next[i] = ops_run(&ops, &m, &last, op.out);
+    }
+    ops_compare("delta_net, after the longest step", next[0], next[1], NULL, 1);
+    const struct sh_exec_context_params params = {
+        .kv_type = SH_KV_F32, .max_rows = MOST + 1, .max_outputs = 1, .max_sequences = 1, .max_pages_per_sequence = 1};
+    struct sh_exec_context *context = NULL;
+    struct sh_error err = {0};
+    assert_int_equal(vulkan->executor->context_create(m.model, &params, &context, &err), SH_ERR_LIMIT);
+    assert_null(context);
+    char most[16];
+    snprintf(most, sizeof most, "most %d;", MOST);
+    assert_non_null(strstr(err.message, most));
+    ops_unload(&m);
+    for (int n = 0; n < 5; n++) free(in[n]);
+    free(all);
+    free(before);
+    free(after);
+    free(next[0]);
+    free(next[1]);
+    ops_close(vulkan);
+}
+
 /* ops_close counts the messages of the validation layers. */
 static void validation_is_silent(void **state) {
     (void)state;
@@ -379,6 +451,7 @@ int main(void) {
         cmocka_unit_test(gated_delta_rule),
         cmocka_unit_test(wrong_steps_are_refused),
         cmocka_unit_test(large_states_are_refused),
+        cmocka_unit_test(longest_steps_of_a_software_device),
         cmocka_unit_test(validation_is_silent),
     };
     ops_set_filter();
