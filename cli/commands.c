@@ -90,6 +90,11 @@ static const struct cli_option detokenize_options[] = {
     {NULL},
 };
 
+static const struct cli_option template_options[] = {
+    {"file", 0, CLI_TEXT, "FILE", "the template, a text file", "@file"},
+    {NULL},
+};
+
 static const struct cli_option inspect_options[] = {
     {"full", 'f', CLI_FLAG, NULL, "print arrays and long strings whole"},
     {"supported", 0, CLI_FLAG, NULL, "instead of a file: the architectures and weight types that this build computes"},
@@ -126,6 +131,11 @@ const struct cli_command cli_commands[] = {
     {"detokenize", "[MODEL] [ID...]", "token ids to text",
      "Ids are parted by spaces or commas, and read from standard input if there are none. With --gguf there is no MODEL.", 0,
      CLI_ARGUMENTS_MAX, detokenize_options, "@model", cmd_detokenize},
+    {"template", "", "what a chat template renders; needs no daemon and no model",
+     "With --file and --json: the template's variables are one JSON object on standard input (messages, tools,\n"
+     "add_generation_prompt, bos_token, eos_token, any other name; now is the moment that strftime_now formats, such as\n"
+     "2025-02-21T14:30:05). Standard output gets the text exactly. The exit status is 1 if the template refuses or fails.",
+     0, 0, template_options, NULL, cmd_template},
     {"inspect", "[FILE]", "what is in a model file, and whether it would load; needs no daemon",
      "The exit status is 1 if the file would not load; the last line says why.", 0, 1, inspect_options, "@file", cmd_inspect},
     {"verify", "MODEL", "is a model computed right on a device of this machine?",

@@ -62,6 +62,7 @@ int cmd_embed(struct cli *cli);
 int cmd_cancel(struct cli *cli);
 int cmd_tokenize(struct cli *cli);
 int cmd_detokenize(struct cli *cli);
+int cmd_template(struct cli *cli);
 int cmd_inspect(struct cli *cli);
 int cmd_verify(struct cli *cli);
 int cmd_help(struct cli *cli);

@@ -18,6 +18,7 @@
  * Thread-safety by object:
  *   sh_device   any thread; locked inside (one queue). Outlives the models loaded on it.
  *   sh_vocab    immutable: any thread.
+ *   sh_template immutable: any thread.
  *   sh_model    immutable after load: any thread. Outlives its contexts.
  *   sh_context  one thread at a time (sh_context_get_stats: any thread).
  *   sh_text_stream, sh_file: one thread at a time.
@@ -257,6 +258,21 @@ SH_API const char *sh_chat_family(const struct sh_vocab *vocab); /* "chatml", ..
 /* Strings that end an assistant's turn in that family besides the end tokens ("\nUser:" in a plain transcript, "<|im_end|>" where the
  * vocabulary has no such token). */
 SH_API const char *const *sh_chat_stops(const struct sh_vocab *vocab, uint32_t *count);
+
+/* ---- templates ---------------------------------------------------------------------------------------- */
+
+struct sh_template; /* immutable: any thread */
+/* Compiles a chat template: the Jinja language as the models' authors use it (trim_blocks, lstrip_blocks, loop controls, no
+ * escaping). `text` may hold any bytes. SH_ERR_FORMAT: wrong, with the line and what was found; SH_ERR_LIMIT: too large or nested
+ * too deeply. Nothing refers to `text` afterwards. */
+SH_API enum sh_code sh_template_create(const char *text, size_t length, struct sh_template **out, struct sh_error *err);
+SH_API void sh_template_destroy(struct sh_template *tmpl);
+/* Renders it with the variables in a JSON object (UTF-8). `now` is what strftime_now formats, "2025-02-21T14:30:05"; NULL: the local
+ * time. *text malloc'd and NUL-terminated. SH_ERR_INVALID: raise_exception was called, the message is its argument, or the variables
+ * are no JSON object or `now` no moment; SH_ERR_FORMAT: the template failed, with the line; SH_ERR_LIMIT: it goes beyond the
+ * limit that the message names (steps, depth, size of a text, memory). */
+SH_API enum sh_code sh_template_render(const struct sh_template *tmpl, const char *variables, size_t variables_length,
+                                       const char *now, char **text, size_t *length, struct sh_error *err);
 
 /* ---- models ------------------------------------------------------------------------------------------- */
 
