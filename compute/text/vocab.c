@@ -522,11 +522,15 @@ static int compare_groups(const void *a, const void *b) {
     return x < y ? 1 : x > y ? -1 : 0;
 }
 
+/* Bytes. A text is searched once for each length that occurs, and a file could have thousands of them. */
+enum { MAX_SPECIAL = 512 };
+
 static enum sh_code build_groups(struct sh_vocab *v, uint32_t which, struct sh_error *err) {
     uint32_t capacity = 0;
     for (uint32_t i = 0; i < v->n_tokens; i++) {
         if (!is_special_type(v->types[i]) || (which == 0 && v->types[i] != SH_TOKEN_USER_DEFINED)) continue;
         const struct sh_span text = v->texts[i];
+        if (text.length > MAX_SPECIAL) continue;
         uint32_t g = 0;
         while (g < v->n_groups[which] && v->groups[which][g].length != text.length) g++;
         if (g == v->n_groups[which]) {

@@ -50,7 +50,8 @@ struct sh_span { /* of a pool */
     uint32_t at, length;
 };
 
-/* Special tokens of one length: a text is searched once for each group, longest first. */
+/* Special tokens of one length: a text is searched once for each group, longest first. Those of more than 512 bytes are in none:
+ * they are never found in a text. */
 struct sh_special_group {
     uint32_t length;
     uint64_t first[4], last[4]; /* which first and last bytes occur: bit sets that spare most hash look-ups */

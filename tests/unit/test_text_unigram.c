@@ -525,6 +525,51 @@ static void long_texts(void **state) {
     sh_vocab_close(v);
 }
 
+/* Special tokens of thousands of lengths, each of which would be one more search of the text: the longer ones are not looked for. */
+static void many_special_lengths(void **state) {
+    (void)state;
+    enum { N = 8000 };
+    static struct sh_str tokens[N + 4];
+    static int32_t types[N + 4];
+    static char letters[N + 2];
+    memset(letters, 'a', N + 1);
+    tokens[0] = (struct sh_str){"<unk>", 5};
+    tokens[1] = (struct sh_str){"</s>", 4};
+    tokens[2] = (struct sh_str){"a", 1};
+    tokens[3] = (struct sh_str){MARK, 3};
+    types[0] = UNKNOWN;
+    types[1] = CONTROL;
+    types[2] = types[3] = NORMAL;
+    for (uint32_t i = 0; i < N; i++) {
+        tokens[4 + i] = (struct sh_str){letters, i + 2};
+        types[4 + i] = i + 2 >= 512 ? USER : NORMAL; /* of those, 512 bytes are the longest that is looked for */
+    }
+    struct sh_error err;
+    struct sh_gguf_writer *w;
+    assert_int_equal(sh_gguf_writer_create(test_scratch("lengths.gguf"), 3, 0, &w, &err), SH_OK);
+    sh_gguf_add_str(w, "general.architecture", "bert", 4);
+    sh_gguf_add_str(w, "tokenizer.ggml.model", "t5", 2);
+    sh_gguf_add_strings(w, "tokenizer.ggml.tokens", tokens, N + 4);
+    sh_gguf_add_array(w, "tokenizer.ggml.token_type", SH_VALUE_I32, types, N + 4);
+    assert_int_equal(sh_gguf_writer_begin(w, &err), SH_OK);
+    assert_int_equal(sh_gguf_writer_finish(w, &err), SH_OK);
+    sh_gguf_writer_destroy(w);
+    struct sh_vocab *v;
+    if (sh_vocab_open(test_scratch("lengths.gguf"), &v, &err) != SH_OK) fail_msg("%s", err.message);
+    const size_t n = 1 << 20;
+    char *text = malloc(n);
+    assert_non_null(text);
+    memset(text, 'a', n);
+    int32_t *ids;
+    size_t count;
+    assert_int_equal(sh_tokenize(v, text, n, SH_TOKENIZE_PARSE, &ids, &count, &err), SH_OK);
+    assert_int_equal(count, n / 512);
+    for (size_t i = 0; i < count; i++) assert_int_equal(tokens[ids[i]].length, 512);
+    free(ids);
+    free(text);
+    sh_vocab_close(v);
+}
+
 static void any_bytes(void **state) {
     (void)state;
     struct plan p = new_plan();
@@ -595,7 +640,7 @@ int main(void) {
         cmocka_unit_test(special_tokens), cmocka_unit_test(white_space),    cmocka_unit_test(unknown_text),
         cmocka_unit_test(random_texts),   cmocka_unit_test(odd_scores),     cmocka_unit_test(character_maps),
         cmocka_unit_test(hostile_maps),   cmocka_unit_test(long_texts),     cmocka_unit_test(any_bytes),
-        cmocka_unit_test(damaged_files),
+        cmocka_unit_test(damaged_files),  cmocka_unit_test(many_special_lengths),
     };
     return cmocka_run_group_tests_name("text_unigram", tests, NULL, NULL);
 }
