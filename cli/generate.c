@@ -24,7 +24,8 @@ static void add_numbers(const struct cli_line *line, json_t *request) {
         const char *option, *key;
     } integers[] = {
         {"max-tokens", "max_tokens"}, {"top-k", "top_k"}, {"repeat-last-n", "repeat_last_n"}, {"seed", "seed"},
-        {"logprobs", "logprobs"},
+        {"logprobs", "logprobs"}, {"dry-allowed-length", "dry_allowed_length"}, {"dry-penalty-last-n", "dry_penalty_last_n"},
+        {"mirostat", "mirostat"}, {"min-tokens", "min_tokens"},
     };
     static const struct {
         const char *option, *key;
@@ -36,6 +37,14 @@ static void add_numbers(const struct cli_line *line, json_t *request) {
         {"frequency-penalty", "frequency_penalty"},
         {"presence-penalty", "presence_penalty"},
         {"timeout", "timeout_seconds"},
+        {"top-n-sigma", "top_n_sigma"},
+        {"typical-p", "typical_p"},
+        {"xtc-probability", "xtc_probability"},
+        {"xtc-threshold", "xtc_threshold"},
+        {"dry-multiplier", "dry_multiplier"},
+        {"dry-base", "dry_base"},
+        {"mirostat-tau", "mirostat_tau"},
+        {"mirostat-eta", "mirostat_eta"},
     };
     for (size_t i = 0; i < sizeof integers / sizeof *integers; i++) {
         const struct cli_value *v = cli_value(line, integers[i].option);
@@ -51,23 +60,48 @@ static void add_numbers(const struct cli_line *line, json_t *request) {
     if (cli_flag(line, "no-parse")) json_object_set_new(request, "parse_special", json_false());
 }
 
+/* The texts of a repeated option, under `key` if there are any. */
+static void add_texts(const struct cli_value *value, json_t *request, const char *key) {
+    if (!value->n_texts) return;
+    json_t *list = json_array();
+    for (size_t i = 0; i < value->n_texts; i++) json_array_append_new(list, cli_json_text(value->texts[i], strlen(value->texts[i])));
+    json_object_set_new(request, key, list);
+}
+
+static bool add_ids(const struct cli *cli, json_t *request, int *status) {
+    const struct cli_value *value = cli_value(&cli->line, "stop-token");
+    if (!value->n_texts) return true;
+    json_t *list = json_array();
+    json_object_set_new(request, "stop_token_ids", list);
+    for (size_t i = 0; i < value->n_texts; i++) {
+        char *end;
+        errno = 0;
+        long long id = strtoll(value->texts[i], &end, 10);
+        if (end == value->texts[i] || *end || errno || id < 0 || id > INT32_MAX) {
+            *status = cli_usage_error(cli, "--stop-token: found \"%s\", expected a token id", value->texts[i]);
+            return false;
+        }
+        json_array_append_new(list, json_integer(id));
+    }
+    return true;
+}
+
 /* The request without model and prompt; NULL: *status is the exit status. */
 static json_t *build_request(const struct cli *cli, int *status) {
-    json_t *request = json_object(), *bias = json_array(), *stop = json_array();
+    json_t *request = json_object(), *bias = json_array();
     add_numbers(&cli->line, request);
-    const struct cli_value *biases = cli_value(&cli->line, "logit-bias"), *stops = cli_value(&cli->line, "stop");
+    add_texts(cli_value(&cli->line, "stop"), request, "stop");
+    add_texts(cli_value(&cli->line, "bad-word"), request, "bad_words");
+    add_texts(cli_value(&cli->line, "dry-sequence-breaker"), request, "dry_sequence_breakers");
+    const struct cli_value *biases = cli_value(&cli->line, "logit-bias");
     *status = EXIT_DONE;
     for (size_t i = 0; i < biases->n_texts && *status == EXIT_DONE; i++)
         if (!add_bias(bias, biases->texts[i]))
             *status =
                 cli_usage_error(cli, "--logit-bias: found \"%s\", expected ID=BIAS, a token id and a number", biases->texts[i]);
-    for (size_t i = 0; i < stops->n_texts; i++)
-        json_array_append_new(stop, cli_json_text(stops->texts[i], strlen(stops->texts[i])));
     if (biases->n_texts) json_object_set(request, "logit_bias", bias);
-    if (stops->n_texts) json_object_set(request, "stop", stop);
     json_decref(bias);
-    json_decref(stop);
-    if (*status == EXIT_DONE) return request;
+    if (*status == EXIT_DONE && add_ids(cli, request, status)) return request;
     json_decref(request);
     return NULL;
 }

@@ -232,6 +232,8 @@ SH_API void sh_text_stream_destroy(struct sh_text_stream *stream);
 /* The text that may be shown after this token (lent until the next call; *length may be 0). True: a stop string is complete,
  * *text is the last text, pushing further is an error of the caller. *stop_index says which. */
 SH_API bool sh_text_stream_push(struct sh_text_stream *stream, int32_t token, const char **text, size_t *length, uint32_t *stop_index);
+/* While stop strings are held off none is looked for, and one that begins before they are looked for again is not found. */
+SH_API void sh_text_stream_hold_off_stops(struct sh_text_stream *stream, bool hold_off);
 /* What was held back, at the end of a generation that did not stop by a stop string. */
 SH_API void sh_text_stream_finish(struct sh_text_stream *stream, const char **text, size_t *length);
 
@@ -374,10 +376,22 @@ SH_API void sh_context_get_stats(const struct sh_context *context, struct sh_con
 
 struct sh_logit_bias { int32_t token; float bias; }; /* bias may be -INFINITY */
 
-/* The sampler of one sequence. Order: raw logits -> log-probs (reported, of the raw distribution) -> logit_bias -> penalties ->
- * temperature 0: the largest, lowest id on ties; else top_k -> top_p -> min_p -> temperature -> draw. The draw is argmax over
- * what is left of logit/T + Gumbel(u), u from Philox4x32-10 keyed by the seed, counter {choice, position, token / 4}: no state, so
- * batching, chunking and rollback cannot disturb it. Note that struct defaults are "off", not the product's defaults. */
+/* Lists of token ids, behind each other in `tokens`: list i has lengths[i] of them, at least one. */
+struct sh_token_lists {
+    const int32_t *tokens;
+    const uint32_t *lengths;
+    uint32_t count;
+};
+
+/* The sampler of one sequence. Order: raw logits -> log-probs (reported, of the raw distribution) -> logit_bias -> penalties -> DRY ->
+ * what may not be drawn (min_tokens, bad_words) -> temperature 0: the largest, lowest id on ties; else top_n_sigma -> top_k -> typical_p ->
+ * top_p -> min_p -> XTC -> temperature -> draw. With mirostat the filters from top_n_sigma to XTC are replaced by its own, after the
+ * temperature. Each filter sees what the one before has left, as a distribution of its own, and leaves at least one token.
+ *   The draw is argmax over what is left of logit/T + Gumbel(u), u from Philox4x32-10 keyed by the seed, counter {choice, position, token / 4,
+ * 0}; XTC's one number has the counter {choice, position, 0, 1}: no state, so batching, chunking and rollback cannot disturb it.
+ *   Mirostat's mu at a position is 2 tau - eta * sum(surprise - tau) over the tokens before it that this sampler drew from the rows they
+ * follow and that stand in the sequence: truncating takes mu back with them, and a copied sequence or a new sampler begins at 2 tau.
+ * Note that struct defaults are "off", not the product's defaults. */
 struct sh_sampler_params {
     size_t size;
     float temperature;       /* 0 = greedy, and so is what is below 1e-6 */
@@ -392,7 +406,33 @@ struct sh_sampler_params {
     uint32_t choice;         /* index among `n` choices of one request */
     const struct sh_logit_bias *bias; /* copied */
     uint32_t n_bias;
+    float top_n_sigma;       /* 0 = off: drops logits below the largest - n * their standard deviation */
+    float typical_p;         /* 0 or >= 1 = off: the tokens whose surprise is nearest to the entropy, until they make up typical_p */
+    float xtc_probability;   /* 0 = off: how often, of the tokens that have at least the threshold, all but the least likely go */
+    float xtc_threshold;     /* 0 = 0.1 */
+    float dry_multiplier;    /* 0 = off: logit -= m * base^(n - allowed) if the token would continue a repetition of n >= allowed tokens */
+    float dry_base;          /* 0 = 1.75; at least 1 */
+    uint32_t dry_allowed_length;        /* 0 = 2 */
+    uint32_t dry_penalty_last_n;        /* looks at so many tokens of prompt and text; 0 = all */
+    struct sh_token_lists dry_breakers; /* no repetition goes across one of them; copied. sh_dry_breakers makes them of strings */
+    uint32_t mirostat;                  /* 0 = off, 2 = version 2; there is no other */
+    float mirostat_tau, mirostat_eta;   /* the surprise aimed at in bits, 0 = 5; the rate, 0 = 0.1 */
+    uint32_t min_tokens;                /* no token of end_tokens is drawn before so many are generated */
+    const int32_t *end_tokens;          /* copied */
+    uint32_t n_end_tokens;
+    struct sh_token_lists bad_words;    /* none of these is completed by generated tokens; copied. sh_bad_words makes them of strings */
 };
+
+/* Strings as the lists that the sampler takes; free both with sh_token_lists_finish, which takes empty ones.
+ *   Bad words: each as it is tokenised at the beginning of a text, and with a space before it if that is as many tokens and another first
+ * one. Spaces that a word begins with do not count; SH_ERR_INVALID for one that has nothing else.
+ *   Breakers: each token that contains the string; each token that ends in a beginning of it, followed by the tokens of the rest. Empty ones
+ * are SH_ERR_INVALID; of longer ones the first 40 bytes count, of a rest the first 20 tokens. */
+SH_API enum sh_code sh_bad_words(const struct sh_vocab *vocab, const char *const *words, uint32_t n_words, struct sh_token_lists *out,
+                                 struct sh_error *err);
+SH_API enum sh_code sh_dry_breakers(const struct sh_vocab *vocab, const char *const *breakers, uint32_t n_breakers,
+                                    struct sh_token_lists *out, struct sh_error *err);
+SH_API void sh_token_lists_finish(struct sh_token_lists *lists);
 
 /* A sequence: its tokens in the cache, and its sampler. */
 SH_API enum sh_code sh_sequence_create(struct sh_context *context, uint32_t *sequence, struct sh_error *err); /* SH_ERR_LIMIT: none free */

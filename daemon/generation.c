@@ -34,18 +34,25 @@ void gen_event_finish(struct gen_event *event) {
 
 /* ---- life -------------------------------------------------------------------------------------------- */
 
+static void free_texts(char **texts, uint32_t count) {
+    for (uint32_t i = 0; texts && i < count; i++) free(texts[i]);
+    free(texts);
+}
+
 static void gen_free(struct generation *g) {
     pthread_mutex_lock(&live_lock);
     if (g->previous_live) *g->previous_live = g->next_live;
     if (g->next_live) g->next_live->previous_live = g->previous_live;
     pthread_mutex_unlock(&live_lock);
     for (uint32_t i = 0; i < g->count; i++) gen_event_finish(&g->events[(g->first + i) % g->capacity]);
-    for (uint32_t i = 0; g->stops && i < g->params.n_stops; i++) free(g->stops[i]);
+    free_texts(g->stops, g->params.n_stops);
+    free_texts(g->bad_words, g->params.n_bad_words);
+    free_texts(g->dry_breakers, g->params.n_dry_breakers);
     free(g->events);
-    free(g->stops);
     free((void *)g->params.prompt);
     free((void *)g->params.text_lengths);
     free((void *)g->params.sampler.bias);
+    free((void *)g->params.stop_tokens);
     pthread_mutex_destroy(&g->lock);
     pthread_mutex_destroy(&g->notify_lock);
     if (g->model) model_unref(g->model);
@@ -60,6 +67,14 @@ static void *copy_of(const void *data, uint64_t count, size_t element_bytes, boo
     void *copy = sh_calloc(count ? count : 1, element_bytes);
     if (!copy) *ok = false;
     else if (count) memcpy(copy, data, count * element_bytes);
+    return copy;
+}
+
+static char **copy_texts(const char *const *texts, uint32_t count, bool *ok) {
+    char **copy = sh_calloc(count + 1ull, sizeof *copy);
+    if (!copy) *ok = false;
+    for (uint32_t i = 0; copy && i < count; i++)
+        if (!(copy[i] = strdup(texts[i]))) *ok = false;
     return copy;
 }
 
@@ -89,10 +104,13 @@ enum sh_code gen_create(const struct gen_params *params, struct generation **out
     g->params.prompt = copy_of(params->prompt, params->n_prompt, sizeof *params->prompt, &ok);
     g->params.text_lengths = copy_of(params->text_lengths, params->n_texts, sizeof *params->text_lengths, &ok);
     g->params.sampler.bias = copy_of(params->sampler.bias, params->sampler.n_bias, sizeof *params->sampler.bias, &ok);
-    g->stops = sh_calloc(params->n_stops + 1ull, sizeof *g->stops);
-    for (uint32_t i = 0; g->stops && i < params->n_stops; i++)
-        if (!(g->stops[i] = strdup(params->stops[i]))) ok = false;
+    g->params.stop_tokens = copy_of(params->stop_tokens, params->n_stop_tokens, sizeof *params->stop_tokens, &ok);
+    g->stops = copy_texts(params->stops, params->n_stops, &ok);
+    g->bad_words = copy_texts(params->bad_words, params->n_bad_words, &ok);
+    g->dry_breakers = copy_texts(params->dry_breakers, params->n_dry_breakers, &ok);
     g->params.stops = (const char *const *)g->stops;
+    g->params.bad_words = (const char *const *)g->bad_words;
+    g->params.dry_breakers = (const char *const *)g->dry_breakers;
     g->notify = params->notify;
     g->submitted_ns = sh_now_ns();
     g->usage.prompt_tokens = params->n_prompt;
@@ -106,7 +124,7 @@ enum sh_code gen_create(const struct gen_params *params, struct generation **out
     live = g;
     pthread_mutex_unlock(&live_lock);
 
-    if (!ok || !g->stops) {
+    if (!ok) {
         gen_unref(g);
         return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a request");
     }

@@ -30,9 +30,15 @@ struct gen_params {
     uint32_t n_prompt;
     uint32_t n_choices;               /* >= 1: choices 0..n-1 share the prompt, sampled with their own index */
     uint32_t max_tokens;              /* per choice; 0 = up to the context's end */
-    struct sh_sampler_params sampler; /* choice is filled in by the runner; bias copied */
+    struct sh_sampler_params sampler; /* bias copied; the runner fills in choice, end_tokens and, from what follows, the token lists */
     const char *const *stops;         /* copied */
     uint32_t n_stops;
+    const int32_t *stop_tokens;       /* copied; each ends a choice as an end token does, whatever ignore_eos is */
+    uint32_t n_stop_tokens;
+    const char *const *bad_words; /* copied; see sh_bad_words */
+    uint32_t n_bad_words;
+    const char *const *dry_breakers; /* copied; see sh_dry_breakers. Looked at with sampler.dry_multiplier */
+    uint32_t n_dry_breakers;
     bool ignore_eos; /* an end token does not end it */
     bool special;    /* write control tokens into the text */
     bool logprobs;

@@ -19,7 +19,7 @@ struct generation {
     uint64_t id;
     struct model *model;      /* NULL in tests of the ring */
     struct gen_params params; /* with copies of its own */
-    char **stops;
+    char **stops, **bad_words, **dry_breakers; /* params' */
     uint64_t submitted_ns;
 
     pthread_mutex_t lock;

@@ -46,6 +46,7 @@ struct run { /* one generation being served */
     bool forked;
     bool overlap_prompt, overlap_decode;
     uint32_t limit; /* tokens per choice */
+    int32_t *end_tokens; /* those that end a choice; only with min_tokens */
     uint64_t start_ns;
 };
 
@@ -72,6 +73,10 @@ enum sh_code runner_enqueue(struct runner *r, struct generation *g, struct sh_er
     for (uint32_t i = 0; i < p->n_prompt; i++)
         if (p->prompt[i] < 0 || (uint32_t)p->prompt[i] >= r->info.n_vocab)
             return sh_fail(err, SH_ERR_INVALID, "prompt token %u is %d: the vocabulary of %s has ids 0 to %u", i, p->prompt[i],
+                           r->params.id, r->info.n_vocab - 1);
+    for (uint32_t i = 0; i < p->n_stop_tokens; i++)
+        if (p->stop_tokens[i] < 0 || (uint32_t)p->stop_tokens[i] >= r->info.n_vocab)
+            return sh_fail(err, SH_ERR_INVALID, "stop token %u is %d: the vocabulary of %s has ids 0 to %u", i, p->stop_tokens[i],
                            r->params.id, r->info.n_vocab - 1);
 
     enum sh_code code = SH_OK;
@@ -251,6 +256,12 @@ static void finish_choice(struct run *run, uint32_t index, enum gen_finish finis
                        (double)(sh_now_ns() - choice->first_ns) / 1e9 / (choice->generated - 1));
 }
 
+static bool ends_choice(const struct runner *r, const struct gen_params *p, int32_t token) {
+    for (uint32_t i = 0; i < p->n_stop_tokens; i++)
+        if (p->stop_tokens[i] == token) return true;
+    return !p->ignore_eos && sh_vocab_is_end(r->vocab, token);
+}
+
 /* What became of a sampled token: an event, and perhaps the end of the choice. */
 static void take_token(struct run *run, uint32_t index, const struct sh_result *result) {
     struct runner *r = run->runner;
@@ -258,7 +269,7 @@ static void take_token(struct run *run, uint32_t index, const struct sh_result *
     struct choice *choice = &run->choices[index];
     choice->received++;
     choice->last_token = result->token;
-    if (!g->params.ignore_eos && sh_vocab_is_end(r->vocab, result->token)) {
+    if (ends_choice(r, &g->params, result->token)) {
         finish_choice(run, index, GEN_STOP, -1);
         return;
     }
@@ -284,6 +295,7 @@ static void take_token(struct run *run, uint32_t index, const struct sh_result *
     const char *text;
     size_t length;
     uint32_t stop_index = 0;
+    sh_text_stream_hold_off_stops(choice->stream, choice->generated <= g->params.sampler.min_tokens);
     bool stopped = sh_text_stream_push(choice->stream, result->token, &text, &length, &stop_index);
     struct gen_logprob *logprob = g->params.logprobs ? logprob_of_result(result) : NULL;
     push_text(run, GEN_EVENT_TOKEN, index, result->token, text, length, logprob, GEN_RUNNING, -1);
@@ -477,9 +489,51 @@ static enum sh_code run_steps(struct run *run, struct sh_error *err) {
 /* Whether the device can draw the token by itself, so that the host need not see the logits between two steps. */
 static bool sampling_is_plain(const struct gen_params *p) {
     const struct sh_sampler_params *s = &p->sampler;
-    bool cut = s->top_k != 0 || (s->top_p > 0 && s->top_p < 1) || s->min_p > 0;
+    bool cut = s->top_k != 0 || (s->top_p > 0 && s->top_p < 1) || s->min_p > 0 || s->top_n_sigma > 0 ||
+               (s->typical_p > 0 && s->typical_p < 1) || s->xtc_probability > 0 || s->mirostat != 0;
     bool penalised = (s->repeat_penalty > 0 && s->repeat_penalty != 1) || s->frequency_penalty != 0 || s->presence_penalty != 0;
-    return (s->temperature <= 0 || !cut) && !penalised && s->n_bias == 0 && !p->logprobs;
+    bool forbidden = s->min_tokens > 0 || p->n_bad_words > 0;
+    return (s->temperature <= 0 || !cut) && !penalised && s->dry_multiplier <= 0 && !forbidden && s->n_bias == 0 && !p->logprobs;
+}
+
+/* The request's texts and ends as the tokens that the sampler takes. `sampler` points into *run and *lists from then on. */
+static enum sh_code sampler_tokens(struct run *run, struct sh_sampler_params *sampler, struct sh_token_lists lists[2],
+                                   struct sh_error *err) {
+    const struct runner *r = run->runner;
+    const struct gen_params *p = &run->g->params;
+    enum sh_code code = sh_bad_words(r->vocab, p->bad_words, p->n_bad_words, &lists[0], err);
+    if (code == SH_OK && sampler->dry_multiplier > 0)
+        code = sh_dry_breakers(r->vocab, p->dry_breakers, p->n_dry_breakers, &lists[1], err);
+    if (code) return code;
+    sampler->bad_words = lists[0];
+    sampler->dry_breakers = lists[1];
+    if (sampler->min_tokens == 0) return SH_OK;
+    run->end_tokens = sh_calloc(r->info.n_vocab, sizeof *run->end_tokens);
+    if (!run->end_tokens) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a request");
+    sampler->end_tokens = run->end_tokens;
+    sampler->n_end_tokens = 0;
+    for (uint32_t t = 0; t < r->info.n_vocab; t++)
+        if (ends_choice(r, p, (int32_t)t)) run->end_tokens[sampler->n_end_tokens++] = (int32_t)t;
+    return SH_OK;
+}
+
+static enum sh_code start_choices(struct run *run, const struct sh_sampler_params *params, struct sh_error *err) {
+    struct runner *r = run->runner;
+    const struct gen_params *p = &run->g->params;
+    for (uint32_t i = 0; i < p->n_choices; i++) {
+        struct choice *choice = &run->choices[i];
+        struct sh_sampler_params sampler = *params;
+        sampler.choice = i;
+        enum sh_code code = sh_sequence_create(r->context, &choice->sequence, err);
+        if (code == SH_OK) {
+            choice->has_sequence = true;
+            code = sh_sequence_set_sampler(r->context, choice->sequence, &sampler, err);
+        }
+        if (code == SH_OK) code = sh_text_stream_create(r->vocab, p->stops, p->n_stops, p->special, &choice->stream, err);
+        if (code) return code;
+        choice->active = true;
+    }
+    return SH_OK;
 }
 
 static enum sh_code prepare(struct run *run, struct sh_error *err) {
@@ -495,20 +549,13 @@ static enum sh_code prepare(struct run *run, struct sh_error *err) {
     run->choices = sh_calloc(p->n_choices, sizeof *run->choices);
     if (!run->rows || !run->choices) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a request");
 
-    for (uint32_t i = 0; i < p->n_choices; i++) {
-        struct choice *choice = &run->choices[i];
-        struct sh_sampler_params sampler = p->sampler;
-        sampler.size = sizeof sampler;
-        sampler.choice = i;
-        enum sh_code code = sh_sequence_create(r->context, &choice->sequence, err);
-        if (code == SH_OK) {
-            choice->has_sequence = true;
-            code = sh_sequence_set_sampler(r->context, choice->sequence, &sampler, err);
-        }
-        if (code == SH_OK) code = sh_text_stream_create(r->vocab, p->stops, p->n_stops, p->special, &choice->stream, err);
-        if (code) return code;
-        choice->active = true;
-    }
+    struct sh_sampler_params sampler = p->sampler;
+    struct sh_token_lists lists[2] = {0};
+    sampler.size = sizeof sampler;
+    enum sh_code code = sampler_tokens(run, &sampler, lists, err);
+    if (code == SH_OK) code = start_choices(run, &sampler, err);
+    for (size_t i = 0; i < SH_COUNT(lists); i++) sh_token_lists_finish(&lists[i]);
+    if (code) return code;
     if (p->echo_logprobs) push_text(run, GEN_EVENT_PROMPT, 0, p->prompt[0], "", 0, NULL, GEN_RUNNING, -1);
     return SH_OK;
 }
@@ -542,6 +589,7 @@ static void serve(struct runner *r, struct generation *g) {
     }
     free(run.choices);
     free(run.rows);
+    free(run.end_tokens);
 
     /* Before the front end hears of the end, so that what it looks at next (metrics, Status) no longer counts this one. */
     pthread_mutex_lock(&r->lock);

@@ -18,11 +18,16 @@ void sh_philox4x32_10(const uint32_t counter[4], const uint32_t key[2], uint32_t
     memcpy(out, c, sizeof c);
 }
 
-float sh_gumbel(uint64_t seed, uint32_t choice, uint32_t position, uint32_t token) {
-    const uint32_t counter[4] = {choice, position, token / 4, 0};
+static float uniform(uint64_t seed, uint32_t choice, uint32_t position, uint32_t token, uint32_t purpose) {
+    const uint32_t counter[4] = {choice, position, token / 4, purpose};
     const uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
     uint32_t words[4];
     sh_philox4x32_10(counter, key, words);
-    const float u = ((float)(words[token % 4] >> 9) + 0.5f) * 0x1p-23f;
-    return -logf(-logf(u));
+    return ((float)(words[token % 4] >> 9) + 0.5f) * 0x1p-23f;
 }
+
+float sh_gumbel(uint64_t seed, uint32_t choice, uint32_t position, uint32_t token) {
+    return -logf(-logf(uniform(seed, choice, position, token, 0)));
+}
+
+float sh_uniform(uint64_t seed, uint32_t choice, uint32_t position) { return uniform(seed, choice, position, 0, 1); }

@@ -13,6 +13,8 @@
 
 void sh_philox4x32_10(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
 float sh_gumbel(uint64_t seed, uint32_t choice, uint32_t position, uint32_t token);
+/* XTC's number for a position: u of word 0 at counter {choice, position, 0, 1}. */
+float sh_uniform(uint64_t seed, uint32_t choice, uint32_t position);
 
 /* One sequence's sampler: parameters and the history its penalties look at. */
 struct sh_sampler;
@@ -28,7 +30,10 @@ struct sh_token_history { /* a sequence's tokens before the one being sampled */
     const uint8_t *roles; /* enum sh_role */
     uint32_t count;
 };
-/* logits [n_vocab] are not changed. NaN logits never win; if all are NaN it is SH_ERR_DEVICE ("logits are not numbers"). */
+/* The sequence was cut to `length` tokens: forgets what was drawn for positions beyond. NULL is none. */
+void sh_sampler_truncate(struct sh_sampler *sampler, uint32_t length);
+/* The history holds the tokens before `position` (none may be missing where mirostat, DRY or penalties look at them).
+ * logits [n_vocab] are not changed. NaN logits never win; if all are NaN it is SH_ERR_DEVICE ("logits are not numbers"). */
 enum sh_code sh_sampler_pick(struct sh_sampler *sampler, const float *logits, const struct sh_token_history *history,
                              uint32_t position, int32_t *token, struct sh_error *err);
 

@@ -1,5 +1,5 @@
-/* The host sampler: one sequence's filters in the order that engine.h states, and the draw. */
-#include "compute/sample/sample.h"
+/* The host sampler: its life, and the draw. */
+#include "compute/sample/sampler.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -8,25 +8,23 @@
  * takes the largest logit anyway unless another is within 2e-5 of it. */
 #define COLDEST 1e-6f
 
-struct candidate {
-    int32_t token;
-    float logit;
-};
-
-struct sh_sampler {
-    struct sh_sampler_params params;
-    struct sh_logit_bias *bias;
-    uint32_t n_vocab;
-    bool edits, filters;          /* bias or penalties; top_k, top_p or min_p (temperature > 0) */
-    float *logits;                /* [n_vocab] edited copy, if edits */
-    uint32_t *counts;             /* [n_vocab] all zero between calls, if edits */
-    struct candidate *candidates; /* [n_vocab], if filters */
-};
-
 /* ---- life ---- */
 
-static bool penalised(const struct sh_sampler_params *p) {
-    return (p->repeat_penalty != 0 && p->repeat_penalty != 1) || p->frequency_penalty != 0 || p->presence_penalty != 0;
+static enum sh_code check_token(int32_t token, const char *name, uint32_t n_vocab, struct sh_error *err) {
+    if (token >= 0 && (uint32_t)token < n_vocab) return SH_OK;
+    return sh_fail(err, SH_ERR_INVALID, "sampler: %s for token %d, the vocabulary has 0 to %u", name, token, n_vocab - 1);
+}
+
+static enum sh_code check_lists(const struct sh_token_lists *lists, const char *name, uint32_t n_vocab, struct sh_error *err) {
+    uint64_t at = 0;
+    for (uint32_t i = 0; i < lists->count; i++) {
+        if (lists->lengths[i] == 0) return sh_fail(err, SH_ERR_INVALID, "sampler: list %u of %s has no tokens", i, name);
+        for (uint32_t k = 0; k < lists->lengths[i]; k++) {
+            const enum sh_code code = check_token(lists->tokens[at++], name, n_vocab, err);
+            if (code != SH_OK) return code;
+        }
+    }
+    return SH_OK;
 }
 
 static enum sh_code check(const struct sh_sampler_params *p, uint32_t n_vocab, struct sh_error *err) {
@@ -37,6 +35,14 @@ static enum sh_code check(const struct sh_sampler_params *p, uint32_t n_vocab, s
         {"temperature", p->temperature, 0, 1e6f},
         {"top_p", p->top_p, 0, 1e6f},
         {"min_p", p->min_p, 0, 1},
+        {"top_n_sigma", p->top_n_sigma, 0, 1e6f},
+        {"typical_p", p->typical_p, 0, 1e6f},
+        {"xtc_probability", p->xtc_probability, 0, 1},
+        {"xtc_threshold", p->xtc_threshold, 0, 1},
+        {"dry_multiplier", p->dry_multiplier, 0, 1e6f},
+        {"dry_base", p->dry_base, 1, 1e6f},
+        {"mirostat_tau", p->mirostat_tau, 0, 1e6f},
+        {"mirostat_eta", p->mirostat_eta, 0, 1e6f},
         {"repeat_penalty", p->repeat_penalty, 0, 1e6f},
         {"frequency_penalty", p->frequency_penalty, -1e6f, 1e6f},
         {"presence_penalty", p->presence_penalty, -1e6f, 1e6f},
@@ -46,14 +52,70 @@ static enum sh_code check(const struct sh_sampler_params *p, uint32_t n_vocab, s
             return sh_fail(err, SH_ERR_INVALID, "sampler: %s is %g, expected %g to %g", ranges[i].name, (double)ranges[i].value,
                            (double)ranges[i].lowest, (double)ranges[i].highest);
     for (uint32_t i = 0; i < p->n_bias; i++) {
-        if (p->bias[i].token < 0 || (uint32_t)p->bias[i].token >= n_vocab)
-            return sh_fail(err, SH_ERR_INVALID, "sampler: logit_bias for token %d, the vocabulary has 0 to %u", p->bias[i].token,
-                           n_vocab - 1);
+        const enum sh_code code = check_token(p->bias[i].token, "logit_bias", n_vocab, err);
+        if (code != SH_OK) return code;
         if (isnan(p->bias[i].bias) || p->bias[i].bias == INFINITY)
             return sh_fail(err, SH_ERR_INVALID, "sampler: logit_bias of token %d is %g, expected a number or -infinity",
                            p->bias[i].token, (double)p->bias[i].bias);
     }
-    return SH_OK;
+    for (uint32_t i = 0; i < p->n_end_tokens; i++) {
+        const enum sh_code code = check_token(p->end_tokens[i], "end_tokens", n_vocab, err);
+        if (code != SH_OK) return code;
+    }
+    if (p->mirostat != 0 && p->mirostat != 2)
+        return sh_fail(err, SH_ERR_INVALID, "sampler: mirostat is %u, expected 0 (off) or 2", p->mirostat);
+    const enum sh_code code = check_lists(&p->dry_breakers, "dry_breakers", n_vocab, err);
+    return code == SH_OK ? check_lists(&p->bad_words, "bad_words", n_vocab, err) : code;
+}
+
+/* Fields whose zero stands for another number. */
+static void set_defaults(struct sh_sampler_params *p) {
+    if (p->repeat_last_n == 0) p->repeat_last_n = 64;
+    if (p->xtc_threshold == 0) p->xtc_threshold = 0.1f;
+    if (p->dry_base == 0) p->dry_base = 1.75f;
+    if (p->dry_allowed_length == 0) p->dry_allowed_length = 2;
+    if (p->mirostat_tau == 0) p->mirostat_tau = 5;
+    if (p->mirostat_eta == 0) p->mirostat_eta = 0.1f;
+}
+
+/* Replaces *data by a copy of its own. False: no memory, *data is NULL. */
+static bool own(const void **data, uint64_t count, size_t element_bytes) {
+    void *copy = count > 0 ? sh_calloc(count, element_bytes) : NULL;
+    if (copy != NULL) memcpy(copy, *data, count * element_bytes);
+    *data = copy;
+    return count == 0 || copy != NULL;
+}
+
+static bool own_lists(struct sh_token_lists *lists) {
+    uint64_t total = 0;
+    for (uint32_t i = 0; i < lists->count; i++) total += lists->lengths[i];
+    const bool tokens = own((const void **)&lists->tokens, total, sizeof *lists->tokens);
+    return own((const void **)&lists->lengths, lists->count, sizeof *lists->lengths) && tokens;
+}
+
+static int by_head(const void *a, const void *b) {
+    const struct breaker *x = a, *y = b;
+    if (x->head != y->head) return x->head < y->head ? -1 : 1;
+    return (x->n_tail > y->n_tail) - (x->n_tail < y->n_tail);
+}
+
+/* s->params points to what the caller owns: makes it the sampler's, all of it, so that destroying is right after a failure too. */
+static bool own_params(struct sh_sampler *s) {
+    struct sh_sampler_params *p = &s->params;
+    const bool bias = own((const void **)&p->bias, p->n_bias, sizeof *p->bias);
+    const bool ends = own((const void **)&p->end_tokens, p->n_end_tokens, sizeof *p->end_tokens);
+    const bool breakers = own_lists(&p->dry_breakers), words = own_lists(&p->bad_words);
+    if (!bias || !ends || !breakers || !words) return false;
+    if (p->dry_multiplier <= 0 || p->dry_breakers.count == 0) return true;
+    s->breakers = sh_calloc(p->dry_breakers.count, sizeof *s->breakers);
+    if (s->breakers == NULL) return false;
+    const int32_t *tokens = p->dry_breakers.tokens;
+    for (uint32_t i = 0; i < p->dry_breakers.count; i++) {
+        s->breakers[i] = (struct breaker){.head = tokens[0], .n_tail = p->dry_breakers.lengths[i] - 1, .tail = tokens + 1};
+        tokens += p->dry_breakers.lengths[i];
+    }
+    qsort(s->breakers, p->dry_breakers.count, sizeof *s->breakers, by_head);
+    return true;
 }
 
 enum sh_code sh_sampler_create(const struct sh_sampler_params *params, uint32_t n_vocab, struct sh_sampler **out,
@@ -62,23 +124,18 @@ enum sh_code sh_sampler_create(const struct sh_sampler_params *params, uint32_t 
     struct sh_sampler_params p = {0};
     if (params != NULL) memcpy(&p, params, params->size < sizeof p ? params->size : sizeof p);
     p.size = sizeof p;
+    set_defaults(&p);
     const enum sh_code code = check(&p, n_vocab, err);
     if (code != SH_OK) return code;
-    if (p.repeat_last_n == 0) p.repeat_last_n = 64;
     if (p.temperature < COLDEST) p.temperature = 0;
 
     struct sh_sampler *s = sh_calloc(1, sizeof *s);
     if (s == NULL) goto no_memory;
     s->n_vocab = n_vocab;
-    s->edits = p.n_bias > 0 || penalised(&p);
-    s->filters = p.temperature > 0 && ((p.top_k > 0 && p.top_k < n_vocab) || (p.top_p > 0 && p.top_p < 1) || p.min_p > 0);
-    if (p.n_bias > 0) {
-        s->bias = sh_calloc(p.n_bias, sizeof *s->bias);
-        if (s->bias == NULL) goto no_memory;
-        memcpy(s->bias, p.bias, p.n_bias * sizeof *s->bias);
-    }
-    p.bias = s->bias;
     s->params = p;
+    s->edits = sh_sampler_edits(&p);
+    s->filters = sh_sampler_filters(&p, n_vocab);
+    if (!own_params(s)) goto no_memory;
     if (s->edits) {
         s->logits = sh_calloc(n_vocab, sizeof *s->logits);
         s->counts = sh_calloc(n_vocab, sizeof *s->counts);
@@ -87,6 +144,10 @@ enum sh_code sh_sampler_create(const struct sh_sampler_params *params, uint32_t 
     if (s->filters) {
         s->candidates = sh_calloc(n_vocab, sizeof *s->candidates);
         if (s->candidates == NULL) goto no_memory;
+    }
+    if (s->filters && sh_sampler_typical(&p)) {
+        s->typical = sh_calloc(n_vocab, sh_sampler_typical_size());
+        if (s->typical == NULL) goto no_memory;
     }
     *out = s;
     return SH_OK;
@@ -98,10 +159,19 @@ no_memory:
 
 void sh_sampler_destroy(struct sh_sampler *s) {
     if (s == NULL) return;
-    free(s->bias);
+    free((void *)s->params.bias);
+    free((void *)s->params.end_tokens);
+    free((void *)s->params.dry_breakers.tokens);
+    free((void *)s->params.dry_breakers.lengths);
+    free((void *)s->params.bad_words.tokens);
+    free((void *)s->params.bad_words.lengths);
     free(s->logits);
     free(s->counts);
     free(s->candidates);
+    free(s->typical);
+    free(s->breakers);
+    free(s->repeats);
+    free(s->drawn);
     free(s);
 }
 
@@ -109,37 +179,37 @@ bool sh_sampler_is_plain(const struct sh_sampler *s) { return !s->edits && !s->f
 
 const struct sh_sampler_params *sh_sampler_params(const struct sh_sampler *s) { return &s->params; }
 
-/* ---- bias and penalties ---- */
+/* ---- what mirostat remembers ---- */
 
-static void repeat_penalty(struct sh_sampler *s, const struct sh_token_history *h) {
-    const float r = s->params.repeat_penalty;
-    if (r == 0 || r == 1) return;
-    const uint32_t from = h->count > s->params.repeat_last_n ? h->count - s->params.repeat_last_n : 0;
-    for (uint32_t i = from; i < h->count; i++) {
-        const int32_t t = h->tokens[i];
-        if (t < 0 || (uint32_t)t >= s->n_vocab || s->counts[t]++ > 0) continue; /* once per token */
-        s->logits[t] = s->logits[t] > 0 ? s->logits[t] / r : s->logits[t] * r;
-    }
-    for (uint32_t i = from; i < h->count; i++)
-        if (h->tokens[i] >= 0 && (uint32_t)h->tokens[i] < s->n_vocab) s->counts[h->tokens[i]] = 0;
+void sh_sampler_truncate(struct sh_sampler *s, uint32_t length) {
+    if (s == NULL || s->n_drawn == 0 || length >= s->first_drawn + s->n_drawn) return;
+    s->n_drawn = length >= s->first_drawn ? length - s->first_drawn + 1 : 0;
 }
 
-static bool counts_for_frequency(const struct sh_sampler *s, const struct sh_token_history *h, uint32_t i) {
-    return h->roles[i] == SH_ROLE_GENERATED && h->tokens[i] >= 0 && (uint32_t)h->tokens[i] < s->n_vocab;
+/* What is recorded for `position` from now on; positions that were left out are holes. */
+static enum sh_code remember(struct sh_sampler *s, uint32_t position, int32_t token, double surprise, struct sh_error *err) {
+    if (s->n_drawn == 0 || position < s->first_drawn) {
+        s->n_drawn = 0;
+        s->first_drawn = position;
+    }
+    const uint32_t index = position - s->first_drawn;
+    if (!sh_grow((void **)&s->drawn, &s->cap_drawn, index + 1, sizeof *s->drawn))
+        return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for mirostat's record of %u tokens", index + 1);
+    for (uint32_t i = s->n_drawn; i < index; i++) s->drawn[i] = (struct drawn){.token = -1};
+    s->drawn[index] = (struct drawn){.token = token, .surprise = surprise};
+    s->n_drawn = index + 1;
+    return SH_OK;
 }
 
-static void frequency_penalty(struct sh_sampler *s, const struct sh_token_history *h) {
-    const float frequency = s->params.frequency_penalty, presence = s->params.presence_penalty;
-    if (frequency == 0 && presence == 0) return;
-    for (uint32_t i = 0; i < h->count; i++)
-        if (counts_for_frequency(s, h, i)) s->counts[h->tokens[i]]++;
-    for (uint32_t i = 0; i < h->count; i++) {
-        if (!counts_for_frequency(s, h, i)) continue;
-        const int32_t t = h->tokens[i];
-        if (s->counts[t] == 0) continue; /* done at its first occurrence */
-        s->logits[t] -= (float)s->counts[t] * frequency + presence;
-        s->counts[t] = 0;
+static double mirostat_mu(const struct sh_sampler *s, const struct sh_token_history *h, uint32_t position) {
+    const double tau = (double)s->params.mirostat_tau, eta = (double)s->params.mirostat_eta;
+    double mu = 2 * tau;
+    for (uint32_t i = 0; i < s->n_drawn; i++) {
+        const uint32_t p = s->first_drawn + i;
+        if (p >= position || p >= h->count) break;
+        if (s->drawn[i].token >= 0 && s->drawn[i].token == h->tokens[p]) mu -= eta * (s->drawn[i].surprise - tau);
     }
+    return mu;
 }
 
 /* ---- picking ---- */
@@ -185,76 +255,21 @@ static int32_t draw_all(const struct sh_sampler *s, const float *logits, int32_t
     return best;
 }
 
-static bool before(const struct candidate *a, const struct candidate *b) {
-    return a->logit > b->logit || (a->logit == b->logit && a->token < b->token);
-}
-
-/* c[0..n) is a heap with the first-ranked candidate at its root. */
-static void sift_down(struct candidate *c, uint32_t n, uint32_t i) {
-    for (;;) {
-        uint32_t first = i;
-        const uint32_t left = 2 * i + 1, right = left + 1;
-        if (left < n && before(&c[left], &c[first])) first = left;
-        if (right < n && before(&c[right], &c[first])) first = right;
-        if (first == i) return;
-        const struct candidate swap = c[i];
-        c[i] = c[first];
-        c[first] = swap;
-        i = first;
-    }
-}
-
-/* Takes the first-ranked of c[0..n) and puts it at c[n - 1]. */
-static struct candidate pop(struct candidate *c, uint32_t n) {
-    const struct candidate top = c[0];
-    c[0] = c[n - 1];
-    c[n - 1] = top;
-    sift_down(c, n - 1, 0);
-    return top;
-}
-
-/* Applies top_k, top_p, min_p. What is left stands at the end of candidates, best last; returns how many, *first where they
- * begin. */
-static uint32_t filter(struct sh_sampler *s, const float *logits, uint32_t *first) {
-    const struct sh_sampler_params *p = &s->params;
-    struct candidate *c = s->candidates;
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < s->n_vocab; i++)
-        if (!isnan(logits[i]) && logits[i] > -INFINITY) c[n++] = (struct candidate){.token = (int32_t)i, .logit = logits[i]};
-    for (uint32_t i = n / 2; i-- > 0;) sift_down(c, n, i);
-
-    const uint32_t most = p->top_k > 0 && p->top_k < n ? p->top_k : n;
-    const float best = c[0].logit;
-    const bool nucleus = p->top_p > 0 && p->top_p < 1;
-    double total = 0; /* of exp(logit - best) over what top_k leaves */
-    if (nucleus && most == n)
-        for (uint32_t i = 0; i < n; i++) total += exp((double)c[i].logit - (double)best);
-    if (nucleus && most < n) { /* pop them to know them; the loop below walks the same ones again */
-        for (uint32_t k = 0; k < most; k++) total += exp((double)pop(c, n - k).logit - (double)best);
-    }
-    const double floor_logit = p->min_p > 0 ? (double)best + log((double)p->min_p) : -INFINITY;
-    double mass = 0;
-    uint32_t kept = 0;
-    while (kept < most) {
-        const bool popped = nucleus && most < n;
-        const float logit = popped ? c[n - 1 - kept].logit : c[0].logit;
-        if (kept > 0 && ((nucleus && mass >= (double)p->top_p * total) || (double)logit < floor_logit)) break;
-        if (!popped) pop(c, n - kept);
-        mass += exp((double)logit - (double)best);
-        kept++;
-    }
-    *first = n - kept;
-    return kept;
+static enum sh_code draw_mirostat(struct sh_sampler *s, const float *logits, int32_t largest, const struct sh_token_history *history,
+                                  uint32_t position, int32_t *token, struct sh_error *err) {
+    double log_total;
+    const uint32_t n = sh_sampler_mirostat(s, logits, largest, mirostat_mu(s, history, position), &log_total);
+    *token = draw(s, s->candidates, n, position);
+    const double scaled = ((double)logits[*token] - (double)logits[largest]) / (double)s->params.temperature;
+    return remember(s, position, *token, (log_total - scaled) / log(2.0), err);
 }
 
 enum sh_code sh_sampler_pick(struct sh_sampler *s, const float *logits, const struct sh_token_history *history, uint32_t position,
                              int32_t *token, struct sh_error *err) {
     const float *edited = logits;
     if (s->edits) {
-        memcpy(s->logits, logits, s->n_vocab * sizeof *logits);
-        for (uint32_t i = 0; i < s->params.n_bias; i++) s->logits[s->bias[i].token] += s->bias[i].bias;
-        repeat_penalty(s, history);
-        frequency_penalty(s, history);
+        const enum sh_code code = sh_sampler_edit(s, logits, history, err);
+        if (code != SH_OK) return code;
         edited = s->logits;
     }
     const int32_t largest = argmax(edited, s->n_vocab);
@@ -263,9 +278,11 @@ enum sh_code sh_sampler_pick(struct sh_sampler *s, const float *logits, const st
                        "the logits for position %u are not numbers: the model's weights or the device are at fault", position);
     if (s->params.temperature == 0 || isinf(edited[largest])) {
         *token = largest;
+    } else if (s->params.mirostat != 0) {
+        return draw_mirostat(s, edited, largest, history, position, token, err);
     } else if (s->filters) {
         uint32_t first;
-        const uint32_t kept = filter(s, edited, &first);
+        const uint32_t kept = sh_sampler_filter(s, edited, position, &first);
         *token = draw(s, s->candidates + first, kept, position);
     } else {
         *token = draw_all(s, edited, largest, position);

@@ -54,6 +54,7 @@ void sh_sequence_cut(struct sh_context *c, struct sh_sequence *s, uint32_t lengt
     drop_snapshots(c, s, length);
     s->length = length;
     if (s->n_pooled > length) s->n_pooled = length;
+    sh_sampler_truncate(s->sampler, length);
 }
 
 void sh_sequence_fall_back(struct sh_context *c, struct sh_sequence *s, uint32_t slot) {

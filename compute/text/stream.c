@@ -22,6 +22,7 @@ struct sh_text_stream {
     const struct sh_vocab *vocab;
     bool special;
     bool stopped;
+    bool stops_off; /* held off; `matched` of all stops is 0 */
     struct stop *stops;
     uint32_t n_stops;
     uint8_t *stop_bytes;
@@ -90,6 +91,11 @@ void sh_text_stream_destroy(struct sh_text_stream *s) {
     free(s);
 }
 
+void sh_text_stream_hold_off_stops(struct sh_text_stream *s, bool hold_off) {
+    s->stops_off = hold_off;
+    for (uint32_t i = 0; i < s->n_stops && hold_off; i++) s->stops[i].matched = 0;
+}
+
 static void append_replacement(struct sh_text_stream *s) {
     memcpy(s->text + s->length, "\xEF\xBF\xBD", 3);
     s->length += 3;
@@ -136,6 +142,7 @@ static void assemble(struct sh_text_stream *s, const char *bytes, size_t n) {
 
 /* Second stage: bytes [from, length) have come. True: a stop is complete, *end is where the text before it ends. */
 static bool run_stops(struct sh_text_stream *s, size_t from, size_t *end, uint32_t *stop_index) {
+    if (s->stops_off) return false;
     for (size_t i = from; i < s->length; i++) {
         const uint8_t c = (uint8_t)s->text[i];
         uint32_t longest = 0;

@@ -18,10 +18,11 @@
 
 struct input { /* parameters as they came; JSON is lent by the call */
     const char *model;
-    json_t *prompt, *prompt_tokens, *logit_bias, *stop;
+    json_t *prompt, *prompt_tokens, *logit_bias, *stop, *stop_token_ids, *bad_words, *dry_sequence_breakers;
     bool add_special, parse_special, ignore_eos, special;
-    int64_t max_tokens, n, top_k, repeat_last_n, seed, logprobs;
+    int64_t max_tokens, n, top_k, repeat_last_n, seed, logprobs, dry_allowed_length, dry_penalty_last_n, mirostat, min_tokens;
     double temperature, top_p, min_p, repeat_penalty, frequency_penalty, presence_penalty, timeout_seconds;
+    double top_n_sigma, typical_p, xtc_probability, xtc_threshold, dry_multiplier, dry_base, mirostat_tau, mirostat_eta;
 };
 
 struct collected { /* of one choice */
@@ -101,6 +102,21 @@ static const struct field fields[] = {
     {"special", FIELD_BOOL, AT(special), false, 0, 0},
     {"logprobs", FIELD_INT, AT(logprobs), false, 0, 20},
     {"timeout_seconds", FIELD_FLOAT, AT(timeout_seconds), false, 0.001, 1e9},
+    {"top_n_sigma", FIELD_FLOAT, AT(top_n_sigma), false, 0, 1000},
+    {"typical_p", FIELD_FLOAT, AT(typical_p), false, 0, 1},
+    {"xtc_probability", FIELD_FLOAT, AT(xtc_probability), false, 0, 1},
+    {"xtc_threshold", FIELD_FLOAT, AT(xtc_threshold), false, 1e-6, 1},
+    {"dry_multiplier", FIELD_FLOAT, AT(dry_multiplier), false, 0, 100},
+    {"dry_base", FIELD_FLOAT, AT(dry_base), false, 1, 100},
+    {"dry_allowed_length", FIELD_INT, AT(dry_allowed_length), false, 1, INT32_MAX},
+    {"dry_penalty_last_n", FIELD_INT, AT(dry_penalty_last_n), false, 0, INT32_MAX},
+    {"dry_sequence_breakers", FIELD_ARRAY, AT(dry_sequence_breakers), false, 0, 0},
+    {"mirostat", FIELD_INT, AT(mirostat), false, 0, 2},
+    {"mirostat_tau", FIELD_FLOAT, AT(mirostat_tau), false, 1e-6, 100},
+    {"mirostat_eta", FIELD_FLOAT, AT(mirostat_eta), false, 1e-6, 100},
+    {"min_tokens", FIELD_INT, AT(min_tokens), false, 0, INT32_MAX},
+    {"stop_token_ids", FIELD_ARRAY, AT(stop_token_ids), false, 0, 0},
+    {"bad_words", FIELD_ARRAY, AT(bad_words), false, 0, 0},
 };
 
 static struct sh_logit_bias *read_bias(struct call *call, json_t *array, uint32_t *count) {
@@ -122,21 +138,22 @@ static struct sh_logit_bias *read_bias(struct call *call, json_t *array, uint32_
     return bias;
 }
 
-static const char **read_stops(struct call *call, json_t *array, uint32_t *count) {
+/* Strings that are not empty; NULL: answered. They are lent by the array. */
+static const char **read_texts(struct call *call, const char *name, json_t *array, uint32_t *count) {
     size_t n = json_array_size(array);
-    const char **stops = sh_calloc(n + 1, sizeof *stops);
-    for (size_t i = 0; stops && i < n; i++) {
-        const json_t *stop = json_array_get(array, i);
-        stops[i] = json_string_value(stop);
-        if (!stops[i] || !*stops[i] || strlen(stops[i]) != json_string_length(stop)) {
-            call_invalid_parameter(call, "stop", "stop: element %zu is not a string of at least one character, without NULs", i);
-            free(stops);
+    const char **texts = sh_calloc(n + 1, sizeof *texts);
+    for (size_t i = 0; texts && i < n; i++) {
+        const json_t *text = json_array_get(array, i);
+        texts[i] = json_string_value(text);
+        if (!texts[i] || !*texts[i] || strlen(texts[i]) != json_string_length(text)) {
+            call_invalid_parameter(call, name, "%s: element %zu is not a string of at least one character, without NULs", name, i);
+            free(texts);
             return NULL;
         }
     }
-    if (!stops) call_invalid_parameter(call, "stop", "stop: no memory");
+    if (!texts) call_invalid_parameter(call, name, "%s: no memory", name);
     *count = (uint32_t)n;
-    return stops;
+    return texts;
 }
 
 /* ---- events ------------------------------------------------------------------------------------------ */
@@ -309,12 +326,17 @@ static void submit(struct call *call) {
                              state->text_err.message));
         return;
     }
-    uint32_t n_prompt = 0, n_bias = 0, n_stops = 0;
+    static const char *const usual_breakers[] = {"\n", ":", "\"", "*"};
+    uint32_t n_prompt = 0, n_bias = 0, n_stops = 0, n_stop_tokens = 0, n_words = 0, n_breakers = 0;
     /* Each of these answers for itself when it fails. */
     int32_t *ids = prompt_ids(call, &n_prompt);
     struct sh_logit_bias *bias = ids ? read_bias(call, in->logit_bias, &n_bias) : NULL;
-    const char **stops = bias ? read_stops(call, in->stop, &n_stops) : NULL;
-    if (stops) {
+    const char **stops = bias ? read_texts(call, "stop", in->stop, &n_stops) : NULL;
+    int32_t *stop_tokens = stops ? call_ids(call, "stop_token_ids", in->stop_token_ids, &n_stop_tokens) : NULL;
+    const char **words = stop_tokens ? read_texts(call, "bad_words", in->bad_words, &n_words) : NULL;
+    const char **breakers = words ? read_texts(call, "dry_sequence_breakers", in->dry_sequence_breakers, &n_breakers) : NULL;
+    if (breakers) {
+        const bool usual = !in->dry_sequence_breakers;
         struct gen_params params = {
             .prompt = ids,
             .n_prompt = n_prompt,
@@ -331,9 +353,27 @@ static void submit(struct call *call) {
                         .presence_penalty = (float)in->presence_penalty,
                         .seed = (uint64_t)in->seed,
                         .bias = bias,
-                        .n_bias = n_bias},
+                        .n_bias = n_bias,
+                        .top_n_sigma = (float)in->top_n_sigma,
+                        .typical_p = (float)in->typical_p,
+                        .xtc_probability = (float)in->xtc_probability,
+                        .xtc_threshold = (float)in->xtc_threshold,
+                        .dry_multiplier = (float)in->dry_multiplier,
+                        .dry_base = (float)in->dry_base,
+                        .dry_allowed_length = (uint32_t)in->dry_allowed_length,
+                        .dry_penalty_last_n = (uint32_t)in->dry_penalty_last_n,
+                        .mirostat = (uint32_t)in->mirostat,
+                        .mirostat_tau = (float)in->mirostat_tau,
+                        .mirostat_eta = (float)in->mirostat_eta,
+                        .min_tokens = (uint32_t)in->min_tokens},
             .stops = stops,
             .n_stops = n_stops,
+            .stop_tokens = stop_tokens,
+            .n_stop_tokens = n_stop_tokens,
+            .bad_words = words,
+            .n_bad_words = n_words,
+            .dry_breakers = usual ? usual_breakers : breakers,
+            .n_dry_breakers = usual ? SH_COUNT(usual_breakers) : n_breakers,
             .ignore_eos = in->ignore_eos,
             .special = in->special,
             .logprobs = in->logprobs >= 0,
@@ -359,6 +399,9 @@ static void submit(struct call *call) {
             call_error(call, "GenerationFailed", json_pack("{ss ss}", "code", sh_code_name(code), "message", err.message));
         }
     }
+    free(breakers);
+    free(words);
+    free(stop_tokens);
     free(stops);
     free(bias);
     free(ids);
@@ -421,6 +464,10 @@ void method_generate(struct call *call) {
         uint64_t random = 0;
         if (getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random) random = sh_now_ns();
         in.seed = (int64_t)(random >> 11);
+    }
+    if (in.mirostat == 1) {
+        call_invalid_parameter(call, "mirostat", "mirostat: found 1, expected 0 (off) or 2");
+        return;
     }
     struct model *model;
     if (!call_model(call, in.model, &model)) return;

@@ -251,6 +251,12 @@ static enum sh_code submit(struct api_job *job, struct api_part *part, struct sh
         .sampler = q->sampler,
         .stops = job->stops,
         .n_stops = job->n_stops,
+        .stop_tokens = q->stop_tokens,
+        .n_stop_tokens = q->n_stop_tokens,
+        .bad_words = (const char *const *)q->bad_words,
+        .n_bad_words = q->n_bad_words,
+        .dry_breakers = (const char *const *)q->dry_breakers,
+        .n_dry_breakers = q->n_dry_breakers,
         .ignore_eos = q->ignore_eos,
         .special = q->special,
         .logprobs = q->logprobs,
@@ -451,6 +457,11 @@ static bool check_tokens(struct api_job *job) {
             return api_fail(&job->error, 400, "invalid_value", "logit_bias",
                             "logit_bias: found the token id %d, expected one below %u, the model's vocabulary",
                             job->q.bias[i].token, n_vocab);
+    for (uint32_t i = 0; i < job->q.n_stop_tokens; i++)
+        if ((uint32_t)job->q.stop_tokens[i] >= n_vocab)
+            return api_fail(&job->error, 400, "invalid_value", "stop_token_ids",
+                            "stop_token_ids[%u]: found the token id %d, expected one below %u, the model's vocabulary", i,
+                            job->q.stop_tokens[i], n_vocab);
     return true;
 }
 

@@ -206,9 +206,6 @@ static const struct unsupported {
     {"audio", ONLY_NULL, 3},
     {"prediction", ONLY_NULL, 3},
     {"web_search_options", ONLY_NULL, 3},
-    {"min_tokens", ZERO, 3},
-    {"stop_token_ids", FALSE_OR_EMPTY, 3},
-    {"bad_words", FALSE_OR_EMPTY, 3},
     {"allowed_token_ids", FALSE_OR_EMPTY, 3},
     {"include_stop_str_in_output", FALSE_OR_EMPTY, 3},
     {"use_beam_search", FALSE_OR_EMPTY, 3},
@@ -224,12 +221,8 @@ static const struct unsupported {
     {"grammar", FALSE_OR_EMPTY, 3},
     {"json_schema", ONLY_NULL, 3},
     {"logits_processors", FALSE_OR_EMPTY, 3},
-    {"mirostat", ZERO, 3},
-    {"typical_p", ONE, 3},
     {"tfs_z", ONE, 3},
     {"top_a", ZERO, 3},
-    {"dry_multiplier", ZERO, 3},
-    {"xtc_probability", ZERO, 3},
     {"dynatemp_range", ZERO, 3},
     {"chat_template", ONLY_NULL, 2},
     {"documents", FALSE_OR_EMPTY, 2},
@@ -299,6 +292,25 @@ static bool parse_stops(const json_t *body, struct api_request *out, struct api_
     return true;
 }
 
+/* The array `name` of at most `most` strings, each with something else than spaces. */
+static bool parse_texts(const json_t *body, const char *name, size_t most, char ***out, uint32_t *count, struct api_error *err) {
+    const json_t *array = field(body, name);
+    if (!array) return true;
+    if (!json_is_array(array)) return wrong(err, name, array, "an array of strings");
+    size_t n = json_array_size(array);
+    if (n > most) return api_fail(err, 400, "invalid_value", name, "%s: found %zu strings, expected at most %zu", name, n, most);
+    if (n && !(*out = sh_calloc(n, sizeof(**out)))) return no_memory(err);
+    for (size_t i = 0; i < n; i++) {
+        char at[64];
+        snprintf(at, sizeof(at), "%s[%zu]", name, i);
+        if (!copy_string(json_array_get(array, i), at, &(*out)[i], err)) return false;
+        (*count)++;
+        if (!(*out)[i][strspn((*out)[i], " ")])
+            return api_fail(err, 400, "invalid_value", at, "%s: found nothing but spaces, expected a text", at);
+    }
+    return true;
+}
+
 static bool parse_bias(const json_t *body, struct api_request *out, struct api_error *err) {
     const json_t *map = field(body, "logit_bias");
     if (!map) return true;
@@ -323,6 +335,61 @@ static bool parse_bias(const json_t *body, struct api_request *out, struct api_e
     return true;
 }
 
+static bool parse_breakers(const json_t *body, struct api_request *out, struct api_error *err) {
+    static const char *const usual[] = {"\n", ":", "\"", "*"};
+    if (field(body, "dry_sequence_breakers"))
+        return parse_texts(body, "dry_sequence_breakers", API_BREAKERS_MAX, &out->dry_breakers, &out->n_dry_breakers, err);
+    if (!(out->dry_breakers = sh_calloc(SH_COUNT(usual), sizeof(*out->dry_breakers)))) return no_memory(err);
+    for (size_t i = 0; i < SH_COUNT(usual); i++)
+        if (!(out->dry_breakers[out->n_dry_breakers++] = strdup(usual[i]))) return no_memory(err);
+    return true;
+}
+
+/* Where zero means something to a client and "the default" or "off" to the sampler, the next best number stands for it. */
+static bool parse_chain(const json_t *body, struct api_request *out, struct api_error *err) {
+    struct sh_sampler_params *s = &out->sampler;
+    int64_t last_n = -1, mirostat = 0;
+    s->xtc_threshold = 0.1f;
+    s->dry_base = 1.75f;
+    s->dry_allowed_length = 2;
+    s->mirostat_tau = 5;
+    s->mirostat_eta = 0.1f;
+    s->typical_p = 1;
+    if (!get_number(body, "top_n_sigma", -1, 1000, &s->top_n_sigma, err) ||
+        !get_number(body, "typical_p", 0, 1, &s->typical_p, err) ||
+        !get_number(body, "xtc_probability", 0, 1, &s->xtc_probability, err) ||
+        !get_number(body, "xtc_threshold", 0, 1, &s->xtc_threshold, err) ||
+        !get_number(body, "dry_multiplier", 0, 100, &s->dry_multiplier, err) ||
+        !get_number(body, "dry_base", 1, 100, &s->dry_base, err) ||
+        !get_count(body, "dry_allowed_length", 1, INT32_MAX, &s->dry_allowed_length, err) ||
+        !get_integer(body, "dry_penalty_last_n", -1, INT32_MAX, &last_n, err) || !parse_breakers(body, out, err) ||
+        !get_integer(body, "mirostat", 0, 2, &mirostat, err) || !get_number(body, "mirostat_tau", 0, 100, &s->mirostat_tau, err) ||
+        !get_number(body, "mirostat_eta", 0, 100, &s->mirostat_eta, err) ||
+        !get_count(body, "min_tokens", 0, INT32_MAX, &s->min_tokens, err) ||
+        !parse_texts(body, "bad_words", API_WORDS_MAX, &out->bad_words, &out->n_bad_words, err))
+        return false;
+    if (mirostat == 1) return out_of_range(err, "mirostat", field(body, "mirostat"), "0 or 2");
+    s->mirostat = (uint32_t)mirostat;
+    if (s->top_n_sigma < 0) s->top_n_sigma = 0;
+    if (s->typical_p < 1e-6f) s->typical_p = 1e-6f;
+    if (s->xtc_threshold < 1e-30f) s->xtc_threshold = 1e-30f;
+    if (s->mirostat_tau < 1e-30f) s->mirostat_tau = 1e-30f;
+    if (s->mirostat_eta < 1e-30f) s->mirostat_eta = 1e-30f;
+    if (last_n == 0) s->dry_multiplier = 0;
+    s->dry_penalty_last_n = last_n < 0 ? 0 : (uint32_t)last_n;
+    return true;
+}
+
+static bool parse_stop_tokens(const json_t *body, struct api_request *out, struct api_error *err) {
+    const json_t *ids = field(body, "stop_token_ids");
+    if (!ids) return true;
+    if (!json_is_array(ids)) return wrong(err, "stop_token_ids", ids, "an array of token ids");
+    if (json_array_size(ids) > API_STOP_TOKENS_MAX)
+        return api_fail(err, 400, "invalid_value", "stop_token_ids", "stop_token_ids: found %zu token ids, expected at most %d",
+                        json_array_size(ids), API_STOP_TOKENS_MAX);
+    return copy_ids(ids, "stop_token_ids", &out->stop_tokens, &out->n_stop_tokens, err);
+}
+
 static bool parse_sampling(const json_t *body, struct api_request *out, struct api_error *err) {
     struct sh_sampler_params *s = &out->sampler;
     *s = (struct sh_sampler_params){
@@ -335,7 +402,8 @@ static bool parse_sampling(const json_t *body, struct api_request *out, struct a
         !get_integer(body, "repeat_last_n", -1, INT32_MAX, &last_n, err) ||
         !get_number(body, "frequency_penalty", -2, 2, &s->frequency_penalty, err) ||
         !get_number(body, "presence_penalty", -2, 2, &s->presence_penalty, err) ||
-        !get_integer(body, "seed", INT64_MIN, INT64_MAX, &seed, err) || !parse_bias(body, out, err))
+        !get_integer(body, "seed", INT64_MIN, INT64_MAX, &seed, err) || !parse_bias(body, out, err) ||
+        !parse_chain(body, out, err) || !parse_stop_tokens(body, out, err))
         return false;
     s->top_k = top_k < 0 ? 0 : (uint32_t)top_k;
     if (field(body, "top_p") && s->top_p < 1e-6f)
@@ -566,6 +634,11 @@ void api_request_finish(struct api_request *request) {
         free((char *)request->messages[i].content);
     }
     for (uint32_t i = 0; i < request->n_stops; i++) free(request->stops[i]);
+    for (uint32_t i = 0; i < request->n_bad_words; i++) free(request->bad_words[i]);
+    for (uint32_t i = 0; i < request->n_dry_breakers; i++) free(request->dry_breakers[i]);
+    free(request->bad_words);
+    free(request->dry_breakers);
+    free(request->stop_tokens);
     free(request->prompts);
     free(request->messages);
     free(request->stops);

@@ -13,7 +13,8 @@
 
 #include <jansson.h>
 
-enum { API_STOPS_MAX = 16, API_CHOICES_MAX = 128, API_PROMPTS_MAX = 256, API_INPUTS_MAX = 2048, API_TOP_MAX = 20, API_MESSAGES_MAX = 16384 };
+enum { API_STOPS_MAX = 16, API_STOP_TOKENS_MAX = 1024, API_WORDS_MAX = 256, API_BREAKERS_MAX = 64,
+       API_CHOICES_MAX = 128, API_PROMPTS_MAX = 256, API_INPUTS_MAX = 2048, API_TOP_MAX = 20, API_MESSAGES_MAX = 16384 };
 
 struct api_error { /* OpenAI's error object and the status that goes with it */
     unsigned status;
@@ -47,7 +48,13 @@ struct api_request {
     uint32_t n_messages;
     char **stops;
     uint32_t n_stops;
-    struct sh_sampler_params sampler; /* defaults of the product where nothing was given; bias owned */
+    int32_t *stop_tokens; /* not checked against a vocabulary */
+    uint32_t n_stop_tokens;
+    char **bad_words;
+    uint32_t n_bad_words;
+    char **dry_breakers; /* the usual ones where nothing was given */
+    uint32_t n_dry_breakers;
+    struct sh_sampler_params sampler; /* defaults of the product where nothing was given; bias owned; token lists are not filled in */
     struct sh_logit_bias *bias;
     uint32_t n;          /* choices of each prompt */
     uint32_t max_tokens; /* of each choice */

@@ -361,12 +361,14 @@ static void set_sampler(struct core_model *m, uint32_t sequence, uint32_t kind) 
         {.size = sizeof kinds[0], .temperature = 0.9f, .seed = 77, .choice = kind},
         {.size = sizeof kinds[0], .temperature = 1.1f, .seed = 5, .top_k = 30, .top_p = 0.9f},
         {.size = sizeof kinds[0], .temperature = 1.3f, .seed = 6, .repeat_penalty = 1.2f, .frequency_penalty = 0.3f},
+        {.size = sizeof kinds[0], .temperature = 2, .seed = 7, .mirostat = 2, .mirostat_tau = 3, .dry_multiplier = 1, .min_tokens = 4},
+        {.size = sizeof kinds[0], .temperature = 1.2f, .seed = 8, .typical_p = 0.9f, .top_n_sigma = 2, .xtc_probability = 0.5f},
     };
     struct sh_error err = {0};
-    core_ok(sh_sequence_set_sampler(m->context, sequence, &kinds[kind % 4], &err), &err);
+    core_ok(sh_sequence_set_sampler(m->context, sequence, &kinds[kind % SH_COUNT(kinds)], &err), &err);
 }
 
-enum { STREAMS = 5, STEPS = 40 }; /* or FEW_STEPS */
+enum { STREAMS = 6, STEPS = 40 }; /* or FEW_STEPS */
 #define FEW_STEPS 8
 
 /* Prompt, then `steps` tokens of STREAMS sequences, each step submitted before the last is waited for; tokens and logits as they
@@ -434,6 +436,15 @@ static void referred(struct core_model *m, const struct subject *s, const char *
             assert_int_equal(token, tokens[step][i]);
             distinct += step > 0 && token != tokens[step - 1][i];
             same_rows(m, found, logits + ((size_t)step * STREAMS + i) * m->n_vocab, 1, "host token at step", step);
+        }
+        /* taken back by half of the tokens they come again, whatever the sampler looks back at */
+        struct sh_error err = {0};
+        const uint32_t half = steps / 2;
+        core_ok(sh_sequence_truncate(m->context, sequence, lengths[i] - 1 + half, &err), &err);
+        token = tokens[half - 1][i];
+        for (uint32_t step = half; step < steps; step++) {
+            token = core_step(m, sequence, token, SH_ROLE_GENERATED, found);
+            assert_int_equal(token, tokens[step][i]);
         }
         sh_sequence_destroy(m->context, sequence);
         free(prompts[i]);

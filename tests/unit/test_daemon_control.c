@@ -184,6 +184,8 @@ static void test_interface(void **state) {
     free(manual);
 }
 
+#define GENERATE "{\"method\":\"io.shimmy.Daemon.Generate\",\"parameters\":{\"model\":\"m\",\"prompt\":\"x\","
+
 static void test_parameters(void **state) {
     (void)state;
     struct peer peer = peer_open(0);
@@ -209,6 +211,21 @@ static void test_parameters(void **state) {
         {"{\"method\":\"io.shimmy.Daemon.Generate\",\"parameters\":{\"model\":\"m\",\"prompt\":\"x\",\"logit_bias\":[{\"token\":"
          "1}]}}",
          "logit_bias"},
+        {GENERATE "\"typical_p\":2}}", "typical_p"},
+        {GENERATE "\"top_n_sigma\":-1}}", "top_n_sigma"},
+        {GENERATE "\"xtc_probability\":1.5}}", "xtc_probability"},
+        {GENERATE "\"xtc_threshold\":0}}", "xtc_threshold"},
+        {GENERATE "\"dry_multiplier\":-1}}", "dry_multiplier"},
+        {GENERATE "\"dry_base\":0.5}}", "dry_base"},
+        {GENERATE "\"dry_allowed_length\":0}}", "dry_allowed_length"},
+        {GENERATE "\"dry_penalty_last_n\":-1}}", "dry_penalty_last_n"},
+        {GENERATE "\"dry_sequence_breakers\":[\"\"]}}", "dry_sequence_breakers"},
+        {GENERATE "\"mirostat\":1}}", "mirostat"},
+        {GENERATE "\"mirostat_tau\":-1}}", "mirostat_tau"},
+        {GENERATE "\"mirostat_eta\":\"x\"}}", "mirostat_eta"},
+        {GENERATE "\"min_tokens\":-1}}", "min_tokens"},
+        {GENERATE "\"stop_token_ids\":[-1]}}", "stop_token_ids"},
+        {GENERATE "\"bad_words\":[1]}}", "bad_words"},
         {"{\"method\":\"io.shimmy.Daemon.Generate\",\"parameters\":{\"model\":\"m\",\"prompt_tokens\":[1,\"2\"]}}",
          "prompt_tokens"},
         {"{\"method\":\"io.shimmy.Daemon.Tokenize\",\"parameters\":{\"model\":\"m\"}}", "content"},

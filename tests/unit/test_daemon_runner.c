@@ -248,6 +248,75 @@ static void test_end_token(void **state) {
     front_free(goes_on);
 }
 
+/* Tokens that end a choice, none of them before min_tokens; stop strings do not count before, either. */
+static void test_min_tokens_and_stop_tokens(void **state) {
+    (void)state;
+    const struct sh_vocab *vocab = vocab_of(model);
+    int32_t eos = sh_vocab_eos(vocab);
+    const struct sh_logit_bias bias[] = {{eos, 1000}};
+    struct front *plain = front_create(), *stopped = front_create(), *late = front_create(), *later = front_create(),
+                 *banned = front_create();
+    struct gen_params params = params_for(plain, 12);
+    run(&params);
+    assert_int_equal(plain->choices[0].count, 12);
+    uint32_t at = 3; /* a token that is there for the first time, not at once */
+    for (uint32_t i = 0; i < at; i++)
+        if (plain->choices[0].tokens[i] == plain->choices[0].tokens[at]) i = UINT32_MAX, at++;
+    assert_true(at < 12);
+    params.stop_tokens = &plain->choices[0].tokens[at];
+    params.n_stop_tokens = 1;
+    params.user = stopped;
+    run(&params); /* ignore_eos is on */
+    assert_int_equal(stopped->choices[0].finish, GEN_STOP);
+    assert_int_equal(stopped->choices[0].count, at);
+    assert_memory_equal(stopped->choices[0].tokens, plain->choices[0].tokens, at * sizeof(int32_t));
+
+    params.sampler.min_tokens = at + 2;
+    params.user = late;
+    run(&params);
+    assert_true(late->choices[0].count >= at + 2);
+    for (uint32_t i = 0; i < at + 2; i++) assert_int_not_equal(late->choices[0].tokens[i], plain->choices[0].tokens[at]);
+    assert_memory_equal(late->choices[0].tokens, plain->choices[0].tokens, at * sizeof(int32_t));
+
+    params.n_stop_tokens = 0;
+    params.ignore_eos = false;
+    params.sampler.bias = bias;
+    params.sampler.n_bias = 1;
+    params.sampler.min_tokens = 5;
+    params.user = later;
+    run(&params);
+    assert_int_equal(later->choices[0].finish, GEN_STOP);
+    assert_int_equal(later->choices[0].count, 5);
+
+    size_t length;
+    char word[64];
+    const char *piece = sh_vocab_piece(vocab, plain->choices[0].tokens[0], false, &length);
+    assert_true(length < sizeof word);
+    memcpy(word, piece, length);
+    word[length] = 0;
+    const char *const words[] = {word};
+    params = params_for(banned, 12);
+    params.bad_words = words;
+    params.n_bad_words = strspn(word, " ") < length; /* a word of spaces alone is refused */
+    params.sampler.dry_multiplier = 2;
+    params.dry_breakers = words;
+    params.n_dry_breakers = 1;
+    run(&params);
+    assert_int_equal(banned->choices[0].count, 12);
+    struct sh_token_lists lists;
+    struct sh_error err;
+    assert_int_equal(sh_bad_words(vocab, words, params.n_bad_words, &lists, &err), SH_OK);
+    for (uint32_t i = 0, from = 0; i < lists.count; from += lists.lengths[i++])
+        for (uint32_t k = 0; k + lists.lengths[i] <= 12; k++)
+            assert_memory_not_equal(banned->choices[0].tokens + k, lists.tokens + from, lists.lengths[i] * sizeof(int32_t));
+    sh_token_lists_finish(&lists);
+    front_free(plain);
+    front_free(stopped);
+    front_free(late);
+    front_free(later);
+    front_free(banned);
+}
+
 static void test_context_end(void **state) {
     (void)state;
     int32_t long_prompt[CONTEXT + 1];
@@ -569,7 +638,8 @@ int main(int argc, char **argv) {
     if (daemon_room_main(argc, argv, &status)) return status;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_one),        cmocka_unit_test(test_choices),     cmocka_unit_test(test_stop),
-        cmocka_unit_test(test_end_token),  cmocka_unit_test(test_context_end), cmocka_unit_test(test_logprobs),
+        cmocka_unit_test(test_end_token),  cmocka_unit_test(test_min_tokens_and_stop_tokens),
+        cmocka_unit_test(test_context_end), cmocka_unit_test(test_logprobs),
         cmocka_unit_test(test_queue),      cmocka_unit_test(test_deadline),    cmocka_unit_test(test_unload_drains),
         cmocka_unit_test(test_storm),      cmocka_unit_test(test_not_numbers), cmocka_unit_test(test_kinds_of_state),
         cmocka_unit_test(test_keep_alive),

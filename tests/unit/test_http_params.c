@@ -62,6 +62,49 @@ static void test_defaults(void **state) {
     api_request_finish(&q);
 }
 
+static void test_sampling_chain(void **state) {
+    (void)state;
+    struct api_request q;
+    accept(API_COMPLETIONS, "{\"prompt\":\"a\"}", &q); /* all off, with the numbers that they would have */
+    assert_true(q.sampler.top_n_sigma == 0 && q.sampler.typical_p == 1 && q.sampler.xtc_probability == 0 && q.sampler.mirostat == 0);
+    assert_true(q.sampler.xtc_threshold == 0.1f && q.sampler.dry_multiplier == 0 && q.sampler.dry_base == 1.75f);
+    assert_true(q.sampler.dry_allowed_length == 2 && q.sampler.dry_penalty_last_n == 0 && q.sampler.min_tokens == 0);
+    assert_true(q.sampler.mirostat_tau == 5 && q.sampler.mirostat_eta == 0.1f);
+    assert_int_equal(q.n_dry_breakers, 4);
+    assert_string_equal(q.dry_breakers[0], "\n");
+    assert_true(q.n_stop_tokens == 0 && q.n_bad_words == 0);
+    api_request_finish(&q);
+
+    accept(API_CHAT,
+           "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],\"top_n_sigma\":1.5,\"typical_p\":0.25,\"xtc_probability\":0.5,"
+           "\"xtc_threshold\":0.125,\"dry_multiplier\":0.75,\"dry_base\":2,\"dry_allowed_length\":3,\"dry_penalty_last_n\":64,"
+           "\"dry_sequence_breakers\":[\"#\"],\"mirostat\":2,\"mirostat_tau\":4,\"mirostat_eta\":0.25,\"min_tokens\":6,"
+           "\"stop_token_ids\":[5,9.0],\"bad_words\":[\"x\",\" y\"]}",
+           &q);
+    assert_true(q.sampler.top_n_sigma == 1.5f && q.sampler.typical_p == 0.25f && q.sampler.xtc_probability == 0.5f);
+    assert_true(q.sampler.xtc_threshold == 0.125f && q.sampler.dry_multiplier == 0.75f && q.sampler.dry_base == 2);
+    assert_true(q.sampler.dry_allowed_length == 3 && q.sampler.dry_penalty_last_n == 64 && q.sampler.min_tokens == 6);
+    assert_true(q.sampler.mirostat == 2 && q.sampler.mirostat_tau == 4 && q.sampler.mirostat_eta == 0.25f);
+    assert_int_equal(q.n_dry_breakers, 1);
+    assert_string_equal(q.dry_breakers[0], "#");
+    assert_true(q.n_stop_tokens == 2 && q.stop_tokens[0] == 5 && q.stop_tokens[1] == 9);
+    assert_int_equal(q.n_bad_words, 2);
+    assert_string_equal(q.bad_words[1], " y");
+    api_request_finish(&q);
+
+    accept(API_COMPLETIONS,
+           "{\"prompt\":\"a\",\"top_n_sigma\":-1,\"typical_p\":0,\"xtc_threshold\":0,\"mirostat_tau\":0,\"mirostat_eta\":0,"
+           "\"dry_multiplier\":1,\"dry_penalty_last_n\":0,\"dry_sequence_breakers\":[],\"stop_token_ids\":[],\"bad_words\":null}",
+           &q);
+    assert_true(q.sampler.top_n_sigma == 0 && q.sampler.dry_multiplier == 0); /* no tokens to look at: off */
+    /* what is "off" or "the default" to the sampler stays next to nothing */
+    assert_true(q.sampler.typical_p > 0 && q.sampler.typical_p < 1e-5f && q.sampler.xtc_threshold > 0 && q.sampler.xtc_threshold < 1e-20f);
+    assert_true(q.sampler.mirostat_tau > 0 && q.sampler.mirostat_tau < 1e-20f && q.sampler.mirostat_eta > 0 &&
+                q.sampler.mirostat_eta < 1e-20f);
+    assert_true(q.n_dry_breakers == 0 && q.n_stop_tokens == 0 && q.n_bad_words == 0);
+    api_request_finish(&q);
+}
+
 static void test_every_field(void **state) {
     (void)state;
     struct api_request q;
@@ -170,9 +213,28 @@ static void test_wrong_types_name_the_field(void **state) {
         {"\"best_of\":2", "best_of", "make it equal to n"},
         {"\"response_format\":{\"type\":\"json_object\"}", "response_format", "\"json_object\""},
         {"\"response_format\":{}", "response_format.type", "missing"},
-        {"\"min_tokens\":3", "min_tokens", "does not do that"},
-        {"\"mirostat\":2", "mirostat", "does not do that"},
-        {"\"typical_p\":0.5", "typical_p", "does not do that"},
+        {"\"min_tokens\":-1", "min_tokens", "found the integer -1"},
+        {"\"min_tokens\":\"3\"", "min_tokens", "expected an integer"},
+        {"\"stop_token_ids\":7", "stop_token_ids", "expected an array of token ids"},
+        {"\"stop_token_ids\":[1,\"2\"]", "stop_token_ids[1]", "found the string \"2\""},
+        {"\"stop_token_ids\":[-1]", "stop_token_ids[0]", "found the integer -1"},
+        {"\"bad_words\":\"x\"", "bad_words", "expected an array of strings"},
+        {"\"bad_words\":[\"x\",1]", "bad_words[1]", "expected a string"},
+        {"\"bad_words\":[\"  \"]", "bad_words[0]", "nothing but spaces"},
+        {"\"typical_p\":1.5", "typical_p", "from 0 to 1"},
+        {"\"top_n_sigma\":-2", "top_n_sigma", "from -1 to 1000"},
+        {"\"xtc_probability\":\"x\"", "xtc_probability", "expected a number"},
+        {"\"xtc_threshold\":2", "xtc_threshold", "from 0 to 1"},
+        {"\"dry_multiplier\":-0.5", "dry_multiplier", "from 0 to 100"},
+        {"\"dry_base\":0.5", "dry_base", "from 1 to 100"},
+        {"\"dry_allowed_length\":0", "dry_allowed_length", "found the integer 0"},
+        {"\"dry_penalty_last_n\":-2", "dry_penalty_last_n", "found the integer -2"},
+        {"\"dry_sequence_breakers\":[\"\"]", "dry_sequence_breakers[0]", "nothing but spaces"},
+        {"\"dry_sequence_breakers\":{}", "dry_sequence_breakers", "expected an array of strings"},
+        {"\"mirostat\":1", "mirostat", "expected 0 or 2"},
+        {"\"mirostat\":3", "mirostat", "from 0 to 2"},
+        {"\"mirostat_tau\":-1", "mirostat_tau", "from 0 to 100"},
+        {"\"mirostat_eta\":[]", "mirostat_eta", "expected a number"},
         {"\"modalities\":[\"audio\"]", "modalities", "\"audio\""},
         {"\"guided_json\":{}", "guided_json", "does not do that"},
     };
@@ -324,7 +386,7 @@ static void test_codes_become_statuses(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),    cmocka_unit_test(test_every_field),
+        cmocka_unit_test(test_defaults),    cmocka_unit_test(test_every_field), cmocka_unit_test(test_sampling_chain),
         cmocka_unit_test(test_chat),        cmocka_unit_test(test_wrong_types_name_the_field),
         cmocka_unit_test(test_wrong_chats), cmocka_unit_test(test_bodies_that_are_no_json),
         cmocka_unit_test(test_tokens),      cmocka_unit_test(test_codes_become_statuses),
