@@ -171,31 +171,32 @@ static struct jval sorted(struct jinja *s, struct jval list, struct keyed *items
 }
 
 /* One attribute, or several with commas: then the key is a tuple. */
-static struct jval sort_key(struct jinja *s, struct jval v, struct jval attribute, bool case_sensitive) {
+static struct jval sort_key(struct jinja *s, struct jval v, struct jval attribute, struct jval otherwise, bool case_sensitive) {
     if (attribute.kind != J_STRING || !memchr(attribute.s.p, ',', attribute.s.n))
-        return folded(s, part_of(s, v, attribute, absent), case_sensitive);
+        return folded(s, part_of(s, v, attribute, otherwise), case_sensitive);
     const struct jval key = jv_tuple(s, NULL, 0);
     for (size_t begin = 0; begin <= attribute.s.n;) {
         size_t end = begin;
         while (end < attribute.s.n && attribute.s.p[end] != ',') end++;
         const struct jval one = jv_text(attribute.s.p + begin, end - begin);
-        jlist_add(s, key.list, folded(s, part_of(s, v, one, absent), case_sensitive));
+        jlist_add(s, key.list, folded(s, part_of(s, v, one, otherwise), case_sensitive));
         begin = end + 1;
     }
     return key;
 }
 
-static struct jval sort_by(struct jinja *s, struct jval v, bool falling, bool case_sensitive, struct jval attribute) {
+static struct jval sort_by(struct jinja *s, struct jval v, bool falling, bool case_sensitive, struct jval attribute,
+                           struct jval otherwise) {
     const struct jval list = copy_of(s, v);
     struct keyed *items = jinja_alloc(s, (list.list->n + 1) * sizeof *items);
     for (size_t i = 0; i < list.list->n; i++)
-        items[i] = (struct keyed){sort_key(s, list.list->items[i], attribute, case_sensitive), list.list->items[i]};
+        items[i] = (struct keyed){sort_key(s, list.list->items[i], attribute, otherwise, case_sensitive), list.list->items[i]};
     return sorted(s, list, items, falling);
 }
 
 FILTER(filter_sort) {
     UNUSED;
-    return sort_by(s, v, jinja_arg_bool(a[0], false), jinja_arg_bool(a[1], false), a[2]);
+    return sort_by(s, v, jinja_arg_bool(a[0], false), jinja_arg_bool(a[1], false), a[2], absent);
 }
 
 FILTER(filter_dictsort) {
@@ -204,7 +205,7 @@ FILTER(filter_dictsort) {
     const struct jstr by = a[1].kind == J_ABSENT ? JSTR("key") : jinja_arg_str(s, a[1], "dictsort");
     if (!jstr_is(by, "key") && !jstr_is(by, "value")) jinja_fail(s, "dictsort: by: expected key or value");
     return sort_by(s, jdict_pairs(s, v.dict), jinja_arg_bool(a[2], false), jinja_arg_bool(a[0], false),
-                   jv_int(jstr_is(by, "value")));
+                   jv_int(jstr_is(by, "value")), absent);
 }
 
 static struct jval extreme(struct jinja *s, struct jval v, const struct jval *a, bool largest) {
@@ -248,7 +249,7 @@ FILTER(filter_unique) {
 FILTER(filter_groupby) {
     UNUSED;
     const bool case_sensitive = jinja_arg_bool(a[2], false);
-    const struct jval list = sort_by(s, v, false, case_sensitive, a[0]), out = jv_list(s, 0);
+    const struct jval list = sort_by(s, v, false, case_sensitive, a[0], a[1]), out = jv_list(s, 0);
     struct jval group = absent, last = absent;
     for (size_t i = 0; i < list.list->n; i++) {
         const struct jval key = part_of(s, list.list->items[i], a[0], a[1]), same = folded(s, key, case_sensitive);

@@ -112,6 +112,7 @@ struct jval jinja_attribute(struct jinja *s, struct jval v, struct jstr name) {
     if (v.kind == J_UNDEFINED) undefined_used(s, v);
     if (v.kind == J_LOOP) return loop_attribute(s, v.loop, name);
     if (v.kind == J_MACRO) return macro_attribute(s, v.macro, name);
+    if (v.kind == J_CYCLER && jstr_is(name, "current")) return v.cycle->values.list->items[v.cycle->at % v.cycle->values.list->n];
     const struct jval method = method_of(s, v, name);
     if (method.kind != J_UNDEFINED) return method;
     const struct jval *found = v.kind == J_DICT || v.kind == J_NAMESPACE ? jdict_find_str(s, v.dict, name) : NULL;

@@ -64,8 +64,7 @@ FILTER(filter_indent) {
     for (size_t begin = 0; begin <= t.n;) {
         const char *feed = begin < t.n ? memchr(t.p + begin, '\n', t.n - begin) : NULL;
         const size_t end = feed ? (size_t)(feed - t.p) : t.n;
-        const bool empty = jstr_strip((struct jstr){t.p + begin, end - begin}, NULL, true, false).n == 0;
-        if (begin ? blank || end > begin : first && (blank || !empty || t.n)) jbuf_str(s, &b, by);
+        if (begin ? blank || end > begin : first) jbuf_str(s, &b, by);
         jbuf_add(s, &b, t.p + begin, end - begin);
         if (feed) jbuf_char(s, &b, '\n');
         begin = end + 1;
@@ -150,13 +149,15 @@ FILTER(filter_striptags) {
     return jbuf_value(&b);
 }
 
-static void quote_url(struct jinja *s, struct jbuf *b, struct jstr t, const char *safe) {
+/* In a query (pairs) a space is '+'; else '/' stays. */
+static void quote_url(struct jinja *s, struct jbuf *b, struct jstr t, bool query) {
     jinja_spend(s, t.n / 16);
     for (size_t i = 0; i < t.n; i++) {
         const uint8_t c = (uint8_t)t.p[i];
         char escape[4];
-        const bool plain = (c >= '0' && c <= '9') || (c < 0x80 && jstr_is_alpha(c)) || (c && strchr(safe, c));
+        const bool plain = (c >= '0' && c <= '9') || (c < 0x80 && jstr_is_alpha(c)) || (c && strchr(query ? "-._~" : "-._~/", c));
         if (plain) jbuf_char(s, b, (char)c);
+        else if (query && c == ' ') jbuf_char(s, b, '+');
         else jbuf_add(s, b, escape, (size_t)snprintf(escape, sizeof escape, "%%%02X", c));
     }
 }
@@ -165,7 +166,7 @@ FILTER(filter_urlencode) {
     UNUSED;
     struct jbuf b = {0};
     if (v.kind != J_DICT && !jv_is_sequence(v)) {
-        quote_url(s, &b, jv_string(s, v), "-._~/");
+        quote_url(s, &b, jv_string(s, v), false);
         return jbuf_value(&b);
     }
     const struct jval pairs = v.kind == J_DICT ? jdict_pairs(s, v.dict) : v;
@@ -173,9 +174,9 @@ FILTER(filter_urlencode) {
         const struct jval pair = jv_iterate(s, pairs.list->items[i]);
         if (pair.list->n != 2) jinja_fail(s, "urlencode: found %zu parts, expected a key and a value", pair.list->n);
         if (i) jbuf_char(s, &b, '&');
-        quote_url(s, &b, jv_string(s, pair.list->items[0]), "-._~");
+        quote_url(s, &b, jv_string(s, pair.list->items[0]), true);
         jbuf_char(s, &b, '=');
-        quote_url(s, &b, jv_string(s, pair.list->items[1]), "-._~");
+        quote_url(s, &b, jv_string(s, pair.list->items[1]), true);
     }
     return jbuf_value(&b);
 }

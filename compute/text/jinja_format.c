@@ -1,6 +1,8 @@
 /* jinja_format.c - numbers from text, and Python's two ways of formatting: '%' and str.format. */
 #include "compute/text/jinja.h"
 
+#include "compute/text/utf8.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -164,13 +166,27 @@ static void percent_flags(struct percent *x, struct field *f) {
     }
 }
 
+/* What %c writes: a string of one character, or the code point of that number. */
+static struct jstr character(struct jinja *s, struct jval v, char text[4]) {
+    if (v.kind == J_STRING && jstr_length(s, v.s) == 1) return v.s;
+    if (v.kind != J_INT || v.i < 0 || v.i > 0x10FFFF || (v.i >= 0xD800 && v.i < 0xE000))
+        jinja_fail(s, "%%c: found %s, expected one character or its code point", jv_type(v));
+    return (struct jstr){text, sh_utf8_encode((uint32_t)v.i, text)};
+}
+
 static void percent_value(struct percent *x, struct jbuf *out, struct field *f, struct jval v) {
     const char type = f->type;
     struct jbuf repr = {0};
+    char text[4];
     if (strchr("diuxXo", type)) {
         if (!jv_is_number(v)) jinja_fail(x->s, "%%%c: found %s, expected a number", type, jv_type(v));
         if (v.kind == J_FLOAT && !(fabs(v.f) < 1e37)) jinja_fail(x->s, "%%%c: the number is too large", type);
         add_int(x->s, out, f, v.kind == J_FLOAT ? (__int128)v.f : jv_integer(v));
+    } else if (type == 'c') {
+        f->has_precision = false;
+        f->fill = JSTR(" ");
+        if (f->align != '<') f->align = '>';
+        add_text(x->s, out, f, character(x->s, v, text));
     } else if (strchr("eEfFgG", type)) {
         if (!jv_is_number(v)) jinja_fail(x->s, "%%%c: found %s, expected a number", type, jv_type(v));
         add_float(x->s, out, f, jv_double(v));
@@ -203,7 +219,7 @@ struct jval jinja_percent(struct jinja *s, struct jstr format, const struct jval
         percent_flags(&x, &f);
         f.type = x.p < x.end ? *x.p++ : 0;
         if (f.type == '%') jbuf_char(s, &out, '%');
-        else if (!f.type || !strchr("diuxXoeEfFgGsr", f.type)) jinja_fail(s, "format: found no known letter behind %%");
+        else if (!f.type || !strchr("diuxXoeEfFgGsrc", f.type)) jinja_fail(s, "format: found no known letter behind %%");
         else percent_value(&x, &out, &f, by_name ? *by_name : next_value(&x));
     }
     if (x.next < n && !named) jinja_fail(s, "format: found %zu values, expected %zu", n, x.next);

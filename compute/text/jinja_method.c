@@ -56,7 +56,7 @@ static struct jval split_spaces(struct jinja *s, struct jstr t, __int128 most) {
     while (t.n) {
         size_t i = 0, bytes;
         while (i < t.n && !jstr_is_space(jstr_next(t.p + i, t.p + t.n, &bytes))) i += bytes;
-        if (most-- == 0) i = jstr_strip(t, NULL, false, true).n;
+        if (most-- == 0) i = t.n;
         jlist_add(s, list.list, jv_text(t.p, i));
         t = jstr_strip((struct jstr){t.p + i, t.n - i}, NULL, true, false);
     }
@@ -99,7 +99,7 @@ static struct jval rsplit_spaces(struct jinja *s, struct jstr t, __int128 most) 
             if (jstr_is_space(jstr_next(t.p + at, t.p + t.n, &bytes))) break;
             i = at;
         }
-        if (most-- == 0) i = t.n - jstr_strip(t, NULL, true, false).n;
+        if (most-- == 0) i = 0;
         jlist_add(s, list.list, jv_text(t.p + i, t.n - i));
         t = jstr_strip((struct jstr){t.p, i}, NULL, false, true);
     }

@@ -114,6 +114,7 @@ struct jstr jstr_replace(struct jinja *s, struct jstr t, struct jstr what, struc
 static uint32_t upper_of(uint32_t c) {
     if (c < 0x80) return c >= 'a' && c <= 'z' ? c - ('a' - 'A') : c;
     if (c == 0xB5) return 0x39C;  /* the micro sign is a mu */
+    if (c == 0x17F) return 'S';   /* the long one */
     if (c == 0x131) return 'I';   /* without a dot */
     if (c == 0x3C2) return 0x3A3; /* the sigma at the end of a word */
     for (uint32_t i = 0; i < sh_unicode_lower_runs_count; i++) {

@@ -175,6 +175,11 @@ static void test_language(void **state) {
                 "1099True");
     expect_text("{{ 'a\\u00a0\\u200b' | list }}", "{}", "['a', '\\xa0', '\\u200b']");
     expect_text("a\r\nb\rc", "{}", "a\nb\nc");
+    expect_text("{{ ' a b  c '.split(none, 1) }}{{ ' a b  c '.rsplit(none, 1) }}", "{}", "['a', 'b  c '][' a b', 'c']");
+    expect_text("{{ '' | indent(2, true) }}|{{ '%3c|%c' | format('x', 233) }}|{{ {'a b': '/'} | urlencode }}", "{}",
+                "  |  x|é|a+b=%2F");
+    expect_text("{% set c = cycler(1, 2) %}{{ c.next() }}{{ c.current }}{{ [{'k': 2}, {}] | groupby('k', default=1) }}", "{}",
+                "12[(1, [{}]), (2, [{'k': 2}])]");
 }
 
 static void test_failures(void **state) {
