@@ -32,7 +32,7 @@ static void repeat_penalty(struct sh_sampler *s, const struct sh_token_history *
         if (is_token(s, h->tokens[i])) s->counts[h->tokens[i]] = 0;
 }
 
-static bool counts_for_frequency(const struct sh_sampler *s, const struct sh_token_history *h, uint32_t i) {
+static bool is_generated(const struct sh_sampler *s, const struct sh_token_history *h, uint32_t i) {
     return h->roles[i] == SH_ROLE_GENERATED && is_token(s, h->tokens[i]);
 }
 
@@ -40,9 +40,9 @@ static void frequency_penalty(struct sh_sampler *s, const struct sh_token_histor
     const float frequency = s->params.frequency_penalty, presence = s->params.presence_penalty;
     if (frequency == 0 && presence == 0) return;
     for (uint32_t i = 0; i < h->count; i++)
-        if (counts_for_frequency(s, h, i)) s->counts[h->tokens[i]]++;
+        if (is_generated(s, h, i)) s->counts[h->tokens[i]]++;
     for (uint32_t i = 0; i < h->count; i++) {
-        if (!counts_for_frequency(s, h, i)) continue;
+        if (!is_generated(s, h, i)) continue;
         const int32_t t = h->tokens[i];
         if (s->counts[t] == 0) continue; /* done at its first occurrence */
         s->logits[t] -= (float)s->counts[t] * frequency + presence;
@@ -156,7 +156,7 @@ static void forbid_words(struct sh_sampler *s, const struct sh_token_history *h)
         const uint32_t begun = s->params.bad_words.lengths[i] - 1;
         uint32_t k = 0;
         if (begun <= h->count)
-            while (k < begun && h->roles[h->count - begun + k] == SH_ROLE_GENERATED && h->tokens[h->count - begun + k] == word[k]) k++;
+            while (k < begun && is_generated(s, h, h->count - begun + k) && h->tokens[h->count - begun + k] == word[k]) k++;
         if (k == begun) s->logits[word[begun]] = -INFINITY;
         word += begun + 1;
     }

@@ -1,4 +1,4 @@
-/* What leaves candidates out before the draw: top_n_sigma, top_k, typical_p, top_p, min_p and XTC, or mirostat instead of them all. */
+/* What leaves candidates out before the draw: top_n_sigma, top_k, typical_p, top_p, min_p and XTC, or mirostat instead of all. */
 #include "compute/sample/sampler.h"
 
 #include <math.h>
@@ -19,8 +19,8 @@ size_t sh_sampler_typical_size(void) { return sizeof(struct typical); }
 
 bool sh_sampler_filters(const struct sh_sampler_params *p, uint32_t n_vocab) {
     if (p->temperature <= 0) return false;
-    return p->mirostat != 0 || p->top_n_sigma > 0 || (p->top_k > 0 && p->top_k < n_vocab) || sh_sampler_typical(p) || nucleus_on(p) ||
-           p->min_p > 0 || p->xtc_probability > 0;
+    return p->mirostat != 0 || p->top_n_sigma > 0 || (p->top_k > 0 && p->top_k < n_vocab) || sh_sampler_typical(p) ||
+           nucleus_on(p) || p->min_p > 0 || p->xtc_probability > 0;
 }
 
 static bool before(const struct candidate *a, const struct candidate *b) {
@@ -81,7 +81,8 @@ static int by_rank(const void *a, const void *b) {
     return x->rank < y->rank ? -1 : 1;
 }
 
-/* Locally typical sampling (Meister et al., 2023). The ranked candidates are at end[-1], end[-2], ...; what stays moves up to the end. */
+/* Locally typical sampling (Meister et al., 2023). The ranked candidates are at end[-1], end[-2], ...; what stays moves up to the
+ * end. */
 static uint32_t typical(struct sh_sampler *s, struct candidate *end, uint32_t n) {
     const double best = (double)end[-1].logit;
     double total = 0, entropy = 0, mass = 0;

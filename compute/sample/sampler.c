@@ -255,8 +255,9 @@ static int32_t draw_all(const struct sh_sampler *s, const float *logits, int32_t
     return best;
 }
 
-static enum sh_code draw_mirostat(struct sh_sampler *s, const float *logits, int32_t largest, const struct sh_token_history *history,
-                                  uint32_t position, int32_t *token, struct sh_error *err) {
+static enum sh_code draw_mirostat(struct sh_sampler *s, const float *logits, int32_t largest,
+                                  const struct sh_token_history *history, uint32_t position, int32_t *token,
+                                  struct sh_error *err) {
     double log_total;
     const uint32_t n = sh_sampler_mirostat(s, logits, largest, mirostat_mu(s, history, position), &log_total);
     *token = draw(s, s->candidates, n, position);

@@ -1,6 +1,6 @@
 /*
- * sampler.h - the inside of a sampler, for the files of this folder: sampler.c (its life, the draw), edit.c (what changes logits before
- * anything is chosen) and filter.c (what leaves candidates out). The order of all is in engine.h.
+ * sampler.h - the inside of a sampler, for the files of this folder: sampler.c (its life, the draw), edit.c (what changes logits
+ * before anything is chosen) and filter.c (what leaves candidates out). The order of all is in engine.h.
  */
 #ifndef SHIMMY_SAMPLER_H
 #define SHIMMY_SAMPLER_H
@@ -41,15 +41,17 @@ struct sh_sampler {
 /* edit.c */
 bool sh_sampler_edits(const struct sh_sampler_params *params);
 /* s->logits becomes the edited logits. */
-enum sh_code sh_sampler_edit(struct sh_sampler *s, const float *logits, const struct sh_token_history *history, struct sh_error *err);
+enum sh_code sh_sampler_edit(struct sh_sampler *s, const float *logits, const struct sh_token_history *history,
+                             struct sh_error *err);
 
-/* filter.c. Both leave the result in s->candidates[*first ..]; they return how many, at least one. `largest` has a finite logit. */
+/* filter.c. What is left is in s->candidates, from *first on (mirostat: from 0); they return how many, at least one. The largest
+ * logit is finite. */
 bool sh_sampler_filters(const struct sh_sampler_params *params, uint32_t n_vocab);
 bool sh_sampler_typical(const struct sh_sampler_params *params);
 size_t sh_sampler_typical_size(void); /* of one element of s->typical */
 uint32_t sh_sampler_filter(struct sh_sampler *s, const float *logits, uint32_t position, uint32_t *first);
-/* Mirostat 2: those with a surprise of at most mu bits, and `largest`. *log_total: natural logarithm of the sum of exp((l - largest's) / T)
- * over them. */
+/* Mirostat 2: those with a surprise of at most mu bits, and `largest`. *log_total: natural logarithm of the sum of
+ * exp((l - largest's) / T) over them. */
 uint32_t sh_sampler_mirostat(struct sh_sampler *s, const float *logits, int32_t largest, double mu, double *log_total);
 
 #endif

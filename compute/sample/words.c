@@ -42,7 +42,8 @@ static enum sh_code no_memory(struct sh_error *err) { return sh_fail(err, SH_ERR
 
 /* ---- bad words ---- */
 
-static enum sh_code add_word(struct builder *b, const struct sh_vocab *vocab, const char *word, uint32_t index, struct sh_error *err) {
+static enum sh_code add_word(struct builder *b, const struct sh_vocab *vocab, const char *word, uint32_t index,
+                             struct sh_error *err) {
     word += strspn(word, " ");
     const size_t length = strlen(word);
     char *spaced = malloc(length + 2);

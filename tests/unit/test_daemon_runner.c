@@ -198,7 +198,7 @@ static void test_choices(void **state) {
 
 static void test_stop(void **state) {
     (void)state;
-    struct front *plain = front_create(), *stopped = front_create();
+    struct front *plain = front_create(), *stopped = front_create(), *late = front_create();
     struct gen_params params = params_for(plain, 40);
     run(&params);
     /* A piece from the middle of what greedy sampling says. */
@@ -218,6 +218,12 @@ static void test_stop(void **state) {
     assert_null(strstr(stopped->choices[0].text, stop));
     assert_true(strncmp(stopped->choices[0].text, plain->choices[0].text, strlen(stopped->choices[0].text)) == 0);
     assert_ptr_equal(strstr(plain->choices[0].text, stop), plain->choices[0].text + strlen(stopped->choices[0].text));
+    params.sampler.min_tokens = 40; /* stop strings in the first 40 tokens do not count */
+    params.user = late;
+    run(&params);
+    assert_int_equal(late->choices[0].finish, GEN_LENGTH);
+    assert_string_equal(late->choices[0].text, plain->choices[0].text);
+    front_free(late);
     front_free(plain);
     front_free(stopped);
 }

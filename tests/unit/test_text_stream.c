@@ -303,9 +303,45 @@ static void no_delay(void **state) {
     sh_vocab_close(v);
 }
 
+/* Stops of the first `held` bytes, one token each, are not found, nor those that begin there; nothing of them is held back. */
+static void held_off(void **state) {
+    (void)state;
+    struct sh_vocab *v = open_vocab(TEST_SHARED("tokenizers/ggml-vocab-llama-spm.gguf"));
+    static const char text[] = "xabcabcabx";
+    static const char *const stops[] = {"abc"};
+    static const size_t ends[] = {1, 1, 4, 4, 4, 10}; /* by `held`: where the shown text ends */
+    int32_t ids[sizeof text];
+    bytes_of(text, ids);
+    for (size_t held = 0; held < sizeof ends / sizeof ends[0]; held++) {
+        struct sh_text_stream *s;
+        struct sh_error err;
+        const char *part;
+        size_t length, total = 0;
+        bool stopped = false;
+        assert_int_equal(sh_text_stream_create(v, stops, 1, false, &s, &err), SH_OK);
+        for (size_t i = 0; i < strlen(text) && !stopped; i++) {
+            uint32_t index;
+            sh_text_stream_hold_off_stops(s, i < held);
+            stopped = sh_text_stream_push(s, ids[i], &part, &length, &index);
+            memcpy(shown + total, part, length);
+            total += length;
+            if (i < held) assert_int_equal(total, i + 1);
+        }
+        const size_t end = ends[held];
+        sh_text_stream_finish(s, &part, &length);
+        memcpy(shown + total, part, length);
+        total += length;
+        assert_int_equal(stopped, end < strlen(text));
+        assert_int_equal(total, end);
+        assert_memory_equal(shown, text, end);
+        sh_text_stream_destroy(s);
+    }
+    sh_vocab_close(v);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(by_hand),          cmocka_unit_test(no_delay),   cmocka_unit_test(random_spm),
+        cmocka_unit_test(by_hand),          cmocka_unit_test(held_off),   cmocka_unit_test(no_delay),   cmocka_unit_test(random_spm),
         cmocka_unit_test(random_small_spm), cmocka_unit_test(random_bpe),
     };
     return cmocka_run_group_tests_name("text_stream", tests, NULL, NULL);
