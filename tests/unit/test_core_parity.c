@@ -57,7 +57,8 @@ static uint32_t check_device(const char *name) {
         parity_close(&p);
     }
     sh_device_close(device);
-    print_message("parity on %s: %u files ran, %u are left to SHIMMY_TEST_FULL=1\n", name, ran, left_out);
+    print_message("RAN %u of %u reference models on %s%s\n", ran, ran + left_out, name,
+                  left_out > 0 ? "; SHIMMY_TEST_FULL=1 runs them all" : "");
     return wrong;
 }
 
