@@ -294,15 +294,42 @@ static enum sh_code create_slot(struct sh_exec_context *c, struct sh_vk_slot *sl
 
 /*
  * Mesa's llvmpipe ends all loops of an invocation, nested ones counted in, after so many iterations and says nothing
- * (LP_MAX_TGSI_LOOP_ITERATIONS in its gallivm/lp_bld_limits.h). Kernels of recurrent ops loop over all rows of a step.
+ * (LP_MAX_TGSI_LOOP_ITERATIONS in its gallivm/lp_bld_limits.h). Kernels of recurrent ops loop over all rows of a step, attention in
+ * steps of more than a few rows over all splits of the cache.
  */
 #define SOFTWARE_ITERATIONS 65535u
 
-static enum sh_code check_iterations(const struct sh_exec_model *m, uint32_t max_rows, struct sh_error *err) {
+/* Splits of the cache that one invocation of attention.comp may visit; a loop's last look at its condition counts, too. The count is of
+ * the source's loops; with heads of 8 the driver was seen to end them 2 % earlier, so an eighth is left. */
+static uint32_t most_splits(const struct sh_op *op, enum sh_kv_type kv_type) {
+    const uint32_t k_dim = (op->attn.k_dim + 7) / 8 * 8, lane_loops = 2 * 65, threads = SH_SPLIT_TOKENS / 64;
+    const uint32_t scores = threads * (k_dim / (kv_type == SH_KV_F16 ? 8 : 4) + 2) + 1, exps = threads + 1;
+    const uint32_t pages = SH_SPLIT_TOKENS / SH_PAGE_TOKENS, values = pages * (SH_PAGE_TOKENS + 2) + 1;
+    const uint32_t blocks = (op->attn.v_dim + 127) / 128, load = (k_dim + 63) / 64 + 1;
+    return (SOFTWARE_ITERATIONS - SOFTWARE_ITERATIONS / 8 - load - 1) / (scores + exps + lane_loops + blocks * values + 1);
+}
+
+static enum sh_code check_attention(const struct sh_exec_model *m, const struct sh_op *op, const struct sh_exec_context_params *params,
+                                    struct sh_error *err) {
+    const uint64_t most = (uint64_t)most_splits(op, params->kv_type) * SH_SPLIT_TOKENS,
+                   seen = (uint64_t)params->max_pages_per_sequence * SH_PAGE_TOKENS;
+    if (params->max_rows <= SH_VK_SPLIT_ROWS || seen <= most) return SH_OK;
+    if (op->attn.window > 0 && op->attn.window + 2ull * SH_SPLIT_TOKENS <= most) return SH_OK;
+    return sh_fail(err, SH_ERR_LIMIT,
+                   "%s: a context of %llu tokens, but this driver ends loops after %u iterations, so that %s sees at most %llu; configure "
+                   "a shorter context",
+                   m->vk->base.info.name, (unsigned long long)seen, SOFTWARE_ITERATIONS, m->program->activations[op->out].name,
+                   (unsigned long long)most);
+}
+
+static enum sh_code check_iterations(const struct sh_exec_model *m, const struct sh_exec_context_params *params, struct sh_error *err) {
+    const uint32_t max_rows = params->max_rows;
     if (m->vk->base.info.kind != SH_DEVICE_SOFTWARE) return SH_OK;
     for (uint32_t p = 0; p < m->n_plans; p++) {
         for (uint32_t i = 0; i < m->plans[p].fused.n_ops; i++) {
             const struct sh_op *op = &m->plans[p].fused.ops[i];
+            const enum sh_code code = op->kind == SH_OP_ATTENTION ? check_attention(m, op, params, err) : SH_OK;
+            if (code != SH_OK) return code;
             uint32_t pass; /* over a thread's state; a loop's last look at its condition counts, too */
             if (op->kind == SH_OP_DELTA_NET) pass = (op->delta.k_dim + 7) / 8 + 1;
             else if (op->kind == SH_OP_SCAN) pass = m->program->activations[op->z].width + 1;
@@ -329,7 +356,7 @@ enum sh_code sh_vk_context_create(struct sh_exec_model *m, const struct sh_exec_
         return sh_fail(err, SH_ERR_LIMIT, "%s: a step of %u rows and %u outputs over %u pages each; the limits are %d, %d and %d",
                        m->vk->base.info.name, params->max_rows, params->max_outputs, params->max_pages_per_sequence, UINT16_MAX,
                        UINT16_MAX, UINT16_MAX / SH_VK_SPLIT_ROWS * SH_SPLIT_TOKENS / SH_PAGE_TOKENS);
-    const enum sh_code iterations = check_iterations(m, params->max_rows, err);
+    const enum sh_code iterations = check_iterations(m, params, err);
     if (iterations != SH_OK) return iterations;
     struct sh_exec_context *c = calloc(1, sizeof *c);
     if (!c) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a context");

@@ -142,6 +142,30 @@ static void attention_of_every_shape(void **state) {
 
 /* With one position the softmax is one, and what comes out is the value as the cache stores it: halves rounded to nearest even.
  * */
+/* One head without rotation worth the name: {x, y, z} in, attention out. */
+static void one_head(struct ops *ops, uint32_t dim, float scale, uint32_t *attended) {
+    static const float table[2] = {1, 0};
+    ops_init(ops);
+    ops->group = (struct sh_state_group){SH_STATE_PAGED, 1, 1, dim, dim};
+    ops->program.n_groups = 1;
+    struct sh_op rope = ops_op(SH_OP_ROPE_CACHE), attention = ops_op(SH_OP_ATTENTION);
+    rope.x = ops_input(ops, dim);
+    rope.y = ops_input(ops, dim);
+    rope.z = ops_input(ops, dim);
+    rope.w = ops_weight(ops, SH_TYPE_F32, 2, 1, table);
+    rope.out = ops_activation(ops, dim, SH_ROWS_ALL);
+    rope.rope.n_rot = 2;
+    rope.attn.n_heads = rope.attn.n_kv_heads = 1;
+    rope.attn.k_dim = rope.attn.v_dim = dim;
+    rope.attn.scale = scale;
+    attention.attn = rope.attn;
+    attention.x = rope.out;
+    attention.out = ops_activation(ops, dim, SH_ROWS_ALL);
+    ops_push(ops, &rope);
+    ops_push(ops, &attention);
+    *attended = attention.out;
+}
+
 static void cache_rounds_to_nearest_even(void **state) {
     (void)state;
     struct sh_device *vulkan = OPS_OPEN_VULKAN();
@@ -150,30 +174,13 @@ static void cache_rounds_to_nearest_even(void **state) {
                                       65504.0f,     65519.9f,  65520.0f, 6.1035e-05f,    5.9604e-08f,   2.9802e-08f,
                                       2.98024e-08f, -3.3e-06f, 0.1f,     -1e9f};
     struct ops ops;
-    ops_init(&ops);
-    ops.group = (struct sh_state_group){SH_STATE_PAGED, 1, 1, DIM, DIM};
-    ops.program.n_groups = 1;
-    static const float table[2] = {1, 0};
-    struct sh_op rope = ops_op(SH_OP_ROPE_CACHE), attention = ops_op(SH_OP_ATTENTION);
-    rope.x = ops_input(&ops, DIM);
-    rope.y = ops_input(&ops, DIM);
-    rope.z = ops_input(&ops, DIM);
-    rope.w = ops_weight(&ops, SH_TYPE_F32, 2, 1, table);
-    rope.out = ops_activation(&ops, DIM, SH_ROWS_ALL);
-    rope.rope.n_rot = 2;
-    rope.attn.n_heads = rope.attn.n_kv_heads = 1;
-    rope.attn.k_dim = rope.attn.v_dim = DIM;
-    rope.attn.scale = 1;
-    attention.attn = rope.attn;
-    attention.x = rope.out;
-    attention.out = ops_activation(&ops, DIM, SH_ROWS_ALL);
-    ops_push(&ops, &rope);
-    ops_push(&ops, &attention);
+    uint32_t attended;
+    one_head(&ops, DIM, 1, &attended);
     static const float zeros[DIM];
     struct ops_model m;
     ops_load(&ops, vulkan, SH_KV_F16, 1, 1, &m);
     const struct ops_step step = {.n_rows = 1, .inputs = {zeros, zeros, values}};
-    float *got = ops_run(&ops, &m, &step, attention.out);
+    float *got = ops_run(&ops, &m, &step, attended);
     for (int i = 0; i < DIM; i++) {
         const float want = sh_f16_to_f32(sh_f32_to_f16(values[i])) + 0.0f; /* the sum starts at +0 */
         if (!(got[i] == want)) fail_msg("%.9g is stored as %.9g, expected %.9g", (double)values[i], (double)got[i], (double)want);
@@ -183,10 +190,64 @@ static void cache_rounds_to_nearest_even(void **state) {
     ops_close(vulkan);
 }
 
+/* llvmpipe ends loops after so many iterations: a context in which attention would reach that is refused with the longest that is not, and
+ * there it still sees everything: with equal scores and values of 1 in the last 512 of n positions it gives 512 / n. */
+static void longest_context_of_a_software_driver(void **state) {
+    (void)state;
+    struct sh_device *vulkan = OPS_OPEN_VULKAN();
+    enum { DIM = 8, ROWS = 512 };
+    if (vulkan->info.kind != SH_DEVICE_SOFTWARE) {
+        ops_close(vulkan);
+        TEST_SKIP("only software drivers end loops");
+    }
+    struct ops ops;
+    uint32_t attended;
+    one_head(&ops, DIM, 1, &attended);
+    const struct sh_segment segment = {.program = &ops.program, .n_ops = 2, .n_inputs = 3, .inputs = {0, 1, 2}};
+    struct sh_exec_model *model;
+    struct sh_exec_context *context;
+    struct sh_error err = {0};
+    const struct sh_executor *e = vulkan->executor;
+    assert_int_equal(e->model_create(vulkan, &segment, 1, &model, &err), SH_OK);
+    struct sh_exec_context_params params = {
+        .kv_type = SH_KV_F32, .max_rows = ROWS, .max_outputs = 1, .max_sequences = 1, .max_pages_per_sequence = 2040};
+    assert_int_equal(e->context_create(model, &params, &context, &err), SH_ERR_LIMIT);
+    const char *found = strstr(err.message, "at most ");
+    assert_non_null(found);
+    const uint32_t longest = (uint32_t)strtoul(found + strlen("at most "), NULL, 10);
+    params.max_pages_per_sequence = longest / SH_PAGE_TOKENS + 1;
+    assert_int_equal(e->context_create(model, &params, &context, &err), SH_ERR_LIMIT);
+    params.max_pages_per_sequence = longest / SH_PAGE_TOKENS;
+    assert_int_equal(e->context_create(model, &params, &context, &err), SH_OK);
+    e->context_destroy(context);
+    e->model_destroy(model);
+
+    if (getenv("SHIMMY_TEST_FULL") == NULL) {
+        ops_close(vulkan);
+        TEST_SKIP("%u positions of a cache take a minute; SHIMMY_TEST_FULL=1 fills it", longest);
+    }
+    struct ops_model m;
+    ops_load(&ops, vulkan, SH_KV_F32, ROWS, longest / SH_PAGE_TOKENS, &m);
+    static float zeros[ROWS * DIM], values[ROWS * DIM];
+    const uint32_t n = longest / ROWS * ROWS;
+    for (uint32_t at = 0; at < n; at += ROWS) {
+        for (uint32_t i = 0; i < ROWS * DIM; i++) values[i] = at + ROWS == n ? 1 : 0;
+        const struct ops_step step = {.n_rows = ROWS, .position = at, .inputs = {zeros, zeros, values}};
+        float *got = ops_run(&ops, &m, &step, attended);
+        if (at + ROWS == n)
+            for (uint32_t d = 0; d < DIM; d++)
+                assert_float_equal(got[(ROWS - 1) * DIM + d], (float)ROWS / (float)n, 1e-6f);
+        free(got);
+    }
+    ops_unload(&m);
+    ops_close(vulkan);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(attention_of_every_shape),
         cmocka_unit_test(cache_rounds_to_nearest_even),
+        cmocka_unit_test(longest_context_of_a_software_driver),
     };
     ops_set_filter();
     return cmocka_run_group_tests(tests, NULL, NULL);
