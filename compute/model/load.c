@@ -4,7 +4,6 @@
  * again.
  */
 #include "compute/gguf/file.h"
-#include "compute/gguf/quant.h"
 #include "compute/model/build_model.h"
 #include "compute/model/model.h"
 #include "compute/model/stream.h"
@@ -222,28 +221,14 @@ static enum sh_code hand_out(struct loading *l, uint32_t weight, uint64_t row0, 
     return report(l->params, SH_LOAD_WEIGHTS, WEIGHTS_FROM + (WEIGHTS_TO - WEIGHTS_FROM) * fraction, err);
 }
 
-/* Vectors and tables stored in half precision become F32 on their way. */
-static enum sh_code hand_out_converted(struct loading *l, const struct sh_piece *piece, struct sh_error *err) {
-    const struct sh_weight *w = &l->model->program->weights[piece->weight];
-    float *values = sh_calloc(piece->n_rows * w->cols, sizeof *values);
-    if (values == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for tensor '%s'", w->name);
-    SH_ASSERT(sh_dequantize(w->tensor->type, piece->data, values, piece->n_rows * w->cols));
-    const enum sh_code code = hand_out(l, piece->weight, piece->row0, piece->n_rows, values, err);
-    free(values);
-    return code;
-}
-
 static enum sh_code stream_weights(struct loading *l, struct sh_error *err) {
-    const struct sh_program *p = l->model->program;
     struct sh_weight_stream *stream;
-    enum sh_code code = sh_weight_stream_open(p, l->stored, l->n_stored, &stream, err);
+    enum sh_code code = sh_weight_stream_open(l->model->program, l->stored, l->n_stored, &stream, err);
     while (code == SH_OK) {
         struct sh_piece piece;
         code = sh_weight_stream_next(stream, &piece, err);
         if (code != SH_OK || piece.weight == SH_NONE) break;
-        const struct sh_weight *w = &p->weights[piece.weight];
-        code = w->tensor->type != w->type ? hand_out_converted(l, &piece, err)
-                                          : hand_out(l, piece.weight, piece.row0, piece.n_rows, piece.data, err);
+        code = hand_out(l, piece.weight, piece.row0, piece.n_rows, piece.data, err);
     }
     sh_weight_stream_close(stream);
     return code;

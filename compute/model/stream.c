@@ -1,4 +1,5 @@
 #include "compute/model/stream.h"
+#include "compute/gguf/quant.h"
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -18,6 +19,7 @@ struct sh_weight_stream {
     const uint32_t *weights;
     uint32_t n_weights;
     uint64_t buffer_bytes; /* at least one row of the widest */
+    float *converted;      /* of the piece that is lent, if it is one of a plain type that became F32 */
 
     struct buffer buffers[BUFFERS];
     pthread_mutex_t lock;
@@ -121,7 +123,20 @@ enum sh_code sh_weight_stream_open(const struct sh_program *program, const uint3
     return SH_OK;
 }
 
+/* Vectors and tables stored in half precision become F32 on their way. */
+static enum sh_code convert(struct sh_weight_stream *s, struct sh_piece *piece, struct sh_error *err) {
+    const struct sh_weight *w = &s->program->weights[piece->weight];
+    if (w->tensor->type == w->type) return SH_OK;
+    s->converted = sh_calloc(piece->n_rows * w->cols, sizeof *s->converted);
+    if (s->converted == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for tensor '%s'", w->name);
+    SH_ASSERT(sh_dequantize(w->tensor->type, piece->data, s->converted, piece->n_rows * w->cols));
+    piece->data = s->converted;
+    return SH_OK;
+}
+
 enum sh_code sh_weight_stream_next(struct sh_weight_stream *s, struct sh_piece *piece, struct sh_error *err) {
+    free(s->converted);
+    s->converted = NULL;
     pthread_mutex_lock(&s->lock);
     if (s->lent) { /* what the last call lent may be filled again */
         s->used++;
@@ -138,7 +153,7 @@ enum sh_code sh_weight_stream_next(struct sh_weight_stream *s, struct sh_piece *
         return b->code;
     }
     *piece = b->piece;
-    return SH_OK;
+    return lasting ? SH_OK : convert(s, piece, err);
 }
 
 void sh_weight_stream_close(struct sh_weight_stream *s) {
@@ -151,6 +166,7 @@ void sh_weight_stream_close(struct sh_weight_stream *s) {
         pthread_join(s->reader, NULL);
     }
     for (int i = 0; i < BUFFERS; i++) free(s->buffers[i].data);
+    free(s->converted);
     pthread_mutex_destroy(&s->lock);
     pthread_cond_destroy(&s->changed);
     free(s);

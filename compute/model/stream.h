@@ -10,7 +10,7 @@
 struct sh_piece {
     uint32_t weight; /* SH_NONE: there are no more */
     uint64_t row0, n_rows;
-    const void *data; /* as in the file, of the tensor's type; lent until the next call */
+    const void *data; /* of the weight's type: as in the file, or converted to F32; lent until the next call */
 };
 
 struct sh_weight_stream;

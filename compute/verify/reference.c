@@ -1,5 +1,4 @@
 #include "compute/verify/reference.h"
-#include "compute/gguf/quant.h"
 #include "compute/model/build_model.h"
 #include "compute/model/stream.h"
 
@@ -21,17 +20,6 @@ static struct sh_segment segment_of(const struct sh_program *p, uint32_t index) 
 
 _Static_assert(SH_OP_READS <= SH_BOUNDARY_MAX, "all inputs of an op may cross a cut");
 
-static enum sh_code give_converted(struct sh_reference *r, const struct sh_piece *piece, struct sh_error *err) {
-    const struct sh_weight *w = &r->program->weights[piece->weight];
-    float *values = sh_calloc(piece->n_rows * w->cols, sizeof *values);
-    if (values == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for tensor '%s'", w->name);
-    SH_ASSERT(sh_dequantize(w->tensor->type, piece->data, values, piece->n_rows * w->cols));
-    const enum sh_code code =
-        r->device->executor->weight_rows(r->model, piece->weight, piece->row0, piece->n_rows, values, err);
-    free(values);
-    return code;
-}
-
 static enum sh_code stream_weights(struct sh_reference *r, const uint32_t *list, uint32_t n, struct sh_error *err) {
     struct sh_weight_stream *stream;
     enum sh_code code = sh_weight_stream_open(r->program, list, n, &stream, err);
@@ -39,10 +27,7 @@ static enum sh_code stream_weights(struct sh_reference *r, const uint32_t *list,
         struct sh_piece piece;
         code = sh_weight_stream_next(stream, &piece, err);
         if (code != SH_OK || piece.weight == SH_NONE) break;
-        const struct sh_weight *w = &r->program->weights[piece.weight];
-        code = w->tensor->type != w->type
-                   ? give_converted(r, &piece, err)
-                   : r->device->executor->weight_rows(r->model, piece.weight, piece.row0, piece.n_rows, piece.data, err);
+        code = r->device->executor->weight_rows(r->model, piece.weight, piece.row0, piece.n_rows, piece.data, err);
     }
     sh_weight_stream_close(stream);
     return code;
