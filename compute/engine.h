@@ -18,10 +18,11 @@
  * Thread-safety by object:
  *   sh_device   any thread; locked inside (one queue). Outlives the models loaded on it.
  *   sh_vocab    immutable: any thread.
- *   sh_template immutable: any thread.
+ *   sh_template, sh_chat: immutable: any thread.
+ *   sh_grammar  locked inside, counted references: any thread.
  *   sh_model    immutable after load: any thread. Outlives its contexts.
  *   sh_context  one thread at a time (sh_context_get_stats: any thread).
- *   sh_text_stream, sh_file: one thread at a time.
+ *   sh_text_stream, sh_matcher, sh_answer, sh_file: one thread at a time.
  *
  * Units: bytes, tokens and rows are named so; times are nanoseconds (_ns); arrays are row-major, the last
  * dimension contiguous; activations and logits are float32.
@@ -232,6 +233,9 @@ SH_API void sh_text_stream_destroy(struct sh_text_stream *stream);
 /* The text that may be shown after this token (lent until the next call; *length may be 0). True: a stop string is complete,
  * *text is the last text, pushing further is an error of the caller. *stop_index says which. */
 SH_API bool sh_text_stream_push(struct sh_text_stream *stream, int32_t token, const char **text, size_t *length, uint32_t *stop_index);
+/* Control tokens whose text is written although `special` is off: those that an answer's parts are marked with (sh_chat_info.shown). Copied;
+ * before the first push. */
+SH_API enum sh_code sh_text_stream_show(struct sh_text_stream *stream, const int32_t *tokens, uint32_t count, struct sh_error *err);
 /* While stop strings are held off none is looked for, and one that begins before they are looked for again is not found. */
 SH_API void sh_text_stream_hold_off_stops(struct sh_text_stream *stream, bool hold_off);
 /* What was held back, at the end of a generation that did not stop by a stop string. */
@@ -275,6 +279,117 @@ SH_API void sh_template_destroy(struct sh_template *tmpl);
  * limit that the message names (steps, depth, size of a text, memory). */
 SH_API enum sh_code sh_template_render(const struct sh_template *tmpl, const char *variables, size_t variables_length,
                                        const char *now, char **text, size_t *length, struct sh_error *err);
+
+/* ---- grammars: what a text may be ------------------------------------------------------------------------- */
+
+struct sh_grammar; /* compiled for one vocabulary, which must outlive it */
+struct sh_matcher; /* where one text stands in a grammar */
+
+enum sh_grammar_kind {
+    SH_GRAMMAR_NONE = 0,
+    SH_GRAMMAR_GBNF,   /* rules as llama.cpp writes them; the text is what `root` derives */
+    SH_GRAMMAR_SCHEMA, /* a JSON Schema; the text is a JSON value that it allows. shimmyd-http(7) lists what is enforced */
+    SH_GRAMMAR_OBJECT, /* any JSON object; no text is given */
+    SH_GRAMMAR_REGEX,  /* the whole text matches it */
+    SH_GRAMMAR_CHOICE, /* one of the strings of a JSON array */
+};
+/* SH_ERR_INVALID: not well formed, with the place (line and column, or the schema's path) and what was expected; SH_ERR_UNSUPPORTED:
+ * something that would not be enforced, by name; SH_ERR_LIMIT: too large or too deep. Grammars that were compiled lately are kept with
+ * the vocabulary, so the same text again costs next to nothing. Release with sh_grammar_unref. */
+SH_API enum sh_code sh_grammar_create(const struct sh_vocab *vocab, enum sh_grammar_kind kind, const char *text, size_t length,
+                                      struct sh_grammar **out, struct sh_error *err);
+SH_API struct sh_grammar *sh_grammar_ref(struct sh_grammar *grammar);
+SH_API void sh_grammar_unref(struct sh_grammar *grammar); /* takes NULL */
+
+SH_API enum sh_code sh_matcher_create(struct sh_grammar *grammar, struct sh_matcher **out, struct sh_error *err); /* takes a reference */
+SH_API void sh_matcher_destroy(struct sh_matcher *matcher);
+/* The tokens that may come next: [(n_vocab + 31) / 32] words, bit token % 32 of word token / 32; lent until the next call for this
+ * matcher. *count is how many, *only the token if it is one, else -1. End tokens are among them only where the grammar itself names them: with
+ * sh_matcher_can_end the text may end here, and the caller adds them. Neither a token nor an end: the vocabulary cannot write what the grammar
+ * wants. SH_ERR_LIMIT: what may come next is more than can be kept track of. */
+SH_API enum sh_code sh_matcher_mask(struct sh_matcher *matcher, const uint32_t **mask, uint32_t *count, int32_t *only,
+                                    struct sh_error *err);
+SH_API bool sh_matcher_can_end(const struct sh_matcher *matcher);
+/* SH_ERR_INVALID: the token may not come here, nothing has changed. */
+SH_API enum sh_code sh_matcher_accept(struct sh_matcher *matcher, int32_t token, struct sh_error *err);
+
+/* ---- chats: from messages to a prompt, and from an answer to its parts -------------------------------------- */
+
+struct sh_chat; /* how a model chats: its templates, compiled, and the form of its tool calls and its reasoning */
+
+/* `which`: NULL: the model's own template, or for a model without one a built-in family chosen by the tokens that the vocabulary has; a
+ * path (with a '/' or ending in .jinja): that file's text; else the name of a template of the model ("tool_use") or of a built-in family
+ * ("chatml", "llama3", ...). SH_ERR_NOT_FOUND lists the names there are. The vocabulary must outlive it. */
+SH_API enum sh_code sh_chat_create(const struct sh_vocab *vocab, const char *which, struct sh_chat **out, struct sh_error *err);
+SH_API void sh_chat_destroy(struct sh_chat *chat);
+
+struct sh_chat_info { /* lent by the chat */
+    const char *name;      /* of the template: "default", "tool_use", a path, "chatml" */
+    const char *source;    /* "model", "file", "built-in" */
+    const char *reason;    /* why this one, for people */
+    const char *tools;     /* form of tool calls: "hermes", "llama3", ..., "generic" where the template does not know tools */
+    const char *reasoning; /* form of reasoning: "think", "harmony", ..., "" none */
+    const char *const *stops; /* strings that end an answer besides the end tokens */
+    uint32_t n_stops;
+    const int32_t *shown;  /* control tokens that mark the parts of an answer: their text must reach sh_answer_push */
+    uint32_t n_shown;
+};
+SH_API void sh_chat_get_info(const struct sh_chat *chat, struct sh_chat_info *out);
+
+enum sh_tool_choice { SH_TOOLS_AUTO, SH_TOOLS_NONE, SH_TOOLS_REQUIRED };
+struct sh_chat_request { /* texts are UTF-8 and NUL-terminated */
+    size_t size;
+    const char *messages;  /* JSON array of messages in OpenAI's form: role, content (text, null, parts), name, tool_calls, tool_call_id,
+                              reasoning_content */
+    const char *tools;     /* JSON array in OpenAI's form; NULL: none */
+    enum sh_tool_choice tool_choice; /* NONE: the tools are not shown */
+    const char *tool_name; /* with REQUIRED: this function; NULL: any */
+    bool single_call;      /* at most one call */
+    const char *variables; /* JSON object of further template variables; NULL: none */
+    const char *now;       /* for strftime_now, as in sh_template_render; NULL: the local time */
+    bool no_generation_prompt;
+    bool continue_last;    /* the prompt ends within the last message, which the answer continues */
+    bool keep_reasoning;   /* reasoning is content, as the model writes it */
+    enum sh_grammar_kind grammar_kind; /* what the answer must be, apart from its reasoning; not together with REQUIRED */
+    const char *grammar;
+    size_t grammar_length;
+};
+struct sh_chat_prompt {
+    char *text; /* malloc'd, like parts */
+    size_t length;
+    struct sh_chat_part *parts; /* what came from the request, so that sh_chat_tokenize parses no control tokens there */
+    uint32_t n_parts;
+    struct sh_grammar *grammar; /* what the answer is held to; a reference; NULL: nothing */
+    struct sh_answer_plan *plan; /* for sh_answer_create */
+};
+/* SH_ERR_INVALID: the request's fault: no JSON of that form, something that the template refuses (raise_exception), a tool_name that
+ * is none of the tools. SH_ERR_FORMAT, SH_ERR_LIMIT: the template failed (sh_template_render); grammars fail as sh_grammar_create does. */
+SH_API enum sh_code sh_chat_apply(const struct sh_chat *chat, const struct sh_chat_request *request, struct sh_chat_prompt *out,
+                                  struct sh_error *err);
+SH_API void sh_chat_prompt_finish(struct sh_chat_prompt *prompt);
+
+/* An answer's text, as it comes, cut into content, reasoning and tool calls. Nothing is lost: what looks like a call and turns out to
+ * be none is content. The prompt must outlive it. */
+struct sh_answer;
+enum sh_answer_kind {
+    SH_ANSWER_CONTENT,
+    SH_ANSWER_REASONING,
+    SH_ANSWER_CALL,      /* a call begins: name and id */
+    SH_ANSWER_ARGUMENTS, /* more of the call's arguments: all of a call's together are the text of a JSON object */
+};
+struct sh_answer_piece {
+    enum sh_answer_kind kind;
+    uint32_t call;    /* CALL, ARGUMENTS: counted from 0 */
+    const char *name; /* CALL */
+    const char *id;   /* CALL: as the model wrote it, NULL if it wrote none */
+    const char *text; /* the others: valid UTF-8 where what was pushed is, NUL-terminated */
+    size_t length;
+};
+SH_API enum sh_code sh_answer_create(const struct sh_chat_prompt *prompt, struct sh_answer **out, struct sh_error *err);
+SH_API void sh_answer_destroy(struct sh_answer *answer);
+/* `last`: the answer ends with this text (which may be empty). *pieces are lent until the next call. SH_ERR_NO_MEMORY. */
+SH_API enum sh_code sh_answer_push(struct sh_answer *answer, const char *text, size_t length, bool last,
+                                   const struct sh_answer_piece **pieces, uint32_t *count, struct sh_error *err);
 
 /* ---- models ------------------------------------------------------------------------------------------- */
 
@@ -384,7 +499,7 @@ struct sh_token_lists {
 };
 
 /* The sampler of one sequence. Order: raw logits -> log-probs (reported, of the raw distribution) -> logit_bias -> penalties -> DRY ->
- * what may not be drawn (min_tokens, bad_words) -> temperature 0: the largest, lowest id on ties; else top_n_sigma -> top_k -> typical_p ->
+ * what may not be drawn (the row's mask, min_tokens, bad_words) -> temperature 0: the largest, lowest id on ties; else top_n_sigma -> top_k -> typical_p ->
  * top_p -> min_p -> XTC -> temperature -> draw. With mirostat the filters from top_n_sigma to XTC are replaced by its own, after the
  * temperature. Each filter sees what the one before has left, as a distribution of its own, and leaves at least one token.
  *   The draw is argmax over what is left of logit/T + Gumbel(u), u from Philox4x32-10 keyed by the seed, counter {choice, position, token / 4,
@@ -482,6 +597,9 @@ struct sh_row {
     uint32_t position;
     uint32_t outputs;       /* SH_OUT_* or 0 for nothing */
     uint32_t n_top;         /* with SH_OUT_LOGPROBS: how many of the best are wanted besides the sampled one, 0..64 */
+    const uint32_t *mask;   /* with SH_OUT_SAMPLE: the tokens that may be drawn, at least one: [(n_vocab + 31) / 32] words, bit token % 32 of word
+                               token / 32; NULL: all. Read during sh_submit. It comes before everything else that could forbid a token: if
+                               that leaves none of the mask's tokens, one of them is drawn all the same. */
 };
 struct sh_batch {
     const struct sh_row *rows;

@@ -40,7 +40,12 @@ struct gen_params {
     const char *const *dry_breakers; /* copied; see sh_dry_breakers. Looked at with sampler.dry_multiplier */
     uint32_t n_dry_breakers;
     bool ignore_eos; /* an end token does not end it */
-    bool special;    /* write control tokens into the text */
+    bool special;    /* write control tokens into the text, */
+    const int32_t *shown; /* or at least these; copied */
+    uint32_t n_shown;
+    struct sh_grammar *grammar; /* what every choice is held to; NULL: nothing. The generation takes a reference of its own. A choice ends
+                                   with GEN_STOP where the grammar lets nothing follow, whatever ignore_eos and min_tokens are; a token that is the
+                                   only one possible is reported like a sampled one, though not sampled unless logprobs are wanted */
     bool logprobs;
     uint32_t n_top;       /* with logprobs */
     bool echo_logprobs;   /* prompt tokens' log-probs too (completions' echo with logprobs): GEN_EVENT_PROMPT */
