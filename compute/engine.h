@@ -233,8 +233,8 @@ SH_API void sh_text_stream_destroy(struct sh_text_stream *stream);
 /* The text that may be shown after this token (lent until the next call; *length may be 0). True: a stop string is complete,
  * *text is the last text, pushing further is an error of the caller. *stop_index says which. */
 SH_API bool sh_text_stream_push(struct sh_text_stream *stream, int32_t token, const char **text, size_t *length, uint32_t *stop_index);
-/* Control tokens whose text is written although `special` is off: those that an answer's parts are marked with (sh_chat_info.shown). Copied;
- * before the first push. */
+/* Control tokens whose text is written although `special` is off: those that an answer's parts are marked with (sh_chat_info.shown). Copied,
+ * instead of those of an earlier call; before the first push. SH_ERR_INVALID: one that is no token. */
 SH_API enum sh_code sh_text_stream_show(struct sh_text_stream *stream, const int32_t *tokens, uint32_t count, struct sh_error *err);
 /* While stop strings are held off none is looked for, and one that begins before they are looked for again is not found. */
 SH_API void sh_text_stream_hold_off_stops(struct sh_text_stream *stream, bool hold_off);

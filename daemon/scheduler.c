@@ -530,6 +530,7 @@ static enum sh_code start_choices(struct run *run, const struct sh_sampler_param
             code = sh_sequence_set_sampler(r->context, choice->sequence, &sampler, err);
         }
         if (code == SH_OK) code = sh_text_stream_create(r->vocab, p->stops, p->n_stops, p->special, &choice->stream, err);
+        if (code == SH_OK) code = sh_text_stream_show(choice->stream, p->shown, p->n_shown, err);
         if (code) return code;
         choice->active = true;
     }

@@ -23,6 +23,8 @@ struct sh_text_stream {
     bool special;
     bool stopped;
     bool stops_off; /* held off; `matched` of all stops is 0 */
+    int32_t *shown_tokens; /* written though they are control tokens; a few dozen at most, so they are just gone through */
+    uint32_t n_shown_tokens;
     struct stop *stops;
     uint32_t n_stops;
     uint8_t *stop_bytes;
@@ -87,8 +89,29 @@ void sh_text_stream_destroy(struct sh_text_stream *s) {
     free(s->stops);
     free(s->stop_bytes);
     free(s->stop_fail);
+    free(s->shown_tokens);
     free(s->text);
     free(s);
+}
+
+enum sh_code sh_text_stream_show(struct sh_text_stream *s, const int32_t *tokens, uint32_t count, struct sh_error *err) {
+    for (uint32_t i = 0; i < count; i++)
+        if (tokens[i] < 0 || (uint32_t)tokens[i] >= s->vocab->n_tokens)
+            return sh_fail(err, SH_ERR_INVALID, "shown token %u is %d: the vocabulary has ids 0 to %u", i, tokens[i],
+                           s->vocab->n_tokens - 1);
+    int32_t *copy = sh_calloc(count + 1ull, sizeof *copy);
+    if (copy == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a text stream");
+    if (count > 0) memcpy(copy, tokens, count * sizeof *copy);
+    free(s->shown_tokens);
+    s->shown_tokens = copy;
+    s->n_shown_tokens = count;
+    return SH_OK;
+}
+
+static bool is_shown(const struct sh_text_stream *s, int32_t token) {
+    bool found = s->special;
+    for (uint32_t i = 0; i < s->n_shown_tokens && !found; i++) found = s->shown_tokens[i] == token;
+    return found;
 }
 
 void sh_text_stream_hold_off_stops(struct sh_text_stream *s, bool hold_off) {
@@ -175,7 +198,7 @@ bool sh_text_stream_push(struct sh_text_stream *s, int32_t token, const char **t
     s->shown = 0;
     const size_t from = s->length;
     size_t n, end;
-    const char *piece = sh_vocab_piece(s->vocab, token, s->special, &n);
+    const char *piece = sh_vocab_piece(s->vocab, token, is_shown(s, token), &n);
     assemble(s, piece, n);
     s->stopped = run_stops(s, from, &end, stop_index);
     if (!s->stopped) {

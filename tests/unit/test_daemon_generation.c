@@ -19,11 +19,14 @@ static struct generation *create(void) {
     static const int32_t prompt[] = {1, 2, 3};
     static const char *const stops[] = {"end"};
     static const struct sh_logit_bias bias[] = {{5, 1.0f}};
+    static const int32_t shown[] = {7, 8};
     struct gen_params params = {.prompt = prompt,
                                 .n_prompt = 3,
                                 .n_choices = 1,
                                 .stops = stops,
                                 .n_stops = 1,
+                                .shown = shown,
+                                .n_shown = 2,
                                 .sampler = {.bias = bias, .n_bias = 1},
                                 .notify = count_notify};
     struct generation *g = NULL;
@@ -32,6 +35,8 @@ static struct generation *create(void) {
     assert_int_equal(gen_create(&params, &g, &err), SH_OK);
     assert_ptr_not_equal(g->params.prompt, prompt);
     assert_ptr_not_equal(g->params.sampler.bias, bias);
+    assert_ptr_not_equal(g->params.shown, shown);
+    assert_memory_equal(g->params.shown, shown, sizeof shown);
     assert_string_equal(g->params.stops[0], "end");
     return g;
 }

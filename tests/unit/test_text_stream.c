@@ -339,8 +339,55 @@ static void held_off(void **state) {
     sh_vocab_close(v);
 }
 
+/* Control tokens that are to be shown are written, the others are not; their text may be, or end, a stop string. */
+static void shown_tokens(void **state) {
+    (void)state;
+    struct sh_vocab *v = open_vocab(TEST_SHARED("tokenizers/ggml-vocab-llama-spm.gguf"));
+    struct sh_error err;
+    int32_t ids[16];
+    bytes_of("ab", ids + 1);
+    ids[0] = 1, ids[3] = 2, ids[4] = 1; /* <s> a b </s> <s> */
+    static const struct {
+        int32_t shown[2];
+        uint32_t n_shown;
+        const char *stop, *want;
+    } cases[] = {
+        {{0}, 0, "none", "ab"},          {{2}, 1, "none", "ab</s>"}, {{2, 1}, 2, "none", "<s>ab</s><s>"},
+        {{1, 97}, 2, "b<", "<s>a"},      {{2}, 1, "b</s>", "a"},     {{2}, 1, "b<s>", "ab</s>"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct sh_text_stream *s;
+        const char *text;
+        size_t length, total = 0;
+        uint32_t index;
+        bool stopped = false;
+        assert_int_equal(sh_text_stream_create(v, &cases[i].stop, 1, false, &s, &err), SH_OK);
+        assert_int_equal(sh_text_stream_show(s, (const int32_t[]){1, 2}, 2, &err), SH_OK); /* only the last call counts */
+        assert_int_equal(sh_text_stream_show(s, cases[i].shown, cases[i].n_shown, &err), SH_OK);
+        for (size_t k = 0; k < 5 && !stopped; k++) {
+            stopped = sh_text_stream_push(s, ids[k], &text, &length, &index);
+            memcpy(shown + total, text, length);
+            total += length;
+        }
+        sh_text_stream_finish(s, &text, &length);
+        memcpy(shown + total, text, length);
+        total += length;
+        assert_int_equal(total, strlen(cases[i].want));
+        assert_memory_equal(shown, cases[i].want, total);
+        sh_text_stream_destroy(s);
+    }
+    struct sh_text_stream *s;
+    assert_int_equal(sh_text_stream_create(v, NULL, 0, false, &s, &err), SH_OK);
+    assert_int_equal(sh_text_stream_show(s, (const int32_t[]){5, 1 << 30}, 2, &err), SH_ERR_INVALID);
+    assert_non_null(strstr(err.message, "shown token 1"));
+    assert_int_equal(sh_text_stream_show(s, (const int32_t[]){-1}, 1, &err), SH_ERR_INVALID);
+    sh_text_stream_destroy(s);
+    sh_vocab_close(v);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(shown_tokens),
         cmocka_unit_test(by_hand),          cmocka_unit_test(held_off),   cmocka_unit_test(no_delay),   cmocka_unit_test(random_spm),
         cmocka_unit_test(random_small_spm), cmocka_unit_test(random_bpe),
     };
