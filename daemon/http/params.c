@@ -1,5 +1,5 @@
 /* params.c - request JSON to structs. */
-#include "daemon/http/params.h"
+#include "daemon/http/fields.h"
 
 #include "compute/base.h"
 
@@ -42,43 +42,6 @@ bool api_fail_code(struct api_error *err, enum sh_code code, const char *param, 
     }
 }
 
-static bool no_memory(struct api_error *err) { return api_fail(err, 503, "out_of_memory", NULL, "no memory for this request"); }
-
-/* "the string \"hot\"", "the integer 3", "an object": what stands there, short. */
-static const char *found(const json_t *value, char *buf, size_t cap) {
-    switch (json_typeof(value)) {
-    case JSON_OBJECT: snprintf(buf, cap, "an object"); break;
-    case JSON_ARRAY: snprintf(buf, cap, "an array of %zu", json_array_size(value)); break;
-    case JSON_STRING: {
-        const char *text = json_string_value(value);
-        int shown = 0; /* not within a code point */
-        for (int i = 0; i <= 40; i++) {
-            if (((unsigned char)text[i] & 0xc0) != 0x80) shown = i;
-            if (!text[i]) break;
-        }
-        snprintf(buf, cap, "the string \"%.*s\"%s", shown, text, text[shown] ? "..." : "");
-        break;
-    }
-    case JSON_INTEGER: snprintf(buf, cap, "the integer %lld", (long long)json_integer_value(value)); break;
-    case JSON_REAL: snprintf(buf, cap, "the number %g", json_real_value(value)); break;
-    default: snprintf(buf, cap, "%s", json_is_true(value) ? "true" : json_is_false(value) ? "false" : "null");
-    }
-    return buf;
-}
-
-static bool wrong(struct api_error *err, const char *param, const json_t *value, const char *expected) {
-    char buf[128];
-    if (!value) return api_fail(err, 400, "missing_required_parameter", param, "%s: missing, expected %s", param, expected);
-    return api_fail(err, 400, "invalid_type", param, "%s: found %s, expected %s", param, found(value, buf, sizeof(buf)),
-                    expected);
-}
-
-static bool out_of_range(struct api_error *err, const char *param, const json_t *value, const char *expected) {
-    wrong(err, param, value, expected);
-    err->code = "invalid_value";
-    return false;
-}
-
 json_t *api_parse_body(const char *body, size_t length, struct api_error *err) {
     json_error_t at;
     json_t *root = json_loadb(body ? body : "", length, JSON_ALLOW_NUL, &at);
@@ -91,104 +54,18 @@ json_t *api_parse_body(const char *body, size_t length, struct api_error *err) {
     }
     if (!json_is_object(root)) {
         char buf[128];
-        api_fail(err, 400, "invalid_type", NULL, "the body is %s, expected a JSON object", found(root, buf, sizeof(buf)));
+        api_fail(err, 400, "invalid_type", NULL, "the body is %s, expected a JSON object", api_found(root, buf, sizeof(buf)));
         json_decref(root);
         return NULL;
     }
     return root;
 }
 
-/* ---- single fields; null and absent mean the default, which *out holds already ---- */
-
-static const json_t *field(const json_t *body, const char *name) {
-    const json_t *value = json_object_get(body, name);
-    return value && !json_is_null(value) ? value : NULL;
-}
-
-static bool get_bool(const json_t *body, const char *name, bool *out, struct api_error *err) {
-    const json_t *value = field(body, name);
-    if (value && !json_is_boolean(value)) return wrong(err, name, value, "a boolean");
-    if (value) *out = json_is_true(value);
-    return true;
-}
-
-static bool read_integer(const json_t *value, const char *param, int64_t min, int64_t max, int64_t *out, struct api_error *err) {
-    char expected[80];
-    if (max == INT64_MAX) snprintf(expected, sizeof(expected), "an integer");
-    else snprintf(expected, sizeof(expected), "an integer from %lld to %lld", (long long)min, (long long)max);
-    double real = json_is_real(value) ? json_real_value(value) : 0;
-    if (json_is_integer(value)) *out = json_integer_value(value);
-    else if (json_is_real(value) && real == floor(real) && fabs(real) < 9e15) /* 16.0 is what some languages make of 16 */
-        *out = (int64_t)real;
-    else return wrong(err, param, value, expected);
-    return (*out >= min && *out <= max) || out_of_range(err, param, value, expected);
-}
-
-static bool get_integer(const json_t *body, const char *name, int64_t min, int64_t max, int64_t *out, struct api_error *err) {
-    const json_t *value = field(body, name);
-    return !value || read_integer(value, name, min, max, out, err);
-}
-
-static bool get_count(const json_t *body, const char *name, uint32_t min, uint32_t max, uint32_t *out, struct api_error *err) {
-    int64_t value = *out;
-    if (!get_integer(body, name, min, max, &value, err)) return false;
-    *out = (uint32_t)value;
-    return true;
-}
-
-static bool get_number(const json_t *body, const char *name, double min, double max, float *out, struct api_error *err) {
-    const json_t *value = field(body, name);
-    char expected[80];
-    if (!value) return true;
-    snprintf(expected, sizeof(expected), "a number from %g to %g", min, max);
-    if (!json_is_number(value)) return wrong(err, name, value, expected);
-    double number = json_number_value(value);
-    if (!(number >= min && number <= max)) return out_of_range(err, name, value, expected);
-    *out = (float)number;
-    return true;
-}
-
-/* A copy of a string without NULs. */
-static bool copy_string(const json_t *value, const char *param, char **out, struct api_error *err) {
-    if (!json_is_string(value)) return wrong(err, param, value, "a string");
-    if (strlen(json_string_value(value)) != json_string_length(value))
-        return api_fail(err, 400, "invalid_value", param, "%s: found a string with a NUL character, expected none", param);
-    *out = strdup(json_string_value(value));
-    return *out || no_memory(err);
-}
-
-static bool copy_text(const json_t *value, const char *param, char **out, size_t *length, struct api_error *err) {
-    if (!json_is_string(value)) return wrong(err, param, value, "a string");
-    *length = json_string_length(value);
-    if (!(*out = malloc(*length + 1))) return no_memory(err);
-    memcpy(*out, json_string_value(value), *length + 1);
-    return true;
-}
-
 static bool get_model(const json_t *body, char **out, struct api_error *err) {
-    const json_t *value = field(body, "model");
+    const json_t *value = api_field(body, "model");
     if (!value) return true;
-    if (!copy_string(value, "model", out, err)) return false;
+    if (!api_copy_string(value, "model", out, err)) return false;
     return **out || api_fail(err, 400, "invalid_value", "model", "model: found an empty string, expected a model's id");
-}
-
-static bool copy_ids(const json_t *array, const char *param, int32_t **out, uint32_t *count, struct api_error *err) {
-    size_t n = json_array_size(array);
-    if (n > INT32_MAX / sizeof(int32_t))
-        return api_fail(err, 400, "invalid_value", param, "%s: found %zu token ids, too many", param, n);
-    if (!(*out = malloc(n ? n * sizeof(**out) : 1))) return no_memory(err);
-    for (size_t i = 0; i < n; i++) {
-        const json_t *value = json_array_get(array, i);
-        int64_t id = json_integer_value(value);
-        char at[96]; /* written only for what is not plainly right: there may be millions */
-        if (!json_is_integer(value) || id < 0 || id > INT32_MAX) {
-            snprintf(at, sizeof(at), "%s[%zu]", param, i);
-            if (!read_integer(value, at, 0, INT32_MAX, &id, err)) return false;
-        }
-        (*out)[i] = (int32_t)id;
-    }
-    *count = (uint32_t)n;
-    return true;
 }
 
 /* ---- what changes an answer and is not done here ---- */
@@ -247,44 +124,44 @@ static bool check_unsupported(const json_t *body, enum api_kind kind, uint32_t n
     char buf[128];
     for (size_t i = 0; i < SH_COUNT(unsupported); i++) {
         const struct unsupported *u = &unsupported[i];
-        const json_t *value = field(body, u->name);
+        const json_t *value = api_field(body, u->name);
         if (value && (u->kinds & 1 << kind) && !is_harmless(value, u->harmless, n))
             return api_fail(err, 400, "unsupported_parameter", u->name,
-                            "%s: found %s; this server does not do that, leave it out%s", u->name, found(value, buf, sizeof(buf)),
+                            "%s: found %s; this server does not do that, leave it out%s", u->name, api_found(value, buf, sizeof(buf)),
                             u->harmless == AS_N ? " or make it equal to n" : "");
     }
-    const json_t *format = field(body, "response_format"), *type = json_object_get(format, "type");
-    if (format && !json_is_object(format)) return wrong(err, "response_format", format, "an object");
-    if (format && !json_is_string(type)) return wrong(err, "response_format.type", type, "a string");
+    const json_t *format = api_field(body, "response_format"), *type = json_object_get(format, "type");
+    if (format && !json_is_object(format)) return api_wrong(err, "response_format", format, "an object");
+    if (format && !json_is_string(type)) return api_wrong(err, "response_format.type", type, "a string");
     if (format && strcmp(json_string_value(type), "text") != 0)
         return api_fail(err, 400, "unsupported_parameter", "response_format",
-                        "response_format.type: found %s; this server does only \"text\"", found(type, buf, sizeof(buf)));
-    const json_t *modalities = field(body, "modalities");
+                        "response_format.type: found %s; this server does only \"text\"", api_found(type, buf, sizeof(buf)));
+    const json_t *modalities = api_field(body, "modalities");
     size_t i;
     json_t *modality;
     json_array_foreach(modalities, i, modality) if (!json_is_string(modality) ||
                                                     strcmp(json_string_value(modality), "text") !=
                                                         0) return api_fail(err, 400, "unsupported_parameter", "modalities",
                                                                            "modalities: found %s; this server does only \"text\"",
-                                                                           found(modality, buf, sizeof(buf)));
+                                                                           api_found(modality, buf, sizeof(buf)));
     return true;
 }
 
 /* ---- parts of a generation request ---- */
 
 static bool parse_stops(const json_t *body, struct api_request *out, struct api_error *err) {
-    const json_t *stop = field(body, "stop");
+    const json_t *stop = api_field(body, "stop");
     if (!stop) return true;
     bool array = json_is_array(stop);
     size_t n = array ? json_array_size(stop) : 1;
-    if (!array && !json_is_string(stop)) return wrong(err, "stop", stop, "a string or an array of strings");
+    if (!array && !json_is_string(stop)) return api_wrong(err, "stop", stop, "a string or an array of strings");
     if (n > API_STOPS_MAX)
         return api_fail(err, 400, "invalid_value", "stop", "stop: found %zu strings, expected at most %d", n, API_STOPS_MAX);
-    if (n && !(out->stops = sh_calloc(n, sizeof(*out->stops)))) return no_memory(err);
+    if (n && !(out->stops = sh_calloc(n, sizeof(*out->stops)))) return api_no_memory(err);
     for (size_t i = 0; i < n; i++) {
         char at[32] = "stop";
         if (array) snprintf(at, sizeof(at), "stop[%zu]", i);
-        if (!copy_string(array ? json_array_get(stop, i) : stop, at, &out->stops[i], err)) return false;
+        if (!api_copy_string(array ? json_array_get(stop, i) : stop, at, &out->stops[i], err)) return false;
         out->n_stops++;
         if (!out->stops[i][0])
             return api_fail(err, 400, "invalid_value", at, "%s: found an empty string, expected a text to stop at", at);
@@ -294,16 +171,16 @@ static bool parse_stops(const json_t *body, struct api_request *out, struct api_
 
 /* The array `name` of at most `most` strings, each with something else than spaces. */
 static bool parse_texts(const json_t *body, const char *name, size_t most, char ***out, uint32_t *count, struct api_error *err) {
-    const json_t *array = field(body, name);
+    const json_t *array = api_field(body, name);
     if (!array) return true;
-    if (!json_is_array(array)) return wrong(err, name, array, "an array of strings");
+    if (!json_is_array(array)) return api_wrong(err, name, array, "an array of strings");
     size_t n = json_array_size(array);
     if (n > most) return api_fail(err, 400, "invalid_value", name, "%s: found %zu strings, expected at most %zu", name, n, most);
-    if (n && !(*out = sh_calloc(n, sizeof(**out)))) return no_memory(err);
+    if (n && !(*out = sh_calloc(n, sizeof(**out)))) return api_no_memory(err);
     for (size_t i = 0; i < n; i++) {
         char at[64];
         snprintf(at, sizeof(at), "%s[%zu]", name, i);
-        if (!copy_string(json_array_get(array, i), at, &(*out)[i], err)) return false;
+        if (!api_copy_string(json_array_get(array, i), at, &(*out)[i], err)) return false;
         (*count)++;
         if (!(*out)[i][strspn((*out)[i], " ")])
             return api_fail(err, 400, "invalid_value", at, "%s: found nothing but spaces, expected a text", at);
@@ -312,11 +189,11 @@ static bool parse_texts(const json_t *body, const char *name, size_t most, char 
 }
 
 static bool parse_bias(const json_t *body, struct api_request *out, struct api_error *err) {
-    const json_t *map = field(body, "logit_bias");
+    const json_t *map = api_field(body, "logit_bias");
     if (!map) return true;
-    if (!json_is_object(map)) return wrong(err, "logit_bias", map, "an object from token ids to numbers");
+    if (!json_is_object(map)) return api_wrong(err, "logit_bias", map, "an object from token ids to numbers");
     if (!json_object_size(map)) return true;
-    if (!(out->bias = sh_calloc(json_object_size(map), sizeof(*out->bias)))) return no_memory(err);
+    if (!(out->bias = sh_calloc(json_object_size(map), sizeof(*out->bias)))) return api_no_memory(err);
     const char *key;
     json_t *value;
     json_object_foreach((json_t *)map, key, value) {
@@ -326,9 +203,9 @@ static bool parse_bias(const json_t *body, struct api_request *out, struct api_e
         if (*key < '0' || *key > '9' || *end || id < 0 || id > INT32_MAX)
             return api_fail(err, 400, "invalid_value", "logit_bias",
                             "logit_bias: found the key \"%.40s\", expected token ids as keys", key);
-        if (!json_is_number(value)) return wrong(err, at, value, "a number from -100 to 100");
+        if (!json_is_number(value)) return api_wrong(err, at, value, "a number from -100 to 100");
         double bias = json_number_value(value);
-        if (!(bias >= -100 && bias <= 100)) return out_of_range(err, at, value, "a number from -100 to 100");
+        if (!(bias >= -100 && bias <= 100)) return api_out_of_range(err, at, value, "a number from -100 to 100");
         out->bias[out->sampler.n_bias++] = (struct sh_logit_bias){(int32_t)id, bias <= -100 ? -INFINITY : (float)bias};
     }
     out->sampler.bias = out->bias;
@@ -337,11 +214,11 @@ static bool parse_bias(const json_t *body, struct api_request *out, struct api_e
 
 static bool parse_breakers(const json_t *body, struct api_request *out, struct api_error *err) {
     static const char *const usual[] = {"\n", ":", "\"", "*"};
-    if (field(body, "dry_sequence_breakers"))
+    if (api_field(body, "dry_sequence_breakers"))
         return parse_texts(body, "dry_sequence_breakers", API_BREAKERS_MAX, &out->dry_breakers, &out->n_dry_breakers, err);
-    if (!(out->dry_breakers = sh_calloc(SH_COUNT(usual), sizeof(*out->dry_breakers)))) return no_memory(err);
+    if (!(out->dry_breakers = sh_calloc(SH_COUNT(usual), sizeof(*out->dry_breakers)))) return api_no_memory(err);
     for (size_t i = 0; i < SH_COUNT(usual); i++)
-        if (!(out->dry_breakers[out->n_dry_breakers++] = strdup(usual[i]))) return no_memory(err);
+        if (!(out->dry_breakers[out->n_dry_breakers++] = strdup(usual[i]))) return api_no_memory(err);
     return true;
 }
 
@@ -355,20 +232,20 @@ static bool parse_chain(const json_t *body, struct api_request *out, struct api_
     s->mirostat_tau = 5;
     s->mirostat_eta = 0.1f;
     s->typical_p = 1;
-    if (!get_number(body, "top_n_sigma", -1, 1000, &s->top_n_sigma, err) ||
-        !get_number(body, "typical_p", 0, 1, &s->typical_p, err) ||
-        !get_number(body, "xtc_probability", 0, 1, &s->xtc_probability, err) ||
-        !get_number(body, "xtc_threshold", 0, 1, &s->xtc_threshold, err) ||
-        !get_number(body, "dry_multiplier", 0, 100, &s->dry_multiplier, err) ||
-        !get_number(body, "dry_base", 1, 100, &s->dry_base, err) ||
-        !get_count(body, "dry_allowed_length", 1, INT32_MAX, &s->dry_allowed_length, err) ||
-        !get_integer(body, "dry_penalty_last_n", -1, INT32_MAX, &last_n, err) || !parse_breakers(body, out, err) ||
-        !get_integer(body, "mirostat", 0, 2, &mirostat, err) || !get_number(body, "mirostat_tau", 0, 100, &s->mirostat_tau, err) ||
-        !get_number(body, "mirostat_eta", 0, 100, &s->mirostat_eta, err) ||
-        !get_count(body, "min_tokens", 0, INT32_MAX, &s->min_tokens, err) ||
+    if (!api_get_number(body, "top_n_sigma", -1, 1000, &s->top_n_sigma, err) ||
+        !api_get_number(body, "typical_p", 0, 1, &s->typical_p, err) ||
+        !api_get_number(body, "xtc_probability", 0, 1, &s->xtc_probability, err) ||
+        !api_get_number(body, "xtc_threshold", 0, 1, &s->xtc_threshold, err) ||
+        !api_get_number(body, "dry_multiplier", 0, 100, &s->dry_multiplier, err) ||
+        !api_get_number(body, "dry_base", 1, 100, &s->dry_base, err) ||
+        !api_get_count(body, "dry_allowed_length", 1, INT32_MAX, &s->dry_allowed_length, err) ||
+        !api_get_integer(body, "dry_penalty_last_n", -1, INT32_MAX, &last_n, err) || !parse_breakers(body, out, err) ||
+        !api_get_integer(body, "mirostat", 0, 2, &mirostat, err) || !api_get_number(body, "mirostat_tau", 0, 100, &s->mirostat_tau, err) ||
+        !api_get_number(body, "mirostat_eta", 0, 100, &s->mirostat_eta, err) ||
+        !api_get_count(body, "min_tokens", 0, INT32_MAX, &s->min_tokens, err) ||
         !parse_texts(body, "bad_words", API_WORDS_MAX, &out->bad_words, &out->n_bad_words, err))
         return false;
-    if (mirostat == 1) return out_of_range(err, "mirostat", field(body, "mirostat"), "0 or 2");
+    if (mirostat == 1) return api_out_of_range(err, "mirostat", api_field(body, "mirostat"), "0 or 2");
     s->mirostat = (uint32_t)mirostat;
     if (s->top_n_sigma < 0) s->top_n_sigma = 0;
     if (s->typical_p < 1e-6f) s->typical_p = 1e-6f;
@@ -381,13 +258,13 @@ static bool parse_chain(const json_t *body, struct api_request *out, struct api_
 }
 
 static bool parse_stop_tokens(const json_t *body, struct api_request *out, struct api_error *err) {
-    const json_t *ids = field(body, "stop_token_ids");
+    const json_t *ids = api_field(body, "stop_token_ids");
     if (!ids) return true;
-    if (!json_is_array(ids)) return wrong(err, "stop_token_ids", ids, "an array of token ids");
+    if (!json_is_array(ids)) return api_wrong(err, "stop_token_ids", ids, "an array of token ids");
     if (json_array_size(ids) > API_STOP_TOKENS_MAX)
         return api_fail(err, 400, "invalid_value", "stop_token_ids", "stop_token_ids: found %zu token ids, expected at most %d",
                         json_array_size(ids), API_STOP_TOKENS_MAX);
-    return copy_ids(ids, "stop_token_ids", &out->stop_tokens, &out->n_stop_tokens, err);
+    return api_copy_ids(ids, "stop_token_ids", &out->stop_tokens, &out->n_stop_tokens, err);
 }
 
 static bool parse_sampling(const json_t *body, struct api_request *out, struct api_error *err) {
@@ -395,18 +272,18 @@ static bool parse_sampling(const json_t *body, struct api_request *out, struct a
     *s = (struct sh_sampler_params){
         .size = sizeof(*s), .temperature = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f, .repeat_penalty = 1};
     int64_t top_k = s->top_k, last_n = 64, seed = -1;
-    if (!get_number(body, "temperature", 0, 100, &s->temperature, err) || !get_number(body, "top_p", 0, 1, &s->top_p, err) ||
-        !get_number(body, "min_p", 0, 1, &s->min_p, err) || !get_integer(body, "top_k", -1, INT32_MAX, &top_k, err) ||
-        !get_number(body, "repetition_penalty", 0.01, 100, &s->repeat_penalty, err) ||
-        !get_number(body, "repeat_penalty", 0.01, 100, &s->repeat_penalty, err) ||
-        !get_integer(body, "repeat_last_n", -1, INT32_MAX, &last_n, err) ||
-        !get_number(body, "frequency_penalty", -2, 2, &s->frequency_penalty, err) ||
-        !get_number(body, "presence_penalty", -2, 2, &s->presence_penalty, err) ||
-        !get_integer(body, "seed", INT64_MIN, INT64_MAX, &seed, err) || !parse_bias(body, out, err) ||
+    if (!api_get_number(body, "temperature", 0, 100, &s->temperature, err) || !api_get_number(body, "top_p", 0, 1, &s->top_p, err) ||
+        !api_get_number(body, "min_p", 0, 1, &s->min_p, err) || !api_get_integer(body, "top_k", -1, INT32_MAX, &top_k, err) ||
+        !api_get_number(body, "repetition_penalty", 0.01, 100, &s->repeat_penalty, err) ||
+        !api_get_number(body, "repeat_penalty", 0.01, 100, &s->repeat_penalty, err) ||
+        !api_get_integer(body, "repeat_last_n", -1, INT32_MAX, &last_n, err) ||
+        !api_get_number(body, "frequency_penalty", -2, 2, &s->frequency_penalty, err) ||
+        !api_get_number(body, "presence_penalty", -2, 2, &s->presence_penalty, err) ||
+        !api_get_integer(body, "seed", INT64_MIN, INT64_MAX, &seed, err) || !parse_bias(body, out, err) ||
         !parse_chain(body, out, err) || !parse_stop_tokens(body, out, err))
         return false;
     s->top_k = top_k < 0 ? 0 : (uint32_t)top_k;
-    if (field(body, "top_p") && s->top_p < 1e-6f)
+    if (api_field(body, "top_p") && s->top_p < 1e-6f)
         s->top_p = 1e-6f; /* zero is "off" to the sampler, and "only the best" to a client */
     if (last_n == 0) s->repeat_penalty = 1;
     s->repeat_last_n = last_n < 0 ? UINT32_MAX : (uint32_t)last_n;
@@ -417,10 +294,10 @@ static bool parse_sampling(const json_t *body, struct api_request *out, struct a
 
 static bool parse_limits(const json_t *body, struct api_request *out, struct api_error *err) {
     int64_t max_tokens = -1;
-    if (!get_integer(body, "max_tokens", -1, INT32_MAX, &max_tokens, err) ||
-        !get_integer(body, "max_completion_tokens", -1, INT32_MAX, &max_tokens, err))
+    if (!api_get_integer(body, "max_tokens", -1, INT32_MAX, &max_tokens, err) ||
+        !api_get_integer(body, "max_completion_tokens", -1, INT32_MAX, &max_tokens, err))
         return false;
-    if (out->kind == API_COMPLETIONS && !field(body, "max_tokens") && !field(body, "max_completion_tokens")) max_tokens = 16;
+    if (out->kind == API_COMPLETIONS && !api_field(body, "max_tokens") && !api_field(body, "max_completion_tokens")) max_tokens = 16;
     if (out->kind == API_CHAT && max_tokens == 0)
         return api_fail(err, 400, "invalid_value", "max_tokens", "max_tokens: found 0, expected at least 1");
     out->has_max_tokens = max_tokens >= 0;
@@ -430,10 +307,10 @@ static bool parse_limits(const json_t *body, struct api_request *out, struct api
 
 static bool parse_logprobs(const json_t *body, struct api_request *out, struct api_error *err) {
     if (out->kind == API_COMPLETIONS) {
-        out->logprobs = field(body, "logprobs") != NULL;
-        return get_count(body, "logprobs", 0, API_TOP_MAX, &out->n_top, err);
+        out->logprobs = api_field(body, "logprobs") != NULL;
+        return api_get_count(body, "logprobs", 0, API_TOP_MAX, &out->n_top, err);
     }
-    if (!get_bool(body, "logprobs", &out->logprobs, err) || !get_count(body, "top_logprobs", 0, API_TOP_MAX, &out->n_top, err))
+    if (!api_get_bool(body, "logprobs", &out->logprobs, err) || !api_get_count(body, "top_logprobs", 0, API_TOP_MAX, &out->n_top, err))
         return false;
     if (out->n_top && !out->logprobs)
         return api_fail(err, 400, "invalid_value", "top_logprobs",
@@ -444,21 +321,21 @@ static bool parse_logprobs(const json_t *body, struct api_request *out, struct a
 static bool parse_prompt(const json_t *value, const char *param, struct api_prompt *out, struct api_error *err) {
     if (json_is_array(value))
         return json_array_size(value)
-                   ? copy_ids(value, param, &out->ids, &out->n_ids, err)
+                   ? api_copy_ids(value, param, &out->ids, &out->n_ids, err)
                    : api_fail(err, 400, "invalid_value", param, "%s: found an empty array, expected token ids", param);
-    return copy_text(value, param, &out->text, &out->length, err);
+    return api_copy_text(value, param, &out->text, &out->length, err);
 }
 
 /* The field `name`: one text or list of token ids, or an array of up to `most` of one kind. */
 static bool parse_prompts(const json_t *body, const char *name, size_t most, struct api_request *out, struct api_error *err) {
-    const json_t *prompt = field(body, name), *first = json_array_get(prompt, 0);
+    const json_t *prompt = api_field(body, name), *first = json_array_get(prompt, 0);
     if (!json_is_string(prompt) && !json_is_array(prompt))
-        return wrong(err, name, prompt, "a string, token ids, or an array of either");
+        return api_wrong(err, name, prompt, "a string, token ids, or an array of either");
     bool many = json_is_string(first) || json_is_array(first);
     size_t n = many ? json_array_size(prompt) : 1;
     if (n > most)
         return api_fail(err, 400, "invalid_value", name, "%s: found %zu %ss, expected at most %zu", name, n, name, most);
-    if (!(out->prompts = sh_calloc(n, sizeof(*out->prompts)))) return no_memory(err);
+    if (!(out->prompts = sh_calloc(n, sizeof(*out->prompts)))) return api_no_memory(err);
     out->n_prompts = (uint32_t)n;
     if (!many) return parse_prompt(prompt, name, &out->prompts[0], err);
     for (size_t i = 0; i < n; i++) {
@@ -467,7 +344,7 @@ static bool parse_prompts(const json_t *body, const char *name, size_t most, str
         snprintf(at, sizeof(at), "%s[%zu]", name, i);
         snprintf(expected, sizeof(expected), "%s, like %s[0]", json_is_string(first) ? "a string" : "an array of token ids", name);
         if (json_is_string(first) != json_is_string(one) || json_is_array(first) != json_is_array(one))
-            return wrong(err, at, one, expected);
+            return api_wrong(err, at, one, expected);
         if (!parse_prompt(one, at, &out->prompts[i], err)) return false;
     }
     return true;
@@ -479,26 +356,26 @@ static bool parse_content(const json_t *content, const char *param, char **out, 
     size_t length = 0, i;
     json_t *part;
     if (!json_is_array(content)) {
-        if (!json_is_string(content)) return wrong(err, param, content, "a string or an array of text parts");
-        return copy_string(content, param, out, err);
+        if (!json_is_string(content)) return api_wrong(err, param, content, "a string or an array of text parts");
+        return api_copy_string(content, param, out, err);
     }
     json_array_foreach(content, i, part) {
         char at[96], *grown;
         const json_t *type = json_object_get(part, "type"), *value = json_object_get(part, "text");
         snprintf(at, sizeof(at), "%s[%zu]", param, i);
         if (!json_is_object(part)) {
-            wrong(err, at, part, "an object {\"type\": \"text\", \"text\": ...}");
+            api_wrong(err, at, part, "an object {\"type\": \"text\", \"text\": ...}");
             goto fail;
         }
         if (!json_is_string(type) || strcmp(json_string_value(type), "text") != 0) {
             char buf[128];
             api_fail(err, 400, "unsupported_parameter", at, "%s.type: found %s; this server reads only parts of type \"text\"",
-                     at, type ? found(type, buf, sizeof(buf)) : "nothing");
+                     at, type ? api_found(type, buf, sizeof(buf)) : "nothing");
             goto fail;
         }
         snprintf(at, sizeof(at), "%s[%zu].text", param, i);
         if (!json_is_string(value)) {
-            wrong(err, at, value, "a string");
+            api_wrong(err, at, value, "a string");
             goto fail;
         }
         size_t more = json_string_length(value);
@@ -507,7 +384,7 @@ static bool parse_content(const json_t *content, const char *param, char **out, 
             goto fail;
         }
         if (!(grown = realloc(text, length + more + 2))) {
-            no_memory(err);
+            api_no_memory(err);
             goto fail;
         }
         text = grown;
@@ -519,7 +396,7 @@ static bool parse_content(const json_t *content, const char *param, char **out, 
         *out = text;
         return true;
     }
-    return no_memory(err);
+    return api_no_memory(err);
 fail:
     free(text);
     return false;
@@ -528,22 +405,22 @@ fail:
 static bool parse_message(const json_t *message, size_t index, struct sh_chat_message *out, struct api_error *err) {
     char at[48], *text = NULL;
     snprintf(at, sizeof(at), "messages[%zu]", index);
-    if (!json_is_object(message)) return wrong(err, at, message, "an object with role and content");
+    if (!json_is_object(message)) return api_wrong(err, at, message, "an object with role and content");
     const json_t *role = json_object_get(message, "role");
     snprintf(at, sizeof(at), "messages[%zu].role", index);
-    if (!json_is_string(role)) return wrong(err, at, role, "\"system\", \"developer\", \"user\" or \"assistant\"");
+    if (!json_is_string(role)) return api_wrong(err, at, role, "\"system\", \"developer\", \"user\" or \"assistant\"");
     const char *name = json_string_value(role);
     if (strcmp(name, "tool") == 0 || strcmp(name, "function") == 0)
         return api_fail(err, 400, "unsupported_parameter", at, "%s: found \"%s\"; this server does not do tool calls", at, name);
     if (strcmp(name, "system") != 0 && strcmp(name, "developer") != 0 && strcmp(name, "user") != 0 &&
         strcmp(name, "assistant") != 0)
-        return out_of_range(err, at, role, "\"system\", \"developer\", \"user\" or \"assistant\"");
-    const json_t *calls = field(message, "tool_calls");
+        return api_out_of_range(err, at, role, "\"system\", \"developer\", \"user\" or \"assistant\"");
+    const json_t *calls = api_field(message, "tool_calls");
     if (calls && !(json_is_array(calls) && !json_array_size(calls))) {
         snprintf(at, sizeof(at), "messages[%zu].tool_calls", index);
         return api_fail(err, 400, "unsupported_parameter", at, "%s: this server does not do tool calls", at);
     }
-    if (!copy_string(role, at, &text, err)) return false;
+    if (!api_copy_string(role, at, &text, err)) return false;
     out->role = text;
     snprintf(at, sizeof(at), "messages[%zu].content", index);
     text = NULL;
@@ -553,29 +430,29 @@ static bool parse_message(const json_t *message, size_t index, struct sh_chat_me
 }
 
 static bool parse_messages(const json_t *body, struct api_request *out, struct api_error *err) {
-    const json_t *messages = field(body, "messages");
+    const json_t *messages = api_field(body, "messages");
     size_t n = json_array_size(messages);
-    if (!json_is_array(messages)) return wrong(err, "messages", messages, "an array of messages");
+    if (!json_is_array(messages)) return api_wrong(err, "messages", messages, "an array of messages");
     if (!n || n > API_MESSAGES_MAX)
         return api_fail(err, 400, "invalid_value", "messages", "messages: found %zu messages, expected 1 to %d", n,
                         API_MESSAGES_MAX);
-    if (!(out->messages = sh_calloc(n, sizeof(*out->messages)))) return no_memory(err);
+    if (!(out->messages = sh_calloc(n, sizeof(*out->messages)))) return api_no_memory(err);
     for (size_t i = 0; i < n; i++) {
         out->n_messages++; /* so that a message that is only half read is freed too */
         if (!parse_message(json_array_get(messages, i), i, &out->messages[i], err)) return false;
     }
-    return true;
+    return api_copy_json(messages, &out->chat.messages, err);
 }
 
 static bool parse_stream(const json_t *body, struct api_request *out, struct api_error *err) {
-    const json_t *options = field(body, "stream_options");
-    if (!get_bool(body, "stream", &out->stream, err)) return false;
+    const json_t *options = api_field(body, "stream_options");
+    if (!api_get_bool(body, "stream", &out->stream, err)) return false;
     if (!options) return true;
-    if (!json_is_object(options)) return wrong(err, "stream_options", options, "an object");
+    if (!json_is_object(options)) return api_wrong(err, "stream_options", options, "an object");
     if (!out->stream)
         return api_fail(err, 400, "invalid_value", "stream_options",
                         "stream_options: found without \"stream\": true, expected only with it");
-    if (!get_bool(options, "include_usage", &out->include_usage, err)) {
+    if (!api_get_bool(options, "include_usage", &out->include_usage, err)) {
         snprintf(err->param, sizeof(err->param), "stream_options.include_usage");
         return false;
     }
@@ -583,15 +460,15 @@ static bool parse_stream(const json_t *body, struct api_request *out, struct api
 }
 
 static bool parse_embeddings(const json_t *body, struct api_request *out, struct api_error *err) {
-    const json_t *format = field(body, "encoding_format");
+    const json_t *format = api_field(body, "encoding_format");
     const char *text = json_string_value(format);
-    if (format && !text) return wrong(err, "encoding_format", format, "\"float\" or \"base64\"");
+    if (format && !text) return api_wrong(err, "encoding_format", format, "\"float\" or \"base64\"");
     if (format && strcmp(text, "float") != 0 && strcmp(text, "base64") != 0)
-        return out_of_range(err, "encoding_format", format, "\"float\" or \"base64\"");
+        return api_out_of_range(err, "encoding_format", format, "\"float\" or \"base64\"");
     out->base64 = format && strcmp(text, "base64") == 0;
     if (!get_model(body, &out->model, err) || !check_unsupported(body, API_EMBEDDINGS, 1, err) ||
-        !get_count(body, "dimensions", 1, INT32_MAX, &out->dimensions, err) ||
-        !get_bool(body, "add_special_tokens", &out->add_special, err) ||
+        !api_get_count(body, "dimensions", 1, INT32_MAX, &out->dimensions, err) ||
+        !api_get_bool(body, "add_special_tokens", &out->add_special, err) ||
         !parse_prompts(body, "input", API_INPUTS_MAX, out, err))
         return false;
     for (uint32_t i = 0; i < out->n_prompts; i++) {
@@ -607,21 +484,21 @@ bool api_request_parse(const json_t *body, enum api_kind kind, struct api_reques
     *out = (struct api_request){.kind = kind, .n = 1, .add_special = true, .add_generation_prompt = true};
     bool skip_special = true;
     if (kind == API_EMBEDDINGS) return parse_embeddings(body, out, err);
-    if (!get_model(body, &out->model, err) || !get_count(body, "n", 1, API_CHOICES_MAX, &out->n, err) ||
+    if (!get_model(body, &out->model, err) || !api_get_count(body, "n", 1, API_CHOICES_MAX, &out->n, err) ||
         !check_unsupported(body, kind, out->n, err))
         return false;
     if (!(kind == API_CHAT ? parse_messages(body, out, err) : parse_prompts(body, "prompt", API_PROMPTS_MAX, out, err))) return false;
     if (!parse_stream(body, out, err) || !parse_stops(body, out, err) || !parse_sampling(body, out, err) ||
         !parse_limits(body, out, err) || !parse_logprobs(body, out, err) ||
-        !get_bool(body, "ignore_eos", &out->ignore_eos, err) ||
-        !get_bool(body, "return_token_ids", &out->return_token_ids, err) ||
-        !get_bool(body, "return_tokens_as_token_ids", &out->tokens_as_ids, err) ||
-        !get_bool(body, "skip_special_tokens", &skip_special, err))
+        !api_get_bool(body, "ignore_eos", &out->ignore_eos, err) ||
+        !api_get_bool(body, "return_token_ids", &out->return_token_ids, err) ||
+        !api_get_bool(body, "return_tokens_as_token_ids", &out->tokens_as_ids, err) ||
+        !api_get_bool(body, "skip_special_tokens", &skip_special, err))
         return false;
     out->special = !skip_special;
     if (kind == API_COMPLETIONS)
-        return get_bool(body, "echo", &out->echo, err) && get_bool(body, "add_special_tokens", &out->add_special, err);
-    return get_bool(body, "add_generation_prompt", &out->add_generation_prompt, err);
+        return api_get_bool(body, "echo", &out->echo, err) && api_get_bool(body, "add_special_tokens", &out->add_special, err);
+    return api_get_bool(body, "add_generation_prompt", &out->add_generation_prompt, err);
 }
 
 void api_request_finish(struct api_request *request) {
@@ -641,6 +518,7 @@ void api_request_finish(struct api_request *request) {
     free(request->stop_tokens);
     free(request->prompts);
     free(request->messages);
+    free(request->chat.messages);
     free(request->stops);
     free(request->bias);
     free(request->model);
@@ -652,9 +530,9 @@ void api_request_finish(struct api_request *request) {
 bool api_tokenize_parse(const json_t *body, struct api_tokenize *out, struct api_error *err) {
     *out = (struct api_tokenize){.parse_special = true};
     const json_t *content = json_object_get(body, "content");
-    return get_model(body, &out->model, err) && get_bool(body, "add_special", &out->add_special, err) &&
-           get_bool(body, "parse_special", &out->parse_special, err) &&
-           copy_text(content, "content", &out->content, &out->length, err);
+    return get_model(body, &out->model, err) && api_get_bool(body, "add_special", &out->add_special, err) &&
+           api_get_bool(body, "parse_special", &out->parse_special, err) &&
+           api_copy_text(content, "content", &out->content, &out->length, err);
 }
 
 void api_tokenize_finish(struct api_tokenize *request) {
@@ -667,8 +545,8 @@ bool api_detokenize_parse(const json_t *body, struct api_detokenize *out, struct
     *out = (struct api_detokenize){0};
     const json_t *tokens = json_object_get(body, "tokens");
     if (!get_model(body, &out->model, err)) return false;
-    if (!json_is_array(tokens)) return wrong(err, "tokens", tokens, "an array of token ids");
-    return copy_ids(tokens, "tokens", &out->tokens, &out->n_tokens, err);
+    if (!json_is_array(tokens)) return api_wrong(err, "tokens", tokens, "an array of token ids");
+    return api_copy_ids(tokens, "tokens", &out->tokens, &out->n_tokens, err);
 }
 
 void api_detokenize_finish(struct api_detokenize *request) {

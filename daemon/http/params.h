@@ -39,6 +39,10 @@ struct api_prompt { /* text, or token ids if text is NULL */
 
 enum api_kind { API_COMPLETIONS, API_CHAT, API_EMBEDDINGS };
 
+struct api_chat { /* JSON texts for sh_chat_request, as they came; owned */
+    char *messages;
+};
+
 struct api_request {
     enum api_kind kind;
     char *model;                /* NULL: none named */
@@ -46,6 +50,7 @@ struct api_request {
     uint32_t n_prompts;
     struct sh_chat_message *messages; /* chat: at least one; strings owned */
     uint32_t n_messages;
+    struct api_chat chat; /* the same, for sh_chat_apply */
     char **stops;
     uint32_t n_stops;
     int32_t *stop_tokens; /* not checked against a vocabulary */
