@@ -1,7 +1,7 @@
 /*
  * grammar.h - the inside of grammars (engine.h: sh_grammar_*, sh_matcher_*).
  *
- *   build.c                  expressions, from which every front makes a grammar
+ *   build.c, expr.h          expressions, from which every front makes a grammar
  *   gbnf.c, regex.c, schema*.c   the fronts: text -> expressions
  *   compile.c, automaton.c   expressions -> an automaton over bytes with a stack, its sets of configurations made states as they are met
  *   trie.c                   a vocabulary as a trie over bytes; classes of tokens that strings take whole
@@ -45,7 +45,7 @@ sh_gr_expr sh_gr_choice(struct sh_gr *gr, const sh_gr_expr *items, uint32_t n); 
 /* min to max times. Large numbers cost no more than small ones. */
 sh_gr_expr sh_gr_repeat(struct sh_gr *gr, sh_gr_expr item, uint32_t min, uint32_t max);
 sh_gr_expr sh_gr_optional(struct sh_gr *gr, sh_gr_expr item);
-/* Any text (bytes) in which `end` does not occur, also not at its end or together with an `end` that follows it. */
+/* Any text (bytes) in which `end` (up to 256 bytes) does not occur, also not at its end or together with an `end` that follows it. */
 sh_gr_expr sh_gr_until(struct sh_gr *gr, const char *end, size_t length);
 
 /* Rules may refer to each other and to themselves. One that was never set matches nothing. A left recursion (a rule that begins with
