@@ -28,6 +28,12 @@ static const char usage[] =
     "  --bias             biases on attention q, k, v and output\n"
     "  --rope-freqs       a rope_freqs.weight tensor with the factors of Llama 3.1\n"
     "  --spm | --bpe      SentencePiece (default) or byte-level BPE vocabulary\n"
+    "  --pieces           tokens of several characters, too: JSON's punctuation, digits, words, parts of UTF-8 sequences\n"
+    "  --control TOKEN    a control token, such as <|im_end|>; may be repeated, like the next\n"
+    "  --user-defined TOKEN\n"
+    "  --eos TOKEN        the end token: one of the control tokens given (default: a token of its own)\n"
+    "  --chat-template FILE            the model's chat template\n"
+    "  --named-template NAME=FILE      a further one, e.g. tool_use; may be repeated\n"
     "  --shards N         OUT-00001-of-0000N.gguf and so on\n"
     "  --format 2|3       GGUF version (3)   --alignment A   a power of two, at least 8 (32)\n"
     "\n"
@@ -36,7 +42,10 @@ static const char usage[] =
     "2048 --type Q4_0\n"
     "  two real layers:   genmodel two.gguf --layers 2 --embd 2048 --heads 32 --kv-heads 4 --ff 5632 --vocab 128000 --context "
     "8192 --bpe "
-    "--type Q4_K_M\n";
+    "--type Q4_K_M\n"
+    "  a small one that chats: genmodel chat.gguf --embd 64 --heads 2 --kv-heads 1 --ff 128 --vocab 1500 --context 4096 --bpe "
+    "--pieces\n"
+    "                     --control '<|im_start|>' --control '<|im_end|>' --eos '<|im_end|>' --chat-template chatml.jinja\n";
 
 enum option_id {
     OPT_ARCH = 256,
@@ -61,6 +70,12 @@ enum option_id {
     OPT_ROPE_FREQS,
     OPT_SPM,
     OPT_BPE,
+    OPT_PIECES,
+    OPT_CONTROL,
+    OPT_USER_DEFINED,
+    OPT_EOS,
+    OPT_CHAT_TEMPLATE,
+    OPT_NAMED_TEMPLATE,
     OPT_SHARDS,
     OPT_FORMAT,
     OPT_ALIGNMENT,
@@ -89,6 +104,12 @@ static const struct option options[] = {
     {"rope-freqs", 0, NULL, OPT_ROPE_FREQS},
     {"spm", 0, NULL, OPT_SPM},
     {"bpe", 0, NULL, OPT_BPE},
+    {"pieces", 0, NULL, OPT_PIECES},
+    {"control", 1, NULL, OPT_CONTROL},
+    {"user-defined", 1, NULL, OPT_USER_DEFINED},
+    {"eos", 1, NULL, OPT_EOS},
+    {"chat-template", 1, NULL, OPT_CHAT_TEMPLATE},
+    {"named-template", 1, NULL, OPT_NAMED_TEMPLATE},
     {"shards", 1, NULL, OPT_SHARDS},
     {"format", 1, NULL, OPT_FORMAT},
     {"alignment", 1, NULL, OPT_ALIGNMENT},
@@ -109,9 +130,45 @@ static uint64_t number(const char *what, uint64_t most) {
     return v;
 }
 
+enum { MOST_TOKENS = 1024, MOST_TEMPLATES = 16, MOST_TEXT = 1 << 20 };
+static struct {
+    const char *control[MOST_TOKENS], *user_defined[MOST_TOKENS];
+    struct genmodel_template templates[MOST_TEMPLATES];
+} given;
+
+static void add_given(const char *what, const char **list, uint32_t *n) {
+    if (*n == MOST_TOKENS || *optarg == '\0') wrong(what, optarg);
+    list[(*n)++] = optarg;
+}
+
+static void add_template(struct genmodel_params *p, const char *name, const char *path) {
+    char *text = malloc(MOST_TEXT);
+    FILE *file = fopen(path, "r");
+    if (p->n_templates == MOST_TEMPLATES || text == NULL || file == NULL) wrong("a template's file", path);
+    const size_t length = fread(text, 1, MOST_TEXT, file);
+    if (ferror(file) || length == MOST_TEXT) wrong("a template of less than 1 MiB", path);
+    text[length] = '\0';
+    fclose(file);
+    given.templates[p->n_templates++] = (struct genmodel_template){name, text};
+}
+
+static void named_template(struct genmodel_params *p) {
+    char *equals = strchr(optarg, '=');
+    if (equals == NULL || equals == optarg) wrong("--named-template NAME=FILE", optarg);
+    *equals = '\0';
+    add_template(p, optarg, equals + 1);
+}
+
+static void free_templates(const struct genmodel_params *p) {
+    for (uint32_t i = 0; i < p->n_templates; i++) free((char *)(uintptr_t)given.templates[i].text);
+}
+
 int main(int argc, char **argv) {
     struct genmodel_params p = genmodel_defaults();
     p.head_dim = 0;
+    p.control = given.control;
+    p.user_defined = given.user_defined;
+    p.templates = given.templates;
     for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         switch (c) {
         case OPT_ARCH: p.arch = optarg; break;
@@ -141,6 +198,12 @@ int main(int argc, char **argv) {
         case OPT_ROPE_FREQS: p.rope_freqs = true; break;
         case OPT_SPM: p.vocab_kind = GENMODEL_SPM; break;
         case OPT_BPE: p.vocab_kind = GENMODEL_BPE; break;
+        case OPT_PIECES: p.pieces = true; break;
+        case OPT_CONTROL: add_given("--control", given.control, &p.n_control); break;
+        case OPT_USER_DEFINED: add_given("--user-defined", given.user_defined, &p.n_user_defined); break;
+        case OPT_EOS: p.eos = optarg; break;
+        case OPT_CHAT_TEMPLATE: add_template(&p, NULL, optarg); break;
+        case OPT_NAMED_TEMPLATE: named_template(&p); break;
         case OPT_SHARDS: p.shards = (uint32_t)number("--shards", 512); break;
         case OPT_FORMAT: p.version = (uint32_t)number("--format", 3); break;
         case OPT_ALIGNMENT: p.alignment = (uint32_t)number("--alignment", 1 << 20); break;
@@ -154,7 +217,9 @@ int main(int argc, char **argv) {
     }
     if (p.head_dim == 0 && p.heads > 0) p.head_dim = p.embd / p.heads;
     struct sh_error err;
-    if (genmodel_write(argv[optind], &p, &err) != SH_OK) {
+    const enum sh_code code = genmodel_write(argv[optind], &p, &err);
+    free_templates(&p);
+    if (code != SH_OK) {
         fprintf(stderr, "genmodel: %s\n", err.message);
         return 1;
     }

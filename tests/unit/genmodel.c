@@ -243,9 +243,182 @@ static size_t byte_char(uint32_t byte, char buf[4]) {
     return 2;
 }
 
-enum { KIND_NORMAL = 1, KIND_UNKNOWN = 2, KIND_CONTROL = 3, KIND_BYTE = 6 };
+enum { KIND_NORMAL = 1, KIND_UNKNOWN = 2, KIND_CONTROL = 3, KIND_USER_DEFINED = 4, KIND_BYTE = 6 };
 #define MARK "\xE2\x96\x81"  /* U+2581: a space in SentencePiece vocabularies */
 #define BYTE_MARK "\xC4\xA0" /* U+0120: a space in byte-level vocabularies */
+static const char bpe_bos[] = "<|begin_of_text|>", bpe_eos[] = "<|end_of_text|>"; /* those of byte-level vocabularies */
+
+/* What `pieces` adds, and all that they begin with: a merge makes each of its predecessor and one byte (SentencePiece: character). */
+static const char *const pieces[] = {
+    "{\"",
+    "\"}",
+    "\":",
+    "\",",
+    "\":\"",
+    "\",\"",
+    "\": ",
+    "\", \"",
+    "\": \"",
+    "\"},{\"",
+    "\"]",
+    "[\"",
+    "[[",
+    "]]",
+    "[{",
+    "{}",
+    "[]",
+    "}]",
+    "]}",
+    "},",
+    "],",
+    "}}",
+    "}}\n",
+    "{\n",
+    "[\n",
+    ",\n",
+    "\",\n",
+    "\"\n",
+    "\n\n",
+    "\n  ",
+    "\n    ",
+    "  ",
+    "    ",
+    " \"",
+    " {",
+    " [",
+    " }",
+    " ]",
+    ", ",
+    ": ",
+    ": {",
+    ": [",
+    "\\\"",
+    "\\\\",
+    "\\n",
+    "\\t",
+    "\\u",
+    "\\u00",
+    "\\ud83d",
+    "\"\"",
+    "\" ",
+    " :",
+    " ,",
+    "\t",
+    "\n",
+    "00",
+    "01",
+    "10",
+    "11",
+    "12",
+    "19",
+    "20",
+    "23",
+    "24",
+    "25",
+    "31",
+    "42",
+    "50",
+    "59",
+    "64",
+    "99",
+    "000",
+    "100",
+    "123",
+    "255",
+    "999",
+    "2024",
+    "-1",
+    "-0",
+    "-02",
+    "-12",
+    "0.",
+    "1.",
+    ".5",
+    ".0",
+    "e+",
+    "e-",
+    "E1",
+    "1e",
+    ":0",
+    ":59",
+    "T00",
+    "T12",
+    "Z\"",
+    "+00",
+    "true",
+    "false",
+    "null",
+    " true",
+    " false",
+    " null",
+    "name",
+    "\"name",
+    "value",
+    "type",
+    "\"type",
+    "\"id",
+    "arguments",
+    "\"arguments",
+    "string",
+    "number",
+    "the",
+    " the",
+    "of",
+    " of",
+    "and",
+    " and",
+    "city",
+    "\"city",
+    "location",
+    "red",
+    "green",
+    "blue",
+    "one",
+    "two",
+    "red\"",
+    "function",
+    "parameters",
+    "A",
+    "AB",
+    "Hello",
+    "XY",
+    "_a",
+    "__",
+    "--",
+    "..",
+    "...",
+    "/",
+    "://",
+    "@",
+    "#",
+    "$",
+    "(",
+    ")",
+    "()",
+    "<",
+    "</",
+    "<t",
+    "<|",
+    "|>",
+    "<think",
+    "user",
+    "assistant",
+    "\xC3\xA4",
+    "\xC3\xA9",
+    "\xC3\xBC",
+    "\xC3\xA4p",
+    "\xD0\xB6",
+    "\xD0\xB8\xD1\x8F",
+    "\xE2\x82\xAC",
+    "\xE6\x97\xA5",
+    "\xE6\x97\xA5\xE6\x9C\xAC",
+    "\xE2\x80\x9C",
+    "\xF0\x9F\x98\x80",
+    " \xF0\x9F\x98\x80",
+    "\xF0\x9F\x8E\x89",
+    "\xC3\xA9\"",
+    "\xE6\x97\xA5\"",
+};
 
 struct vocab {
     struct text text;
@@ -253,6 +426,7 @@ struct vocab {
     float *scores;
     int32_t *kinds;
     uint32_t n, n_merges, n_tokens;
+    uint32_t first_piece, n_pieces;
 };
 
 static void add_token(struct vocab *v, const char *s, size_t length, int32_t kind, float score) {
@@ -261,7 +435,50 @@ static void add_token(struct vocab *v, const char *s, size_t length, int32_t kin
     v->kinds[v->n++] = kind;
 }
 
-static void spm_tokens(struct vocab *v) {
+static bool is_piece(const struct vocab *v, const char *s, size_t length) {
+    for (uint32_t i = v->first_piece; i < v->first_piece + v->n_pieces; i++)
+        if (v->tokens[i].length == length && memcmp(v->tokens[i].ptr, s, length) == 0) return true;
+    return false;
+}
+
+/* Both leave room for what comes at the end of the vocabulary: `last` is where they stop. */
+static void spm_pieces(struct vocab *v, uint32_t last, float *score) {
+    char buf[96];
+    for (size_t i = 0; i < SH_COUNT(pieces); i++) {
+        size_t length = 0;
+        for (const char *c = pieces[i]; *c != '\0';) {
+            const char *const character = *c == ' ' ? MARK : c;
+            size_t bytes = 1;
+            while ((character[bytes] & 0xC0) == 0x80) bytes++;
+            memcpy(buf + length, character, bytes);
+            length += bytes;
+            c += *c == ' ' ? 1 : bytes;
+            if ((length == 3 && memcmp(buf, MARK, 3) == 0) || is_piece(v, buf, length) || v->n >= last) continue;
+            add_token(v, buf, length, KIND_NORMAL, *score -= 1);
+            v->n_pieces++;
+        }
+    }
+}
+
+static void bpe_pieces(struct vocab *v, uint32_t last) {
+    char buf[96], merge[128];
+    for (size_t i = 0; i < SH_COUNT(pieces); i++) {
+        size_t length = 0;
+        for (const char *c = pieces[i]; *c != '\0'; c++) {
+            const size_t split = length;
+            length += byte_char((uint8_t)*c, buf + length);
+            if (split == 0 || is_piece(v, buf, length) || v->n >= last) continue;
+            add_token(v, buf, length, KIND_NORMAL, 0);
+            v->n_pieces++;
+            memcpy(merge, buf, split);
+            merge[split] = ' ';
+            memcpy(merge + split + 1, buf + split, length - split);
+            v->merges[v->n_merges++] = keep(&v->text, merge, length + 1);
+        }
+    }
+}
+
+static void spm_tokens(struct vocab *v, bool with_pieces, uint32_t last) {
     char buf[32];
     size_t split;
     add_token(v, "<unk>", 5, KIND_UNKNOWN, 0);
@@ -273,28 +490,85 @@ static void spm_tokens(struct vocab *v) {
     }
     float score = 0;
     add_token(v, MARK, 3, KIND_NORMAL, score); /* without it a space would become the bytes of its mark */
-    for (uint64_t k = 0; v->n < v->n_tokens; k++) {
+    v->first_piece = v->n;
+    if (with_pieces) spm_pieces(v, last, &score);
+    for (uint64_t k = 0; v->n < last; k++) {
         const size_t length = word(k, MARK, buf, &split);
-        add_token(v, buf, length, KIND_NORMAL, score -= 1);
+        if (!is_piece(v, buf, length)) add_token(v, buf, length, KIND_NORMAL, score -= 1);
     }
 }
 
-static void bpe_tokens(struct vocab *v) {
-    static const char bos[] = "<|begin_of_text|>", eos[] = "<|end_of_text|>";
+static void bpe_tokens(struct vocab *v, bool with_pieces, uint32_t last) {
     char buf[32], merge[40];
     size_t split;
     for (unsigned b = 0; b < 256; b++) add_token(v, buf, byte_char(b, buf), KIND_NORMAL, 0);
-    for (uint64_t k = 1; v->n < v->n_tokens - 2; k++) {
+    v->first_piece = v->n;
+    if (with_pieces) bpe_pieces(v, last);
+    for (uint64_t k = 1; v->n < last; k++) {
         const size_t length = word(k, BYTE_MARK, buf, &split);
-        if (length == 1) continue;
+        if (length == 1 || is_piece(v, buf, length)) continue;
         add_token(v, buf, length, KIND_NORMAL, 0);
         memcpy(merge, buf, split);
         merge[split] = ' ';
         memcpy(merge + split + 1, buf + split, length - split);
         v->merges[v->n_merges++] = keep(&v->text, merge, length + 1);
     }
-    add_token(v, bos, sizeof bos - 1, KIND_CONTROL, 0);
-    add_token(v, eos, sizeof eos - 1, KIND_CONTROL, 0);
+}
+
+/* What is given, behind the rest: control tokens, user-defined ones, and byte-level vocabularies' own BOS and EOS. */
+static void last_tokens(struct vocab *v, const struct genmodel_params *p) {
+    for (uint32_t i = 0; i < p->n_control; i++) add_token(v, p->control[i], strlen(p->control[i]), KIND_CONTROL, 0);
+    for (uint32_t i = 0; i < p->n_user_defined; i++)
+        add_token(v, p->user_defined[i], strlen(p->user_defined[i]), KIND_USER_DEFINED, 0);
+    if (p->vocab_kind == GENMODEL_SPM) return;
+    add_token(v, bpe_bos, sizeof bpe_bos - 1, KIND_CONTROL, 0);
+    add_token(v, bpe_eos, sizeof bpe_eos - 1, KIND_CONTROL, 0);
+}
+
+static uint32_t count_last(const struct genmodel_params *p) {
+    return p->n_control + p->n_user_defined + (p->vocab_kind == GENMODEL_BPE ? 2 : 0);
+}
+
+/* Token i of those given. */
+static const char *given_token(const struct genmodel_params *p, uint32_t i) {
+    return i < p->n_control ? p->control[i] : p->user_defined[i - p->n_control];
+}
+
+static enum sh_code check_vocab(const struct genmodel_params *p, struct sh_error *err) {
+    const uint32_t least = (p->vocab_kind == GENMODEL_SPM ? 260 : 256) + count_last(p);
+    if (p->vocab < least || p->vocab > 262144)
+        return sh_fail(err, SH_ERR_INVALID, "vocabulary of %u tokens: expected %u to 262144", p->vocab, least);
+    bool eos_there = p->eos == NULL;
+    for (uint32_t i = 0; i < p->n_control + p->n_user_defined; i++) {
+        const char *token = given_token(p, i);
+        bool there = p->vocab_kind == GENMODEL_BPE && (strcmp(token, bpe_bos) == 0 || strcmp(token, bpe_eos) == 0);
+        for (uint32_t k = 0; k < i && !there; k++) there = strcmp(given_token(p, k), token) == 0;
+        if (there)
+            return sh_fail(err, SH_ERR_INVALID, "token '%s' twice: expected tokens that the vocabulary does not have", token);
+        if (i < p->n_control && !eos_there) eos_there = strcmp(token, p->eos) == 0;
+    }
+    if (!eos_there) return sh_fail(err, SH_ERR_INVALID, "eos '%s': expected one of the control tokens given", p->eos);
+    for (uint32_t i = 0; i < p->n_templates; i++)
+        if (p->templates[i].name != NULL && strlen(p->templates[i].name) > 64)
+            return sh_fail(err, SH_ERR_INVALID, "template '%s': expected a name of at most 64 bytes", p->templates[i].name);
+    return SH_OK;
+}
+
+static uint32_t eos_token(const struct vocab *v, const struct genmodel_params *p) {
+    for (uint32_t i = 0; p->eos != NULL && i < v->n; i++)
+        if (v->kinds[i] == KIND_CONTROL && v->tokens[i].length == strlen(p->eos) &&
+            memcmp(v->tokens[i].ptr, p->eos, v->tokens[i].length) == 0)
+            return i;
+    return p->vocab_kind == GENMODEL_SPM ? 2 : p->vocab - 1;
+}
+
+static void add_templates(struct sh_gguf_writer *w, const struct genmodel_params *p) {
+    char key[128];
+    for (uint32_t i = 0; i < p->n_templates; i++) {
+        const struct genmodel_template *t = &p->templates[i];
+        snprintf(key, sizeof key, "tokenizer.chat_template%s%s", t->name != NULL ? "." : "", t->name != NULL ? t->name : "");
+        sh_gguf_add_str(w, key, t->text, strlen(t->text));
+    }
 }
 
 static void free_vocab(struct vocab *v) {
@@ -308,6 +582,8 @@ static void free_vocab(struct vocab *v) {
 static bool add_vocab(struct sh_gguf_writer *w, const struct genmodel_params *p) {
     struct vocab v = {.n_tokens = p->vocab};
     v.text.capacity = (size_t)p->vocab * 40 + 65536;
+    for (uint32_t i = 0; i < p->n_control; i++) v.text.capacity += strlen(p->control[i]);
+    for (uint32_t i = 0; i < p->n_user_defined; i++) v.text.capacity += strlen(p->user_defined[i]);
     v.text.bytes = malloc(v.text.capacity);
     v.tokens = sh_calloc(p->vocab, sizeof *v.tokens);
     v.merges = sh_calloc(p->vocab, sizeof *v.merges);
@@ -316,8 +592,10 @@ static bool add_vocab(struct sh_gguf_writer *w, const struct genmodel_params *p)
     const bool ok = v.text.bytes != NULL && v.tokens != NULL && v.merges != NULL && v.scores != NULL && v.kinds != NULL;
     const bool spm = p->vocab_kind == GENMODEL_SPM;
     if (ok) {
-        if (spm) spm_tokens(&v);
-        else bpe_tokens(&v);
+        const uint32_t last = v.n_tokens - count_last(p);
+        if (spm) spm_tokens(&v, p->pieces, last);
+        else bpe_tokens(&v, p->pieces, last);
+        last_tokens(&v, p);
         sh_gguf_add_str(w, "tokenizer.ggml.model", spm ? "llama" : "gpt2", spm ? 5 : 4);
         sh_gguf_add_str(w, "tokenizer.ggml.pre", spm ? "default" : "llama-bpe", spm ? 7 : 9);
         sh_gguf_add_strings(w, "tokenizer.ggml.tokens", v.tokens, v.n);
@@ -325,11 +603,12 @@ static bool add_vocab(struct sh_gguf_writer *w, const struct genmodel_params *p)
         sh_gguf_add_array(w, "tokenizer.ggml.token_type", SH_VALUE_I32, v.kinds, v.n);
         if (!spm) sh_gguf_add_strings(w, "tokenizer.ggml.merges", v.merges, v.n_merges);
         sh_gguf_add_u32(w, "tokenizer.ggml.bos_token_id", spm ? 1 : p->vocab - 2);
-        sh_gguf_add_u32(w, "tokenizer.ggml.eos_token_id", spm ? 2 : p->vocab - 1);
+        sh_gguf_add_u32(w, "tokenizer.ggml.eos_token_id", eos_token(&v, p));
         if (spm) sh_gguf_add_u32(w, "tokenizer.ggml.unknown_token_id", 0);
         sh_gguf_add_bool(w, "tokenizer.ggml.add_bos_token", true);
         sh_gguf_add_bool(w, "tokenizer.ggml.add_eos_token", false);
         if (spm) sh_gguf_add_bool(w, "tokenizer.ggml.add_space_prefix", true);
+        add_templates(w, p);
     }
     free_vocab(&v);
     return ok;
@@ -569,7 +848,6 @@ static enum sh_code write_shard(const char *path, const struct plan *plan, const
 }
 
 static enum sh_code check_params(const struct genmodel_params *p, struct sh_error *err) {
-    const uint32_t least = p->vocab_kind == GENMODEL_SPM ? 260 : 258;
     if (strcmp(p->arch, "llama") != 0) return sh_fail(err, SH_ERR_UNSUPPORTED, "architecture '%s': expected llama", p->arch);
     if (p->layers < 1 || p->embd < 1 || p->heads < 1 || p->kv_heads < 1 || p->head_dim < 1 || p->ff < 1 || p->context < 1)
         return sh_fail(err, SH_ERR_INVALID, "layers, embd, heads, kv-heads, head-dim, ff and context must be at least 1");
@@ -578,13 +856,11 @@ static enum sh_code check_params(const struct genmodel_params *p, struct sh_erro
     if (p->heads % p->kv_heads != 0)
         return sh_fail(err, SH_ERR_INVALID, "%u heads are no multiple of %u kv-heads", p->heads, p->kv_heads);
     if (p->head_dim % 2 != 0) return sh_fail(err, SH_ERR_INVALID, "head-dim %u is odd", p->head_dim);
-    if (p->vocab < least || p->vocab > 262144)
-        return sh_fail(err, SH_ERR_INVALID, "vocabulary of %u tokens: expected %u to 262144", p->vocab, least);
     if (p->experts > 1024 || p->experts_used > p->experts || (p->experts > 0) != (p->experts_used > 0))
         return sh_fail(err, SH_ERR_INVALID, "%u of %u experts used: expected 1 to all of up to 1024", p->experts_used,
                        p->experts);
     if (p->shards > 512) return sh_fail(err, SH_ERR_INVALID, "%u shards: expected at most 512", p->shards);
-    return SH_OK;
+    return check_vocab(p, err);
 }
 
 static enum sh_code make_plan(struct plan *plan, const struct recipe *recipe, uint32_t embd_type, uint32_t head_type,

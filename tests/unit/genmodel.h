@@ -13,6 +13,10 @@
 
 enum genmodel_vocab { GENMODEL_SPM, GENMODEL_BPE };
 
+struct genmodel_template {
+    const char *name, *text; /* tokenizer.chat_template.NAME; name NULL: tokenizer.chat_template */
+};
+
 struct genmodel_params {
     const char *arch; /* "llama" */
     const char *name; /* general.name */
@@ -28,6 +32,14 @@ struct genmodel_params {
     bool bias;       /* biases on attention q, k, v and output */
     bool rope_freqs; /* a rope_freqs.weight tensor, with factors as Llama 3.1 has them */
     enum genmodel_vocab vocab_kind;
+    /* Tokens of several characters as real vocabularies have them: JSON's punctuation, digits, words, parts of UTF-8 sequences. Else there
+     * are bytes and strings of a to z alone */
+    bool pieces;
+    const char *const *control, *const *user_defined; /* added to the end of the vocabulary, as given; lent, like templates */
+    uint32_t n_control, n_user_defined;
+    const char *eos; /* one of the control tokens; NULL: a token of its own */
+    const struct genmodel_template *templates;
+    uint32_t n_templates;
     uint32_t shards;    /* 0 or 1: one file; else NAME-00001-of-0000N.gguf next to each other */
     uint32_t version;   /* of the format: 2 or 3; 0 = 3 */
     uint32_t alignment; /* 0 = 32 */

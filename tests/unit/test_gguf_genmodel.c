@@ -179,6 +179,69 @@ static void test_vocabularies(void **state) {
     check_vocabulary(GENMODEL_BPE, 262144);
 }
 
+/* What a model that chats has: pieces that merges really make, tokens and templates as given, an end token of them. */
+static void check_chat(enum genmodel_vocab kind) {
+    static const char *const control[] = {"<|im_start|>", "<|im_end|>"}, *const user_defined[] = {"<tool_call>", "<think>"};
+    static const struct genmodel_template templates[] = {{NULL, "{{ messages }}"}, {"tool_use", "{{ tools }}"}};
+    /* with the number of tokens that each is; SentencePiece puts a space before them */
+    static const struct {
+        const char *text;
+        uint32_t bpe, spm;
+    } joined[] = {
+        {"{\"name\":\"", 3, 4},
+        {"100", 1, 2},
+        {"\xE6\x97\xA5\xE6\x9C\xAC", 1, 2},
+        {"true", 1, 1},
+    };
+    struct genmodel_params p = genmodel_defaults();
+    struct sh_gguf *g;
+    struct sh_vocab *vocab;
+    struct sh_str text;
+    int32_t *ids;
+    size_t count, length;
+    char *back;
+    p.vocab = 1500;
+    p.vocab_kind = kind;
+    p.pieces = true;
+    p.control = control;
+    p.n_control = SH_COUNT(control);
+    p.user_defined = user_defined;
+    p.n_user_defined = SH_COUNT(user_defined);
+    p.eos = "<|im_end|>";
+    p.templates = templates;
+    p.n_templates = SH_COUNT(templates);
+    const char *path = test_scratch("chat.gguf");
+    OK(genmodel_write(path, &p, &err));
+    OK(sh_gguf_open(path, &g, &err));
+    OK(sh_gguf_str(g, "tokenizer.chat_template.tool_use", &text, &err));
+    assert_int_equal(text.length, 11);
+    assert_memory_equal(text.ptr, "{{ tools }}", 11);
+    OK(sh_vocab_create(g, &vocab, &err));
+    sh_gguf_close(g);
+    assert_string_equal(sh_vocab_chat_template(vocab), "{{ messages }}");
+    static const char turn[] = "x\xF0\x9F\x98\x80\xF0\x9F\x98\x81\x07<tool_call><|im_start|><|im_end|>";
+    OK(sh_tokenize(vocab, turn, sizeof turn - 1, SH_TOKENIZE_PARSE, &ids, &count, &err));
+    assert_int_equal(ids[count - 1], sh_vocab_eos(vocab));
+    assert_true(sh_vocab_is_end(vocab, sh_vocab_eos(vocab)));
+    OK(sh_detokenize(vocab, ids, count, true, true, &back, &length, &err));
+    assert_string_equal(back, turn);
+    free(ids);
+    free(back);
+    for (size_t i = 0; i < SH_COUNT(joined); i++) {
+        OK(sh_tokenize(vocab, joined[i].text, strlen(joined[i].text), 0, &ids, &count, &err));
+        const uint32_t want = kind == GENMODEL_BPE ? joined[i].bpe : joined[i].spm;
+        if (count != want) fail_msg("'%s': %zu tokens, want %u", joined[i].text, count, want);
+        free(ids);
+    }
+    sh_vocab_destroy(vocab);
+}
+
+static void test_chat(void **state) {
+    (void)state;
+    check_chat(GENMODEL_BPE);
+    check_chat(GENMODEL_SPM);
+}
+
 /* Generated models run, and what they say is neither flat nor wild: logits of mean near 0 and deviation around 2. */
 static void check_logits(const char *what, const char *path) {
     static const int32_t tokens[] = {1, 300, 17, 421, 5, 99};
@@ -243,12 +306,20 @@ static void test_refused(void **state) {
     p = genmodel_defaults();
     p.vocab = 100;
     refused(p, "260 to 262144");
+    static const char *const twice[] = {"<a>", "<b>", "<a>"};
+    p = genmodel_defaults();
+    p.control = twice;
+    p.n_control = 3;
+    refused(p, "'<a>' twice");
+    p.n_control = 2;
+    p.eos = "<c>";
+    refused(p, "eos '<c>'");
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_types),  cmocka_unit_test(test_same_values), cmocka_unit_test(test_vocabularies),
-        cmocka_unit_test(test_logits), cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_types), cmocka_unit_test(test_same_values), cmocka_unit_test(test_vocabularies),
+        cmocka_unit_test(test_chat),  cmocka_unit_test(test_logits),      cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
