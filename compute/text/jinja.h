@@ -1,7 +1,7 @@
 /*
  * jinja.h - the inside of the template engine (engine.h: sh_template_*): values, the compiled tree, and what its files share.
  *
- *   jinja.c          a run: memory, limits, failures; the public functions
+ *   jinja.c          a run: memory, limits, failures, where text comes from; the public functions
  *   jinja_lex.c      template text -> tokens; white space control
  *   jinja_parse.c    tokens -> tree, once
  *   jinja_eval.c     the tree, with variables -> text
@@ -21,6 +21,11 @@
  * All of them keep a run within 1 MiB of stack.
  *
  * Integers have 127 bits and a sign; a result that needs more is an error, never another number.
+ *
+ * Where text comes from (sh_template_render_parts): a run that is asked for it keeps the bytes of its strings in one range of
+ * addresses, and for each byte a mark at a fixed distance behind it, 1: given. So what points into a string has its marks, too, and
+ * jbuf_add copies them along. Code that writes other bytes than it read says what they are made of (jbuf_made_of). Bytes
+ * outside the range (the template's, constants, `trusted`) are not given.
  */
 #ifndef SHIMMY_JINJA_H
 #define SHIMMY_JINJA_H
@@ -69,7 +74,8 @@ enum jkind {
 
 struct jval {
     enum jkind kind;
-    bool lazy; /* J_LIST: in Python a generator or an iterator, which is true even if it is empty */
+    bool lazy;  /* J_LIST: in Python a generator or an iterator, which is true even if it is empty */
+    bool given; /* J_BOOL, J_INT, J_FLOAT: made of given text; of strings each byte knows it: see jinja_marks */
     union {
         bool b;
         __int128 i;
@@ -126,10 +132,13 @@ struct jinja {
     struct jscope *scope;
     struct jdict *variables;
     struct jval captured; /* the text that a filter block works on */
+    char *strings; /* the range of strings whose origin is kept: JINJA_MAX_MEMORY bytes, then as many marks; NULL: it is not */
+    size_t strings_used, strings_ready; /* ready: bytes that can be written, and their marks */
     const struct tm *now;
 };
 
-void *jinja_alloc(struct jinja *s, size_t bytes); /* zeroed, aligned for anything */
+void *jinja_alloc(struct jinja *s, size_t bytes);        /* zeroed, aligned for anything */
+char *jinja_alloc_string(struct jinja *s, size_t bytes); /* for the bytes of strings; not given until they are marked so */
 /* Fails the run: "line N: " and the message. */
 _Noreturn void jinja_fail(struct jinja *s, const char *fmt, ...) SH_PRINTF(2, 3);
 _Noreturn void jinja_limit(struct jinja *s, const char *what, uint64_t limit);
@@ -142,6 +151,18 @@ static inline void jbuf_str(struct jinja *s, struct jbuf *b, struct jstr text) {
 static inline void jbuf_char(struct jinja *s, struct jbuf *b, char c) { jbuf_add(s, b, &c, 1); }
 void jbuf_fill(struct jinja *s, struct jbuf *b, struct jstr text, size_t times);
 struct jval jbuf_value(const struct jbuf *b);
+
+/* The marks of the bytes at p; NULL: they have none, and are not given. */
+static inline uint8_t *jinja_marks(const struct jinja *s, const char *p) {
+    const size_t at = (size_t)((uintptr_t)p - (uintptr_t)s->strings);
+    return s->strings && at < JINJA_MAX_MEMORY ? (uint8_t *)s->strings + JINJA_MAX_MEMORY + at : NULL;
+}
+bool jinja_is_given(const struct jinja *s, struct jstr t); /* any byte of it */
+void jbuf_mark(struct jinja *s, struct jbuf *b, size_t since); /* what was written from there on is given */
+/* What was written from there on is made of t: all of it is given if any byte of t is. */
+static inline void jbuf_made_of(struct jinja *s, struct jbuf *b, size_t since, struct jstr t) {
+    if (s->strings && jinja_is_given(s, t)) jbuf_mark(s, b, since);
+}
 
 /* ---- making and looking at values (jinja_value.c) ---- */
 
@@ -156,6 +177,10 @@ static inline bool jv_is_sequence(struct jval v) { return v.kind == J_LIST || v.
 static inline bool jv_is_number(struct jval v) { return v.kind == J_INT || v.kind == J_FLOAT || v.kind == J_BOOL; }
 static inline __int128 jv_integer(struct jval v) { return v.kind == J_BOOL ? v.b : v.i; }
 static inline double jv_double(struct jval v) { return v.kind == J_FLOAT ? v.f : (double)jv_integer(v); }
+static inline struct jval jv_made_of(struct jval number, bool given) { /* the number, which is given if what it is made of is */
+    number.given = given;
+    return number;
+}
 
 bool jstr_equal(struct jstr a, struct jstr b);
 bool jstr_is(struct jstr a, const char *text);

@@ -220,7 +220,7 @@ static struct jval concatenate_lists(struct jinja *s, struct jval a, struct jval
     return out;
 }
 
-struct jval jinja_add(struct jinja *s, struct jval a, struct jval b) {
+static struct jval sum_of(struct jinja *s, struct jval a, struct jval b) {
     __int128 sum;
     struct jbuf text = {0};
     if (a.kind == J_STRING && b.kind == J_STRING) {
@@ -233,6 +233,11 @@ struct jval jinja_add(struct jinja *s, struct jval a, struct jval b) {
     if (a.kind == J_FLOAT || b.kind == J_FLOAT) return jv_float(jv_double(a) + jv_double(b));
     if (__builtin_add_overflow(jv_integer(a), jv_integer(b), &sum)) too_large(s);
     return jv_int(sum);
+}
+
+struct jval jinja_add(struct jinja *s, struct jval a, struct jval b) {
+    const struct jval v = sum_of(s, a, b);
+    return jv_is_number(v) ? jv_made_of(v, a.given || b.given) : v;
 }
 
 static struct jval repeat(struct jinja *s, struct jval v, struct jval times) {
@@ -318,22 +323,27 @@ static struct jval remainder_or_format(struct jinja *s, struct jval a, struct jv
     return jinja_percent(s, a.s, &b, 1, b.kind == J_DICT ? b.dict : NULL);
 }
 
-static struct jval binary(struct jinja *s, const struct jnode *n) {
-    const struct jval a = evaluate(s, n->a), b = evaluate(s, n->b);
-    s->line = n->line;
-    switch (n->op) {
+static struct jval operate(struct jinja *s, uint32_t op, struct jval a, struct jval b) {
+    switch (op) {
     case '+': return jinja_add(s, a, b);
     case '-': return subtract(s, a, b);
     case '*': return multiply(s, a, b);
     case '%': return remainder_or_format(s, a, b);
     case JOP('*', '*'): return power(s, a, b);
-    default: return divide(s, a, b, n->op);
+    default: return divide(s, a, b, op);
     }
 }
 
+static struct jval binary(struct jinja *s, const struct jnode *n) {
+    const struct jval a = evaluate(s, n->a), b = evaluate(s, n->b);
+    s->line = n->line;
+    const struct jval v = operate(s, n->op, a, b);
+    return jv_is_number(v) ? jv_made_of(v, a.given || b.given) : v;
+}
+
 static struct jval negate(struct jinja *s, struct jval v) {
-    if (v.kind == J_FLOAT) return jv_float(-v.f);
-    return subtract(s, jv_int(0), v);
+    if (v.kind == J_FLOAT) return jv_made_of(jv_float(-v.f), v.given);
+    return jv_made_of(subtract(s, jv_int(0), v), v.given);
 }
 
 static bool holds(struct jinja *s, uint32_t op, struct jval a, struct jval b) {

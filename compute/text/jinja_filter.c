@@ -66,7 +66,7 @@ FILTER(filter_indent) {
         const size_t end = feed ? (size_t)(feed - t.p) : t.n;
         if (begin ? blank || end > begin : first) jbuf_str(s, &b, by);
         jbuf_add(s, &b, t.p + begin, end - begin);
-        if (feed) jbuf_char(s, &b, '\n');
+        if (feed) jbuf_add(s, &b, feed, 1);
         begin = end + 1;
     }
     return jbuf_value(&b);
@@ -113,12 +113,14 @@ FILTER(filter_escape) {
     jinja_spend(s, t.n / 16);
     for (size_t i = 0; i < t.n; i++) {
         const char c = t.p[i];
+        const size_t since = b.n;
         if (c == '&') jbuf_str(s, &b, JSTR("&amp;"));
         else if (c == '<') jbuf_str(s, &b, JSTR("&lt;"));
         else if (c == '>') jbuf_str(s, &b, JSTR("&gt;"));
         else if (c == '"') jbuf_str(s, &b, JSTR("&#34;"));
         else if (c == '\'') jbuf_str(s, &b, JSTR("&#39;"));
         else jbuf_char(s, &b, c);
+        jbuf_made_of(s, &b, since, (struct jstr){t.p + i, 1});
     }
     return jbuf_value(&b);
 }
@@ -128,7 +130,7 @@ FILTER(filter_striptags) {
     UNUSED;
     const struct jstr t = jv_string(s, v);
     struct jbuf b = {0};
-    bool space = false;
+    struct jstr space = {0}; /* the last one in front of what follows */
     size_t bytes;
     const char *no_more = NULL; /* from here on there is no '>' */
     jinja_spend(s, t.n / 16);
@@ -139,10 +141,12 @@ FILTER(filter_striptags) {
         if (close) {
             bytes = (size_t)(close - t.p) + 1 - i;
         } else if (jstr_is_space(c)) {
-            space = true;
+            space = (struct jstr){t.p + i, bytes};
         } else {
-            if (space && b.n) jbuf_char(s, &b, ' ');
-            space = false;
+            const size_t since = b.n;
+            if (space.n && b.n) jbuf_char(s, &b, ' ');
+            jbuf_made_of(s, &b, since, space);
+            space = (struct jstr){0};
             jbuf_add(s, &b, t.p + i, bytes);
         }
     }
@@ -155,10 +159,12 @@ static void quote_url(struct jinja *s, struct jbuf *b, struct jstr t, bool query
     for (size_t i = 0; i < t.n; i++) {
         const uint8_t c = (uint8_t)t.p[i];
         char escape[4];
+        const size_t since = b->n;
         const bool plain = (c >= '0' && c <= '9') || (c < 0x80 && jstr_is_alpha(c)) || (c && strchr(query ? "-._~" : "-._~/", c));
         if (plain) jbuf_char(s, b, (char)c);
         else if (query && c == ' ') jbuf_char(s, b, '+');
         else jbuf_add(s, b, escape, (size_t)snprintf(escape, sizeof escape, "%%%02X", c));
+        jbuf_made_of(s, b, since, (struct jstr){t.p + i, 1});
     }
 }
 
@@ -203,7 +209,8 @@ FILTER(filter_int) {
     struct jval result = jv_int(0);
     double d = 0;
     if (base < 2 || base > 36) jinja_fail(s, "int: found a base that is not from 2 to 36");
-    if (v.kind == J_INT || v.kind == J_BOOL) return jv_int(jv_integer(v));
+    if (v.kind == J_INT || v.kind == J_BOOL) return jv_made_of(jv_int(jv_integer(v)), v.given);
+    result.given = v.kind == J_STRING ? jinja_is_given(s, v.s) : v.given;
     if (v.kind == J_STRING) {
         const struct jstr t = jstr_strip(v.s, NULL, true, true);
         if (jinja_parse_int(t, (unsigned)base, &result.i)) return result;
@@ -213,28 +220,28 @@ FILTER(filter_int) {
     } else {
         return otherwise;
     }
-    return fabs(d) < 1e38 ? jv_int((__int128)d) : otherwise;
+    return fabs(d) < 1e38 ? jv_made_of(jv_int((__int128)d), result.given) : otherwise;
 }
 
 FILTER(filter_float) {
     UNUSED;
     double d;
-    if (jv_is_number(v)) return jv_float(jv_double(v));
-    if (v.kind == J_STRING && jinja_parse_float(jstr_strip(v.s, NULL, true, true), &d)) return jv_float(d);
+    if (jv_is_number(v)) return jv_made_of(jv_float(jv_double(v)), v.given);
+    if (v.kind == J_STRING && jinja_parse_float(jstr_strip(v.s, NULL, true, true), &d))
+        return jv_made_of(jv_float(d), jinja_is_given(s, v.s));
     return a[0].kind == J_ABSENT ? jv_float(0) : a[0];
 }
 
 FILTER(filter_abs) {
     UNUSED;
-    if (v.kind == J_FLOAT) return jv_float(fabs(v.f));
+    if (v.kind == J_FLOAT) return jv_made_of(jv_float(fabs(v.f)), v.given);
     if (v.kind != J_INT && v.kind != J_BOOL) jinja_fail(s, "abs: found %s, expected a number", jv_type(v));
     const __int128 i = jv_integer(v);
     if (i < 0 && -(unsigned __int128)i == (unsigned __int128)i) jinja_fail(s, "an integer would need more than 127 bits");
-    return jv_int(i < 0 ? -i : i);
+    return jv_made_of(jv_int(i < 0 ? -i : i), v.given);
 }
 
-FILTER(filter_round) {
-    UNUSED;
+static struct jval round_number(struct jinja *s, struct jval v, const struct jval *a) {
     const __int128 precision = jinja_arg_int(s, a[0], "round", 0);
     const struct jstr method = a[1].kind == J_ABSENT ? JSTR("common") : jinja_arg_str(s, a[1], "round");
     if (!jv_is_number(v)) jinja_fail(s, "round: found %s, expected a number", jv_type(v));
@@ -254,6 +261,11 @@ FILTER(filter_round) {
     const int n = snprintf(text, sizeof text, "%.*f", (int)precision, d);
     jinja_parse_float((struct jstr){text, (size_t)n}, &rounded);
     return jv_float(isfinite(d) ? rounded : d);
+}
+
+FILTER(filter_round) {
+    UNUSED;
+    return jv_made_of(round_number(s, v, a), v.given);
 }
 
 /* ---- others ---- */

@@ -176,6 +176,7 @@ static struct jstr character(struct jinja *s, struct jval v, char text[4]) {
 
 static void percent_value(struct percent *x, struct jbuf *out, struct field *f, struct jval v) {
     const char type = f->type;
+    const size_t since = out->n;
     struct jbuf repr = {0};
     char text[4];
     if (strchr("diuxXo", type)) {
@@ -196,6 +197,7 @@ static void percent_value(struct percent *x, struct jbuf *out, struct field *f, 
         if (type == 'r') jv_repr(x->s, &repr, v);
         add_text(x->s, out, f, type == 'r' ? jbuf_value(&repr).s : jv_string(x->s, v));
     }
+    if (v.given) jbuf_mark(x->s, out, since);
 }
 
 struct jval jinja_percent(struct jinja *s, struct jstr format, const struct jval *values, size_t n, const struct jdict *named) {
@@ -203,7 +205,7 @@ struct jval jinja_percent(struct jinja *s, struct jstr format, const struct jval
     struct jbuf out = {0};
     while (x.p < x.end) {
         if (*x.p != '%') {
-            jbuf_char(s, &out, *x.p++);
+            jbuf_add(s, &out, x.p++, 1);
             continue;
         }
         struct field f = {.fill = JSTR(" ")};
@@ -218,7 +220,7 @@ struct jval jinja_percent(struct jinja *s, struct jstr format, const struct jval
         }
         percent_flags(&x, &f);
         f.type = x.p < x.end ? *x.p++ : 0;
-        if (f.type == '%') jbuf_char(s, &out, '%');
+        if (f.type == '%') jbuf_add(s, &out, x.p - 1, 1);
         else if (!f.type || !strchr("diuxXoeEfFgGsrc", f.type)) jinja_fail(s, "format: found no known letter behind %%");
         else percent_value(&x, &out, &f, by_name ? *by_name : next_value(&x));
     }
@@ -265,6 +267,7 @@ static struct field read_spec(struct jinja *s, struct jstr spec) {
 
 static void brace_value(struct jinja *s, struct jbuf *out, struct jval v, struct jstr spec) {
     struct field f = read_spec(s, spec);
+    const size_t since = out->n;
     const bool number = jv_is_number(v) && f.type != 's';
     if (number && v.kind != J_FLOAT && (!f.type || strchr("bdoxX", f.type)) && !(v.kind == J_BOOL && !f.type)) {
         add_int(s, out, &f, jv_integer(v));
@@ -282,6 +285,7 @@ static void brace_value(struct jinja *s, struct jbuf *out, struct jval v, struct
     } else {
         jinja_fail(s, "format: '%c' has no meaning for %s", f.type, jv_type(v));
     }
+    if (v.given) jbuf_mark(s, out, since);
 }
 
 /* name or number, then .attribute and [item] */
@@ -319,7 +323,7 @@ struct jval jinja_brace(struct jinja *s, struct jstr format, const struct jargs 
         const char c = format.p[i];
         if ((c != '{' && c != '}') || (i + 1 < format.n && format.p[i + 1] == c)) {
             i += c == '{' || c == '}';
-            jbuf_char(s, &out, c);
+            jbuf_add(s, &out, format.p + i, 1);
             continue;
         }
         const char *close = c == '{' ? memchr(format.p + i, '}', format.n - i) : NULL;

@@ -122,6 +122,7 @@ static struct jval global_strftime(struct jinja *s, struct jval self, const stru
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
     jbuf_add(s, &b, text, strftime(text, sizeof text, format, s->now)); /* strftime writes at most sizeof text for any format */
 #pragma GCC diagnostic pop
+    jbuf_made_of(s, &b, 0, f);
     return jbuf_value(&b);
 }
 

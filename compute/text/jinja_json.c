@@ -72,10 +72,12 @@ static struct jstr read_string(struct reader *r) { /* behind its quote */
         const char c = *r->p++;
         if (c == '"') return jbuf_value(&b).s;
         if (c != '\\') {
-            jbuf_char(r->s, &b, c);
+            jbuf_add(r->s, &b, r->p - 1, 1);
             continue;
         }
         const char *known = r->p < r->end && *r->p ? strchr(from, *r->p) : NULL;
+        const size_t since = b.n;
+        const char *escape = r->p - 1;
         if (known) {
             jbuf_char(r->s, &b, to[known - from]);
             r->p++;
@@ -85,6 +87,7 @@ static struct jstr read_string(struct reader *r) { /* behind its quote */
         } else {
             wrong(r, "an escape");
         }
+        jbuf_made_of(r->s, &b, since, (struct jstr){escape, 1});
     }
 }
 
@@ -144,6 +147,7 @@ static struct jval read_value(struct reader *r) {
     else if (skip_word(r, "null")) v = jv_none();
     else if (r->p < r->end && (*r->p == '-' || (*r->p >= '0' && *r->p <= '9'))) v = read_number(r);
     else wrong(r, "a value");
+    v.given = jv_is_number(v) && jinja_is_given(r->s, (struct jstr){r->p - 1, 1});
     r->level--;
     return v;
 }
@@ -180,6 +184,7 @@ static void write_string(struct jinja *s, struct jbuf *b, struct jstr t, bool as
             n = snprintf(escape, sizeof escape, "\\u%04x\\u%04x", 0xD800 + ((c - 0x10000) >> 10),
                          0xDC00 + ((c - 0x10000) & 0x3FF));
         jbuf_add(s, b, n ? escape : t.p + i, n ? (size_t)n : bytes);
+        if (n) jbuf_made_of(s, b, b->n - (size_t)n, (struct jstr){t.p + i, bytes});
     }
     jbuf_char(s, b, '"');
 }
@@ -247,6 +252,7 @@ static void write_float(struct jinja *s, struct jbuf *b, double f) {
 }
 
 void jinja_write_json(struct jinja *s, struct jbuf *b, struct jval v, const struct jjson_style *style, uint32_t level) {
+    const size_t since = b->n;
     jinja_spend(s, 1);
     jinja_enter(s);
     switch (v.kind) {
@@ -260,5 +266,6 @@ void jinja_write_json(struct jinja *s, struct jbuf *b, struct jval v, const stru
     case J_DICT: write_dict(s, b, v.dict, style, level); break;
     default: jinja_fail(s, "tojson: a value of type %s cannot be written", jv_type(v));
     }
+    if (v.given) jbuf_mark(s, b, since);
     s->depth--;
 }

@@ -136,11 +136,13 @@ enum letter_case { LOWER, UPPER, TITLE, SWAP };
 
 /* Writes the code point of `bytes` at p in another case. */
 static void add_cased(struct jinja *s, struct jbuf *b, const char *p, size_t bytes, uint32_t c, enum letter_case to) {
+    const size_t since = b->n;
     if (to == SWAP) to = sh_unicode_lower(c) != c ? LOWER : UPPER;
     if (c == 0xFFFD) jbuf_add(s, b, p, bytes);
     else if (c == 0xDF && to != LOWER) jbuf_str(s, b, to == UPPER ? JSTR("SS") : JSTR("Ss"));
     else if (c == 0x130 && to == LOWER) jbuf_str(s, b, JSTR("i\xCC\x87"));
     else add_code_point(s, b, to == LOWER ? sh_unicode_lower(c) : upper_of(c));
+    jbuf_made_of(s, b, since, (struct jstr){p, bytes});
 }
 
 static struct jstr cased(struct jinja *s, struct jstr t, enum letter_case first, enum letter_case others) {

@@ -415,6 +415,7 @@ static void repr_string(struct jinja *s, struct jbuf *b, struct jstr t) {
     for (size_t i = 0; i < t.n; i += bytes) {
         const uint32_t c = jstr_next(t.p + i, t.p + t.n, &bytes);
         const char *named = c == '\n' ? "\\n" : c == '\r' ? "\\r" : c == '\t' ? "\\t" : c == '\\' ? "\\\\" : NULL;
+        const size_t since = b->n;
         char escape[16];
         if (named) {
             jbuf_add(s, b, named, 2);
@@ -427,6 +428,7 @@ static void repr_string(struct jinja *s, struct jbuf *b, struct jstr t) {
             const int n = snprintf(escape, sizeof escape, c < 0x100 ? "\\x%02x" : c < 0x10000 ? "\\u%04x" : "\\U%08x", c);
             jbuf_add(s, b, escape, (size_t)n);
         }
+        jbuf_made_of(s, b, since, (struct jstr){t.p + i, bytes});
     }
     jbuf_char(s, b, quote);
 }
@@ -454,6 +456,7 @@ static void repr_dict(struct jinja *s, struct jbuf *b, const struct jdict *d) {
 
 void jv_repr(struct jinja *s, struct jbuf *b, struct jval v) {
     const char *name = jv_type(v);
+    const size_t since = b->n;
     jinja_spend(s, 1);
     jinja_enter(s);
     switch (v.kind) {
@@ -471,6 +474,7 @@ void jv_repr(struct jinja *s, struct jbuf *b, struct jval v) {
         jbuf_add(s, b, name, strlen(name));
         jbuf_char(s, b, '>');
     }
+    if (v.given) jbuf_mark(s, b, since);
     s->depth--;
 }
 
