@@ -499,8 +499,8 @@ struct sh_token_lists {
 };
 
 /* The sampler of one sequence. Order: raw logits -> log-probs (reported, of the raw distribution) -> logit_bias -> penalties -> DRY ->
- * what may not be drawn (the row's mask, min_tokens, bad_words) -> temperature 0: the largest, lowest id on ties; else top_n_sigma -> top_k -> typical_p ->
- * top_p -> min_p -> XTC -> temperature -> draw. With mirostat the filters from top_n_sigma to XTC are replaced by its own, after the
+ * what may not be drawn (min_tokens, bad_words) -> the row's mask -> temperature 0: the largest, lowest id on ties; else top_n_sigma ->
+ * top_k -> typical_p -> top_p -> min_p -> XTC -> temperature -> draw. With mirostat the filters from top_n_sigma to XTC are replaced by its own, after the
  * temperature. Each filter sees what the one before has left, as a distribution of its own, and leaves at least one token.
  *   The draw is argmax over what is left of logit/T + Gumbel(u), u from Philox4x32-10 keyed by the seed, counter {choice, position, token / 4,
  * 0}; XTC's one number has the counter {choice, position, 0, 1}: no state, so batching, chunking and rollback cannot disturb it.
@@ -599,7 +599,8 @@ struct sh_row {
     uint32_t n_top;         /* with SH_OUT_LOGPROBS: how many of the best are wanted besides the sampled one, 0..64 */
     const uint32_t *mask;   /* with SH_OUT_SAMPLE: the tokens that may be drawn, at least one: [(n_vocab + 31) / 32] words, bit token % 32 of word
                                token / 32; NULL: all. Read during sh_submit. It comes before everything else that could forbid a token: if
-                               that leaves none of the mask's tokens, one of them is drawn all the same. */
+                               that leaves none of the mask's tokens, the draw is from their raw logits. A row whose mask's logits are
+                               not numbers gives -1. Devices that sample, sample under a mask too. */
 };
 struct sh_batch {
     const struct sh_row *rows;

@@ -78,6 +78,7 @@ struct sh_p_sequence { /* its rows stand together */
     SH_UINT first_row, n_rows;
 };
 struct sh_p_output {
+    SH_ADDRESS mask; /* the tokens that may be sampled: bit token % 32 of word token / 32; 0: all */
     SH_UINT row, flags;
     SH_FLOAT temperature;
     SH_UINT seed_low, seed_high, choice, position, reserved;
@@ -239,7 +240,7 @@ struct sh_pc_copy { /* rows between device and host buffers */
 #define SH_P_CHECK(name, field, offset) \
     _Static_assert(sizeof(struct name) <= 128 && offsetof(struct name, field) == (offset), #name " and its GLSL twin disagree")
 SH_P_CHECK(sh_p_row, reserved, 36);
-SH_P_CHECK(sh_p_output, reserved, 28);
+SH_P_CHECK(sh_p_output, reserved, 36);
 SH_P_CHECK(sh_pc_embed, constant, 100);
 SH_P_CHECK(sh_pc_norm, eps, 72);
 SH_P_CHECK(sh_pc_matmul, constant, 112);

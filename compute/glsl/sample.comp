@@ -1,5 +1,6 @@
 // sample.comp - the best token of 4096 logits of an output: the largest logit where temperature is 0, else the largest of
 // logit / T + Gumbel(u), u from Philox4x32-10 as compute/sample/sample.h defines it. Ties: the lowest id. NaN never wins.
+// An output with a mask looks at the mask's tokens alone (eight threads share a word); its logits and random numbers are the same.
 // logits [O][stride] -> scratch [O][chunks][2] = {key as bits, id or NONE}. The order of candidates is total, so no order of
 // comparison shows. Workgroup 256. Grid: x over chunks (strided), y over outputs. Shared: 2 KiB.
 #version 450
@@ -46,13 +47,18 @@ void main() {
     if (o >= Step(p.step).v.n_outputs) return;
     const sh_p_output out_ = Outputs(p.outputs).v[o];
     if ((out_.flags & SH_OUTPUT_SAMPLE) == 0u) return;
-    const bool greedy = out_.temperature == 0.0;
+    const bool greedy = out_.temperature == 0.0, masked = (out_.mask.x | out_.mask.y) != 0u;
     for (uint chunk = gl_WorkGroupID.x; chunk < p.chunks; chunk += gl_NumWorkGroups.x) {
         float best = 0.0;
         uint best_id = SH_P_NONE;
         for (uint i = tid * 4u; i < SH_SAMPLE_CHUNK; i += 1024u) {
             const uint token = chunk * SH_SAMPLE_CHUNK + i;
             if (token >= p.n_vocab) break;
+            uint allowed = 15u;
+            if (masked) {
+                allowed = U32(out_.mask).v[token >> 5] >> (token & 31u) & 15u;
+                if (allowed == 0u) continue;
+            }
             const vec4 logits = F128(p.logits).v[(o * p.stride + token) >> 2];
             uvec4 words = uvec4(0u);
             if (!greedy) words = philox(uvec4(out_.choice, out_.position, token >> 2, 0u), uvec2(out_.seed_low, out_.seed_high));
@@ -63,7 +69,7 @@ void main() {
                     precise float scaled = key / out_.temperature;
                     key = scaled - ln(-ln(u));
                 }
-                if (token + e < p.n_vocab && !is_nan(key) && better(key, token + e, best, best_id)) {
+                if (token + e < p.n_vocab && (allowed >> e & 1u) != 0u && !is_nan(key) && better(key, token + e, best, best_id)) {
                     best = key;
                     best_id = token + e;
                 }

@@ -62,6 +62,7 @@ struct sh_step_output {
     float temperature;
     uint64_t seed;
     uint32_t choice, position; /* position of the token that is being sampled: the row's + 1 */
+    const uint32_t *mask; /* with sample: sh_row.mask, at least one bit below n_vocab, or NULL; read during the last segment's submit */
 };
 struct sh_step {
     const struct sh_step_row *rows;

@@ -33,8 +33,18 @@ struct sh_token_history { /* a sequence's tokens before the one being sampled */
 /* The sequence was cut to `length` tokens: forgets what was drawn for positions beyond. NULL is none. */
 void sh_sampler_truncate(struct sh_sampler *sampler, uint32_t length);
 /* The history holds the tokens before `position` (none may be missing where mirostat, DRY or penalties look at them).
- * logits [n_vocab] are not changed. NaN logits never win; if all are NaN it is SH_ERR_DEVICE ("logits are not numbers"). */
-enum sh_code sh_sampler_pick(struct sh_sampler *sampler, const float *logits, const struct sh_token_history *history,
-                             uint32_t position, int32_t *token, struct sh_error *err);
+ * logits [n_vocab] are not changed. NaN logits never win; if all are NaN it is SH_ERR_DEVICE ("logits are not numbers").
+ *   mask: sh_row.mask, or NULL. It is as if the vocabulary had its tokens alone: only they are candidates, of every filter and of the draw,
+ * each with the random number that it has anyway. If bias, penalties, DRY, min_tokens and bad_words leave none of them with a logit above
+ * -infinity, the draw is from the mask's raw logits, as if there were none of these. A token that is the only one of its mask teaches
+ * mirostat nothing, so that it makes no difference whether such a token is drawn or just written down. */
+enum sh_code sh_sampler_pick(struct sh_sampler *sampler, const float *logits, const uint32_t *mask,
+                             const struct sh_token_history *history, uint32_t position, int32_t *token, struct sh_error *err);
+
+/* Masks: bit token % 32 of word token / 32; bits from n_vocab on count for nothing. */
+static inline uint32_t sh_mask_words(uint32_t n_vocab) { return n_vocab / 32 + (n_vocab % 32 != 0); }
+static inline bool sh_mask_has(const uint32_t *mask, uint32_t token) { return (mask[token / 32] >> token % 32 & 1) != 0; }
+/* How many tokens it has; 2 for more. */
+uint32_t sh_mask_count(const uint32_t *mask, uint32_t n_vocab);
 
 #endif

@@ -214,12 +214,38 @@ static double mirostat_mu(const struct sh_sampler *s, const struct sh_token_hist
 
 /* ---- picking ---- */
 
-/* The largest, lowest id on ties; -1 if there is no number at all. */
-static int32_t argmax(const float *logits, uint32_t n) {
+uint32_t sh_mask_count(const uint32_t *mask, uint32_t n_vocab) {
+    uint32_t n = 0;
+    for (uint32_t w = 0; w < sh_mask_words(n_vocab) && n < 2; w++) {
+        const uint32_t left = n_vocab - w * 32, bits = left < 32 ? mask[w] & ((1u << left) - 1) : mask[w];
+        if (bits != 0) n += (bits & (bits - 1)) != 0 ? 2 : 1;
+    }
+    return n < 2 ? n : 2;
+}
+
+/* The largest of the mask's, lowest id on ties; -1 if there is no number at all. */
+static int32_t argmax(const float *logits, const uint32_t *mask, uint32_t n) {
     int32_t best = -1;
     for (uint32_t i = 0; i < n; i++)
-        if (!isnan(logits[i]) && (best < 0 || logits[i] > logits[best])) best = (int32_t)i;
+        if (!isnan(logits[i]) && (best < 0 || logits[i] > logits[best]) && (mask == NULL || sh_mask_has(mask, i)))
+            best = (int32_t)i;
     return best;
+}
+
+/* Replaces *edited by logits in which only the mask's tokens take part, and says which of them is the largest. Nothing that came before may
+ * leave it without any. */
+static enum sh_code apply_mask(struct sh_sampler *s, const float *logits, const uint32_t *mask, const float **edited,
+                               int32_t *largest, struct sh_error *err) {
+    *largest = argmax(*edited, mask, s->n_vocab);
+    if (*edited != logits && (*largest < 0 || (*edited)[*largest] == -INFINITY)) {
+        *edited = logits;
+        *largest = argmax(logits, mask, s->n_vocab);
+    }
+    if (s->logits == NULL) s->logits = sh_calloc(s->n_vocab, sizeof *s->logits);
+    if (s->logits == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for masked logits of %u tokens", s->n_vocab);
+    for (uint32_t i = 0; i < s->n_vocab; i++) s->logits[i] = sh_mask_has(mask, i) ? (*edited)[i] : -INFINITY;
+    *edited = s->logits;
+    return SH_OK;
 }
 
 /* argmax of logit/T + Gumbel over the candidates; the order they come in does not matter. */
@@ -255,32 +281,40 @@ static int32_t draw_all(const struct sh_sampler *s, const float *logits, int32_t
     return best;
 }
 
-static enum sh_code draw_mirostat(struct sh_sampler *s, const float *logits, int32_t largest,
+static enum sh_code draw_mirostat(struct sh_sampler *s, const float *logits, int32_t largest, bool only,
                                   const struct sh_token_history *history, uint32_t position, int32_t *token,
                                   struct sh_error *err) {
     double log_total;
     const uint32_t n = sh_sampler_mirostat(s, logits, largest, mirostat_mu(s, history, position), &log_total);
     *token = draw(s, s->candidates, n, position);
+    if (only) return SH_OK;
     const double scaled = ((double)logits[*token] - (double)logits[largest]) / (double)s->params.temperature;
     return remember(s, position, *token, (log_total - scaled) / log(2.0), err);
 }
 
-enum sh_code sh_sampler_pick(struct sh_sampler *s, const float *logits, const struct sh_token_history *history, uint32_t position,
-                             int32_t *token, struct sh_error *err) {
+enum sh_code sh_sampler_pick(struct sh_sampler *s, const float *logits, const uint32_t *mask,
+                             const struct sh_token_history *history, uint32_t position, int32_t *token, struct sh_error *err) {
     const float *edited = logits;
     if (s->edits) {
         const enum sh_code code = sh_sampler_edit(s, logits, history, err);
         if (code != SH_OK) return code;
         edited = s->logits;
     }
-    const int32_t largest = argmax(edited, s->n_vocab);
+    int32_t largest;
+    if (mask == NULL) {
+        largest = argmax(edited, NULL, s->n_vocab);
+    } else {
+        const enum sh_code code = apply_mask(s, logits, mask, &edited, &largest, err);
+        if (code != SH_OK) return code;
+    }
     if (largest < 0)
         return sh_fail(err, SH_ERR_DEVICE,
                        "the logits for position %u are not numbers: the model's weights or the device are at fault", position);
     if (s->params.temperature == 0 || isinf(edited[largest])) {
         *token = largest;
     } else if (s->params.mirostat != 0) {
-        return draw_mirostat(s, edited, largest, history, position, token, err);
+        const bool only = mask != NULL && sh_mask_count(mask, s->n_vocab) == 1;
+        return draw_mirostat(s, edited, largest, only, history, position, token, err);
     } else if (s->filters) {
         uint32_t first;
         const uint32_t kept = sh_sampler_filter(s, edited, position, &first);

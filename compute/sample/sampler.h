@@ -27,7 +27,7 @@ struct sh_sampler {
     struct sh_sampler_params params; /* what it points to is owned */
     uint32_t n_vocab;
     bool edits, filters;          /* logits are changed; candidates are left out (temperature > 0) */
-    float *logits;                /* [n_vocab] edited copy, if edits */
+    float *logits;                /* [n_vocab] edited or masked copy; made with edits, else at the first mask */
     uint32_t *counts;             /* [n_vocab] all zero between calls, if edits */
     struct candidate *candidates; /* [n_vocab], if filters */
     struct typical *typical;      /* [n_vocab], with typical_p; see filter.c */

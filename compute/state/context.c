@@ -118,6 +118,7 @@ static void free_slot(const struct sh_context *c, struct sh_slot *slot) {
     free(slot->outputs);
     free(slot->bare_outputs);
     free(slot->wanted);
+    free(slot->masks);
     free(slot->page_lists);
     free(slot->page_ids);
     free(slot->made);

@@ -59,6 +59,7 @@ struct sh_sequence {
 struct sh_wanted { /* what the caller asked of an output row */
     uint32_t sequence, position, outputs, n_top;
     bool host_sample;
+    const uint32_t *mask; /* in the slot's copies, or NULL */
 };
 
 enum sh_slot_state { SH_SLOT_IDLE, SH_SLOT_RUNNING, SH_SLOT_FINISHED /* or failed; not yet fetched by sh_wait */ };
@@ -77,6 +78,8 @@ struct sh_slot {
     uint32_t *sequence_ids;             /* [max_sequences] */
     struct sh_step_output *outputs;     /* [max_outputs] */
     struct sh_wanted *wanted;           /* [max_outputs] */
+    uint32_t *masks;                    /* [cap_masks] the outputs' masks, behind each other */
+    uint64_t cap_masks;                 /* words */
     const uint32_t **page_lists;        /* [max_sequences][n_groups] */
     uint32_t *page_ids;
     uint32_t cap_page_ids;

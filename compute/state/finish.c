@@ -121,7 +121,7 @@ static enum sh_code sample_on_host(struct sh_context *c, const struct sh_wanted 
     const struct sh_sequence *s = &c->sequences[w->sequence];
     const struct sh_token_history history = {.tokens = s->tokens, .roles = s->roles, .count = w->position + 1};
     struct sh_error local;
-    const enum sh_code code = sh_sampler_pick(s->sampler, logits, &history, w->position + 1, token, &local);
+    const enum sh_code code = sh_sampler_pick(s->sampler, logits, w->mask, &history, w->position + 1, token, &local);
     if (code == SH_OK) return SH_OK;
     *token = -1;
     if (code == SH_ERR_DEVICE) { /* this row's logits are not numbers; the others' may be */

@@ -30,6 +30,15 @@ static enum sh_code check_sampled(const struct sh_context *c, uint32_t i, const 
     return SH_OK;
 }
 
+static enum sh_code check_mask(const struct sh_context *c, uint32_t i, const struct sh_row *row, struct sh_error *err) {
+    if ((row->outputs & SH_OUT_SAMPLE) == 0)
+        return sh_fail(err, SH_ERR_INVALID, "row %u: a mask, but the row samples no token (outputs 0x%x)", i, row->outputs);
+    if (sh_mask_count(row->mask, c->model->spec.n_vocab) == 0)
+        return sh_fail(err, SH_ERR_INVALID, "row %u: the mask allows none of the tokens 0 to %u, expected at least one", i,
+                       c->model->spec.n_vocab - 1);
+    return SH_OK;
+}
+
 static enum sh_code check_row(const struct sh_context *c, uint32_t i, const struct sh_row *row, struct sh_error *err) {
     const uint32_t n_vocab = c->model->spec.n_vocab;
     if (row->role != SH_ROLE_PROMPT && row->role != SH_ROLE_GENERATED)
@@ -45,6 +54,10 @@ static enum sh_code check_row(const struct sh_context *c, uint32_t i, const stru
     if ((row->outputs & SH_OUT_LOGPROBS) != 0 && (row->n_top > 64 || row->n_top > n_vocab))
         return sh_fail(err, SH_ERR_INVALID, "row %u: n_top is %u, expected at most %u", i, row->n_top,
                        n_vocab < 64 ? n_vocab : 64);
+    if (row->mask != NULL) {
+        const enum sh_code code = check_mask(c, i, row, err);
+        if (code != SH_OK) return code;
+    }
     if (row->position >= c->model->spec.context_length)
         return sh_fail(err, SH_ERR_LIMIT, "row %u: position %u is beyond the context of %u tokens", i, row->position,
                        c->model->spec.context_length);
@@ -320,6 +333,30 @@ static enum sh_code prepare_pool(const struct sh_context *c, struct sh_sequence 
     return s->pool != NULL ? SH_OK : sh_fail(err, SH_ERR_NO_MEMORY, "no memory to pool a sequence");
 }
 
+/* The masks are the caller's only during sh_submit: the host samples later, and so may a device that has the last segment. */
+static enum sh_code copy_masks(struct sh_context *c, struct sh_slot *slot, const struct sh_batch *batch, struct sh_error *err) {
+    const uint32_t words = sh_mask_words(c->model->spec.n_vocab);
+    uint64_t total = 0;
+    for (uint32_t i = 0; i < batch->n_rows; i++) total += batch->rows[i].mask != NULL ? words : 0;
+    if (total > slot->cap_masks) {
+        free(slot->masks);
+        slot->cap_masks = 0;
+        slot->masks = sh_calloc(total, sizeof *slot->masks);
+        if (slot->masks == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for masks of %u tokens", c->model->spec.n_vocab);
+        slot->cap_masks = total;
+    }
+    uint32_t *to = slot->masks;
+    for (uint32_t n = 0; n < slot->step.n_outputs; n++) {
+        const uint32_t *mask = batch->rows[slot->outputs[n].row].mask;
+        if (mask == NULL) continue;
+        memcpy(to, mask, words * sizeof *to);
+        slot->wanted[n].mask = to;
+        slot->outputs[n].mask = slot->outputs[n].sample ? to : NULL;
+        to += words;
+    }
+    return SH_OK;
+}
+
 static enum sh_code fill_outputs(struct sh_context *c, struct sh_slot *slot, const struct sh_batch *batch, struct sh_error *err) {
     const struct sh_executor *last = sh_context_executor(c, c->model->segments[c->model->n_segments - 1].device);
     uint32_t n = 0, n_tops = 0;
@@ -369,7 +406,7 @@ static enum sh_code fill_outputs(struct sh_context *c, struct sh_slot *slot, con
     }
     if (!sh_grow((void **)&slot->tops, &slot->cap_tops, n_tops, sizeof *slot->tops))
         return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for %u log-probs", n_tops);
-    return SH_OK;
+    return copy_masks(c, slot, batch, err);
 }
 
 /* ---- the door ---- */

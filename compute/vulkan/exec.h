@@ -90,6 +90,8 @@ struct sh_vk_capture {
 struct sh_vk_slot {                                      /* one of the two steps in flight */
     struct sh_vk_span step, rows, sequences, outputs, items, grids; /* upload */
     struct sh_vk_buffer embeddings;                      /* upload, made when the first row brings its own */
+    struct sh_vk_buffer masks; /* upload, of the outputs that have one, behind each other; grown on demand: only the outputs name it */
+    uint32_t mask_rows;        /* what it holds */
     struct sh_vk_span *pages; /* [n_groups] addresses; of a recurrent group [sequences] pairs: the state before (0: zeros), after */
     struct sh_vk_span inputs[SH_BOUNDARY_MAX];
     struct sh_vk_span tokens, results[SH_BOUNDARY_MAX]; /* readback */

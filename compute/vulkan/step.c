@@ -53,11 +53,31 @@ static enum sh_code need_readback(struct sh_exec_context *c, struct sh_vk_slot *
     return code;
 }
 
+/* Of one mask, rounded up so that each begins at an address of its own cache lines. */
+static uint64_t mask_bytes(const struct sh_exec_context *c) {
+    return sh_align_up(((uint64_t)c->model->program->n_vocab + 31) / 32 * 4, 256);
+}
+
 static enum sh_code need_embeddings(struct sh_exec_context *c, struct sh_vk_slot *slot, struct sh_error *err) {
     if (slot->embeddings.handle) return SH_OK;
     sh_vk_drop_recordings(c, slot);
     const uint64_t bytes = (uint64_t)c->params.max_rows * sh_vk_stride(c->model->program->n_embd) * 4;
     return sh_vk_buffer_create(c->vk, SH_PLACE_UPLOAD, SH_USE_STAGING, bytes, "embedding inputs", &slot->embeddings, err);
+}
+
+/* Room for the step's masks, uploaded with the step. Recordings reach it through the outputs' parameters, so they stay good. */
+static enum sh_code need_masks(struct sh_exec_context *c, struct sh_vk_slot *slot, const struct sh_step *step, struct sh_error *err) {
+    uint32_t n = 0, have = 1;
+    for (uint32_t o = 0; o < step->n_outputs; o++) n += step->outputs[o].sample && step->outputs[o].mask != NULL;
+    if (n <= slot->mask_rows) return SH_OK;
+    while (have < n) have *= 2;
+    if (have > c->params.max_outputs) have = c->params.max_outputs;
+    sh_vk_buffer_destroy(c->vk, &slot->masks);
+    slot->mask_rows = 0;
+    const enum sh_code code = sh_vk_buffer_create(c->vk, SH_PLACE_UPLOAD, SH_USE_STAGING, have * mask_bytes(c), "token masks",
+                                                  &slot->masks, err);
+    if (code == SH_OK) slot->mask_rows = have;
+    return code;
 }
 
 static enum sh_code need_captures(struct sh_exec_context *c, struct sh_vk_slot *slot, const struct sh_vk_plan *plan,
@@ -180,8 +200,10 @@ static enum sh_code fill_rows(struct sh_exec_context *c, struct sh_vk_slot *slot
     return SH_OK;
 }
 
-static void fill_outputs(struct sh_vk_slot *slot, const struct sh_step *step) {
+static void fill_outputs(const struct sh_exec_context *c, struct sh_vk_slot *slot, const struct sh_step *step) {
+    const uint64_t words = ((uint64_t)c->model->program->n_vocab + 31) / 32;
     struct sh_p_output *outputs = (struct sh_p_output *)(void *)slot->outputs.mapped;
+    uint64_t mask = 0; /* where the next one goes */
     for (uint32_t o = 0; o < step->n_outputs; o++) {
         const struct sh_step_output *out = &step->outputs[o];
         slot->output_flags[o] = (out->want_logits ? SH_OUTPUT_LOGITS : 0) | (out->want_hidden ? SH_OUTPUT_HIDDEN : 0) |
@@ -195,6 +217,10 @@ static void fill_outputs(struct sh_vk_slot *slot, const struct sh_step *step) {
             .choice = out->choice,
             .position = out->position,
         };
+        if (!out->sample || out->mask == NULL) continue;
+        memcpy(slot->masks.mapped + mask, out->mask, words * 4);
+        outputs[o].mask = slot->masks.address + mask;
+        mask += mask_bytes(c);
     }
 }
 
@@ -246,10 +272,11 @@ enum sh_code sh_vk_submit(struct sh_exec_context *c, uint32_t index, uint32_t se
         code = need_readback(c, slot, &slot->logits, &slot->logits_rows, step->n_outputs, program->n_vocab, "logits", err);
     if (code == SH_OK && counts[SH_COUNT_HIDDEN])
         code = need_readback(c, slot, &slot->hidden, &slot->hidden_rows, step->n_outputs, program->n_embd, "hidden", err);
+    if (code == SH_OK) code = need_masks(c, slot, step, err);
     if (code == SH_OK) code = need_captures(c, slot, plan, step, err);
     if (code == SH_OK) code = fill_rows(c, slot, step, &counts[SH_COUNT_ITEMS], err);
     if (code != SH_OK) return code;
-    fill_outputs(slot, step);
+    fill_outputs(c, slot, step);
     for (uint32_t i = 0; i < plan->segment.n_inputs; i++) {
         const struct sh_activation *a = &program->activations[plan->segment.inputs[i]];
         const uint64_t rows = a->rows == SH_ROWS_OUT ? step->n_outputs : step->n_rows;

@@ -27,7 +27,7 @@ static struct sh_sampler *create(struct sh_sampler_params params) {
 static int32_t pick(struct sh_sampler *s, const float *logits, const int32_t *tokens, const uint8_t *roles, uint32_t count) {
     const struct sh_token_history history = {.tokens = tokens, .roles = roles, .count = count};
     int32_t token = -2;
-    assert_int_equal(sh_sampler_pick(s, logits, &history, count, &token, &error), SH_OK);
+    assert_int_equal(sh_sampler_pick(s, logits, NULL, &history, count, &token, &error), SH_OK);
     return token;
 }
 
@@ -150,7 +150,7 @@ static void filters_are_the_plain_chain(void **state) {
             assert_int_equal(sh_sampler_filter(s, logits, position, &first), n);
             const struct sh_token_history none = {0};
             int32_t token;
-            assert_int_equal(sh_sampler_pick(s, logits, &none, position, &token, &error), SH_OK);
+            assert_int_equal(sh_sampler_pick(s, logits, NULL, &none, position, &token, &error), SH_OK);
             assert_int_equal(token, plain_draw(&settings[i], r, n, position));
         }
         sh_sampler_destroy(s);
@@ -168,7 +168,7 @@ static void xtc_has_its_own_numbers(void **state) {
     uint32_t second = 0;
     for (uint32_t position = 0; position < 4000; position++) {
         int32_t token;
-        assert_int_equal(sh_sampler_pick(s, logits, &none, position, &token, &error), SH_OK);
+        assert_int_equal(sh_sampler_pick(s, logits, NULL, &none, position, &token, &error), SH_OK);
         assert_true(token == 3 || token == 4);
         assert_int_equal(token == 4, sh_uniform(4, 0, position) <= 0.25f);
         second += token == 4;

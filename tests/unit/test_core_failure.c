@@ -509,7 +509,7 @@ static void refused_batches_change_nothing(void **state) {
     float before[1024], after[1024];
     core_prefill(&m, s[0], tokens, 35, 0, NULL, NULL);
     core_prefill(&m, s[1], tokens, 3, 0, NULL, NULL);
-    const uint32_t n_vocab = m.n_vocab;
+    const uint32_t n_vocab = m.n_vocab, nothing[16] = {0}, something[16] = {1};
 
     /* One ticket that sampled its row 1, waited for. */
     sh_ticket sampled;
@@ -546,6 +546,14 @@ static void refused_batches_change_nothing(void **state) {
          2,
          SH_ERR_INVALID,
          "n_top"},
+        {{GOOD, {.sequence = s[0], .token = 1, .outputs = SH_OUT_SAMPLE, .mask = nothing, .position = 36}},
+         2,
+         SH_ERR_INVALID,
+         "the mask allows none"},
+        {{GOOD, {.sequence = s[0], .token = 1, .outputs = SH_OUT_LOGITS, .mask = something, .position = 36}},
+         2,
+         SH_ERR_INVALID,
+         "samples no token"},
         {{GOOD, {.sequence = s[0], .input = SH_INPUT_SAMPLED, .position = 36}}, 2, SH_ERR_INVALID, "ticket 0"},
         {{GOOD, {.sequence = s[0], .input = SH_INPUT_SAMPLED, .ticket = sampled + 1, .position = 36}},
          2,

@@ -57,7 +57,7 @@ static int32_t pick(const struct sh_sampler_params *params, const float *logits,
     struct sh_token_history none = {0};
     int32_t token = -2;
     assert_int_equal(sh_sampler_create(params, n, &s, &error), SH_OK);
-    assert_int_equal(sh_sampler_pick(s, logits, history != NULL ? history : &none, position, &token, &error), SH_OK);
+    assert_int_equal(sh_sampler_pick(s, logits, NULL, history != NULL ? history : &none, position, &token, &error), SH_OK);
     sh_sampler_destroy(s);
     return token;
 }
@@ -95,7 +95,7 @@ static void draw_many(const struct sh_sampler_params *params, const float *logit
     assert_int_equal(sh_sampler_create(params, N, &s, &error), SH_OK);
     for (uint32_t i = 0; i < draws; i++) {
         int32_t token;
-        assert_int_equal(sh_sampler_pick(s, logits, &none, i, &token, &error), SH_OK);
+        assert_int_equal(sh_sampler_pick(s, logits, NULL, &none, i, &token, &error), SH_OK);
         assert_in_range(token, 0, N - 1);
         counts[token]++;
     }
@@ -244,7 +244,7 @@ static void greedy_takes_the_largest_and_the_lowest_id(void **state) {
     int32_t token;
     assert_int_equal(sh_sampler_create(&greedy, 2, &s, &error), SH_OK);
     assert_true(sh_sampler_is_plain(s));
-    assert_int_equal(sh_sampler_pick(s, nothing, &none, 0, &token, &error), SH_ERR_DEVICE);
+    assert_int_equal(sh_sampler_pick(s, nothing, NULL, &none, 0, &token, &error), SH_ERR_DEVICE);
     sh_sampler_destroy(s);
 }
 
@@ -297,7 +297,7 @@ static void bias_and_penalties(void **state) {
         assert_int_equal(sh_sampler_create(&s, N, &sampler, &error), SH_OK);
         for (int again = 0; again < 2; again++) { /* nothing of the first pick is left behind */
             int32_t token;
-            assert_int_equal(sh_sampler_pick(sampler, logits, &history, count, &token, &error), SH_OK);
+            assert_int_equal(sh_sampler_pick(sampler, logits, NULL, &history, count, &token, &error), SH_OK);
             assert_int_equal(token, best);
         }
         sh_sampler_destroy(sampler);

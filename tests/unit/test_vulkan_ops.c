@@ -5,6 +5,7 @@
  */
 #include "compute/sample/sample.h"
 #include "compute/vulkan/exec.h"
+#include "tests/unit/guarded.h"
 #include "tests/unit/ops_harness.h"
 #include "tests/unit/tiny_llama.h"
 
@@ -176,12 +177,29 @@ static void add_glu_gather(void **state) {
 
 /* ---- sampling ---- */
 
+/* 0: the last token; 1: all but a few; 2: a few, 3: half, at random; 4: all; 5: the first. */
+enum { MASKS = 6 };
+static uint32_t *random_mask(uint32_t vocab, uint32_t kind, struct test_rng *rng) {
+    const uint32_t words = sh_mask_words(vocab);
+    uint32_t *mask = test_guarded(words * 4);
+    memset(mask, kind == 1 || kind == 4 ? 0xff : 0, words * 4);
+    for (uint32_t i = 0; i < (kind == 3 ? vocab / 2 : 3) && kind >= 1 && kind <= 3; i++) {
+        const uint32_t t = (uint32_t)(test_random(rng) % vocab);
+        mask[t / 32] ^= 1u << t % 32;
+    }
+    const uint32_t sure = kind == 5 ? 0 : vocab - 1;
+    mask[sure / 32] |= 1u << sure % 32;
+    if (vocab % 32 != 0) mask[words - 1] |= ~0u << vocab % 32;
+    return mask;
+}
+
 static void sample_as_the_host_does(void **state) {
     (void)state;
     struct sh_device *vulkan = OPS_OPEN_VULKAN();
-    static const uint32_t vocabularies[] = {5, 4096, 4097, 32000};
+    static const uint32_t vocabularies[] = {5, 4096, 4097, 9001, 32000};
     static const float temperatures[] = {0, 0.2f, 1, 1.7f};
     enum { ROWS = 24 };
+    uint32_t nothing = 0;
     for (size_t i = 0; i < SH_COUNT(vocabularies); i++) {
         const uint32_t vocab = vocabularies[i];
         char name[64];
@@ -204,13 +222,17 @@ static void sample_as_the_host_does(void **state) {
         ops_load(&ops, vulkan, SH_KV_F32, ROWS, 2, &m);
         struct sh_step_output outputs[ROWS];
         int32_t tokens[ROWS];
+        const uint32_t mask_bytes = sh_mask_words(vocab) * 4;
+        uint32_t *masks[MASKS]; /* bits from `vocab` on are set, and so are guard bytes */
+        for (uint32_t k = 0; k < MASKS; k++) masks[k] = random_mask(vocab, k, &rng);
         for (size_t t = 0; t < SH_COUNT(temperatures); t++) {
             for (uint32_t r = 0; r < ROWS; r++)
                 outputs[r] = (struct sh_step_output){.sample = r % 5 != 4,
                                                      .temperature = temperatures[t],
                                                      .seed = 0x123456789abcull + r / 3,
                                                      .choice = r % 3,
-                                                     .position = 100 * r + (uint32_t)t};
+                                                     .position = 100 * r + (uint32_t)t,
+                                                     .mask = r % 3 == 0 ? NULL : masks[(r + t) % MASKS]};
             const uint32_t *all = NULL;
             const struct ops_step step = {
                 .n_rows = ROWS, .inputs = {logits}, .out_rows = all, .n_out = ROWS, .outputs = outputs, .sampled = tokens};
@@ -227,13 +249,26 @@ static void sample_as_the_host_does(void **state) {
                 assert_int_equal(sh_sampler_create(&params, vocab, &sampler, &err), SH_OK);
                 const struct sh_token_history history = {0};
                 int32_t want = -2;
-                assert_int_equal(sh_sampler_pick(sampler, logits + (size_t)r * vocab, &history, outputs[r].position, &want, &err),
-                                 SH_OK);
+                const enum sh_code picked = sh_sampler_pick(sampler, logits + (size_t)r * vocab, outputs[r].mask, &history,
+                                                            outputs[r].position, &want, &err);
                 sh_sampler_destroy(sampler);
+                if (picked != SH_OK) { /* none of the mask's logits is a number */
+                    assert_int_equal(picked, SH_ERR_DEVICE);
+                    want = -1;
+                    nothing++;
+                }
+                if (r < 8) { /* the same without the others */
+                    int32_t alone;
+                    const struct ops_step one = {
+                        .n_rows = 1, .inputs = {logits + (size_t)r * vocab}, .n_out = 1, .outputs = &outputs[r], .sampled = &alone};
+                    free(ops_run(&ops, &m, &one, op.out));
+                    assert_int_equal(alone, tokens[r]);
+                }
                 if (tokens[r] == want) continue;
+                assert_true(outputs[r].mask == NULL || sh_mask_has(outputs[r].mask, (uint32_t)tokens[r]));
                 /* Another draw is right only where the two keys are a rounding apart: two logarithms and a division, some units
                  * of 2^-23 of a key up to 40. */
-                assert_true(temperatures[t] > 0 && tokens[r] >= 0 && (uint32_t)tokens[r] < vocab);
+                assert_true(temperatures[t] > 0 && want >= 0 && tokens[r] >= 0 && (uint32_t)tokens[r] < vocab);
                 float key[2];
                 const int32_t both[2] = {want, tokens[r]};
                 for (int b = 0; b < 2; b++)
@@ -246,7 +281,9 @@ static void sample_as_the_host_does(void **state) {
         }
         ops_unload(&m);
         free(logits);
+        for (uint32_t k = 0; k < MASKS; k++) test_release(masks[k], mask_bytes);
     }
+    assert_true(nothing > 0);
     ops_close(vulkan);
 }
 
