@@ -28,6 +28,7 @@ static const char usage[] =
     "  --bias             biases on attention q, k, v and output\n"
     "  --rope-freqs       a rope_freqs.weight tensor with the factors of Llama 3.1\n"
     "  --spm | --bpe      SentencePiece (default) or byte-level BPE vocabulary\n"
+    "  --vocab-from FILE  the vocabulary of another GGUF file\n"
     "  --pieces           tokens of several characters, too: JSON's punctuation, digits, words, parts of UTF-8 sequences\n"
     "  --control TOKEN    a control token, such as <|im_end|>; may be repeated, like the next\n"
     "  --user-defined TOKEN\n"
@@ -70,6 +71,7 @@ enum option_id {
     OPT_ROPE_FREQS,
     OPT_SPM,
     OPT_BPE,
+    OPT_VOCAB_FROM,
     OPT_PIECES,
     OPT_CONTROL,
     OPT_USER_DEFINED,
@@ -104,6 +106,7 @@ static const struct option options[] = {
     {"rope-freqs", 0, NULL, OPT_ROPE_FREQS},
     {"spm", 0, NULL, OPT_SPM},
     {"bpe", 0, NULL, OPT_BPE},
+    {"vocab-from", 1, NULL, OPT_VOCAB_FROM},
     {"pieces", 0, NULL, OPT_PIECES},
     {"control", 1, NULL, OPT_CONTROL},
     {"user-defined", 1, NULL, OPT_USER_DEFINED},
@@ -198,6 +201,7 @@ int main(int argc, char **argv) {
         case OPT_ROPE_FREQS: p.rope_freqs = true; break;
         case OPT_SPM: p.vocab_kind = GENMODEL_SPM; break;
         case OPT_BPE: p.vocab_kind = GENMODEL_BPE; break;
+        case OPT_VOCAB_FROM: p.vocab_from = optarg; break;
         case OPT_PIECES: p.pieces = true; break;
         case OPT_CONTROL: add_given("--control", given.control, &p.n_control); break;
         case OPT_USER_DEFINED: add_given("--user-defined", given.user_defined, &p.n_user_defined); break;

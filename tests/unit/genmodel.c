@@ -579,6 +579,34 @@ static void free_vocab(struct vocab *v) {
     free(v->kinds);
 }
 
+/* Everything under tokenizer., but for templates, which are given apart. */
+static enum sh_code copy_vocab(struct sh_gguf_writer *w, const char *path, struct sh_error *err) {
+    static const char prefix[] = "tokenizer.", template[] = "tokenizer.chat_template";
+    struct sh_gguf *g;
+    const enum sh_code code = sh_gguf_open(path, &g, err);
+    if (code != SH_OK) return code;
+    for (uint64_t i = 0; i < sh_gguf_kv_count(g); i++) {
+        const struct sh_kv *kv = sh_gguf_kv_at(g, i);
+        if (strncmp(kv->key, prefix, sizeof prefix - 1) != 0 || strncmp(kv->key, template, sizeof template - 1) == 0) continue;
+        if (kv->type == SH_VALUE_STRING) sh_gguf_add_str(w, kv->key, kv->strings[0].ptr, kv->strings[0].length);
+        else if (kv->type != SH_VALUE_ARRAY) sh_gguf_add_scalar(w, kv->key, kv->type, kv->data);
+        else if (kv->element_type == SH_VALUE_STRING) sh_gguf_add_strings(w, kv->key, kv->strings, kv->count);
+        else sh_gguf_add_array(w, kv->key, kv->element_type, kv->data, kv->count);
+    }
+    sh_gguf_close(g);
+    return SH_OK;
+}
+
+static enum sh_code count_tokens(const char *path, uint32_t *out, struct sh_error *err) {
+    struct sh_gguf *g;
+    const enum sh_code code = sh_gguf_open(path, &g, err);
+    if (code != SH_OK) return code;
+    const struct sh_kv *tokens = sh_gguf_find(g, "tokenizer.ggml.tokens");
+    *out = tokens != NULL && tokens->type == SH_VALUE_ARRAY && tokens->count <= 262144 ? (uint32_t)tokens->count : 0;
+    sh_gguf_close(g);
+    return *out > 0 ? SH_OK : sh_fail(err, SH_ERR_INVALID, "%s: expected tokenizer.ggml.tokens, 1 to 262144 of them", path);
+}
+
 static bool add_vocab(struct sh_gguf_writer *w, const struct genmodel_params *p) {
     struct vocab v = {.n_tokens = p->vocab};
     v.text.capacity = (size_t)p->vocab * 40 + 65536;
@@ -608,7 +636,6 @@ static bool add_vocab(struct sh_gguf_writer *w, const struct genmodel_params *p)
         sh_gguf_add_bool(w, "tokenizer.ggml.add_bos_token", true);
         sh_gguf_add_bool(w, "tokenizer.ggml.add_eos_token", false);
         if (spm) sh_gguf_add_bool(w, "tokenizer.ggml.add_space_prefix", true);
-        add_templates(w, p);
     }
     free_vocab(&v);
     return ok;
@@ -784,7 +811,8 @@ static void add_u32(struct sh_gguf_writer *w, const char *arch, const char *key,
     sh_gguf_add_u32(w, full, v);
 }
 
-static bool add_metadata(struct sh_gguf_writer *w, const struct genmodel_params *p, const struct recipe *recipe) {
+static enum sh_code add_metadata(struct sh_gguf_writer *w, const struct genmodel_params *p, const struct recipe *recipe,
+                                 struct sh_error *err) {
     char key[128];
     sh_gguf_add_str(w, "general.architecture", p->arch, strlen(p->arch));
     sh_gguf_add_str(w, "general.name", p->name, strlen(p->name));
@@ -808,7 +836,9 @@ static bool add_metadata(struct sh_gguf_writer *w, const struct genmodel_params 
     sh_gguf_add_f32(w, key, 1e-5f);
     snprintf(key, sizeof key, "%s.rope.freq_base", p->arch);
     sh_gguf_add_f32(w, key, p->rope_base);
-    return add_vocab(w, p);
+    add_templates(w, p);
+    if (p->vocab_from != NULL) return copy_vocab(w, p->vocab_from, err);
+    return add_vocab(w, p) ? SH_OK : sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the vocabulary");
 }
 
 void genmodel_shard_path(const char *path, uint32_t i, uint32_t n, char *buf, size_t cap) {
@@ -826,8 +856,7 @@ static enum sh_code write_shard(const char *path, const struct plan *plan, const
     genmodel_shard_path(path, shard, p->shards, shard_path, sizeof shard_path);
     enum sh_code code = sh_gguf_writer_create(shard_path, p->version != 0 ? p->version : 3, p->alignment, &w, err);
     if (code != SH_OK) return code;
-    if (shard == 0 && !add_metadata(w, p, recipe))
-        code = sh_fail(err, SH_ERR_NO_MEMORY, "%s: no memory for the vocabulary", shard_path);
+    if (shard == 0) code = add_metadata(w, p, recipe, err);
     if (p->shards > 1) {
         const uint16_t no = (uint16_t)shard, count = (uint16_t)p->shards;
         const int32_t tensors = (int32_t)plan->n;
@@ -860,7 +889,7 @@ static enum sh_code check_params(const struct genmodel_params *p, struct sh_erro
         return sh_fail(err, SH_ERR_INVALID, "%u of %u experts used: expected 1 to all of up to 1024", p->experts_used,
                        p->experts);
     if (p->shards > 512) return sh_fail(err, SH_ERR_INVALID, "%u shards: expected at most 512", p->shards);
-    return check_vocab(p, err);
+    return p->vocab_from != NULL ? SH_OK : check_vocab(p, err);
 }
 
 static enum sh_code make_plan(struct plan *plan, const struct recipe *recipe, uint32_t embd_type, uint32_t head_type,
@@ -906,8 +935,11 @@ struct genmodel_params genmodel_defaults(void) {
                                     .rope_base = 10000};
 }
 
-enum sh_code genmodel_write(const char *path, const struct genmodel_params *params, struct sh_error *err) {
-    enum sh_code code = check_params(params, err);
+enum sh_code genmodel_write(const char *path, const struct genmodel_params *given, struct sh_error *err) {
+    struct genmodel_params with_vocab = *given;
+    const struct genmodel_params *const params = &with_vocab;
+    enum sh_code code = given->vocab_from != NULL ? count_tokens(given->vocab_from, &with_vocab.vocab, err) : SH_OK;
+    if (code == SH_OK) code = check_params(params, err);
     if (code != SH_OK) return code;
     const struct recipe *recipe = find_recipe(params->type);
     if (recipe == NULL)

@@ -32,6 +32,8 @@ struct genmodel_params {
     bool bias;       /* biases on attention q, k, v and output */
     bool rope_freqs; /* a rope_freqs.weight tensor, with factors as Llama 3.1 has them */
     enum genmodel_vocab vocab_kind;
+    const char
+        *vocab_from; /* a GGUF file whose tokenizer.* entries are taken over instead: `vocab` becomes their number of tokens */
     /* Tokens of several characters as real vocabularies have them: JSON's punctuation, digits, words, parts of UTF-8 sequences. Else there
      * are bytes and strings of a to z alone */
     bool pieces;

@@ -236,6 +236,43 @@ static void check_chat(enum genmodel_vocab kind) {
     sh_vocab_destroy(vocab);
 }
 
+/* Another file's vocabulary comes over whole, without its templates. */
+static void test_vocab_from(void **state) {
+    (void)state;
+    static const struct genmodel_template template = {NULL, "{{ messages }}"};
+    const char *from = test_scratch("from.gguf"), *to = test_scratch("to.gguf");
+    struct genmodel_params p = genmodel_defaults();
+    struct sh_gguf *a, *b;
+    p.vocab = 700;
+    p.vocab_kind = GENMODEL_BPE;
+    p.templates = &template;
+    p.n_templates = 1;
+    OK(genmodel_write(from, &p, &err));
+    p = genmodel_defaults();
+    p.vocab_from = from;
+    OK(genmodel_write(to, &p, &err));
+    OK(sh_gguf_open(from, &a, &err));
+    OK(sh_gguf_open(to, &b, &err));
+    assert_int_equal(sh_gguf_tensor(b, "output.weight")->dims[1], 700);
+    assert_null(sh_gguf_find(b, "tokenizer.chat_template"));
+    uint32_t same = 0;
+    for (uint64_t i = 0; i < sh_gguf_kv_count(a); i++) {
+        const struct sh_kv *x = sh_gguf_kv_at(a, i), *y = sh_gguf_find(b, x->key);
+        if (strncmp(x->key, "tokenizer.ggml.", 15) != 0) continue;
+        assert_non_null(y);
+        assert_int_equal(x->type, y->type);
+        assert_int_equal(x->count, y->count);
+        for (uint64_t k = 0; x->strings != NULL && k < x->count; k++) {
+            assert_int_equal(x->strings[k].length, y->strings[k].length);
+            assert_memory_equal(x->strings[k].ptr, y->strings[k].ptr, x->strings[k].length);
+        }
+        same++;
+    }
+    assert_int_equal(same, 9);
+    sh_gguf_close(a);
+    sh_gguf_close(b);
+}
+
 static void test_chat(void **state) {
     (void)state;
     check_chat(GENMODEL_BPE);
@@ -314,12 +351,16 @@ static void test_refused(void **state) {
     p.n_control = 2;
     p.eos = "<c>";
     refused(p, "eos '<c>'");
+    p = genmodel_defaults();
+    p.vocab_from = "/nonexistent.gguf";
+    refused(p, "/nonexistent.gguf");
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_types), cmocka_unit_test(test_same_values), cmocka_unit_test(test_vocabularies),
-        cmocka_unit_test(test_chat),  cmocka_unit_test(test_logits),      cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_types),   cmocka_unit_test(test_same_values), cmocka_unit_test(test_vocabularies),
+        cmocka_unit_test(test_chat),    cmocka_unit_test(test_vocab_from),  cmocka_unit_test(test_logits),
+        cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
