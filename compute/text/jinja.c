@@ -221,7 +221,7 @@ static void trust_roles(struct jinja *s, const struct jdict *given) {
     for (size_t i = 0; messages && messages->kind == J_LIST && i < messages->list->n; i++) {
         const struct jval message = messages->list->items[i];
         const struct jval *role = message.kind == J_DICT ? jdict_find_str(s, message.dict, JSTR("role")) : NULL;
-        if (role && role->kind == J_STRING && role->s.n && jinja_marks(s, role->s.p)) memset(jinja_marks(s, role->s.p), 0, role->s.n);
+        if (role && role->kind == J_STRING && role->s.n) memset(jinja_marks(s, role->s.p), 0, role->s.n);
     }
 }
 

@@ -23,8 +23,8 @@
  * Integers have 127 bits and a sign; a result that needs more is an error, never another number.
  *
  * Where text comes from (sh_template_render_parts): a run that is asked for it keeps the bytes of its strings in one range of
- * addresses, and for each byte a mark at a fixed distance behind it, 1: given. So what points into a string has its marks, too, and
- * jbuf_add copies them along. Code that writes other bytes than it read says what they are made of (jbuf_made_of). Bytes
+ * addresses, and for each byte a mark at a fixed distance behind it, 1: given. So what points into a string has its marks, too,
+ * and jbuf_add copies them along. Code that writes other bytes than it read says what they are made of (jbuf_made_of). Bytes
  * outside the range (the template's, constants, `trusted`) are not given.
  */
 #ifndef SHIMMY_JINJA_H
@@ -94,6 +94,7 @@ struct jval {
 struct jlist {
     struct jval *items;
     size_t n, capacity;
+    bool group; /* of groupby: its two elements are .grouper and .list, too */
 };
 struct jentry {
     struct jval key, value;
@@ -217,13 +218,17 @@ size_t jstr_find(struct jinja *s, struct jstr t, struct jstr what, size_t from);
 size_t jstr_rfind(struct jinja *s, struct jstr t, struct jstr what);
 bool jstr_is_space(uint32_t c);
 bool jstr_is_alpha(uint32_t c);
+bool jstr_is_printable(uint32_t c);
+bool jstr_is_title(struct jinja *s, struct jstr t); /* as str.title writes it, with a letter that has a case */
 struct jstr jstr_strip(struct jstr t, const struct jstr *set, bool left, bool right); /* set NULL: white space */
 struct jstr jstr_replace(struct jinja *s, struct jstr t, struct jstr what, struct jstr with, __int128 at_most);
 struct jstr jstr_upper(struct jinja *s, struct jstr t);
 struct jstr jstr_lower(struct jinja *s, struct jstr t);
+struct jstr jstr_fold(struct jinja *s, struct jstr t); /* lower case for comparison */
 struct jstr jstr_swapcase(struct jinja *s, struct jstr t);
 struct jstr jstr_capitalize(struct jinja *s, struct jstr t);
 struct jstr jstr_title(struct jinja *s, struct jstr t, bool python); /* false: the filter's idea of a word */
+struct jstr jstr_expand_tabs(struct jinja *s, struct jstr t, __int128 width);
 struct jval jstr_split_lines(struct jinja *s, struct jstr t, bool keep_ends);
 /* align: -1 left, 0 centre, 1 right */
 struct jstr jstr_pad(struct jinja *s, struct jstr t, __int128 width, struct jstr fill, int align);
@@ -297,7 +302,7 @@ struct jtoken {
 struct jtoken *jinja_lex(struct jinja *s, const char *text, size_t n); /* ends with T_END */
 
 enum jnode_kind {
-    N_DATA, N_OUTPUT, N_IF, N_FOR, N_SET, N_SET_BLOCK, N_MACRO, N_CALL_BLOCK, N_FILTER_BLOCK, N_WITH, N_BREAK, N_CONTINUE,
+    N_DATA, N_OUTPUT, N_DO, N_IF, N_FOR, N_SET, N_SET_BLOCK, N_MACRO, N_CALL_BLOCK, N_FILTER_BLOCK, N_WITH, N_BREAK, N_CONTINUE,
     N_CONST, N_NAME, N_LIST, N_TUPLE, N_DICT, N_ATTRIBUTE, N_ITEM, N_SLICE, N_CALL, N_FILTER, N_TEST, N_NOT, N_NEGATE, N_PLUS,
     N_BINARY, N_AND, N_OR, N_CONDITION, N_COMPARE, N_CONCAT, N_CAPTURED, N_SPREAD,
 };
@@ -306,7 +311,7 @@ struct jnamed { /* name=value */
     struct jnode *value; /* of a macro's parameter: its default, or NULL */
 };
 /* What the fields hold, by kind (a list of statements is linked by next):
- *   N_DATA name; N_OUTPUT a; N_IF items: condition and body in turns, b else; N_SET a target, b value;
+ *   N_DATA name; N_OUTPUT, N_DO a; N_IF items: condition and body in turns, b else; N_SET a target, b value;
  *   N_FOR a target, b iterable, c test, body, other (`else`), flag: recursive; N_SET_BLOCK a target, b filters or NULL, body;
  *   N_MACRO name, named, body, uses; N_CALL_BLOCK a the call, b an N_MACRO; N_FILTER_BLOCK b, body;
  *   N_WITH items: target and value in turns, body;

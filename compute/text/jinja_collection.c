@@ -245,7 +245,7 @@ FILTER(filter_unique) {
     return out;
 }
 
-/* [(key, [elements]), ...], sorted by key; (key, elements) can be read as .grouper and .list in Python, here by index. */
+/* [(key, [elements]), ...], sorted by key. */
 FILTER(filter_groupby) {
     UNUSED;
     const bool case_sensitive = jinja_arg_bool(a[2], false);
@@ -255,8 +255,9 @@ FILTER(filter_groupby) {
         const struct jval key = part_of(s, list.list->items[i], a[0], a[1]), same = folded(s, key, case_sensitive);
         if (!i || !jv_equal(s, same, last)) {
             group = jv_list(s, 0);
-            const struct jval pair[] = {key, group};
-            jlist_add(s, out.list, jv_tuple(s, pair, 2));
+            const struct jval parts[] = {key, group}, pair = jv_tuple(s, parts, 2);
+            pair.list->group = true;
+            jlist_add(s, out.list, pair);
             last = same;
         }
         jlist_add(s, group.list, list.list->items[i]);

@@ -90,6 +90,8 @@ static struct jval loop_attribute(struct jinja *s, const struct jloop *loop, str
 static struct jval macro_attribute(struct jinja *s, const struct jmacro *macro, struct jstr name) {
     const struct jnode *n = macro->node;
     if (jstr_is(name, "name")) return jv_str(n->name);
+    if (jstr_is(name, "catch_kwargs")) return jv_bool((n->uses & JINJA_USES_KWARGS) != 0);
+    if (jstr_is(name, "catch_varargs")) return jv_bool((n->uses & JINJA_USES_VARARGS) != 0);
     if (!jstr_is(name, "arguments")) return jv_undefined(name);
     const struct jval list = jv_tuple(s, NULL, 0);
     for (size_t i = 0; i < n->n_named; i++) jlist_add(s, list.list, jv_str(n->named[i].name));
@@ -115,6 +117,8 @@ struct jval jinja_attribute(struct jinja *s, struct jval v, struct jstr name) {
     if (v.kind == J_CYCLER && jstr_is(name, "current")) return v.cycle->values.list->items[v.cycle->at % v.cycle->values.list->n];
     const struct jval method = method_of(s, v, name);
     if (method.kind != J_UNDEFINED) return method;
+    if (v.kind == J_TUPLE && v.list->group && jstr_is(name, "grouper")) return v.list->items[0];
+    if (v.kind == J_TUPLE && v.list->group && jstr_is(name, "list")) return v.list->items[1];
     const struct jval *found = v.kind == J_DICT || v.kind == J_NAMESPACE ? jdict_find_str(s, v.dict, name) : NULL;
     return found ? *found : method;
 }
@@ -735,6 +739,7 @@ static enum flow run_one(struct jinja *s, const struct jnode *n) {
     case N_IF: return if_statement(s, n);
     case N_FOR: run_loop(s, n, evaluate(s, n->b), s->scope, 1); break;
     case N_SET: assign(s, s->scope, n->a, evaluate(s, n->b)); break;
+    case N_DO: evaluate(s, n->a); break;
     case N_SET_BLOCK: set_block(s, n); break;
     case N_MACRO: set_variable(s, s->scope, n->name, make_macro(s, n)); break;
     case N_CALL_BLOCK: call_block(s, n); break;

@@ -263,6 +263,32 @@ static struct jval round_number(struct jinja *s, struct jval v, const struct jva
     return jv_float(isfinite(d) ? rounded : d);
 }
 
+FILTER(filter_filesizeformat) {
+    UNUSED;
+    static const char *const units[][8] = {{"kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB"},
+                                           {"KiB", "MiB", "GiB", "TiB", "PiB", "EiB", "ZiB", "YiB"}};
+    const bool binary = jinja_arg_bool(a[0], false);
+    const double base = binary ? 1024 : 1000;
+    double size = jv_is_number(v) ? jv_double(v) : 0;
+    if (!jv_is_number(v) && (v.kind != J_STRING || !jinja_parse_float(jstr_strip(v.s, NULL, true, true), &size)))
+        jinja_fail(s, "filesizeformat: found %s, expected a number of bytes", jv_type(v));
+    char text[400];
+    int n;
+    size_t unit = 0;
+    if (size == 1) {
+        n = snprintf(text, sizeof text, "1 Byte");
+    } else if (size < base) {
+        n = snprintf(text, sizeof text, "%.0f Bytes", trunc(size));
+    } else {
+        for (size /= base; size >= base && unit + 1 < SH_COUNT(units[0]); unit++) size /= base;
+        n = snprintf(text, sizeof text, "%.1f %s", size, units[binary][unit]);
+    }
+    struct jbuf b = {0};
+    jbuf_add(s, &b, text, (size_t)n);
+    if (v.kind == J_STRING ? jinja_is_given(s, v.s) : v.given) jbuf_mark(s, &b, 0);
+    return jbuf_value(&b);
+}
+
 FILTER(filter_round) {
     UNUSED;
     return jv_made_of(round_number(s, v, a), v.given);
@@ -279,7 +305,8 @@ FILTER(filter_default) {
 FILTER(filter_attr) {
     UNUSED;
     const struct jstr name = jinja_arg_str(s, a[0], "attr");
-    if (v.kind == J_LOOP || v.kind == J_MACRO || jinja_find_method(v, name)) return jinja_attribute(s, v, name);
+    const bool has_others = v.kind == J_LOOP || v.kind == J_MACRO || v.kind == J_TUPLE;
+    if (has_others || jinja_find_method(v, name)) return jinja_attribute(s, v, name);
     return jv_undefined(name);
 }
 
@@ -324,6 +351,7 @@ const struct jbuiltin jinja_filters[] = {
     {"truncate", "length killwords end leeway", 0, filter_truncate},
     {"escape", "", 0, filter_escape},
     {"e", "", 0, filter_escape},
+    {"forceescape", "", 0, filter_escape},
     {"striptags", "", 0, filter_striptags},
     {"urlencode", "", 0, filter_urlencode},
     {"center", "width", 0, filter_center},
@@ -332,6 +360,7 @@ const struct jbuiltin jinja_filters[] = {
     {"float", "default", 0, filter_float},
     {"abs", "", 0, filter_abs},
     {"round", "precision method", 0, filter_round},
+    {"filesizeformat", "binary", 0, filter_filesizeformat},
     {"attr", "name", 1, filter_attr},
     {NULL},
 };

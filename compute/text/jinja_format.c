@@ -59,14 +59,15 @@ struct field {
     struct jstr fill;
     char align; /* '<' '>' '^' '='; 0: by the kind of the value */
     char sign, type;
-    bool alternate, comma, has_precision;
+    char group; /* ',' or '_' between digits; 0: nothing */
+    bool alternate, has_precision;
     uint32_t width, precision;
 };
 
-static struct jstr add_commas(struct jinja *s, const char *digits, size_t n) {
+static struct jstr grouped(struct jinja *s, const char *digits, size_t n, size_t size, char by) {
     struct jbuf b = {0};
     for (size_t i = 0; i < n; i++) {
-        if (i && (n - i) % 3 == 0) jbuf_char(s, &b, ',');
+        if (i && (n - i) % size == 0) jbuf_char(s, &b, by);
         jbuf_char(s, &b, digits[i]);
     }
     return jbuf_value(&b).s;
@@ -92,13 +93,22 @@ static void add_int(struct jinja *s, struct jbuf *out, const struct field *f, __
     char digits[136];
     const unsigned __int128 size = i < 0 ? -(unsigned __int128)i : (unsigned __int128)i;
     const unsigned base = f->type == 'x' || f->type == 'X' ? 16 : f->type == 'o' ? 8 : f->type == 'b' ? 2 : 10;
-    size_t n = 0;
+    const size_t n = jv_int_digits(size, base, f->type == 'X', digits);
+    struct jbuf b = {0};
     if (f->alternate && base != 10) {
-        digits[n++] = '0';
-        digits[n++] = f->type;
+        jbuf_char(s, &b, '0');
+        jbuf_char(s, &b, f->type);
     }
-    n += jv_int_digits(size, base, f->type == 'X', digits + n);
-    add_number(s, out, f, i < 0, f->comma ? add_commas(s, digits, n) : jv_text(digits, n).s);
+    if (f->group) jbuf_str(s, &b, grouped(s, digits, n, base == 10 ? 3 : 4, f->group));
+    else jbuf_add(s, &b, digits, n);
+    add_number(s, out, f, i < 0, jbuf_value(&b).s);
+}
+
+/* Digits with a point, without a sign. */
+static void add_decimal(struct jinja *s, struct jbuf *b, const struct field *f, struct jstr t) {
+    const size_t whole = f->group ? strspn(t.p, "0123456789") : 0;
+    if (whole) jbuf_str(s, b, grouped(s, t.p, whole, 3, f->group));
+    jbuf_add(s, b, t.p + whole, t.n - whole);
 }
 
 static void add_float(struct jinja *s, struct jbuf *out, const struct field *f, double d) {
@@ -111,11 +121,8 @@ static void add_float(struct jinja *s, struct jbuf *out, const struct field *f, 
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
     size_t n = (size_t)snprintf(text, (size_t)precision + 399, fmt, precision, size); /* fmt is made of known letters above */
 #pragma GCC diagnostic pop
-    size_t whole = strspn(text, "0123456789");
     struct jbuf b = {0};
-    if (f->comma) jbuf_str(s, &b, add_commas(s, text, whole));
-    else whole = 0;
-    jbuf_add(s, &b, text + whole, n - whole);
+    add_decimal(s, &b, f, (struct jstr){text, n});
     if (f->type == '%') jbuf_char(s, &b, '%');
     add_number(s, out, f, signbit(d) && !isnan(d), jbuf_value(&b).s);
 }
@@ -148,6 +155,15 @@ static uint32_t read_count(struct jinja *s, const char **p, const char *end) {
     return value;
 }
 
+/* Digits, or '*': the next value. */
+static int64_t percent_count(struct percent *x) {
+    if (x->p == x->end || *x->p != '*') return read_count(x->s, &x->p, x->end);
+    x->p++;
+    const __int128 i = jinja_arg_int(x->s, next_value(x), "format: *", 0);
+    if (i > FIELD_MAX || i < -FIELD_MAX) jinja_limit(x->s, "width of a field", FIELD_MAX);
+    return (int64_t)i;
+}
+
 static void percent_flags(struct percent *x, struct field *f) {
     for (; x->p < x->end && *x->p && strchr("-+ 0#", *x->p); x->p++) {
         if (*x->p == '-') f->align = '<';
@@ -158,11 +174,14 @@ static void percent_flags(struct percent *x, struct field *f) {
             f->fill = JSTR("0");
         }
     }
-    f->width = read_count(x->s, &x->p, x->end);
+    const int64_t width = percent_count(x);
+    if (width < 0) f->align = '<';
+    f->width = (uint32_t)(width < 0 ? -width : width);
     if (x->p < x->end && *x->p == '.') {
         x->p++;
-        f->has_precision = true;
-        f->precision = read_count(x->s, &x->p, x->end);
+        const int64_t precision = percent_count(x);
+        f->has_precision = precision >= 0;
+        f->precision = (uint32_t)(precision < 0 ? 0 : precision);
     }
 }
 
@@ -230,7 +249,7 @@ struct jval jinja_percent(struct jinja *s, struct jstr format, const struct jval
 
 /* ---- str.format ---- */
 
-/* [[fill]align][sign][#][0][width][,][.precision][type] */
+/* [[fill]align][sign][#][0][width][, or _][.precision][type] */
 static struct field read_spec(struct jinja *s, struct jstr spec) {
     struct field f = {.fill = JSTR(" ")};
     const char *p = spec.p, *end = spec.p + spec.n;
@@ -253,14 +272,14 @@ static struct field read_spec(struct jinja *s, struct jstr spec) {
         p++;
     }
     f.width = read_count(s, &p, end);
-    if (p < end && *p == ',') f.comma = *p++ != 0;
+    if (p < end && (*p == ',' || *p == '_')) f.group = *p++;
     if (p < end && *p == '.') {
         p++;
         f.has_precision = true;
         f.precision = read_count(s, &p, end);
     }
     if (p < end) f.type = *p++;
-    if (p != end || (f.type && !strchr("bdoxXeEfFgG%s", f.type)))
+    if (p != end || (f.type && !strchr("bcdnoxXeEfFgG%s", f.type)))
         jinja_fail(s, "format: found '%.*s', expected a format such as >8 or .2f", (int)sh_min_u64(spec.n, 40), spec.p);
     return f;
 }
@@ -268,8 +287,12 @@ static struct field read_spec(struct jinja *s, struct jstr spec) {
 static void brace_value(struct jinja *s, struct jbuf *out, struct jval v, struct jstr spec) {
     struct field f = read_spec(s, spec);
     const size_t since = out->n;
-    const bool number = jv_is_number(v) && f.type != 's';
-    if (number && v.kind != J_FLOAT && (!f.type || strchr("bdoxX", f.type)) && !(v.kind == J_BOOL && !f.type)) {
+    const bool number = jv_is_number(v) && f.type != 's', whole = number && v.kind != J_FLOAT;
+    char text[4];
+    if (f.type == 'n') f.type = whole ? 'd' : 'g';
+    if (whole && f.type == 'c') {
+        add_text(s, out, &f, character(s, jv_int(jv_integer(v)), text));
+    } else if (whole && (f.type ? strchr("bdoxX", f.type) != NULL : v.kind == J_INT || spec.n)) { /* True is 1 in a field */
         add_int(s, out, &f, jv_integer(v));
     } else if (number && f.type && strchr("eEfFgG%", f.type)) {
         add_float(s, out, &f, jv_double(v));
@@ -277,8 +300,9 @@ static void brace_value(struct jinja *s, struct jbuf *out, struct jval v, struct
         if (f.has_precision) f.type = 'g';
         if (f.has_precision) add_float(s, out, &f, v.f);
         else {
-            const struct jstr text = jv_string(s, jv_float(fabs(v.f)));
-            add_number(s, out, &f, signbit(v.f), text);
+            struct jbuf digits = {0};
+            add_decimal(s, &digits, &f, jv_string(s, jv_float(fabs(v.f))));
+            add_number(s, out, &f, signbit(v.f), jbuf_value(&digits).s);
         }
     } else if (!f.type || f.type == 's') {
         add_text(s, out, &f, jv_string(s, v));
@@ -316,6 +340,33 @@ static struct jval brace_field(struct jinja *s, struct jstr field, const struct 
     return v;
 }
 
+/* Of the brace at p; within a field there may be others, one level deep. NULL: there is none. */
+static const char *closing_brace(const char *p, const char *end) {
+    uint32_t open = 0;
+    for (; p < end; p++) {
+        if (*p == '{' && ++open > 2) return NULL;
+        if (*p == '}' && --open == 0) return p;
+    }
+    return NULL;
+}
+
+/* The spec with the values of the fields in it: {:{width}}. */
+static struct jstr filled_spec(struct jinja *s, struct jstr spec, const struct jargs *args, size_t *next) {
+    struct jbuf b = {0};
+    if (!spec.n || !memchr(spec.p, '{', spec.n)) return spec;
+    for (size_t i = 0; i < spec.n; i++) {
+        const char *close = spec.p[i] == '{' ? closing_brace(spec.p + i, spec.p + spec.n) : NULL;
+        if (!close) {
+            jbuf_add(s, &b, spec.p + i, 1);
+            continue;
+        }
+        const struct jstr field = {spec.p + i + 1, (size_t)(close - spec.p) - i - 1};
+        jv_print(s, &b, brace_field(s, field, args, next));
+        i = (size_t)(close - spec.p);
+    }
+    return jbuf_value(&b).s;
+}
+
 struct jval jinja_brace(struct jinja *s, struct jstr format, const struct jargs *args) {
     struct jbuf out = {0};
     size_t next = 0;
@@ -326,7 +377,7 @@ struct jval jinja_brace(struct jinja *s, struct jstr format, const struct jargs 
             jbuf_add(s, &out, format.p + i, 1);
             continue;
         }
-        const char *close = c == '{' ? memchr(format.p + i, '}', format.n - i) : NULL;
+        const char *close = c == '{' ? closing_brace(format.p + i, format.p + format.n) : NULL;
         if (!close) jinja_fail(s, "format: found a single '%c'", c);
         struct jstr field = {format.p + i + 1, (size_t)(close - format.p) - i - 1}, spec = JSTR("");
         const char *colon = memchr(field.p, ':', field.n);
@@ -340,6 +391,7 @@ struct jval jinja_brace(struct jinja *s, struct jstr format, const struct jargs 
             field.n -= 2;
         }
         struct jval v = brace_field(s, field, args, &next);
+        spec = filled_spec(s, spec, args, &next);
         if (repr) {
             struct jbuf b = {0};
             jv_repr(s, &b, v);

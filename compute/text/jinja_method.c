@@ -165,13 +165,40 @@ static bool has_affix(struct jinja *s, struct jstr t, struct jval affix, bool at
     return x.n <= t.n && jstr_equal((struct jstr){at_end ? t.p + t.n - x.n : t.p, x.n}, x);
 }
 
+/* The part of t from a[0] to a[1], as a slice has them, and how many characters are in front of it. False: it begins behind its
+ * end, so that nothing is found in it, not even an empty string. */
+static bool window(struct jinja *s, struct jstr t, const struct jval *a, struct jstr *part, size_t *before) {
+    *part = t;
+    *before = 0;
+    if (a[0].kind == J_ABSENT && a[1].kind == J_ABSENT) return true;
+    const __int128 n = (__int128)jstr_length(s, t);
+    __int128 edges[] = {0, n};
+    for (size_t i = 0; i < 2; i++) {
+        if (a[i].kind != J_NONE) edges[i] = jinja_arg_int(s, a[i], i ? "end" : "start", edges[i]);
+        if (edges[i] < 0) edges[i] = edges[i] + n < 0 ? 0 : edges[i] + n;
+    }
+    if (edges[1] > n) edges[1] = n;
+    if (edges[0] > edges[1]) return false;
+    *before = (size_t)edges[0];
+    const size_t begin = jstr_offset(t, *before);
+    *part = (struct jstr){t.p + begin, t.n - begin};
+    part->n = jstr_offset(*part, (size_t)(edges[1] - edges[0]));
+    return true;
+}
+
+static struct jval affixed(struct jinja *s, struct jval v, const struct jval *a, bool at_end) {
+    struct jstr part;
+    size_t before;
+    return jv_bool(window(s, v.s, a + 1, &part, &before) && has_affix(s, part, a[0], at_end));
+}
+
 METHOD(str_startswith) {
     UNUSED;
-    return jv_bool(has_affix(s, v.s, a[0], false));
+    return affixed(s, v, a, false);
 }
 METHOD(str_endswith) {
     UNUSED;
-    return jv_bool(has_affix(s, v.s, a[0], true));
+    return affixed(s, v, a, true);
 }
 
 METHOD(str_removeprefix) {
@@ -186,40 +213,48 @@ METHOD(str_removesuffix) {
     return jv_text(v.s.p, v.s.n - a[0].s.n);
 }
 
-/* A byte offset as a position; -1: nowhere. */
-static struct jval position(struct jinja *s, struct jstr t, size_t at) {
-    return jv_int(at == SIZE_MAX ? -1 : (__int128)jstr_length(s, (struct jstr){t.p, at}));
+/* Where a[0] is between a[1] and a[2], in characters from the beginning; -1: nowhere. */
+static __int128 position(struct jinja *s, struct jval v, const struct jval *a, const char *name, bool last) {
+    const struct jstr what = jinja_arg_str(s, a[0], name);
+    struct jstr part;
+    size_t before;
+    if (!window(s, v.s, a + 1, &part, &before)) return -1;
+    const size_t at = last ? jstr_rfind(s, part, what) : jstr_find(s, part, what, 0);
+    return at == SIZE_MAX ? -1 : (__int128)(before + jstr_length(s, (struct jstr){part.p, at}));
 }
 
 METHOD(str_find) {
     UNUSED;
-    return position(s, v.s, jstr_find(s, v.s, jinja_arg_str(s, a[0], "find"), 0));
+    return jv_int(position(s, v, a, "find", false));
 }
 METHOD(str_rfind) {
     UNUSED;
-    return position(s, v.s, jstr_rfind(s, v.s, jinja_arg_str(s, a[0], "rfind")));
+    return jv_int(position(s, v, a, "rfind", true));
 }
 
 METHOD(str_index) {
     UNUSED;
-    const size_t at = jstr_find(s, v.s, jinja_arg_str(s, a[0], "index"), 0);
-    if (at == SIZE_MAX) jinja_fail(s, "index: the string is not found");
-    return position(s, v.s, at);
+    const __int128 at = position(s, v, a, "index", false);
+    if (at < 0) jinja_fail(s, "index: the string is not found");
+    return jv_int(at);
 }
 
 METHOD(str_rindex) {
     UNUSED;
-    const size_t at = jstr_rfind(s, v.s, jinja_arg_str(s, a[0], "rindex"));
-    if (at == SIZE_MAX) jinja_fail(s, "rindex: the string is not found");
-    return position(s, v.s, at);
+    const __int128 at = position(s, v, a, "rindex", true);
+    if (at < 0) jinja_fail(s, "rindex: the string is not found");
+    return jv_int(at);
 }
 
 METHOD(str_count) {
     UNUSED;
     const struct jstr what = jinja_arg_str(s, a[0], "count");
-    if (!what.n) return jv_int((__int128)jstr_length(s, v.s) + 1);
+    struct jstr part;
+    size_t before;
+    if (!window(s, v.s, a + 1, &part, &before)) return jv_int(0);
+    if (!what.n) return jv_int((__int128)jstr_length(s, part) + 1);
     __int128 n = 0;
-    for (size_t at = 0; (at = jstr_find(s, v.s, what, at)) != SIZE_MAX; at += what.n) n++;
+    for (size_t at = 0; (at = jstr_find(s, part, what, at)) != SIZE_MAX; at += what.n) n++;
     return jv_int(n);
 }
 
@@ -245,6 +280,25 @@ METHOD(str_format) {
     return jinja_brace(s, v.s, args);
 }
 
+METHOD(str_format_map) {
+    UNUSED;
+    if (a[0].kind != J_DICT) jinja_fail(s, "format_map: found %s, expected a dict", jv_type(a[0]));
+    const struct jdict *d = a[0].dict;
+    struct jkwarg *named = jinja_alloc(s, d->n * sizeof *named);
+    for (size_t i = 0; i < d->n; i++)
+        named[i] = (struct jkwarg){jinja_arg_str(s, d->entries[i].key, "a key of format_map"), d->entries[i].value};
+    return jinja_brace(s, v.s, &(struct jargs){.named = named, .n_named = d->n});
+}
+
+METHOD(str_casefold) {
+    UNUSED;
+    return jv_str(jstr_fold(s, v.s));
+}
+METHOD(str_expandtabs) {
+    UNUSED;
+    return jv_str(jstr_expand_tabs(s, v.s, jinja_arg_int(s, a[0], "expandtabs", 8)));
+}
+
 /* All code points of a string that is not empty are of a class. */
 static struct jval all_are(struct jinja *s, struct jstr t, bool (*is)(uint32_t)) {
     size_t bytes;
@@ -257,6 +311,7 @@ static struct jval all_are(struct jinja *s, struct jstr t, bool (*is)(uint32_t))
 
 static bool is_digit(uint32_t c) { return c >= '0' && c <= '9'; }
 static bool is_alnum(uint32_t c) { return is_digit(c) || jstr_is_alpha(c); }
+static bool is_name(uint32_t c) { return c == '_' || is_alnum(c); }
 
 METHOD(str_isalpha) {
     UNUSED;
@@ -273,6 +328,29 @@ METHOD(str_isalnum) {
 METHOD(str_isspace) {
     UNUSED;
     return all_are(s, v.s, jstr_is_space);
+}
+
+METHOD(str_isprintable) {
+    UNUSED;
+    return jv_bool(!v.s.n || all_are(s, v.s, jstr_is_printable).b);
+}
+METHOD(str_isidentifier) {
+    UNUSED;
+    size_t bytes;
+    return jv_bool(all_are(s, v.s, is_name).b && !is_digit(jstr_next(v.s.p, v.s.p + v.s.n, &bytes)));
+}
+METHOD(str_istitle) {
+    UNUSED;
+    return jv_bool(jstr_is_title(s, v.s));
+}
+
+METHOD(str_isascii) {
+    UNUSED;
+    jinja_spend(s, v.s.n / 64);
+    for (size_t i = 0; i < v.s.n; i++) {
+        if (v.s.p[i] & 0x80) return jv_bool(false);
+    }
+    return jv_bool(true);
 }
 
 METHOD(str_isupper) {
@@ -328,24 +406,31 @@ static const struct jbuiltin string_methods[] = {
     {"splitlines", "keepends", 0, str_splitlines},
     {"partition", "sep", 1, str_partition},
     {"rpartition", "sep", 1, str_rpartition},
-    {"startswith", "prefix", 1, str_startswith},
-    {"endswith", "suffix", 1, str_endswith},
+    {"startswith", "prefix start end", 1, str_startswith},
+    {"endswith", "suffix start end", 1, str_endswith},
     {"removeprefix", "prefix", 1, str_removeprefix},
     {"removesuffix", "suffix", 1, str_removesuffix},
-    {"find", "sub", 1, str_find},
-    {"rfind", "sub", 1, str_rfind},
-    {"index", "sub", 1, str_index},
-    {"rindex", "sub", 1, str_rindex},
-    {"count", "sub", 1, str_count},
+    {"find", "sub start end", 1, str_find},
+    {"rfind", "sub start end", 1, str_rfind},
+    {"index", "sub start end", 1, str_index},
+    {"rindex", "sub start end", 1, str_rindex},
+    {"count", "sub start end", 1, str_count},
     {"replace", "old new count", 2, str_replace},
     {"join", "iterable", 1, str_join},
     {"format", NULL, 0, str_format},
+    {"format_map", "mapping", 1, str_format_map},
+    {"casefold", "", 0, str_casefold},
+    {"expandtabs", "tabsize", 0, str_expandtabs},
     {"isalpha", "", 0, str_isalpha},
     {"isdigit", "", 0, str_isdigit},
     {"isdecimal", "", 0, str_isdigit},
     {"isnumeric", "", 0, str_isdigit},
     {"isalnum", "", 0, str_isalnum},
     {"isspace", "", 0, str_isspace},
+    {"isascii", "", 0, str_isascii},
+    {"isprintable", "", 0, str_isprintable},
+    {"isidentifier", "", 0, str_isidentifier},
+    {"istitle", "", 0, str_istitle},
     {"isupper", "", 0, str_isupper},
     {"islower", "", 0, str_islower},
     {"center", "width fillchar", 1, str_center},
@@ -359,7 +444,11 @@ static const struct jbuiltin string_methods[] = {
 
 METHOD(list_index) {
     UNUSED;
-    for (size_t i = 0; i < v.list->n; i++) {
+    const __int128 n = (__int128)v.list->n;
+    __int128 from = jinja_arg_int(s, a[1], "index", 0), to = jinja_arg_int(s, a[2], "index", n);
+    if (from < 0) from = from + n < 0 ? 0 : from + n;
+    if (to < 0) to += n;
+    for (size_t i = from < n ? (size_t)from : v.list->n; i < v.list->n && (__int128)i < to; i++) {
         if (jv_equal(s, v.list->items[i], a[0])) return jv_int((__int128)i);
     }
     jinja_fail(s, "index: the value is not in the list");
@@ -425,6 +514,23 @@ METHOD(list_pop) {
     return taken;
 }
 
+METHOD(list_remove) {
+    UNUSED;
+    size_t at = 0;
+    while (at < v.list->n && !jv_equal(s, v.list->items[at], a[0])) at++;
+    if (at == v.list->n) jinja_fail(s, "remove: the value is not in the list");
+    v.list->n--;
+    jinja_spend(s, v.list->n / 8);
+    memmove(v.list->items + at, v.list->items + at + 1, (v.list->n - at) * sizeof *v.list->items);
+    return jv_none();
+}
+
+METHOD(list_clear) {
+    UNUSED;
+    v.list->n = 0;
+    return jv_none();
+}
+
 METHOD(list_reverse) {
     UNUSED;
     jinja_spend(s, v.list->n);
@@ -433,14 +539,22 @@ METHOD(list_reverse) {
 }
 
 static const struct jbuiltin tuple_methods[] = {
-    {"index", "value", 1, list_index},
+    {"index", "value start stop", 1, list_index},
     {"count", "value", 1, list_count},
     {NULL},
 };
 static const struct jbuiltin list_methods[] = {
-    {"index", "value", 1, list_index},    {"count", "value", 1, list_count},      {"copy", "", 0, list_copy},
-    {"append", "object", 1, list_append}, {"extend", "iterable", 1, list_extend}, {"insert", "index object", 2, list_insert},
-    {"pop", "index", 0, list_pop},        {"reverse", "", 0, list_reverse},       {NULL},
+    {"index", "value start stop", 1, list_index},
+    {"count", "value", 1, list_count},
+    {"copy", "", 0, list_copy},
+    {"append", "object", 1, list_append},
+    {"extend", "iterable", 1, list_extend},
+    {"insert", "index object", 2, list_insert},
+    {"pop", "index", 0, list_pop},
+    {"remove", "value", 1, list_remove},
+    {"clear", "", 0, list_clear},
+    {"reverse", "", 0, list_reverse},
+    {NULL},
 };
 
 /* ---- dicts ---- */

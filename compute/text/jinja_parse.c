@@ -607,6 +607,13 @@ static struct jnode *jump(struct parser *p, enum jnode_kind kind) {
     return n;
 }
 
+static struct jnode *do_statement(struct parser *p) {
+    struct jnode *n = node(p, N_DO);
+    n->a = tuple(p, true);
+    end_of_tag(p);
+    return n;
+}
+
 /* A tag, its word next; of {% generation %} the statements in it, if there are any. */
 static struct jnode *tag(struct parser *p) {
     if (skip_name(p, "if")) return if_statement(p);
@@ -619,7 +626,13 @@ static struct jnode *tag(struct parser *p) {
     if (skip_name(p, "generation")) return body(p, "endgeneration");
     if (skip_name(p, "break")) return jump(p, N_BREAK);
     if (skip_name(p, "continue")) return jump(p, N_CONTINUE);
-    unexpected(p, "a statement: if, for, set, macro, call, filter, with, raw, generation, break, continue");
+    if (skip_name(p, "do")) return do_statement(p);
+    static const char *const others[] = {"include", "import", "from", "extends", "block"};
+    for (size_t i = 0; i < SH_COUNT(others); i++) {
+        if (is_name(p, others[i]))
+            jinja_fail(p->s, "found '%s', but a chat template is one text: it can neither load others nor be loaded", others[i]);
+    }
+    unexpected(p, "a statement: if, for, set, macro, call, filter, with, do, raw, generation, break, continue");
 }
 
 static bool is_any(const struct parser *p, const char *const *names) {

@@ -55,6 +55,25 @@ bool jstr_is_alpha(uint32_t c) {
     return c >= 0x300 && (c < 0x2000 || c >= 0x2C00) && c < 0x1F000 && sh_unicode_class_of(c) == SH_UNICODE_OTHER;
 }
 
+bool jstr_is_printable(uint32_t c) {
+    const enum sh_unicode_class what = sh_unicode_class_of(c);
+    return c == ' ' || (what != SH_UNICODE_SPACE && what != SH_UNICODE_CONTROL);
+}
+
+bool jstr_is_title(struct jinja *s, struct jstr t) {
+    bool within = false, any = false; /* within: behind a letter that has a case */
+    size_t bytes;
+    jinja_spend(s, t.n / 16);
+    for (size_t i = 0; i < t.n; i += bytes) {
+        const uint32_t c = jstr_next(t.p + i, t.p + t.n, &bytes);
+        const bool upper = sh_unicode_lower(c) != c, lower = !upper && (upper_of(c) != c || c == 0xDF);
+        if (within ? upper : lower) return false;
+        within = upper || lower;
+        any |= within;
+    }
+    return any;
+}
+
 static bool in_set(uint32_t c, const char *p, size_t bytes, const struct jstr *set) {
     if (!set) return jstr_is_space(c);
     size_t n;
@@ -132,16 +151,19 @@ static void add_code_point(struct jinja *s, struct jbuf *b, uint32_t c) {
     jbuf_add(s, b, out, sh_utf8_encode(c, out));
 }
 
-enum letter_case { LOWER, UPPER, TITLE, SWAP };
+enum letter_case { LOWER, UPPER, TITLE, SWAP, FOLD };
 
 /* Writes the code point of `bytes` at p in another case. */
 static void add_cased(struct jinja *s, struct jbuf *b, const char *p, size_t bytes, uint32_t c, enum letter_case to) {
     const size_t since = b->n;
     if (to == SWAP) to = sh_unicode_lower(c) != c ? LOWER : UPPER;
+    const bool folds = to == FOLD && (c == 0x17F || c == 0x3C2 || c == 0xB5); /* lower case of another one's upper case */
+    const uint32_t lower = sh_unicode_lower(folds ? upper_of(c) : c);
     if (c == 0xFFFD) jbuf_add(s, b, p, bytes);
+    else if (to == FOLD && (c == 0xDF || c == 0x1E9E)) jbuf_str(s, b, JSTR("ss"));
     else if (c == 0xDF && to != LOWER) jbuf_str(s, b, to == UPPER ? JSTR("SS") : JSTR("Ss"));
-    else if (c == 0x130 && to == LOWER) jbuf_str(s, b, JSTR("i\xCC\x87"));
-    else add_code_point(s, b, to == LOWER ? sh_unicode_lower(c) : upper_of(c));
+    else if (c == 0x130 && (to == LOWER || to == FOLD)) jbuf_str(s, b, JSTR("i\xCC\x87"));
+    else add_code_point(s, b, to == LOWER || to == FOLD ? lower : upper_of(c));
     jbuf_made_of(s, b, since, (struct jstr){p, bytes});
 }
 
@@ -161,6 +183,9 @@ struct jstr jstr_upper(struct jinja *s, struct jstr t) {
 }
 struct jstr jstr_lower(struct jinja *s, struct jstr t) {
     return cased(s, t, LOWER, LOWER);
+}
+struct jstr jstr_fold(struct jinja *s, struct jstr t) {
+    return cased(s, t, FOLD, FOLD);
 }
 struct jstr jstr_swapcase(struct jinja *s, struct jstr t) {
     return cased(s, t, SWAP, SWAP);
@@ -204,6 +229,27 @@ struct jval jstr_split_lines(struct jinja *s, struct jstr t, bool keep_ends) {
     }
     if (begin < t.n) jlist_add(s, list.list, jv_text(t.p + begin, t.n - begin));
     return list;
+}
+
+/* Columns are counted from the last line feed or carriage return. */
+struct jstr jstr_expand_tabs(struct jinja *s, struct jstr t, __int128 width) {
+    struct jbuf b = {0};
+    size_t column = 0, bytes;
+    if (width > JINJA_MAX_OUTPUT) jinja_limit(s, "text in bytes", JINJA_MAX_OUTPUT);
+    jinja_spend(s, t.n / 16);
+    for (size_t i = 0; i < t.n; i += bytes) {
+        const uint32_t c = jstr_next(t.p + i, t.p + t.n, &bytes);
+        if (c != '\t') {
+            jbuf_add(s, &b, t.p + i, bytes);
+            column = c == '\n' || c == '\r' ? 0 : column + 1;
+            continue;
+        }
+        const size_t since = b.n, missing = width > 0 ? (size_t)width - column % (size_t)width : 0;
+        jbuf_fill(s, &b, JSTR(" "), missing);
+        jbuf_made_of(s, &b, since, (struct jstr){t.p + i, 1});
+        column += missing;
+    }
+    return jbuf_value(&b).s;
 }
 
 struct jstr jstr_pad(struct jinja *s, struct jstr t, __int128 width, struct jstr fill, int align) {

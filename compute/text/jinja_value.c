@@ -1,8 +1,6 @@
 /* jinja_value.c - values: containers, truth, equality, order, and printing as Python does it. */
 #include "compute/text/jinja.h"
 
-#include "compute/text/unicode.h"
-
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -402,11 +400,6 @@ void jv_print_float(struct jinja *s, struct jbuf *b, double f) {
     else jbuf_add(s, b, digits + first, (size_t)(n - first));
 }
 
-static bool is_printable(uint32_t c) {
-    const enum sh_unicode_class what = sh_unicode_class_of(c);
-    return c == ' ' || (what != SH_UNICODE_SPACE && what != SH_UNICODE_CONTROL);
-}
-
 static void repr_string(struct jinja *s, struct jbuf *b, struct jstr t) {
     const char quote = memchr(t.p, '\'', t.n) && !memchr(t.p, '"', t.n) ? '"' : '\'';
     size_t bytes;
@@ -422,7 +415,7 @@ static void repr_string(struct jinja *s, struct jbuf *b, struct jstr t) {
         } else if (c == (uint32_t)quote) {
             jbuf_char(s, b, '\\');
             jbuf_char(s, b, quote);
-        } else if (is_printable(c)) {
+        } else if (jstr_is_printable(c)) {
             jbuf_add(s, b, t.p + i, bytes);
         } else {
             const int n = snprintf(escape, sizeof escape, c < 0x100 ? "\\x%02x" : c < 0x10000 ? "\\u%04x" : "\\U%08x", c);

@@ -182,6 +182,59 @@ static void test_language(void **state) {
                 "12[(1, [{}]), (2, [{'k': 2}])]");
 }
 
+/* Expected texts are those of Jinja2 3.1.6 on CPython 3.11. */
+static void test_methods(void **state) {
+    (void)state;
+    static const struct {
+        const char *text, *expect;
+    } cases[] = {
+        {"{{ s.find('o', 5) }} {{ s.find('o', 5, 7) }} {{ s.find('o', -3) }} {{ s.find('', 99) }} {{ s.find('o', none, 5) }}",
+         "7 -1 13 -1 4"},
+        {"{{ s.rfind('o', 0, 5) }} {{ s.rfind('o', -9, -2) }} {{ s.index('o', 5) }} {{ s.rindex('o', 0, 6) }}", "4 7 7 4"},
+        {"{{ s.count('o', 5) }} {{ s.count('o', 0, 5) }} {{ s.count('', 3) }} {{ s.count('', 99) }}", "3 1 13 0"},
+        {"{{ s.startswith('World', 6) }} {{ s.startswith('lo', 3, 4) }} {{ s.startswith('', 99) }}", "True False False"},
+        {"{{ s.endswith('Hello', 0, 5) }} {{ s.endswith('o', 0, -4) }}", "True False"},
+        {"{{ u.find('\u00f1', 1) }} {{ u.rfind('\u00c9', 0, 2) }}", "4 1"},
+        {"{{ t.expandtabs() }}|{{ t.expandtabs(4) }}|{{ t.expandtabs(0) }}",
+         "a       bc      d\n        e|a   bc  d\n    e|abcd\ne"},
+        {"{{ 'STRASSE \u00df \u03c2'.casefold() }}", "strasse ss \u03c3"},
+        {"{{ s.isascii() }}{{ u.isascii() }}{{ s.isprintable() }}{{ t.isprintable() }}{{ ''.isprintable() }}",
+         "TrueFalseTrueFalseTrue"},
+        {"{{ 'a_1'.isidentifier() }}{{ '1a'.isidentifier() }}{{ ''.isidentifier() }}", "TrueFalseFalse"},
+        {"{{ s.istitle() }}{{ 'Ab Cd'.istitle() }}{{ '1'.istitle() }}", "FalseTrueFalse"},
+        {"{{ '{a} {b}'.format_map({'a': 1, 'b': 2}) }}", "1 2"},
+        {"{{ '{:{w}}|{:{}}|{:>{w}.{p}f}'.format('a', 'b', 4, 2.345, w=5, p=1) }}", "a    |b   |  2.3"},
+        {"{{ '{0!r:>10}|{1:,}|{1:_}|{2:,}|{3:_x}'.format('x', 1234567, 1234.5, 1048575) }}",
+         "       'x'|1,234,567|1_234_567|1,234.5|f_ffff"},
+        {"{{ '{:n}{:c}{:>5}{}'.format(42, 65, true, true) }}", "42A    1True"},
+        {"{{ '%*d|%-*d|%.*f' % (5, 3, 4, 2, 2, 3.14159) }}", "    3|2   |3.14"},
+        {"{{ [1, 2, 1].index(1, 1) }}{{ (1, 2).index(2, 0, 2) }}", "21"},
+        {"{{ dl | groupby('c') | map(attribute='grouper') | join }}", "xy"},
+        {"{% for g in dl | groupby('c') %}{{ g.grouper }}={{ g.list | map(attribute='v') | join(',') }};{% endfor %}",
+         "x=1,3;y=2;"},
+        {"{{ 1234567 | filesizeformat }} {{ 1234567 | filesizeformat(true) }} {{ 1 | filesizeformat }}", "1.2 MB 1.2 MiB 1 Byte"},
+        {"{{ '<a>' | forceescape }}", "&lt;a&gt;"},
+        {"{% macro f(a) %}{{ kwargs }}{% endmacro %}{{ f.catch_kwargs }}{{ f.catch_varargs }}", "TrueFalse"},
+        {"{% do dl.append(1) %}{{ dl | length }}{% set l = [1, 2, 3] %}{% do l.remove(2) %}{{ l }}{% do l.clear() %}{{ l }}",
+         "4[1, 3][]"},
+    };
+    const char *variables = "{\"s\": \"Hello World foo\", \"t\": \"a\\tbc\\td\\n\\te\", "
+                            "\"u\": \"\\u00e7\\u00c9\\u00df \\u00f1\", "
+                            "\"dl\": [{\"c\": \"x\", \"v\": 1}, {\"c\": \"y\", \"v\": 2}, {\"c\": \"x\", \"v\": 3}]}";
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) expect_text(cases[i].text, variables, cases[i].expect);
+    expect_failure("{{ 'abc'.index('a', 1) }}", SH_ERR_FORMAT, "not found");
+    expect_failure("{{ 'abc'.find('a', 'b') }}", SH_ERR_FORMAT, "start: found string");
+    expect_failure("{{ 'a'.expandtabs(1000000000000) }}", SH_ERR_LIMIT, "text in bytes");
+    expect_failure("{{ '%*d' % (100000, 1) }}", SH_ERR_LIMIT, "width of a field");
+    expect_failure("{{ '{:{'.format(1) }}", SH_ERR_FORMAT, "single '{'");
+    static const char *const loaders[] = {"include", "import", "extends", "from", "block"};
+    for (size_t i = 0; i < sizeof loaders / sizeof *loaders; i++) {
+        char text[64];
+        snprintf(text, sizeof text, "{%% %s 'x' %%}", loaders[i]);
+        expect_failure(text, SH_ERR_FORMAT, "a chat template is one text");
+    }
+}
+
 static void test_failures(void **state) {
     (void)state;
     expect_failure("a\n\n{{ x.y }}", SH_ERR_FORMAT, "line 3: 'x' is undefined");
@@ -274,8 +327,9 @@ static void test_nesting(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_language), cmocka_unit_test(test_failures), cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_nesting),  cmocka_unit_test(test_snippets), cmocka_unit_test(test_templates),
+        cmocka_unit_test(test_language), cmocka_unit_test(test_methods),  cmocka_unit_test(test_failures),
+        cmocka_unit_test(test_limits),   cmocka_unit_test(test_nesting),  cmocka_unit_test(test_snippets),
+        cmocka_unit_test(test_templates),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

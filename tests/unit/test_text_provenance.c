@@ -1,5 +1,5 @@
-/* Which bytes of a rendering came from the request: by operation, and over the templates of models, whose renderings must not change
- * and in whose output no given control token may be parsed. */
+/* Which bytes of a rendering came from the request: by operation, and over the templates of models, whose renderings must not
+ * change and in whose output no given control token may be parsed. */
 #include "tests/unit/shared.h"
 
 #include "compute/engine.h"
@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include <cmocka.h>
 #include <jansson.h>
@@ -76,7 +77,7 @@ static struct sh_template *compile(const char *text, size_t length) {
 
 static const char operations_given[] =
     "{\"g\": \"gi ven\", \"h\": \"a<b\\u00e9\\n\\\"q\\\"\", \"w\": \"  x y  \", \"n\": 42, \"f\": 1.5, \"b\": true, \"s\": \"12\", "
-    "\"l\": [\"p\", \"q\"], \"d\": {\"k\": \"v\"}, \"role\": \"r\", \"fmt\": \"%Y\", \"tags\": \"a<b> c\", "
+    "\"l\": [\"p\", \"q\"], \"d\": {\"k\": \"v\"}, \"role\": \"r\", \"fmt\": \"%Y\", \"tabs\": \"x\\ty\", \"tags\": \"a<b> c\", "
     "\"messages\": [{\"role\": \"user\", \"content\": \"hi\", \"tool_calls\": [{\"role\": \"x\"}]}, {\"role\": \"\\u0073ys\"}, 3]}";
 static const char operations_trusted[] = "{\"bos\": \"<s>\", \"g\": \"hidden\", \"t\": \"tr\", \"tn\": 7}";
 
@@ -125,6 +126,9 @@ static void test_operations(void **state) {
         {"{{ g % () }}{{ '%d%%' % 5 }}{{ '{} {:>4} {}'.format(g, n, 1) }}", "[gi ven]5%[gi ven] [  42] 1"},
         {"{{ '{{' ~ g ~ '}}' }}{{ g.format() }}", "{{[gi ven]}}[gi ven]"},
         {"{{ g | center(10) }}{{ s.zfill(4) }}{{ s.rjust(4, '.') }}{{ 'a'.ljust(3, g[0]) }}", "  [gi ven]  00[12]..[12]a[gg]"},
+        {"{{ ('a\tb\t' ~ tabs).expandtabs(4) }}{{ g.casefold() }}", "a   b   [x   ygi ven]"},
+        {"{{ n | filesizeformat }}{{ '42' | filesizeformat }}{{ '{:{}}'.format(1, n - 40) }}", "[42 Bytes]42 Bytes 1"},
+        {"{% for p in messages[:1] | groupby('content') %}{{ p.grouper }}{{ p.list | length }}{% endfor %}", "[hi]1"},
         {"{{ g | truncate(5, true, '!', 0) }}", "[gi v]!"},
         {"{{ (g * 2)[4:9] }}{{ 'ab' * 2 }}", "[engi ]abab"},
         {"{% macro m(x) %}<{{ x }}>{% endmacro %}{{ m(g) }}{{ m('c') | upper }}", "<[gi ven]><C>"},
@@ -188,6 +192,29 @@ static void test_failures(void **state) {
     sh_template_destroy(t);
 }
 
+/* Where there are no addresses to be had, it fails as anything that runs out of memory. */
+static void test_no_memory(void **state) {
+    (void)state;
+#if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
+    TEST_SKIP("a sanitizer needs addresses itself");
+#else
+    struct sh_template *t = compile("{{ g }}", 7);
+    struct rlimit limit, none;
+    assert_int_equal(getrlimit(RLIMIT_AS, &limit), 0);
+    none = limit;
+    none.rlim_cur = 1;
+    struct rendering r = {0};
+    struct sh_error err = {0};
+    assert_int_equal(setrlimit(RLIMIT_AS, &none), 0);
+    r.code = sh_template_render_parts(t, "{}", "{}", NULL, &r.text, &r.length, &r.parts, &r.n_parts, &err);
+    assert_int_equal(setrlimit(RLIMIT_AS, &limit), 0);
+    assert_int_equal(r.code, SH_ERR_NO_MEMORY);
+    assert_null(r.text);
+    assert_null(r.parts);
+    sh_template_destroy(t);
+#endif
+}
+
 /* ---- the templates of models ---- */
 
 static json_t *load_json(const char *path) {
@@ -247,8 +274,8 @@ static size_t smuggled(const struct rendering *r, size_t *seen) {
 
 /* Control tokens that a template wrote are not literal: the words that stand in its source and in no message. */
 static size_t lost_tokens(const struct rendering *r, const char *source, size_t *seen) {
-    static const char *const tokens[] = {"<|im_start|>", "<|start_header_id|>", "<start_of_turn>", "[INST]", "<|START_OF_TURN_TOKEN|>",
-                                         "<|user|>", "<|assistant|>", "<\xEF\xBD\x9CUser\xEF\xBD\x9C>"};
+    static const char *const tokens[] = {"<|im_start|>", "<|start_header_id|>", "<start_of_turn>", "[INST]",
+                                         "<|START_OF_TURN_TOKEN|>", "<|user|>", "<|assistant|>", "<\xEF\xBD\x9CUser\xEF\xBD\x9C>"};
     size_t wrong = 0;
     for (size_t i = 0; i < sizeof tokens / sizeof *tokens; i++) {
         if (strstr(source, tokens[i]) == NULL && strstr(source, "'<|' +") == NULL) continue;
@@ -374,7 +401,7 @@ static void test_snippets(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_operations), cmocka_unit_test(test_failures),
+        cmocka_unit_test(test_operations), cmocka_unit_test(test_failures), cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_templates),  cmocka_unit_test(test_snippets),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
