@@ -63,7 +63,8 @@ static uint32_t depth_of(const struct sh_gr *gr, const struct sh_gr_node *n) {
     switch (n->kind) {
     case SH_GR_KIND_PAIR:
     case SH_GR_KIND_CHOICE: {
-        const uint32_t a = gr->nodes[n->a].depth + 1u, b = gr->nodes[n->b].depth;
+        const struct sh_gr_node *next = &gr->nodes[n->b];
+        const uint32_t a = gr->nodes[n->a].depth + 1u, b = next->depth + (next->kind != n->kind);
         return a > b ? a : b;
     }
     case SH_GR_KIND_REPEAT: return gr->nodes[n->a].depth + 1u;

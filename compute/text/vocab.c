@@ -837,7 +837,9 @@ enum sh_code sh_vocab_create(const struct sh_gguf *g, struct sh_vocab **out, str
     struct sh_vocab *v = sh_calloc(1, sizeof *v);
     if (v == NULL) return no_memory(err);
     struct sh_error why = {0};
-    const enum sh_code code = fill(v, g, &why);
+    v->kept = sh_calloc(1, sizeof *v->kept);
+    if (v->kept != NULL) pthread_mutex_init(&v->kept->lock, NULL);
+    const enum sh_code code = v->kept != NULL ? fill(v, g, &why) : no_memory(&why);
     if (code != SH_OK) {
         sh_vocab_destroy(v);
         return name_file(g, code, &why, err);
@@ -848,6 +850,11 @@ enum sh_code sh_vocab_create(const struct sh_gguf *g, struct sh_vocab **out, str
 
 void sh_vocab_destroy(struct sh_vocab *v) {
     if (v == NULL) return;
+    if (v->kept != NULL) { /* first: it may refer to the rest */
+        if (v->kept->data != NULL) v->kept->destroy(v->kept->data);
+        pthread_mutex_destroy(&v->kept->lock);
+        free(v->kept);
+    }
     sh_pretokenizer_destroy(v->pretokenizer);
     free(v->pool);
     free(v->texts);

@@ -7,13 +7,15 @@
  * WordPiece it is the token's text, in which U+2581 marks the beginning of a word (files have no "##" before the pieces that
  * continue one).
  *
- * Immutable after creation: any thread. What a call needs besides (heaps, match data) it allocates itself.
+ * Immutable after creation but for what `kept` locks: any thread. What a call needs besides (heaps, match data) it allocates itself.
  */
 #ifndef SHIMMY_VOCAB_H
 #define SHIMMY_VOCAB_H
 
 #include "compute/text/chat.h"
 #include "compute/text/text.h"
+
+#include <pthread.h>
 
 /* Numbered as in the file format. */
 enum sh_token_type {
@@ -66,6 +68,13 @@ struct sh_merge {        /* open addressing by the pair */
 struct sh_pretokenizer; /* pretokenizer.h */
 struct sh_unigram;      /* unigram.c */
 
+/* What rooms above this one make of a vocabulary when it is first needed, and keep with it. */
+struct sh_vocab_kept {
+    pthread_mutex_t lock;
+    void *data;             /* NULL: nothing yet; under the lock */
+    void (*destroy)(void *data); /* called with the vocabulary's end, unless data is NULL */
+};
+
 struct sh_vocab {
     enum sh_vocab_model model;
     uint32_t n_tokens, n_pieces;
@@ -109,6 +118,8 @@ struct sh_vocab {
 
     char *chat_template; /* NUL-terminated or NULL */
     struct sh_chat_form chat;
+
+    struct sh_vocab_kept *kept;
 };
 
 static inline const char *sh_span_ptr(const struct sh_vocab *v, struct sh_span s) { return v->pool + s.at; }

@@ -1,0 +1,203 @@
+/*
+ * automaton.h - a compiled grammar, the sets of configurations that a text can stand in, and what a vocabulary keeps for masks.
+ *
+ * Program (compile.c; immutable). A *place* is a position in a rule. From it lead byte edges and token edges; jumps into
+ * another rule (which comes back at a place) or into a repeat; and perhaps the way back out of the rule. Everything that needs no stack
+ * (choices, unlimited repeats, calls with nothing behind them) is resolved when a place is made. Every place can reach the end
+ * of its rule: what cannot is dropped at compile, so a text that stands in a place can always be finished.
+ *
+ * Automaton (automaton.c; under the grammar's lock). A *frame* is what remains to be done behind a rule: a place to come back to, or
+ * a repeat with the number of items begun; frames are immutable, made once each, and name the frame below. A configuration is a place
+ * with byte or token edges, and the frame on top of it. A *state* is a sorted set of configurations, and whether the text may end. States
+ * are made when first met and numbered; their transitions, one per class of bytes that no edge of the grammar tells apart, are filled
+ * in as they are asked for. Beyond a limit of memory all is dropped but the states that matchers stand in, and begun anew.
+ */
+#ifndef SHIMMY_GRAMMAR_AUTOMATON_H
+#define SHIMMY_GRAMMAR_AUTOMATON_H
+
+#include "compute/grammar/expr.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+/* ---- program ------------------------------------------------------------------------------------------------------- */
+
+#define SH_GR_REPEAT_BIT 0x80000000u /* in jumps and frames: the number of a repeat, not a place */
+
+struct sh_gr_edge {
+    uint32_t set, target;
+};
+struct sh_gr_token_edge {
+    int32_t token;
+    uint32_t target;
+};
+struct sh_gr_jump {
+    uint32_t into; /* place where the other rule begins, or a repeat's number with the bit */
+    uint32_t back; /* place behind it; of a repeat: unused, it knows itself */
+};
+
+/* How "plain" characters (what stands for itself inside a JSON string) lead on from a place. */
+enum sh_gr_plain {
+    SH_GR_PLAIN_SOME, /* anyhow */
+    SH_GR_PLAIN_NONE, /* no byte that begins one goes on */
+    SH_GR_PLAIN_LOOP, /* each leads, maybe among others, to a place from which each leads back to itself */
+    SH_GR_PLAIN_ITEM, /* each, maybe among others, leads out of the rule */
+};
+
+struct sh_gr_place { /* its edges are [first of this one, first of the next) */
+    uint32_t edge, token, jump;
+    bool returns;
+    uint8_t plain;
+};
+struct sh_gr_loop { /* a repeat that counts; its item never matches the empty text uncounted: see closure() */
+    uint32_t min, max;
+    uint32_t item, next; /* places */
+};
+
+struct sh_gr_program {
+    struct sh_gr_place *places; /* [n_places + 1]; place 0 is the end of a rule */
+    struct sh_gr_edge *edges;
+    struct sh_gr_token_edge *tokens;
+    struct sh_gr_jump *jumps;
+    struct sh_gr_loop *loops;
+    struct sh_gr_set *sets;
+    uint32_t n_places, n_edges, n_tokens, n_jumps, n_loops, n_sets;
+    uint32_t start;
+    uint32_t n_classes;
+    uint8_t class_of[256];
+    uint8_t member[256]; /* [n_classes] a byte of each */
+};
+
+/* compile.c. The program belongs to the caller, who frees it with sh_gr_program_finish (also after a failure). */
+enum sh_code sh_gr_program_init(struct sh_gr_program *program, const struct sh_gr *gr, sh_gr_expr root, uint32_t n_vocab,
+                                struct sh_error *err);
+void sh_gr_program_finish(struct sh_gr_program *program);
+
+/* ---- a vocabulary's trie -------------------------------------------------------------------------------------------- */
+
+struct sh_gr_trie_node { /* in preorder; node 0 is the root, depth 0 */
+    uint32_t skip;       /* the node behind its descendants */
+    int32_t token;       /* -1: none ends here; others with the same bytes: sh_gr_lexicon.same */
+    uint16_t depth;
+    uint8_t byte;
+};
+struct sh_gr_trie {
+    struct sh_gr_trie_node *nodes;
+    uint32_t n_nodes;
+};
+
+enum { SH_GR_SLICES = 32 };
+
+/* What masks need of a vocabulary; immutable. Tokens of plain characters alone, up to SH_GR_SLICES of them, are in slices: slices[k]
+ * are those of 1 to k characters. `other` holds the tokens that are in none. Control, unknown, unused, end tokens and those without bytes
+ * are nowhere. */
+struct sh_gr_lexicon {
+    uint32_t n_tokens, n_words; /* words of 32 tokens */
+    struct sh_gr_trie all, other;
+    int32_t *same;       /* [n_tokens] the next token with the same bytes, or -1 */
+    uint64_t *in_trie;   /* bit set of tokens */
+    uint32_t *slices[SH_GR_SLICES + 1]; /* [0] unused */
+    uint32_t slice_count[SH_GR_SLICES + 1];
+    uint32_t depth;      /* of the deepest node */
+};
+enum sh_code sh_gr_lexicon_create(const struct sh_vocab *vocab, struct sh_gr_lexicon **out, struct sh_error *err);
+void sh_gr_lexicon_destroy(struct sh_gr_lexicon *lexicon);
+
+/* ---- automaton ------------------------------------------------------------------------------------------------------- */
+
+enum { SH_GR_UNKNOWN = 0 /* a transition not computed yet; as a result: failed */, SH_GR_DEAD = 1, SH_GR_FIRST_STATE = 2 };
+
+struct sh_gr_frame {
+    uint32_t below;
+    uint32_t back; /* a place, or a repeat with the bit */
+    uint32_t count; /* of a repeat: items begun */
+};
+struct sh_gr_config {
+    uint32_t place, frame;
+};
+struct sh_gr_mask {
+    uint32_t refs; /* the state's and those of the matchers that lent it */
+    uint32_t count;
+    int32_t only;
+    uint32_t words[];
+};
+struct sh_gr_state {
+    struct sh_gr_config *configs;
+    uint32_t n_configs;
+    bool can_end;
+    uint32_t *row; /* [n_classes] states */
+    struct sh_gr_mask *mask; /* NULL: not made yet */
+};
+struct sh_gr_block { /* of memory that is freed as a whole */
+    struct sh_gr_block *next;
+    size_t used, size;
+    uint64_t data[];
+};
+
+struct sh_gr_step { /* of a closure: a place or a repeat to go on from */
+    uint32_t place, frame, count;
+};
+
+struct sh_gr_automaton {
+    const struct sh_gr_program *program;
+    struct sh_gr_frame *frames; /* [0] the bottom */
+    uint32_t n_frames, frames_capacity;
+    uint32_t *frame_slots, n_frame_slots;
+    struct sh_gr_state *states; /* [0], [1] unused */
+    uint32_t n_states, states_capacity;
+    uint32_t *state_slots, n_state_slots;
+    struct sh_gr_block *blocks;
+    uint64_t bytes; /* that all this holds, masks included */
+    enum sh_code failed; /* of the last call that returned SH_GR_UNKNOWN */
+
+    /* the set under construction, and the closure's lists */
+    struct sh_gr_config *set;
+    uint32_t n_set, set_capacity;
+    bool set_can_end;
+    struct sh_gr_step *todo, *seen, *loops;
+    uint32_t n_todo, todo_capacity, n_seen, seen_capacity, n_loops, loops_capacity;
+    uint32_t *seen_slots, n_seen_slots;
+};
+
+bool sh_gr_automaton_init(struct sh_gr_automaton *a, const struct sh_gr_program *program);
+void sh_gr_automaton_finish(struct sh_gr_automaton *a);
+
+/* The state that a text begins in. SH_GR_UNKNOWN: it failed (a->failed). */
+uint32_t sh_gr_start(struct sh_gr_automaton *a);
+/* The state behind a byte of the class: SH_GR_DEAD if none may come, SH_GR_UNKNOWN if it failed. */
+uint32_t sh_gr_step(struct sh_gr_automaton *a, uint32_t state, uint32_t byte_class);
+/* Behind the token's edges; `beside` (a state or SH_GR_DEAD) is where its bytes lead. */
+uint32_t sh_gr_step_token(struct sh_gr_automaton *a, uint32_t state, int32_t token, uint32_t beside);
+/* Whether plain characters can go on from any place that follows a repeat's end. -1: failed. */
+int sh_gr_plain_behind(struct sh_gr_automaton *a, uint32_t loop, uint32_t below);
+/* A state of `from` in `to`, with its frames. */
+uint32_t sh_gr_move_state(struct sh_gr_automaton *to, const struct sh_gr_automaton *from, uint32_t state);
+
+/* ---- grammars ---------------------------------------------------------------------------------------------------------- */
+
+struct sh_matcher {
+    struct sh_grammar *grammar;
+    uint32_t state;
+    struct sh_gr_mask *mask; /* the one lent last, or NULL */
+    struct sh_matcher *previous, *next; /* of the grammar's list */
+};
+
+struct sh_grammar {
+    atomic_uint refs;
+    const struct sh_vocab *vocab;
+    const struct sh_gr_lexicon *lexicon; /* the vocabulary's */
+    struct sh_gr_program program;
+    pthread_mutex_t lock; /* of what follows */
+    struct sh_gr_automaton automaton;
+    struct sh_matcher *matchers;
+    uint64_t limit; /* bytes of the automaton, beyond which it is begun anew */
+};
+
+/* mask.c: the state's mask, made if need be. NULL: failed (automaton->failed). Under the lock. */
+struct sh_gr_mask *sh_gr_make_mask(struct sh_gr_automaton *a, const struct sh_gr_lexicon *lexicon, uint32_t state);
+void sh_gr_mask_unref(struct sh_gr_mask *mask); /* takes NULL; under the lock */
+
+/* The vocabulary's lexicon, made on first use; any thread. */
+enum sh_code sh_gr_lexicon_get(const struct sh_vocab *vocab, const struct sh_gr_lexicon **out, struct sh_error *err);
+
+#endif

@@ -1,0 +1,471 @@
+/* Grammars made with the builder: against a slow matcher of all short texts, masks against single steps, limits, threads. */
+#include "tests/unit/shared.h"
+
+#include "compute/gguf/write.h"
+#include "compute/grammar/automaton.h"
+#include "compute/text/vocab.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+/* ---- vocabularies: SPM, the bytes and pieces -------------------------------------------------------------------- */
+
+enum { FIRST_BYTE = 3, FIRST_PIECE = 259, CONTROL_A = 1, END = 2 };
+
+struct piece {
+    const char *bytes;
+    size_t length;
+};
+#define PIECE(text) {text, sizeof text - 1}
+
+/* <unk> <a> (control) </s>, the bytes, then the pieces; blanks in them are written as the file has them. */
+static struct sh_vocab *vocab_of(const struct piece *pieces, uint32_t n) {
+    const uint32_t total = FIRST_PIECE + n;
+    struct sh_str *tokens = calloc(total, sizeof *tokens);
+    float *scores = calloc(total, sizeof *scores);
+    int32_t *types = calloc(total, sizeof *types);
+    char bytes[256][8], (*texts)[64] = calloc(n > 0 ? n : 1, sizeof *texts);
+    assert_true(tokens != NULL && scores != NULL && types != NULL && texts != NULL);
+    static const char *const first[] = {"<unk>", "<a>", "</s>"};
+    static const int32_t first_types[] = {SH_TOKEN_UNKNOWN, SH_TOKEN_CONTROL, SH_TOKEN_CONTROL};
+    for (uint32_t i = 0; i < total; i++) {
+        if (i < FIRST_BYTE) {
+            tokens[i] = (struct sh_str){first[i], strlen(first[i])};
+            types[i] = first_types[i];
+        } else if (i < FIRST_PIECE) {
+            char *text = bytes[i - FIRST_BYTE];
+            snprintf(text, 8, "<0x%02X>", i - FIRST_BYTE);
+            tokens[i] = (struct sh_str){text, 6};
+            types[i] = SH_TOKEN_BYTE;
+        } else {
+            size_t length = 0;
+            const struct piece *p = &pieces[i - FIRST_PIECE];
+            for (size_t k = 0; k < p->length; k++) {
+                assert_true(length + 3 < sizeof *texts);
+                if (p->bytes[k] == ' ') memcpy(texts[i - FIRST_PIECE] + length, "\xE2\x96\x81", 3), length += 3;
+                else texts[i - FIRST_PIECE][length++] = p->bytes[k];
+            }
+            tokens[i] = (struct sh_str){texts[i - FIRST_PIECE], length};
+            types[i] = SH_TOKEN_NORMAL;
+        }
+    }
+    const char *path = test_scratch("vocab.gguf");
+    struct sh_gguf_writer *w;
+    struct sh_error err;
+    assert_int_equal(sh_gguf_writer_create(path, 3, 0, &w, &err), SH_OK);
+    sh_gguf_add_str(w, "general.architecture", "llama", 5);
+    sh_gguf_add_str(w, "tokenizer.ggml.model", "llama", 5);
+    sh_gguf_add_strings(w, "tokenizer.ggml.tokens", tokens, total);
+    sh_gguf_add_array(w, "tokenizer.ggml.scores", SH_VALUE_F32, scores, total);
+    sh_gguf_add_array(w, "tokenizer.ggml.token_type", SH_VALUE_I32, types, total);
+    sh_gguf_add_u32(w, "tokenizer.ggml.eos_token_id", END);
+    assert_int_equal(sh_gguf_writer_begin(w, &err), SH_OK);
+    assert_int_equal(sh_gguf_writer_finish(w, &err), SH_OK);
+    sh_gguf_writer_destroy(w);
+    struct sh_vocab *v;
+    if (sh_vocab_open(path, &v, &err) != SH_OK) fail_msg("%s", err.message);
+    free(tokens);
+    free(scores);
+    free(types);
+    free(texts);
+    return v;
+}
+
+static const struct piece letters[] = {PIECE("a"), PIECE("b"), PIECE("ab"), PIECE("ba"), PIECE("aa"), PIECE("abc"), PIECE("aab"),
+                                       PIECE("cc"), PIECE("bca"), PIECE("aaaa"), PIECE("cabab"), PIECE("d")};
+
+/* ---- helpers ----------------------------------------------------------------------------------------------------- */
+
+static struct sh_grammar *compiled(struct sh_gr *gr, sh_gr_expr root, const struct sh_vocab *v) {
+    struct sh_grammar *g;
+    struct sh_error err = {0};
+    if (sh_gr_compile(gr, root, v, &g, &err) != SH_OK) fail_msg("%s", err.message);
+    return g;
+}
+
+static struct sh_matcher *matcher_of(struct sh_grammar *g) {
+    struct sh_matcher *m;
+    struct sh_error err = {0};
+    if (sh_matcher_create(g, &m, &err) != SH_OK) fail_msg("%s", err.message);
+    return m;
+}
+
+static bool feed(struct sh_matcher *m, const char *bytes, size_t length) {
+    struct sh_error err;
+    for (size_t i = 0; i < length; i++)
+        if (sh_matcher_accept(m, FIRST_BYTE + (uint8_t)bytes[i], &err) != SH_OK) return false;
+    return true;
+}
+
+/* 2: the text is in the language; 1: it can become one; 0: not. */
+static int judge(struct sh_grammar *g, const char *text, size_t length) {
+    struct sh_matcher *m = matcher_of(g);
+    const int verdict = !feed(m, text, length) ? 0 : sh_matcher_can_end(m) ? 2 : 1;
+    sh_matcher_destroy(m);
+    return verdict;
+}
+#define JUDGE(g, text) judge(g, text, sizeof text - 1)
+
+/* The mask where the matcher stands, against accepting each token on its own. */
+static void check_mask(struct sh_matcher *m, const struct sh_vocab *v) {
+    const uint32_t *mask;
+    uint32_t count, want = 0;
+    int32_t only, last = -1;
+    struct sh_error err;
+    assert_int_equal(sh_matcher_mask(m, &mask, &count, &only, &err), SH_OK);
+    for (int32_t t = 0; t < (int32_t)sh_vocab_size(v); t++) {
+        const uint32_t before = m->state;
+        const bool accepted = sh_matcher_accept(m, t, &err) == SH_OK;
+        m->state = before;
+        if (accepted != (mask[t >> 5] >> (t & 31) & 1)) {
+            size_t n;
+            const char *piece = sh_vocab_piece(v, t, true, &n);
+            fail_msg("token %d \"%.*s\": accepted %d, in the mask %d", t, (int)n, piece, accepted, !accepted);
+        }
+        want += accepted;
+        if (accepted) last = t;
+    }
+    assert_int_equal(count, want);
+    assert_int_equal(only, want == 1 ? last : -1);
+    if (want == 0) assert_true(sh_matcher_can_end(m)); /* no dead ends */
+}
+
+/* ---- random expressions against a slow matcher ------------------------------------------------------------------------ */
+
+enum { LETTERS = 3, LONGEST = 6, N_RULES = 3, MAX_NODES = 200 };
+
+struct slow { /* an expression once more, for the slow matcher */
+    enum { S_NEVER, S_EMPTY, S_TEXT, S_SET, S_PAIR, S_CHOICE, S_REPEAT, S_RULE, S_UNTIL } kind;
+    uint32_t a, b, min, max;
+    char text[8];
+    size_t length;
+};
+struct model {
+    struct sh_gr *gr;
+    struct slow nodes[MAX_NODES];
+    sh_gr_expr fast[MAX_NODES];
+    uint32_t n, rules[N_RULES], rule_numbers[N_RULES];
+    /* ends of a node from each position of the text at hand, as bits */
+    uint32_t ends[N_RULES][LONGEST + 1];
+    const char *text;
+    uint32_t length;
+};
+
+static uint32_t pick(struct test_rng *rng, uint32_t n) { return (uint32_t)(test_random(rng) % n); }
+
+static uint32_t grow_model(struct model *m, struct test_rng *rng, uint32_t depth) {
+    static const uint32_t kinds[] = {S_TEXT, S_TEXT, S_SET, S_PAIR, S_PAIR, S_CHOICE, S_CHOICE, S_REPEAT, S_REPEAT, S_RULE, S_RULE, S_EMPTY,
+                                     S_UNTIL, S_NEVER};
+    struct slow s = {.kind = kinds[pick(rng, depth == 0 ? 3 : SH_COUNT(kinds))]};
+    if (m->n > MAX_NODES - 20) s.kind = S_TEXT;
+    struct sh_gr *gr = m->gr;
+    sh_gr_expr e = SH_GR_NEVER;
+    switch (s.kind) {
+    case S_NEVER: break;
+    case S_EMPTY: e = SH_GR_EMPTY; break;
+    case S_TEXT:
+    case S_UNTIL:
+        s.length = 1 + pick(rng, 3);
+        for (size_t i = 0; i < s.length; i++) s.text[i] = (char)('a' + pick(rng, s.kind == S_UNTIL ? 2 : LETTERS));
+        e = s.kind == S_TEXT ? sh_gr_text(gr, s.text, s.length) : sh_gr_until(gr, s.text, s.length);
+        break;
+    case S_SET: {
+        uint8_t set[32] = {0};
+        s.min = 1 + pick(rng, 7);
+        set['a' / 8] = (uint8_t)(s.min << ('a' % 8));
+        e = sh_gr_bytes(gr, set);
+        break;
+    }
+    case S_PAIR:
+    case S_CHOICE: {
+        s.a = grow_model(m, rng, depth - 1);
+        s.b = grow_model(m, rng, depth - 1);
+        const sh_gr_expr both[] = {m->fast[s.a], m->fast[s.b]};
+        e = s.kind == S_PAIR ? sh_gr_sequence(gr, both, 2) : sh_gr_choice(gr, both, 2);
+        break;
+    }
+    case S_REPEAT:
+        s.a = grow_model(m, rng, depth - 1);
+        s.min = pick(rng, 4);
+        s.max = pick(rng, 3) == 0 ? SH_GR_UNLIMITED : s.min + pick(rng, pick(rng, 2) ? 4 : 100);
+        e = sh_gr_repeat(gr, m->fast[s.a], s.min, s.max);
+        break;
+    case S_RULE:
+        s.a = pick(rng, N_RULES);
+        e = sh_gr_ref(gr, m->rule_numbers[s.a]);
+        break;
+    }
+    m->nodes[m->n] = s;
+    m->fast[m->n] = e;
+    return m->n++;
+}
+
+static uint32_t slow_ends(const struct model *m, uint32_t node, uint32_t from);
+
+/* The ends from each of several positions. */
+static uint32_t slow_after(const struct model *m, uint32_t node, uint32_t froms) {
+    uint32_t ends = 0;
+    for (uint32_t i = 0; i <= m->length; i++)
+        if (froms >> i & 1) ends |= slow_ends(m, node, i);
+    return ends;
+}
+
+static uint32_t slow_ends(const struct model *m, uint32_t node, uint32_t from) {
+    const struct slow *s = &m->nodes[node];
+    switch (s->kind) {
+    case S_EMPTY: return 1u << from;
+    case S_TEXT: return m->length - from >= s->length && memcmp(m->text + from, s->text, s->length) == 0 ? 1u << (from + s->length) : 0;
+    case S_SET: return from < m->length && (s->min >> (m->text[from] - 'a') & 1) ? 1u << (from + 1) : 0;
+    case S_PAIR: return slow_after(m, s->b, slow_ends(m, s->a, from));
+    case S_CHOICE: return slow_ends(m, s->a, from) | slow_ends(m, s->b, from);
+    case S_RULE: return m->ends[s->a][from];
+    case S_REPEAT: {
+        uint32_t at = 1u << from, all = s->min == 0 ? at : 0;
+        for (uint32_t i = 1; i <= s->max && i <= s->min + LONGEST + 1; i++) { /* more items would be empty ones */
+            at = slow_after(m, s->a, at);
+            if (i >= s->min) all |= at;
+        }
+        return all;
+    }
+    case S_UNTIL: {
+        uint32_t all = 0;
+        for (uint32_t to = from; to <= m->length; to++) { /* the first end in text + end is where the text ends */
+            char both[32];
+            const size_t n = to - from;
+            memcpy(both, m->text + from, n);
+            memcpy(both + n, s->text, s->length);
+            bool early = false;
+            for (size_t i = 0; i < n; i++) early |= memcmp(both + i, s->text, s->length) == 0;
+            if (!early) all |= 1u << to;
+        }
+        return all;
+    }
+    default: return 0;
+    }
+}
+
+static bool slow_match(struct model *m, uint32_t root, const char *text, uint32_t length) {
+    m->text = text;
+    m->length = length;
+    memset(m->ends, 0, sizeof m->ends);
+    for (bool changed = true; changed;) {
+        changed = false;
+        for (uint32_t r = 0; r < N_RULES; r++) {
+            for (uint32_t i = 0; i <= length; i++) {
+                const uint32_t ends = slow_ends(m, m->rules[r], i);
+                changed |= ends != m->ends[r][i];
+                m->ends[r][i] = ends;
+            }
+        }
+    }
+    return slow_ends(m, root, 0) >> length & 1;
+}
+
+/* Follows random allowed bytes; the shortest way out is not known, but one must be there. */
+static void check_way_out(struct sh_matcher *m, struct test_rng *rng) {
+    for (uint32_t i = 0; i < 12; i++) {
+        const uint32_t *mask;
+        uint32_t count;
+        int32_t only;
+        struct sh_error err;
+        assert_int_equal(sh_matcher_mask(m, &mask, &count, &only, &err), SH_OK);
+        if (count == 0) {
+            assert_true(sh_matcher_can_end(m));
+            return;
+        }
+        int32_t token = only;
+        while (token < 0) {
+            const int32_t t = (int32_t)pick(rng, m->grammar->lexicon->n_tokens);
+            if (mask[t >> 5] >> (t & 31) & 1) token = t;
+        }
+        assert_int_equal(sh_matcher_accept(m, token, &err), SH_OK);
+    }
+}
+
+static void random_expressions(void **state) {
+    (void)state;
+    struct sh_vocab *v = vocab_of(letters, SH_COUNT(letters));
+    struct test_rng rng = {20261121};
+    struct model *m = calloc(1, sizeof *m);
+    assert_non_null(m);
+    uint32_t n_compiled = 0, n_left = 0, n_never = 0;
+    for (uint32_t round = 0; round < 1200; round++) {
+        memset(m, 0, sizeof *m);
+        m->gr = sh_gr_create();
+        for (uint32_t r = 0; r < N_RULES; r++) {
+            char name[8];
+            snprintf(name, sizeof name, "r%u", r);
+            m->rule_numbers[r] = sh_gr_rule(m->gr, name);
+        }
+        for (uint32_t r = 0; r < N_RULES; r++) {
+            m->rules[r] = grow_model(m, &rng, 3);
+            sh_gr_set_rule(m->gr, m->rule_numbers[r], m->fast[m->rules[r]]);
+        }
+        const uint32_t root = grow_model(m, &rng, 4);
+        struct sh_grammar *g = NULL;
+        struct sh_error err = {0};
+        const enum sh_code code = sh_gr_compile(m->gr, m->fast[root], v, &g, &err);
+        if (code == SH_OK) {
+            n_compiled++;
+            char text[LONGEST + 1];
+            for (uint32_t length = 0, many = 1; length <= LONGEST; length++, many *= LETTERS) {
+                for (uint32_t i = 0; i < many; i++) {
+                    for (uint32_t k = 0, rest = i; k < length; k++, rest /= LETTERS) text[k] = (char)('a' + rest % LETTERS);
+                    const bool want = slow_match(m, root, text, length);
+                    if ((judge(g, text, length) == 2) != want) fail_msg("round %u: \"%.*s\" should be %d", round, (int)length, text, want);
+                }
+            }
+            struct sh_matcher *matcher = matcher_of(g);
+            for (uint32_t i = 0; i < 6; i++) {
+                check_mask(matcher, v);
+                if (!feed(matcher, &(const char){(char)('a' + pick(&rng, LETTERS))}, 1)) break;
+            }
+            check_way_out(matcher, &rng);
+            sh_matcher_destroy(matcher);
+            sh_grammar_unref(g);
+        } else {
+            assert_int_equal(code, SH_ERR_INVALID);
+            const bool left = strstr(err.message, "left recursion") != NULL;
+            n_left += left;
+            n_never += !left;
+            if (!left) { /* it says that there is nothing: then there is nothing short either */
+                assert_non_null(strstr(err.message, "no text at all"));
+                for (uint32_t length = 0, many = 1; length <= 4; length++, many *= LETTERS) {
+                    for (uint32_t i = 0; i < many; i++) {
+                        char text[LONGEST];
+                        for (uint32_t k = 0, rest = i; k < length; k++, rest /= LETTERS) text[k] = (char)('a' + rest % LETTERS);
+                        assert_false(slow_match(m, root, text, length));
+                    }
+                }
+            }
+        }
+        sh_gr_destroy(m->gr);
+    }
+    if (n_compiled < 800 || n_left < 10 || n_never < 50) fail_msg("%u compiled, %u left recursive, %u of nothing", n_compiled, n_left, n_never);
+    free(m);
+    sh_vocab_close(v);
+}
+
+/* ---- recursion, counters, tokens --------------------------------------------------------------------------------- */
+
+static void nested(void **state) {
+    (void)state;
+    struct sh_vocab *v = vocab_of(letters, SH_COUNT(letters));
+    struct sh_gr *gr = sh_gr_create();
+    const uint32_t value = sh_gr_rule(gr, "value"); /* "d" or a list in brackets */
+    const sh_gr_expr more = sh_gr_pair(gr, sh_gr_text(gr, ",", 1), sh_gr_ref(gr, value));
+    const sh_gr_expr list[] = {sh_gr_text(gr, "[", 1), sh_gr_ref(gr, value), sh_gr_repeat(gr, more, 0, SH_GR_UNLIMITED),
+                               sh_gr_text(gr, "]", 1)};
+    sh_gr_set_rule(gr, value, sh_gr_choice(gr, (sh_gr_expr[]){sh_gr_text(gr, "d", 1), sh_gr_sequence(gr, list, 4)}, 2));
+    struct sh_grammar *g = compiled(gr, sh_gr_ref(gr, value), v);
+    sh_gr_destroy(gr);
+    assert_int_equal(JUDGE(g, ""), 1);
+    assert_int_equal(JUDGE(g, "d"), 2);
+    assert_int_equal(JUDGE(g, "dd"), 0);
+    assert_int_equal(JUDGE(g, "[]"), 0);
+    assert_int_equal(JUDGE(g, "[d,[d,d],[[d]]]"), 2);
+    assert_int_equal(JUDGE(g, "[d,[d,d],[[d]]"), 1);
+    assert_int_equal(JUDGE(g, "[d,[d,d],[[d]]]]"), 0);
+    struct sh_matcher *m = matcher_of(g);
+    for (uint32_t i = 0; i < 20000; i++) assert_true(feed(m, "[", 1));
+    assert_true(feed(m, "d", 1));
+    check_mask(m, v);
+    for (uint32_t i = 0; i < 20000; i++) {
+        assert_false(sh_matcher_can_end(m));
+        assert_true(feed(m, "]", 1));
+    }
+    assert_true(sh_matcher_can_end(m));
+    assert_false(feed(m, "]", 1));
+    sh_matcher_destroy(m);
+    sh_grammar_unref(g);
+    sh_vocab_close(v);
+}
+
+static void counters(void **state) {
+    (void)state;
+    struct sh_vocab *v = vocab_of(letters, SH_COUNT(letters));
+    struct sh_gr *gr = sh_gr_create();
+    const sh_gr_expr item = sh_gr_choice(gr, (sh_gr_expr[]){sh_gr_text(gr, "a", 1), sh_gr_text(gr, "bc", 2)}, 2);
+    struct sh_grammar *g = compiled(gr, sh_gr_pair(gr, sh_gr_repeat(gr, item, 99998, 100000), sh_gr_text(gr, "c", 1)), v);
+    struct sh_matcher *m = matcher_of(g);
+    for (uint32_t i = 0; i < 99998; i++) {
+        if (i % 25000 == 0) assert_false(feed(m, "c", 1));
+        assert_true(i % 3 == 0 ? feed(m, "bc", 2) : feed(m, "a", 1));
+    }
+    for (uint32_t i = 0; i < 3; i++) {
+        check_mask(m, v);
+        const uint32_t before = m->state;
+        assert_true(feed(m, "c", 1) && sh_matcher_can_end(m));
+        m->state = before;
+        assert_int_equal(feed(m, "a", 1), i < 2);
+    }
+    sh_matcher_destroy(m);
+    sh_grammar_unref(g);
+    /* the same items in two ways: no more configurations than items fit */
+    const sh_gr_expr aa = sh_gr_choice(gr, (sh_gr_expr[]){sh_gr_text(gr, "a", 1), sh_gr_text(gr, "aa", 2)}, 2);
+    g = compiled(gr, sh_gr_repeat(gr, aa, 0, 4000), v);
+    m = matcher_of(g);
+    for (uint32_t i = 0; i < 8000; i++) {
+        assert_true(feed(m, "a", 1));
+        assert_true(g->automaton.states[m->state].n_configs <= 4);
+    }
+    assert_false(feed(m, "a", 1));
+    sh_matcher_destroy(m);
+    sh_grammar_unref(g);
+    sh_gr_destroy(gr);
+    sh_vocab_close(v);
+}
+
+static void tokens(void **state) {
+    (void)state;
+    struct sh_vocab *v = vocab_of(letters, SH_COUNT(letters));
+    struct sh_gr *gr = sh_gr_create();
+    struct sh_error err;
+    /* the control token, or the piece "ab" by its number, or its bytes; then "c" */
+    const int32_t ab = FIRST_PIECE + 2;
+    const sh_gr_expr first = sh_gr_choice(gr, (sh_gr_expr[]){sh_gr_token(gr, CONTROL_A), sh_gr_pair(gr, sh_gr_token(gr, ab),
+                                          sh_gr_text(gr, "d", 1)), sh_gr_text(gr, "ab", 2)}, 3);
+    struct sh_grammar *g = compiled(gr, sh_gr_pair(gr, first, sh_gr_text(gr, "c", 1)), v);
+    struct sh_matcher *m = matcher_of(g);
+    check_mask(m, v);
+    assert_int_equal(sh_matcher_accept(m, END, &err), SH_ERR_INVALID);
+    assert_int_equal(sh_matcher_accept(m, ab, &err), SH_OK);
+    check_mask(m, v);
+    const uint32_t both = m->state;
+    assert_true(feed(m, "c", 1) && sh_matcher_can_end(m));
+    m->state = both;
+    assert_true(feed(m, "dc", 2) && sh_matcher_can_end(m));
+    sh_matcher_destroy(m);
+    m = matcher_of(g);
+    assert_int_equal(sh_matcher_accept(m, CONTROL_A, &err), SH_OK);
+    const uint32_t *mask;
+    uint32_t count;
+    int32_t only;
+    check_mask(m, v);
+    assert_int_equal(sh_matcher_mask(m, &mask, &count, &only, &err), SH_OK);
+    assert_int_equal(count, 1);
+    assert_int_equal(only, FIRST_BYTE + 'c');
+    assert_int_equal(sh_matcher_accept(m, -1, &err), SH_ERR_INVALID);
+    assert_int_equal(sh_matcher_accept(m, (int32_t)sh_vocab_size(v), &err), SH_ERR_INVALID);
+    sh_matcher_destroy(m);
+    sh_grammar_unref(g);
+    assert_int_equal(sh_gr_compile(gr, sh_gr_token(gr, (int32_t)sh_vocab_size(v)), v, &g, &err), SH_ERR_INVALID);
+    assert_non_null(strstr(err.message, "names token"));
+    sh_gr_destroy(gr);
+    sh_vocab_close(v);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(nested),
+        cmocka_unit_test(counters),
+        cmocka_unit_test(tokens),
+        cmocka_unit_test(random_expressions),
+    };
+    return cmocka_run_group_tests_name("grammar_core", tests, NULL, NULL);
+}
