@@ -869,6 +869,7 @@ void sh_vocab_destroy(struct sh_vocab *v) {
     free(v->groups[1]);
     free(v->merges);
     free(v->sorted);
+    free(v->firsts);
     sh_unigram_destroy(v->unigram);
     free(v->chat_template);
     sh_chat_form_free(&v->chat);

@@ -112,6 +112,8 @@ struct sh_vocab {
     /* WordPiece */
     int32_t *sorted; /* [n_sorted] pieces by their bytes */
     uint32_t n_sorted;
+    uint32_t *firsts; /* [2][257] where those with a byte at their beginning, and with one behind a mark, begin in `sorted` */
+    int32_t mark_piece; /* the longest that a mark begins with; -1: none */
     bool lower_case, strip_accents;
 
     struct sh_unigram *unigram;

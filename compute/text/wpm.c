@@ -8,7 +8,8 @@
  * files' reference engine has it: texts that are composed (NFC), as nearly all are, come out as with BERT's own tokenizer.
  *
  * Pieces are sorted by their bytes, and the longest one is found by narrowing a range byte by byte: O(length of the longest piece *
- * log of their number) per piece, whatever the text is.
+ * log of their number) per piece, whatever the text is. The first and widest steps, to the mark and the byte behind it, or to a first
+ * byte in the middle of a word, are a table.
  */
 #include "compute/text/vocab.h"
 
@@ -19,16 +20,8 @@
 
 enum { MAX_PIECE = 1024 }; /* bytes; a longer "piece" is none that a word could be made of */
 
-bool sh_wpm_prepare(struct sh_vocab *v) {
-    v->sorted = sh_calloc(v->n_tokens, sizeof *v->sorted);
-    if (v->sorted == NULL) return false;
-    for (uint32_t i = 0; i < v->n_tokens; i++) {
-        const uint32_t length = v->keys[i].length;
-        if (length > 0 && length <= MAX_PIECE) v->sorted[v->n_sorted++] = (int32_t)i;
-    }
-    if (v->n_sorted > 0) qsort_r(v->sorted, v->n_sorted, sizeof *v->sorted, sh_vocab_compare_keys, v);
-    return true;
-}
+static const char word_mark[] = "\xE2\x96\x81";
+enum { MARK = sizeof word_mark - 1 };
 
 /* The byte of a sorted piece at `depth`, -1 where it is shorter. */
 static int byte_at(const struct sh_vocab *v, uint32_t index, uint32_t depth) {
@@ -46,17 +39,47 @@ static uint32_t first_from(const struct sh_vocab *v, uint32_t low, uint32_t high
     return low;
 }
 
-/* The longest piece that the text begins with; -1: none. */
-static int32_t longest_piece(const struct sh_vocab *v, const char *text, uint32_t length) {
-    int32_t found = -1;
+/* The piece of sorted[low, high) that ends behind `depth`, if there is one; of equal texts the last, as in the other vocabularies. */
+static void ended_at(const struct sh_vocab *v, uint32_t low, uint32_t high, uint32_t depth, int32_t *piece) {
+    for (uint32_t i = low; i < high && v->keys[v->sorted[i]].length == depth + 1; i++) *piece = v->sorted[i];
+}
+
+bool sh_wpm_prepare(struct sh_vocab *v) {
+    v->sorted = sh_calloc(v->n_tokens, sizeof *v->sorted);
+    v->firsts = sh_calloc(2 * 257, sizeof *v->firsts);
+    if (v->sorted == NULL || v->firsts == NULL) return false;
+    for (uint32_t i = 0; i < v->n_tokens; i++) {
+        const uint32_t length = v->keys[i].length;
+        if (length > 0 && length <= MAX_PIECE) v->sorted[v->n_sorted++] = (int32_t)i;
+    }
+    if (v->n_sorted > 0) qsort_r(v->sorted, v->n_sorted, sizeof *v->sorted, sh_vocab_compare_keys, v);
     uint32_t low = 0, high = v->n_sorted;
-    for (uint32_t depth = 0; depth < length; depth++) {
-        const int byte = (uint8_t)text[depth];
+    v->mark_piece = -1;
+    for (int byte = 0; byte <= 256; byte++) v->firsts[byte] = first_from(v, low, high, 0, byte);
+    for (uint32_t depth = 0; depth < MARK; depth++) {
+        const int byte = (uint8_t)word_mark[depth];
         low = first_from(v, low, high, depth, byte);
         high = first_from(v, low, high, depth, byte + 1);
-        if (low == high) break;
-        /* of equal texts the last one is taken, as in the other vocabularies */
-        for (uint32_t i = low; i < high && v->keys[v->sorted[i]].length == depth + 1; i++) found = v->sorted[i];
+        ended_at(v, low, high, depth, &v->mark_piece);
+    }
+    for (int byte = 0; byte <= 256; byte++) v->firsts[257 + byte] = first_from(v, low, high, MARK, byte);
+    return true;
+}
+
+/* The longest piece that the text begins with; -1: none. */
+static int32_t longest_piece(const struct sh_vocab *v, const char *text, uint32_t length) {
+    const bool marked = length > MARK && memcmp(text, word_mark, MARK) == 0;
+    int32_t found = marked ? v->mark_piece : -1;
+    const uint32_t begin = marked ? MARK : 0;
+    const uint32_t *const firsts = v->firsts + (marked ? 257 : 0) + (uint8_t)text[begin];
+    uint32_t low = firsts[0], high = firsts[1];
+    for (uint32_t depth = begin; depth < length && low < high; depth++) {
+        if (depth > begin) {
+            const int byte = (uint8_t)text[depth];
+            low = first_from(v, low, high, depth, byte);
+            high = first_from(v, low, high, depth, byte + 1);
+        }
+        ended_at(v, low, high, depth, &found);
     }
     return found;
 }
@@ -65,9 +88,6 @@ struct word {
     char *bytes;
     uint32_t length, capacity;
 };
-
-static const char word_mark[] = "\xE2\x96\x81";
-enum { MARK = sizeof word_mark - 1 };
 
 static bool append(struct word *word, uint32_t code_point) {
     if (!sh_grow((void **)&word->bytes, &word->capacity, word->length + MARK + 4, 1)) return false;
