@@ -241,29 +241,15 @@ SH_API void sh_text_stream_hold_off_stops(struct sh_text_stream *stream, bool ho
 /* What was held back, at the end of a generation that did not stop by a stop string. */
 SH_API void sh_text_stream_finish(struct sh_text_stream *stream, const char **text, size_t *length);
 
-struct sh_chat_message {
-    const char *role; /* "system", "developer" (as system), "user", "assistant" */
-    const char *content;
-};
-/* Renders a chat with the family that the model's own template text is recognised as: chatml, llama2, llama3, gemma, zephyr;
- * "plain" for a model without a template. Another template is SH_ERR_UNSUPPORTED; what the template itself refuses (a system message
- * with Gemma, roles that do not alternate) is SH_ERR_INVALID. *text malloc'd. A BOS that the rendering
- * itself begins with is not doubled by sh_chat_tokenize. *parts (malloc'd) marks what came from messages: sh_chat_tokenize
- * does not parse control tokens there, so a message cannot smuggle one in. */
+/* A prompt is made of parts, some of which came from a request's messages (sh_chat_apply). */
 struct sh_chat_part { /* text[begin, end); parts cover the text in order */
     size_t begin, end;
     bool literal;
 };
-SH_API enum sh_code sh_chat_render(const struct sh_vocab *vocab, const struct sh_chat_message *messages, uint32_t n_messages,
-                                   bool add_generation_prompt, char **text, struct sh_chat_part **parts, uint32_t *n_parts,
-                                   struct sh_error *err);
-/* Tokenises a rendering part by part: control tokens of the template are parsed, those in message contents are not. */
+/* Tokenises it: control tokens are parsed in what is the template's, and not in literal parts, so that a message cannot smuggle one in. A BOS
+ * that the prompt itself begins with is not doubled. */
 SH_API enum sh_code sh_chat_tokenize(const struct sh_vocab *vocab, const char *text, const struct sh_chat_part *parts, uint32_t n_parts,
                                      int32_t **ids, size_t *count, struct sh_error *err);
-SH_API const char *sh_chat_family(const struct sh_vocab *vocab); /* "chatml", ..., "plain", or NULL if not recognised */
-/* Strings that end an assistant's turn in that family besides the end tokens ("\nUser:" in a plain transcript, "<|im_end|>" where the
- * vocabulary has no such token). */
-SH_API const char *const *sh_chat_stops(const struct sh_vocab *vocab, uint32_t *count);
 
 /* ---- templates ---------------------------------------------------------------------------------------- */
 
@@ -354,6 +340,8 @@ struct sh_chat_request { /* texts are UTF-8 and NUL-terminated */
     const char *grammar;
     size_t grammar_length;
 };
+/* What can be said of a request without a model, which sh_chat_apply says, too: messages, tools and variables are of the right form. */
+SH_API enum sh_code sh_chat_check(const struct sh_chat_request *request, struct sh_error *err);
 struct sh_chat_prompt {
     char *text; /* malloc'd, like parts */
     size_t length;

@@ -414,7 +414,8 @@ static void load(struct model *m) {
     if (code == SH_OK) {
         code = load_somehow(&job, size_bytes, &err);
     }
-    if (code == SH_OK && (code = model_hold_vocab(m, &identity, &err)) != SH_OK) {
+    if (code == SH_OK && ((code = model_hold_vocab(m, &identity, &err)) != SH_OK ||
+                          (code = model_hold_chat(m, &identity, NULL, &err)) != SH_OK)) {
         runner_destroy(job.runner);
         sh_model_unload(job.engine);
     }

@@ -72,9 +72,26 @@ struct model *model_ref(struct model *model) {
 
 const char *model_id(const struct model *model) { return model->id; }
 
+struct held_chat {
+    char *which; /* NULL: what the model has */
+    struct sh_chat *chat;
+    struct sh_error error; /* why there is none */
+    struct held_chat *next;
+};
+
+static void free_chat(struct held_chat *held) {
+    sh_chat_destroy(held->chat);
+    free(held->which);
+    free(held);
+}
+
 void model_forget_vocabs(struct model *model) {
     for (struct held_vocab *held = model->vocabs, *next; held; held = next) {
         next = held->next;
+        for (struct held_chat *chat = held->chats, *after; chat; chat = after) {
+            after = chat->next;
+            free_chat(chat);
+        }
         sh_vocab_close(held->vocab);
         free(held);
     }
@@ -673,9 +690,9 @@ enum sh_code model_enqueue(struct model *model, struct generation *g, struct sh_
 /* ---- the vocabulary ---------------------------------------------------------------------------------- */
 
 /* That of the file with this identity, or NULL. vocab_lock is held, here and in the next. */
-static const struct sh_vocab *held_vocab(const struct model *model, const struct file_identity *identity) {
-    for (const struct held_vocab *held = model->vocabs; held; held = held->next)
-        if (identity_equal(&held->identity, identity)) return held->vocab;
+static struct held_vocab *held_vocab(const struct model *model, const struct file_identity *identity) {
+    for (struct held_vocab *held = model->vocabs; held; held = held->next)
+        if (identity_equal(&held->identity, identity)) return held;
     return NULL;
 }
 
@@ -705,17 +722,86 @@ enum sh_code model_hold_vocab(struct model *model, const struct file_identity *i
     return code;
 }
 
-enum sh_code model_get_vocab(struct model *model, const struct sh_vocab **out, struct sh_error *err) {
+/* The vocabulary that the model is served with: what is loaded goes on with its own, also when the file has been replaced since.
+ * vocab_lock is held when this returns. *which (may be NULL): the template asked for; malloc'd. */
+static enum sh_code lock_vocab(struct model *model, struct held_vocab **out, char **which, struct sh_error *err) {
     struct file_identity wanted = {0};
     identity_of(model->path, &wanted); /* a file that is not there fails when it is opened */
     pthread_mutex_lock(&registry.lock);
-    /* What is loaded goes on with its own vocabulary, also when the file has been replaced since. */
     if (model->runner) wanted = model->loaded;
+    if (which) *which = NULL;
     pthread_mutex_unlock(&registry.lock);
 
     pthread_mutex_lock(&model->vocab_lock);
     enum sh_code code = held_vocab(model, &wanted) ? SH_OK : hold_vocab(model, &wanted, err);
-    if (code == SH_OK) *out = held_vocab(model, &wanted);
+    *out = code == SH_OK ? held_vocab(model, &wanted) : NULL;
+    return code;
+}
+
+enum sh_code model_get_vocab(struct model *model, const struct sh_vocab **out, struct sh_error *err) {
+    struct held_vocab *held;
+    enum sh_code code = lock_vocab(model, &held, NULL, err);
+    if (code == SH_OK) *out = held->vocab;
     pthread_mutex_unlock(&model->vocab_lock);
+    return code;
+}
+
+/* ---- chats ------------------------------------------------------------------------------------------- */
+
+static bool same_text(const char *a, const char *b) { return a && b ? strcmp(a, b) == 0 : a == b; }
+
+/* What is wrong with a template is kept as well; only a lack of memory may be over the next time. */
+static enum sh_code hold_chat(struct held_vocab *vocab, const char *which, struct held_chat **out, struct sh_error *err) {
+    struct held_chat *held = sh_calloc(1, sizeof *held);
+    if (!held || (which && !(held->which = strdup(which)))) {
+        free(held);
+        return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a chat");
+    }
+    enum sh_code code = sh_chat_create(vocab->vocab, which, &held->chat, &held->error);
+    if (code == SH_ERR_NO_MEMORY) {
+        *err = held->error;
+        free_chat(held);
+        return code;
+    }
+    held->next = vocab->chats; /* older ones may be lent */
+    vocab->chats = *out = held;
+    return SH_OK;
+}
+
+enum sh_code model_hold_chat(struct model *model, const struct file_identity *identity, const char *which, struct sh_error *err) {
+    struct held_chat *held = NULL;
+    struct sh_chat_info info;
+    pthread_mutex_lock(&model->vocab_lock);
+    enum sh_code code = hold_chat(held_vocab(model, identity), which, &held, err);
+    if (code == SH_OK && held->chat) {
+        sh_chat_get_info(held->chat, &info);
+        log_write(SH_LOG_NOTICE, model->id, "chat template: %s (%s): %s; tool calls: %s; reasoning: %s", info.name, info.source,
+                  info.reason, info.tools, info.reasoning[0] ? info.reasoning : "none");
+    } else if (code == SH_OK && which) {
+        *err = held->error;
+        code = err->code;
+    } else if (code == SH_OK) {
+        log_write(SH_LOG_WARNING, model->id, "no chats, only completions: %s", held->error.message);
+    }
+    pthread_mutex_unlock(&model->vocab_lock);
+    return code;
+}
+
+enum sh_code model_get_chat(struct model *model, const struct sh_chat **out, struct sh_error *err) {
+    struct held_vocab *vocab;
+    struct held_chat *held = NULL;
+    char *which = NULL;
+    enum sh_code code = lock_vocab(model, &vocab, &which, err);
+    if (code == SH_OK) {
+        for (held = vocab->chats; held && !same_text(held->which, which);) held = held->next;
+        if (!held) code = hold_chat(vocab, which, &held, err);
+    }
+    if (code == SH_OK && !held->chat) {
+        *err = held->error;
+        code = err->code;
+    }
+    if (code == SH_OK) *out = held->chat;
+    pthread_mutex_unlock(&model->vocab_lock);
+    free(which);
     return code;
 }

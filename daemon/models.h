@@ -116,6 +116,10 @@ enum sh_code model_unload(struct model *model, unload_done_fn done, void *user, 
  * not loaded it is read from the file at the first call, which takes time in proportion to its size. */
 enum sh_code model_get_vocab(struct model *model, const struct sh_vocab **out, struct sh_error *err);
 
+/* How the model chats: with the template that it is loaded with, else the configured one. Compiled once, and lent as the vocabulary is. What
+ * is wrong with the template is the error. */
+enum sh_code model_get_chat(struct model *model, const struct sh_chat **out, struct sh_error *err);
+
 /* Sets the gauges that are read off rather than counted (KV pages, model states, device memory): call before metrics_text. */
 void models_refresh_metrics(void);
 /* Longest time a busy runner has gone without finishing a submission, for the watchdog; 0: none is busy. */

@@ -42,9 +42,11 @@ struct model_wants {         /* how it is to be loaded, or is */
 
 /* A vocabulary opened alone: it outlives the engine's, so that it may be lent. One of a replaced file stays, for it may be in
  * use. */
+struct held_chat;
 struct held_vocab {
     struct sh_vocab *vocab;
     struct file_identity identity;
+    struct held_chat *chats; /* made of it, newest first; they live as long */
     struct held_vocab *next;
 };
 
@@ -105,6 +107,10 @@ void model_forget_vocabs(struct model *model); /* nobody but the registry holds 
 
 /* A load's last step: the vocabulary of the file with that identity, so that the model serves on when the file is replaced. */
 enum sh_code model_hold_vocab(struct model *model, const struct file_identity *identity, struct sh_error *err);
+
+/* Another step: the chat with that template (NULL: the model's own, or a built-in one) is made anew, as a file may have changed. An error
+ * unless NULL, which is only logged: such a model serves completions. */
+enum sh_code model_hold_chat(struct model *model, const struct file_identity *identity, const char *which, struct sh_error *err);
 
 struct model *model_create(const struct found_model *found); /* one reference, the registry's */
 /* A copy in which bytes that are not UTF-8 are '?' (names of files and in files hold any, JSON does not); without memory the old

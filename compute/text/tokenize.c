@@ -1,5 +1,5 @@
 /*
- * tokenize.c - text to ids and back: special tokens are found first, the text between them goes to the vocabulary's tokenizer.
+ * tokenize.c - text to ids and back, prompts of chats among it: special tokens are found first, the text between them goes to the vocabulary's tokenizer.
  */
 #include "compute/text/vocab.h"
 
@@ -150,6 +150,29 @@ enum sh_code sh_tokenize(const struct sh_vocab *v, const char *text, size_t leng
     if (code != SH_OK) {
         free(list.items);
         return code;
+    }
+    *ids = list.items;
+    *count = list.count;
+    return SH_OK;
+}
+
+enum sh_code sh_chat_tokenize(const struct sh_vocab *v, const char *text, const struct sh_chat_part *parts, uint32_t n_parts,
+                              int32_t **ids, size_t *count, struct sh_error *err) {
+    *ids = NULL;
+    *count = 0;
+    struct sh_ids list = {0};
+    const size_t length = n_parts > 0 ? parts[n_parts - 1].end : 0;
+    /* The first slot is for a BOS that the rendering may lack. */
+    enum sh_code code = sh_ids_push(&list, v->bos)
+                            ? sh_tokenize_parts(v, text, length, SH_TOKENIZE_PARSE, parts, n_parts, &list, err)
+                            : sh_fail(err, SH_ERR_NO_MEMORY, "no memory to tokenise %zu bytes", length);
+    if (code != SH_OK) {
+        free(list.items);
+        return code;
+    }
+    if (!v->add_bos || (list.count > 1 && list.items[1] == v->bos)) {
+        list.count--;
+        memmove(list.items, list.items + 1, list.count * sizeof *list.items);
     }
     *ids = list.items;
     *count = list.count;

@@ -728,17 +728,37 @@ static enum sh_code read_flags(struct sh_vocab *v, const struct sh_gguf *g, bool
     return code;
 }
 
-static enum sh_code read_template(struct sh_vocab *v, const struct sh_gguf *g, struct sh_error *err) {
+enum { MAX_TEMPLATES = 64 };
+
+/* Keeps a copy of a template's text; an empty one is none. */
+static enum sh_code add_template(struct sh_vocab *v, const char *name, struct sh_str text, struct sh_error *err) {
+    if (text.ptr == NULL || text.length == 0) return SH_OK;
+    struct sh_vocab_template *grown = realloc(v->templates, (v->n_templates + 1) * sizeof *grown);
+    if (grown == NULL) return no_memory(err);
+    v->templates = grown;
+    struct sh_vocab_template *t = &v->templates[v->n_templates++];
+    *t = (struct sh_vocab_template){strdup(name), malloc(text.length + 1), text.length};
+    if (t->name == NULL || t->text == NULL) return no_memory(err);
+    memcpy(t->text, text.ptr, text.length);
+    t->text[text.length] = '\0';
+    return SH_OK;
+}
+
+/* tokenizer.chat_template, and tokenizer.chat_template.NAME in the file's order. (tokenizer.chat_templates lists the names, which are
+ * in the keys anyway.) */
+static enum sh_code read_templates(struct sh_vocab *v, const struct sh_gguf *g, struct sh_error *err) {
+    static const char prefix[] = "tokenizer.chat_template.";
     struct sh_str text = {NULL, 0};
-    const enum sh_code code = sh_gguf_str(g, "tokenizer.chat_template", &text, err);
-    if (code != SH_OK) return code;
-    if (text.ptr != NULL && text.length > 0) {
-        v->chat_template = malloc(text.length + 1);
-        if (v->chat_template == NULL) return no_memory(err);
-        memcpy(v->chat_template, text.ptr, text.length);
-        v->chat_template[text.length] = '\0';
+    enum sh_code code = sh_gguf_str(g, "tokenizer.chat_template", &text, err);
+    if (code == SH_OK) code = add_template(v, "default", text, err);
+    for (uint64_t i = 0; i < sh_gguf_kv_count(g) && code == SH_OK; i++) {
+        const struct sh_kv *kv = sh_gguf_kv_at(g, i);
+        if (strncmp(kv->key, prefix, sizeof prefix - 1) != 0 || v->n_templates == MAX_TEMPLATES) continue;
+        text = (struct sh_str){NULL, 0};
+        code = sh_gguf_str(g, kv->key, &text, err);
+        if (code == SH_OK) code = add_template(v, kv->key + sizeof prefix - 1, text, err);
     }
-    return sh_chat_recognise(v->chat_template, text.length, &v->chat, err);
+    return code;
 }
 
 /* Which tokenizer it is, and what that needs besides tokens: pre-tokenizer and merges for byte-level BPE. */
@@ -808,7 +828,7 @@ static enum sh_code fill(struct sh_vocab *v, const struct sh_gguf *g, struct sh_
         v->pool_capacity = v->pool_used;
     }
     code = read_flags(v, g, rules.add_bos, err);
-    if (code == SH_OK) code = read_template(v, g, err);
+    if (code == SH_OK) code = read_templates(v, g, err);
     return code;
 }
 
@@ -871,8 +891,11 @@ void sh_vocab_destroy(struct sh_vocab *v) {
     free(v->sorted);
     free(v->firsts);
     sh_unigram_destroy(v->unigram);
-    free(v->chat_template);
-    sh_chat_form_free(&v->chat);
+    for (uint32_t i = 0; i < v->n_templates; i++) {
+        free(v->templates[i].name);
+        free(v->templates[i].text);
+    }
+    free(v->templates);
     free(v);
 }
 
@@ -899,7 +922,9 @@ const char *sh_vocab_kind(const struct sh_vocab *v) {
     return names[v->model];
 }
 const char *sh_vocab_pre(const struct sh_vocab *v) { return v->pre; }
-const char *sh_vocab_chat_template(const struct sh_vocab *v) { return v->chat_template; }
+const char *sh_vocab_chat_template(const struct sh_vocab *v) {
+    return v->n_templates > 0 && strcmp(v->templates[0].name, "default") == 0 ? v->templates[0].text : NULL;
+}
 
 bool sh_vocab_is_end(const struct sh_vocab *v, int32_t token) {
     return token >= 0 && (uint32_t)token < v->n_tokens && (v->flags[token] & SH_TOKEN_END) != 0;

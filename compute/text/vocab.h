@@ -12,7 +12,6 @@
 #ifndef SHIMMY_VOCAB_H
 #define SHIMMY_VOCAB_H
 
-#include "compute/text/chat.h"
 #include "compute/text/text.h"
 
 #include <pthread.h>
@@ -63,6 +62,12 @@ struct sh_merge {        /* open addressing by the pair */
     int32_t left, right; /* pieces; left -1: free */
     int32_t result;      /* piece */
     uint32_t rank;
+};
+
+struct sh_vocab_template { /* both NUL-terminated */
+    char *name; /* "default", or NAME of tokenizer.chat_template.NAME */
+    char *text;
+    size_t length;
 };
 
 struct sh_pretokenizer; /* pretokenizer.h */
@@ -118,8 +123,8 @@ struct sh_vocab {
 
     struct sh_unigram *unigram;
 
-    char *chat_template; /* NUL-terminated or NULL */
-    struct sh_chat_form chat;
+    struct sh_vocab_template *templates; /* of chats, the default first */
+    uint32_t n_templates;
 
     struct sh_vocab_kept *kept;
 };

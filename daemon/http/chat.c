@@ -1,21 +1,17 @@
 /* chat.c - POST /v1/chat/completions: messages in, an assistant's message out. */
 #include "daemon/http/openai.h"
 
-#include "compute/base.h"
-
-#include <stdlib.h>
 
 static bool prepare(struct api_job *job, struct api_error *err) {
     struct sh_error why;
-    struct sh_chat_part *parts = NULL;
-    uint32_t n_parts = 0;
-    char *text = NULL;
-    enum sh_code code = sh_chat_render(job->vocab, job->q.messages, job->q.n_messages, job->q.add_generation_prompt, &text,
-                                       &parts, &n_parts, &why);
-    if (!code) code = sh_chat_tokenize(job->vocab, text, parts, n_parts, &job->parts[0].ids, &job->parts[0].n_ids, &why);
-    free(text);
-    free(parts);
-    if (code == SH_ERR_UNSUPPORTED) return api_fail(err, 400, "unsupported_template", "model", "%s", why.message);
+    const struct sh_chat_request request = {.size = sizeof(request),
+                                            .messages = job->q.chat.messages,
+                                            .no_generation_prompt = !job->q.add_generation_prompt};
+    enum sh_code code = sh_chat_apply(job->chat, &request, &job->prompt, &why);
+    if (code == SH_ERR_FORMAT) return api_fail(err, 400, "chat_template", "model", "%s", why.message); /* the template failed */
+    if (code) return api_fail_chat(err, code, why.message);
+    code = sh_chat_tokenize(job->vocab, job->prompt.text, job->prompt.parts, job->prompt.n_parts, &job->parts[0].ids,
+                            &job->parts[0].n_ids, &why);
     return code == SH_OK || api_fail_code(err, code, "messages", why.message);
 }
 

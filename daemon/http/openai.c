@@ -466,12 +466,12 @@ static bool check_tokens(struct api_job *job) {
 }
 
 static bool merge_stops(struct api_job *job) {
-    uint32_t n_own = 0;
-    const char *const *own = job->q.kind == API_CHAT && !job->q.ignore_eos ? sh_chat_stops(job->vocab, &n_own) : NULL;
-    const char **all = sh_calloc((uint64_t)n_own + job->q.n_stops + 1, sizeof(*all));
+    struct sh_chat_info info = {0};
+    if (job->chat && !job->q.ignore_eos) sh_chat_get_info(job->chat, &info);
+    const char **all = sh_calloc((uint64_t)info.n_stops + job->q.n_stops + 1, sizeof(*all));
     if (!all) return false;
     for (uint32_t i = 0; i < job->q.n_stops; i++) all[job->n_stops++] = job->q.stops[i];
-    for (uint32_t i = 0; i < n_own; i++) all[job->n_stops++] = own[i];
+    for (uint32_t i = 0; i < info.n_stops; i++) all[job->n_stops++] = info.stops[i];
     job->stops = all;
     return true;
 }
@@ -482,6 +482,11 @@ static void prepare(struct api_job *job) {
     enum sh_code code = model_get_vocab(job->ready, &job->vocab, &why);
     if (code) {
         api_fail(&job->error, 500, "no_vocabulary", "model", "%s", why.message);
+        return;
+    }
+    if (job->q.kind == API_CHAT && (code = model_get_chat(job->ready, &job->chat, &why)) != SH_OK) {
+        if (code == SH_ERR_NO_MEMORY) api_fail_code(&job->error, code, "model", why.message);
+        else api_fail(&job->error, 400, "chat_template", "model", "%s", why.message); /* the model can be asked for completions */
         return;
     }
     job->n_parts = job->q.kind == API_CHAT ? 1 : job->q.n_prompts;
@@ -555,6 +560,7 @@ static void job_free(void *user) {
     }
     free(job->parts);
     free((void *)job->stops);
+    sh_chat_prompt_finish(&job->prompt);
     free(job->out);
     free(job->model_id);
     model_unref(job->ready);
@@ -612,7 +618,7 @@ static enum http_step wait_for_load(struct api_job *job) {
     if (job->error.status) return answer_error(job->request, &job->error);
     size_t bytes = 0;
     for (uint32_t p = 0; p < job->q.n_prompts; p++) bytes += job->q.prompts[p].length;
-    for (uint32_t m = 0; m < job->q.n_messages; m++) bytes += strlen(job->q.messages[m].content);
+    if (job->q.chat.messages) bytes += strlen(job->q.chat.messages);
     job->phase = JOB_PREPARING;
     job->load_ns = sh_now_ns() - job->load_began_ns;
     job->work = (struct work){.run = run_work, .done = work_done, .large = bytes > WORK_LARGE_BYTES};

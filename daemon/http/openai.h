@@ -70,6 +70,8 @@ struct api_job {
     struct model *model; /* a reference, as resolved */
     struct model *ready; /* a reference that load_done got */
     const struct sh_vocab *vocab;
+    const struct sh_chat *chat;   /* of the model, lent with `ready`; chats only, like the next */
+    struct sh_chat_prompt prompt; /* outlives the generations */
     char *model_id, id[64], fingerprint[32];
     json_int_t created;
     const char *const *stops; /* the request's and the template's; the array alone is owned */

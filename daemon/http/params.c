@@ -350,83 +350,14 @@ static bool parse_prompts(const json_t *body, const char *name, size_t most, str
     return true;
 }
 
-/* A message's content: a string, or parts of type text joined by line feeds. */
-static bool parse_content(const json_t *content, const char *param, char **out, struct api_error *err) {
-    char *text = NULL;
-    size_t length = 0, i;
-    json_t *part;
-    if (!json_is_array(content)) {
-        if (!json_is_string(content)) return api_wrong(err, param, content, "a string or an array of text parts");
-        return api_copy_string(content, param, out, err);
-    }
-    json_array_foreach(content, i, part) {
-        char at[96], *grown;
-        const json_t *type = json_object_get(part, "type"), *value = json_object_get(part, "text");
-        snprintf(at, sizeof(at), "%s[%zu]", param, i);
-        if (!json_is_object(part)) {
-            api_wrong(err, at, part, "an object {\"type\": \"text\", \"text\": ...}");
-            goto fail;
-        }
-        if (!json_is_string(type) || strcmp(json_string_value(type), "text") != 0) {
-            char buf[128];
-            api_fail(err, 400, "unsupported_parameter", at, "%s.type: found %s; this server reads only parts of type \"text\"",
-                     at, type ? api_found(type, buf, sizeof(buf)) : "nothing");
-            goto fail;
-        }
-        snprintf(at, sizeof(at), "%s[%zu].text", param, i);
-        if (!json_is_string(value)) {
-            api_wrong(err, at, value, "a string");
-            goto fail;
-        }
-        size_t more = json_string_length(value);
-        if (strlen(json_string_value(value)) != more) {
-            api_fail(err, 400, "invalid_value", at, "%s: found a string with a NUL character, expected none", at);
-            goto fail;
-        }
-        if (!(grown = realloc(text, length + more + 2))) {
-            api_no_memory(err);
-            goto fail;
-        }
-        text = grown;
-        if (i) text[length++] = '\n';
-        memcpy(text + length, json_string_value(value), more + 1);
-        length += more;
-    }
-    if (text || (text = strdup(""))) {
-        *out = text;
-        return true;
-    }
-    return api_no_memory(err);
-fail:
-    free(text);
-    return false;
-}
-
-static bool parse_message(const json_t *message, size_t index, struct sh_chat_message *out, struct api_error *err) {
-    char at[48], *text = NULL;
-    snprintf(at, sizeof(at), "messages[%zu]", index);
-    if (!json_is_object(message)) return api_wrong(err, at, message, "an object with role and content");
-    const json_t *role = json_object_get(message, "role");
-    snprintf(at, sizeof(at), "messages[%zu].role", index);
-    if (!json_is_string(role)) return api_wrong(err, at, role, "\"system\", \"developer\", \"user\" or \"assistant\"");
-    const char *name = json_string_value(role);
-    if (strcmp(name, "tool") == 0 || strcmp(name, "function") == 0)
-        return api_fail(err, 400, "unsupported_parameter", at, "%s: found \"%s\"; this server does not do tool calls", at, name);
-    if (strcmp(name, "system") != 0 && strcmp(name, "developer") != 0 && strcmp(name, "user") != 0 &&
-        strcmp(name, "assistant") != 0)
-        return api_out_of_range(err, at, role, "\"system\", \"developer\", \"user\" or \"assistant\"");
-    const json_t *calls = api_field(message, "tool_calls");
-    if (calls && !(json_is_array(calls) && !json_array_size(calls))) {
-        snprintf(at, sizeof(at), "messages[%zu].tool_calls", index);
-        return api_fail(err, 400, "unsupported_parameter", at, "%s: this server does not do tool calls", at);
-    }
-    if (!api_copy_string(role, at, &text, err)) return false;
-    out->role = text;
-    snprintf(at, sizeof(at), "messages[%zu].content", index);
-    text = NULL;
-    bool ok = parse_content(json_object_get(message, "content"), at, &text, err);
-    out->content = text;
-    return ok;
+bool api_fail_chat(struct api_error *err, enum sh_code code, const char *message) {
+    const char *colon = strstr(message, ": ");
+    char param[sizeof(err->param)] = "messages";
+    static const char *const fields[] = {"messages", "tools", "tool_choice", "chat_template_kwargs"};
+    for (size_t i = 0; colon && i < SH_COUNT(fields); i++)
+        if (strncmp(message, fields[i], strlen(fields[i])) == 0 && (size_t)(colon - message) < sizeof(param))
+            snprintf(param, sizeof(param), "%.*s", (int)(colon - message), message);
+    return api_fail_code(err, code, param, message);
 }
 
 static bool parse_messages(const json_t *body, struct api_request *out, struct api_error *err) {
@@ -436,12 +367,11 @@ static bool parse_messages(const json_t *body, struct api_request *out, struct a
     if (!n || n > API_MESSAGES_MAX)
         return api_fail(err, 400, "invalid_value", "messages", "messages: found %zu messages, expected 1 to %d", n,
                         API_MESSAGES_MAX);
-    if (!(out->messages = sh_calloc(n, sizeof(*out->messages)))) return api_no_memory(err);
-    for (size_t i = 0; i < n; i++) {
-        out->n_messages++; /* so that a message that is only half read is freed too */
-        if (!parse_message(json_array_get(messages, i), i, &out->messages[i], err)) return false;
-    }
-    return api_copy_json(messages, &out->chat.messages, err);
+    if (!api_copy_json(messages, &out->chat.messages, err)) return false;
+    struct sh_error why;
+    const struct sh_chat_request request = {.size = sizeof(request), .messages = out->chat.messages};
+    enum sh_code code = sh_chat_check(&request, &why);
+    return code == SH_OK || api_fail_chat(err, code, why.message);
 }
 
 static bool parse_stream(const json_t *body, struct api_request *out, struct api_error *err) {
@@ -506,10 +436,6 @@ void api_request_finish(struct api_request *request) {
         free(request->prompts[i].text);
         free(request->prompts[i].ids);
     }
-    for (uint32_t i = 0; i < request->n_messages; i++) {
-        free((char *)request->messages[i].role);
-        free((char *)request->messages[i].content);
-    }
     for (uint32_t i = 0; i < request->n_stops; i++) free(request->stops[i]);
     for (uint32_t i = 0; i < request->n_bad_words; i++) free(request->bad_words[i]);
     for (uint32_t i = 0; i < request->n_dry_breakers; i++) free(request->dry_breakers[i]);
@@ -517,7 +443,6 @@ void api_request_finish(struct api_request *request) {
     free(request->dry_breakers);
     free(request->stop_tokens);
     free(request->prompts);
-    free(request->messages);
     free(request->chat.messages);
     free(request->stops);
     free(request->bias);

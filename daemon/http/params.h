@@ -27,6 +27,9 @@ bool api_fail(struct api_error *err, unsigned status, const char *code, const ch
 /* The engine's and the daemon's codes as HTTP sees them. */
 bool api_fail_code(struct api_error *err, enum sh_code code, const char *param, const char *message);
 
+/* What sh_chat_check and sh_chat_apply refuse: the field that the message begins with is the param. */
+bool api_fail_chat(struct api_error *err, enum sh_code code, const char *message);
+
 /* Parses a body; NULL: *err says at which line and column. The root must be an object. New reference. */
 json_t *api_parse_body(const char *body, size_t length, struct api_error *err);
 
@@ -48,9 +51,7 @@ struct api_request {
     char *model;                /* NULL: none named */
     struct api_prompt *prompts; /* completions and embeddings: at least one */
     uint32_t n_prompts;
-    struct sh_chat_message *messages; /* chat: at least one; strings owned */
-    uint32_t n_messages;
-    struct api_chat chat; /* the same, for sh_chat_apply */
+    struct api_chat chat;
     char **stops;
     uint32_t n_stops;
     int32_t *stop_tokens; /* not checked against a vocabulary */

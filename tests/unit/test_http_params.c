@@ -165,14 +165,11 @@ static void test_chat(void **state) {
            "\"text\"},"
            "\"modalities\":[\"text\"],\"user\":\"u\",\"store\":false}",
            &q);
-    assert_int_equal(q.n_messages, 3);
-    assert_string_equal(q.messages[0].role, "developer");
-    assert_string_equal(q.messages[1].content, "a\nb");
+    assert_non_null(strstr(q.chat.messages, "\"developer\""));
     assert_int_equal(q.max_tokens, 9);
     assert_true(q.logprobs && q.n_top == 20);
     api_request_finish(&q);
     accept(API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":[]}]}", &q);
-    assert_string_equal(q.messages[0].content, "");
     api_request_finish(&q);
 }
 
@@ -268,15 +265,14 @@ static void test_wrong_chats(void **state) {
     refuse(API_CHAT, "{\"messages\":[1]}", "messages[0]", "found the integer 1");
     refuse(API_CHAT, "{\"messages\":[{\"content\":\"a\"}]}", "messages[0].role", "missing");
     refuse(API_CHAT, "{\"messages\":[{\"role\":\"robot\",\"content\":\"a\"}]}", "messages[0].role", "\"robot\"");
-    refuse(API_CHAT, "{\"messages\":[{\"role\":\"tool\",\"content\":\"a\"}]}", "messages[0].role", "tool calls");
     refuse(API_CHAT, "{\"messages\":[{\"role\":\"user\"}]}", "messages[0].content", "missing");
     refuse(API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":null}]}", "messages[0].content", "found null");
-    refuse(API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]}", "messages[0].content[0]",
+    refuse(API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]}", "messages[0].content[0].type",
            "\"image_url\"");
     refuse(API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\"}]}]}", "messages[0].content[0].text",
            "missing");
-    refuse(API_CHAT, "{\"messages\":[{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{}]}]}", "messages[0].tool_calls",
-           "tool calls");
+    refuse(API_CHAT, "{\"messages\":[{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{}]}]}",
+           "messages[0].tool_calls[0].function", "missing");
     refuse(API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"top_logprobs\":2}", "top_logprobs",
            "without \"logprobs\"");
     refuse(API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"logprobs\":2}", "logprobs", "expected a boolean");
