@@ -54,6 +54,7 @@ static void gen_free(struct generation *g) {
     free((void *)g->params.sampler.bias);
     free((void *)g->params.stop_tokens);
     free((void *)g->params.shown);
+    sh_grammar_unref(g->params.grammar);
     pthread_mutex_destroy(&g->lock);
     pthread_mutex_destroy(&g->notify_lock);
     if (g->model) model_unref(g->model);
@@ -106,6 +107,7 @@ enum sh_code gen_create(const struct gen_params *params, struct generation **out
     g->params.text_lengths = copy_of(params->text_lengths, params->n_texts, sizeof *params->text_lengths, &ok);
     g->params.sampler.bias = copy_of(params->sampler.bias, params->sampler.n_bias, sizeof *params->sampler.bias, &ok);
     g->params.stop_tokens = copy_of(params->stop_tokens, params->n_stop_tokens, sizeof *params->stop_tokens, &ok);
+    if (params->grammar) g->params.grammar = sh_grammar_ref(params->grammar);
     g->params.shown = copy_of(params->shown, params->n_shown, sizeof *params->shown, &ok);
     g->stops = copy_texts(params->stops, params->n_stops, &ok);
     g->bad_words = copy_texts(params->bad_words, params->n_bad_words, &ok);

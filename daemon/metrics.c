@@ -26,6 +26,9 @@ struct family {
 #define SECONDS_TOKEN                                                                                                            \
     { 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5 }
 
+#define SECONDS_MASK                                                                                                             \
+    { 1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 0.0025, 0.005, 0.01, 0.1, 1 }
+
 static const struct family families[METRIC_COUNT] = {
     [METRIC_REQUESTS] = {"shimmy_requests_total",
                          "HTTP requests answered, by route and status code.",
@@ -54,6 +57,15 @@ static const struct family families[METRIC_COUNT] = {
                                  SECONDS_FIRST},
     [METRIC_PROMPT_TOKENS] = {"shimmy_prompt_tokens_total", "Prompt tokens taken in.", COUNTER, {"model"}},
     [METRIC_GENERATED_TOKENS] = {"shimmy_generated_tokens_total", "Tokens generated.", COUNTER, {"model"}},
+    [METRIC_FORCED_TOKENS] = {"shimmy_forced_tokens_total",
+                              "Generated tokens that were not sampled because a grammar left no other.",
+                              COUNTER,
+                              {"model"}},
+    [METRIC_GRAMMAR_MASK] = {"shimmy_grammar_mask_seconds",
+                             "Finding out which tokens a grammar lets come next.",
+                             HISTOGRAM,
+                             {NULL},
+                             SECONDS_MASK},
     [METRIC_EMBEDDINGS] = {"shimmy_embeddings_total", "Texts turned into vectors.", COUNTER, {"model"}},
     [METRIC_KV_PAGES_USED] = {"shimmy_kv_pages_used", "Pages of the key-value cache in use.", GAUGE, {"model"}},
     /* A gauge in meaning, but its name ends as only a counter's should: untyped is what promtool lets pass. */

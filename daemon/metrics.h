@@ -20,6 +20,8 @@ enum metric_id {
     METRIC_REQUEST_DURATION,      /* shimmy_request_duration_seconds{route} histogram */
     METRIC_PROMPT_TOKENS,         /* shimmy_prompt_tokens_total{model} */
     METRIC_GENERATED_TOKENS,      /* shimmy_generated_tokens_total{model} */
+    METRIC_FORCED_TOKENS,         /* shimmy_forced_tokens_total{model} */
+    METRIC_GRAMMAR_MASK,          /* shimmy_grammar_mask_seconds histogram */
     METRIC_EMBEDDINGS,            /* shimmy_embeddings_total{model} */
     METRIC_KV_PAGES_USED,         /* shimmy_kv_pages_used{model} gauge */
     METRIC_KV_PAGES_TOTAL,        /* shimmy_kv_pages_total{model} gauge */

@@ -2,6 +2,7 @@
 #include "daemon/scheduler.h"
 
 #include "compute/base.h"
+#include "daemon/constraint.h"
 #include "daemon/log.h"
 #include "daemon/metrics.h"
 #include "daemon/scheduler_private.h"
@@ -29,7 +30,10 @@ struct choice {
     uint32_t received;  /* those whose token the host knows, */
     uint32_t generated; /* and tokens reported */
     uint32_t row;       /* of its last sampling row in that submission */
-    int32_t last_token;
+    uint32_t entered;   /* tokens of it that were submitted as rows */
+    int32_t *waiting;   /* [run.share] those known and not submitted yet: received - entered of them */
+    struct constraint *constraint; /* NULL: no grammar */
+    bool empty; /* its grammar allows nothing but the empty text */
     uint64_t first_ns;
 };
 
@@ -46,7 +50,9 @@ struct run { /* one generation being served */
     bool forked;
     bool overlap_prompt, overlap_decode;
     uint32_t limit; /* tokens per choice */
-    int32_t *end_tokens; /* those that end a choice; only with min_tokens */
+    uint32_t share; /* of a step's rows, for one choice that is decoded */
+    int32_t *end_tokens; /* those that end a choice; only with min_tokens or a grammar */
+    uint32_t n_end_tokens;
     uint64_t start_ns;
 };
 
@@ -262,17 +268,19 @@ static bool ends_choice(const struct runner *r, const struct gen_params *p, int3
     return !p->ignore_eos && sh_vocab_is_end(r->vocab, token);
 }
 
-/* What became of a sampled token: an event, and perhaps the end of the choice. */
-static void take_token(struct run *run, uint32_t index, const struct sh_result *result) {
+/* What becomes of a token: an event, and perhaps the end of the choice. `result` is NULL for one that was not sampled. */
+static enum sh_code take_token(struct run *run, uint32_t index, int32_t token, const struct sh_result *result, struct sh_error *err) {
     struct runner *r = run->runner;
     struct generation *g = run->g;
     struct choice *choice = &run->choices[index];
+    if (choice->received >= choice->entered) choice->waiting[choice->received - choice->entered] = token;
     choice->received++;
-    choice->last_token = result->token;
-    if (ends_choice(r, &g->params, result->token)) {
+    if (ends_choice(r, &g->params, token)) {
         finish_choice(run, index, GEN_STOP, -1);
-        return;
+        return SH_OK;
     }
+    enum sh_code code = choice->constraint ? constraint_accept(choice->constraint, token, err) : SH_OK;
+    if (code) return code;
 
     uint64_t now = sh_now_ns();
     if (choice->generated++ == 0) choice->first_ns = now;
@@ -288,6 +296,7 @@ static void take_token(struct run *run, uint32_t index, const struct sh_result *
     if (first) metric_observe(METRIC_TIME_TO_FIRST_TOKEN, NULL, (double)(now - g->submitted_ns) / 1e9);
     const char *const labels[] = {r->params.id};
     metric_add(METRIC_GENERATED_TOKENS, labels, 1);
+    if (!result) metric_add(METRIC_FORCED_TOKENS, labels, 1);
     pthread_mutex_lock(&r->lock);
     r->generated_tokens++;
     pthread_mutex_unlock(&r->lock);
@@ -296,11 +305,36 @@ static void take_token(struct run *run, uint32_t index, const struct sh_result *
     size_t length;
     uint32_t stop_index = 0;
     sh_text_stream_hold_off_stops(choice->stream, choice->generated <= g->params.sampler.min_tokens);
-    bool stopped = sh_text_stream_push(choice->stream, result->token, &text, &length, &stop_index);
-    struct gen_logprob *logprob = g->params.logprobs ? logprob_of_result(result) : NULL;
-    push_text(run, GEN_EVENT_TOKEN, index, result->token, text, length, logprob, GEN_RUNNING, -1);
+    bool stopped = sh_text_stream_push(choice->stream, token, &text, &length, &stop_index);
+    struct gen_logprob *logprob = g->params.logprobs && result ? logprob_of_result(result) : NULL;
+    push_text(run, GEN_EVENT_TOKEN, index, token, text, length, logprob, GEN_RUNNING, -1);
     if (stopped) finish_choice(run, index, GEN_STOP, (int32_t)stop_index);
     else if (choice->generated >= run->limit) finish_choice(run, index, GEN_LENGTH, -1);
+    return SH_OK;
+}
+
+/* The tokens that the grammar leaves no choice about, as many as fit the next step. Then the choice is finished, or *mask is what its
+ * next token is sampled under, or that is NULL: more such tokens follow, so the step's last row samples nothing. */
+static enum sh_code take_forced(struct run *run, uint32_t index, uint32_t share, const uint32_t **mask, struct sh_error *err) {
+    struct choice *choice = &run->choices[index];
+    struct constraint_next next;
+    *mask = NULL;
+    while (choice->active) {
+        enum sh_code code = constraint_next(choice->constraint, &next, err);
+        if (code) return code;
+        if (next.kind == CONSTRAINT_END) {
+            finish_choice(run, index, GEN_STOP, -1);
+        } else if (next.kind == CONSTRAINT_SAMPLE || run->g->params.logprobs) {
+            *mask = next.mask;
+            return SH_OK;
+        } else {
+            if (choice->received - choice->entered >= share) return SH_OK;
+            choice->sampled++;
+            code = take_token(run, index, next.token, NULL, err);
+            if (code) return code;
+        }
+    }
+    return SH_OK;
 }
 
 /* ---- steps ------------------------------------------------------------------------------------------- */
@@ -311,15 +345,32 @@ bool runner_may_continue(struct runner *r, struct generation *g) {
     return !atomic_load(&g->cancelled);
 }
 
-static struct sh_row sampling_row(const struct run *run, const struct choice *choice, enum sh_role role, uint32_t position) {
+/* Makes a choice's row sample its next token. */
+static void set_sampling(const struct run *run, struct choice *choice, struct sh_row *row, const uint32_t *mask) {
     const struct gen_params *p = &run->g->params;
-    return (struct sh_row){
-        .sequence = choice->sequence,
-        .role = role,
-        .position = position,
-        .outputs = SH_OUT_SAMPLE | (p->logprobs ? SH_OUT_LOGPROBS : 0u),
-        .n_top = p->logprobs ? p->n_top : 0,
-    };
+    row->outputs = SH_OUT_SAMPLE | (p->logprobs ? SH_OUT_LOGPROBS : 0u);
+    row->n_top = p->logprobs ? p->n_top : 0;
+    row->mask = mask;
+    choice->sampled++;
+    choice->row = (uint32_t)(row - run->rows);
+}
+
+/* The prompt's last row, which samples a choice's first token. It does so even if there is but one, since it has to be computed anyway. */
+static enum sh_code first_row(struct run *run, struct choice *choice, uint32_t at, struct sh_error *err) {
+    const uint32_t position = run->g->params.n_prompt - 1;
+    struct constraint_next next = {.kind = CONSTRAINT_SAMPLE};
+    if (choice->constraint) {
+        enum sh_code code = constraint_next(choice->constraint, &next, err);
+        if (code) return code;
+        choice->empty = next.kind == CONSTRAINT_END;
+    }
+    run->rows[at] = (struct sh_row){.sequence = choice->sequence,
+                                    .role = SH_ROLE_PROMPT,
+                                    .position = position,
+                                    .input = SH_INPUT_TOKEN,
+                                    .token = run->g->params.prompt[position]};
+    set_sampling(run, choice, &run->rows[at], next.mask);
+    return SH_OK;
 }
 
 void runner_count_prompt(struct runner *r, uint32_t tokens) {
@@ -332,7 +383,7 @@ void runner_count_prompt(struct runner *r, uint32_t tokens) {
 
 /* The next chunk of the prompt, in the first choice's sequence. With one choice the last token is among it and samples; with
  * more it is left to fork_rows. */
-static uint32_t prompt_rows(struct run *run) {
+static enum sh_code prompt_rows(struct run *run, uint32_t *n_rows, struct sh_error *err) {
     struct runner *r = run->runner;
     const struct gen_params *p = &run->g->params;
     uint32_t n = r->chunk < run->chunk_limit ? r->chunk : run->chunk_limit;
@@ -341,19 +392,21 @@ static uint32_t prompt_rows(struct run *run) {
         uint32_t position = run->prompt_at + i;
         struct sh_row *row = &run->rows[i];
         if (position + 1 == p->n_prompt) {
-            *row = sampling_row(run, &run->choices[0], SH_ROLE_PROMPT, position);
-            run->choices[0].sampled = 1;
-            run->choices[0].row = i;
-        } else {
-            *row = (struct sh_row){.sequence = run->choices[0].sequence, .role = SH_ROLE_PROMPT, .position = position};
-            if (p->echo_logprobs) row->outputs = SH_OUT_LOGITS;
+            enum sh_code code = first_row(run, &run->choices[0], i, err);
+            if (code) return code;
+            continue;
         }
-        row->input = SH_INPUT_TOKEN;
-        row->token = p->prompt[position];
+        *row = (struct sh_row){.sequence = run->choices[0].sequence,
+                               .role = SH_ROLE_PROMPT,
+                               .position = position,
+                               .input = SH_INPUT_TOKEN,
+                               .token = p->prompt[position]};
+        if (p->echo_logprobs) row->outputs = SH_OUT_LOGITS;
     }
     run->prompt_at += n;
     runner_count_prompt(r, n);
-    return n;
+    *n_rows = n;
+    return SH_OK;
 }
 
 /* Every choice shares the prompt's pages but for its last token, which is computed for each because each samples from it. */
@@ -366,11 +419,8 @@ static enum sh_code fork_rows(struct run *run, uint32_t *n_rows, struct sh_error
                 sh_sequence_copy(run->runner->context, choice->sequence, run->choices[0].sequence, run->shared, err);
             if (code) return code;
         }
-        run->rows[i] = sampling_row(run, choice, SH_ROLE_PROMPT, run->shared);
-        run->rows[i].input = SH_INPUT_TOKEN;
-        run->rows[i].token = p->prompt[run->shared];
-        choice->sampled = 1;
-        choice->row = i;
+        enum sh_code code = first_row(run, choice, i, err);
+        if (code) return code;
     }
     run->forked = true;
     runner_count_prompt(run->runner, 1); /* as in the usage: the prompt counts once */
@@ -378,27 +428,39 @@ static enum sh_code fork_rows(struct run *run, uint32_t *n_rows, struct sh_error
     return SH_OK;
 }
 
-/* One token for each choice that goes on. A token that is still being sampled on the device is named by its submission and row.
- */
-static uint32_t decode_rows(struct run *run) {
-    uint32_t n = 0;
+/* One token for each choice that goes on, and before it those that came without sampling. A token that is still being sampled on the
+ * device is named by its submission and row. */
+static enum sh_code decode_rows(struct run *run, uint32_t *n_rows, struct sh_error *err) {
+    uint32_t share = run->runner->chunk / run->g->params.n_choices, n = 0;
+    if (share > run->share) share = run->share;
     for (uint32_t i = 0; i < run->g->params.n_choices; i++) {
         struct choice *choice = &run->choices[i];
+        const uint32_t *mask = NULL;
         if (!choice->active || choice->sampled >= run->limit) continue;
-        struct sh_row *row = &run->rows[n];
-        *row = sampling_row(run, choice, SH_ROLE_GENERATED, run->g->params.n_prompt + choice->sampled - 1);
-        if (choice->sampled == choice->received) {
-            row->input = SH_INPUT_TOKEN;
-            row->token = choice->last_token;
-        } else {
-            row->input = SH_INPUT_SAMPLED;
-            row->ticket = run->flights[run->n_flights - 1];
-            row->sampled_row = choice->row;
+        if (choice->constraint) {
+            enum sh_code code = take_forced(run, i, share > 0 ? share : 1, &mask, err);
+            if (code) return code;
+            if (!choice->active) continue;
         }
-        choice->sampled++;
-        choice->row = n++;
+        uint32_t waiting = choice->received - choice->entered;
+        for (uint32_t k = 0; k < (waiting > 0 ? waiting : 1); k++) {
+            struct sh_row *row = &run->rows[n++];
+            *row = (struct sh_row){.sequence = choice->sequence,
+                                   .role = SH_ROLE_GENERATED,
+                                   .position = run->g->params.n_prompt + choice->entered++};
+            if (waiting > 0) {
+                row->input = SH_INPUT_TOKEN;
+                row->token = choice->waiting[k];
+            } else {
+                row->input = SH_INPUT_SAMPLED;
+                row->ticket = run->flights[run->n_flights - 1];
+                row->sampled_row = choice->row;
+            }
+        }
+        if (!choice->constraint || mask) set_sampling(run, choice, &run->rows[n - 1], mask);
     }
-    return n;
+    *n_rows = n;
+    return SH_OK;
 }
 
 /* The rows of the next submission; 0: what is in flight has to come back first, or all is done. */
@@ -406,12 +468,10 @@ static enum sh_code next_rows(struct run *run, uint32_t *n_rows, struct sh_error
     *n_rows = 0;
     bool busy = run->n_flights > 0;
     if (run->prompt_at < run->shared) {
-        if (!busy || run->overlap_prompt) *n_rows = prompt_rows(run);
-        return SH_OK;
+        return !busy || run->overlap_prompt ? prompt_rows(run, n_rows, err) : SH_OK;
     }
     if (run->g->params.n_choices > 1 && !run->forked) return busy ? SH_OK : fork_rows(run, n_rows, err);
-    if (!busy || run->overlap_decode) *n_rows = decode_rows(run);
-    return SH_OK;
+    return !busy || run->overlap_decode ? decode_rows(run, n_rows, err) : SH_OK;
 }
 
 static enum sh_code not_numbers(const struct sh_result *result, struct sh_error *err) {
@@ -437,8 +497,13 @@ static enum sh_code take_results(struct run *run, const struct sh_results *resul
         for (uint32_t c = 0; c < p->n_choices; c++) {
             if (run->choices[c].sequence != result->sequence) continue;
             if (!run->choices[c].active) continue; /* a step that was under way when the choice ended */
+            if (run->choices[c].empty) {
+                finish_choice(run, c, GEN_STOP, -1);
+                continue;
+            }
             if (result->token < 0) return not_numbers(result, err);
-            take_token(run, c, result);
+            enum sh_code code = take_token(run, c, result->token, result, err);
+            if (code) return code;
         }
     }
     return SH_OK;
@@ -507,13 +572,13 @@ static enum sh_code sampler_tokens(struct run *run, struct sh_sampler_params *sa
     if (code) return code;
     sampler->bad_words = lists[0];
     sampler->dry_breakers = lists[1];
-    if (sampler->min_tokens == 0) return SH_OK;
+    if (sampler->min_tokens == 0 && !p->grammar) return SH_OK;
     run->end_tokens = sh_calloc(r->info.n_vocab, sizeof *run->end_tokens);
     if (!run->end_tokens) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a request");
-    sampler->end_tokens = run->end_tokens;
-    sampler->n_end_tokens = 0;
     for (uint32_t t = 0; t < r->info.n_vocab; t++)
-        if (ends_choice(r, p, (int32_t)t)) run->end_tokens[sampler->n_end_tokens++] = (int32_t)t;
+        if (ends_choice(r, p, (int32_t)t)) run->end_tokens[run->n_end_tokens++] = (int32_t)t;
+    sampler->end_tokens = run->end_tokens;
+    sampler->n_end_tokens = run->n_end_tokens;
     return SH_OK;
 }
 
@@ -531,7 +596,11 @@ static enum sh_code start_choices(struct run *run, const struct sh_sampler_param
         }
         if (code == SH_OK) code = sh_text_stream_create(r->vocab, p->stops, p->n_stops, p->special, &choice->stream, err);
         if (code == SH_OK) code = sh_text_stream_show(choice->stream, p->shown, p->n_shown, err);
+        if (code == SH_OK && p->grammar)
+            code = constraint_create(p->grammar, r->info.n_vocab, run->end_tokens, run->n_end_tokens, &choice->constraint, err);
         if (code) return code;
+        choice->waiting = sh_calloc(run->share, sizeof *choice->waiting);
+        if (!choice->waiting) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a request");
         choice->active = true;
     }
     return SH_OK;
@@ -545,7 +614,9 @@ static enum sh_code prepare(struct run *run, struct sh_error *err) {
     run->shared = p->n_choices == 1 ? p->n_prompt : p->n_prompt - 1;
     run->chunk_limit = p->echo_logprobs && r->params.prefill_chunk > ECHO_CHUNK ? ECHO_CHUNK : r->params.prefill_chunk;
     run->overlap_prompt = r->params.overlap && !p->echo_logprobs;
-    run->overlap_decode = r->params.overlap && sampling_is_plain(p);
+    /* What a grammar allows next is known when the token before it is. */
+    run->overlap_decode = r->params.overlap && sampling_is_plain(p) && !p->grammar;
+    run->share = p->grammar && run->chunk_limit > p->n_choices ? run->chunk_limit / p->n_choices : 1;
     run->rows = sh_calloc(run->chunk_limit > p->n_choices ? run->chunk_limit : p->n_choices, sizeof *run->rows);
     run->choices = sh_calloc(p->n_choices, sizeof *run->choices);
     if (!run->rows || !run->choices) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a request");
@@ -587,6 +658,8 @@ static void serve(struct runner *r, struct generation *g) {
     for (uint32_t i = 0; run.choices && i < g->params.n_choices; i++) {
         drop_sequence(&run, &run.choices[i]);
         sh_text_stream_destroy(run.choices[i].stream);
+        constraint_destroy(run.choices[i].constraint);
+        free(run.choices[i].waiting);
     }
     free(run.choices);
     free(run.rows);

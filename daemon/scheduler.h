@@ -4,7 +4,7 @@
  * Requests are served in the order in which they came; the choices of one request run as one batch. The prompt is computed in
  * chunks of at most prefill_chunk rows, fewer where a step would take long, then each step decodes one token per choice; where
  * sampling happens on the device and the device works asynchronously, the next step is submitted before the last one is looked
- * at.
+ * at. A grammar (constraint.h) forces tokens: those a step takes as further rows of a choice, as many as its share of a chunk.
  *
  * Thread-safety: runner_create and runner_destroy: the loader. The others: any thread while the runner lives.
  */
