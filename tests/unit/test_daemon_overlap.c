@@ -3,6 +3,7 @@
  * and nothing is left behind. On every device under test (core.h).
  */
 #include "compute/base.h"
+#include "compute/grammar/grammar.h"
 #include "daemon/generation_private.h"
 #include "daemon/scheduler.h"
 #include "tests/unit/core.h"
@@ -78,6 +79,37 @@ static void compare(struct runner *one, struct runner *two, const struct gen_par
     assert_int_equal(a->end, GEN_STOP);
 }
 
+/* Held to a grammar with runs of tokens that are forced, longer than a step: the device's draws under a mask, the host's, tokens that are
+ * written down and tokens that are each sampled give the same. */
+static void with_grammar(struct runner *one, struct runner *two, const struct sh_vocab *vocab, struct gen_params gen, struct said *a,
+                         struct said *b) {
+    struct sh_error err;
+    struct sh_gr *gr = sh_gr_create();
+    assert_non_null(gr);
+    const sh_gr_expr digit = sh_gr_class(gr, &(struct sh_gr_range){'0', '9'}, 1, false),
+                     letters = sh_gr_repeat(gr, sh_gr_class(gr, &(struct sh_gr_range){'a', 'z'}, 1, false), 4, 9);
+    const sh_gr_expr parts[] = {digit, sh_gr_text(gr, "<1234567890>", 12), letters, sh_gr_text(gr, ".", 1), digit};
+    core_ok(sh_gr_compile(gr, sh_gr_sequence(gr, parts, SH_COUNT(parts)), vocab, &gen.grammar, &err), &err);
+    sh_gr_destroy(gr);
+    gen.ignore_eos = false;
+    for (uint32_t i = 0; i < 6; i++) {
+        gen.n_choices = i % 2 ? CHOICES : 1;
+        gen.sampler.temperature = i < 2 ? 0 : 1.3f;
+        gen.sampler.seed = i;
+        gen.logprobs = false;
+        compare(one, two, &gen, a, b);
+        for (uint32_t c = 0; c < gen.n_choices; c++) {
+            assert_int_equal(a->finish[c], GEN_STOP);
+            assert_memory_equal(a->text[c] + 1, "<1234567890>", 12);
+            assert_in_range(strlen(a->text[c]), 19, 24);
+        }
+        gen.logprobs = true;
+        run(two, &gen, 0, b);
+        assert_memory_equal(a, b, sizeof *a);
+    }
+    sh_grammar_unref(gen.grammar);
+}
+
 static void test_device(const char *name, const char *path) {
     struct core_model m;
     struct sh_error err;
@@ -133,6 +165,9 @@ static void test_device(const char *name, const char *path) {
     gen.sampler.top_k = 5;
     gen.sampler.presence_penalty = 0.5f;
     compare(one, two, &gen, a, b);
+    gen.sampler.top_k = 0;
+    gen.sampler.presence_penalty = 0;
+    with_grammar(one, two, sh_model_vocab(m.model), gen, a, b);
     /* A prompt of one token, one generated, and the context's end. */
     gen.n_prompt = 1;
     gen.max_tokens = 1;
@@ -142,8 +177,6 @@ static void test_device(const char *name, const char *path) {
     gen.n_prompt = 50;
     gen.max_tokens = 0;
     gen.n_choices = 1;
-    gen.sampler.top_k = 0;
-    gen.sampler.presence_penalty = 0;
     struct sh_model_info info;
     sh_model_get_info(m.model, &info);
     compare(one, two, &gen, a, b);
