@@ -39,6 +39,8 @@ int cli_call_failed(struct cli *cli, enum client_result result, json_t *paramete
 
 /* {"model": the MODEL argument}; a relative path is made absolute, since the daemon works in another directory. */
 json_t *cli_model_parameters(const char *model);
+/* --chat-template, a file's path made absolute; NULL: not given. New reference. */
+json_t *cli_template_parameter(struct cli *cli);
 /* Loads with a progress line; takes --device, --context and --kv-type from the line if `options`. With `print` the outcome goes
  * to stdout, with --json every reply. */
 int cli_load(struct cli *cli, const char *model, bool options, bool print);

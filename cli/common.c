@@ -150,6 +150,19 @@ static json_t *lora_parameter(struct cli *cli) {
     return list;
 }
 
+json_t *cli_template_parameter(struct cli *cli) {
+    const char *template = cli_text(&cli->line, "chat-template");
+    const size_t length = template ? strlen(template) : 0;
+    const bool is_path = length && (strchr(template, '/') || (length > 6 && !strcmp(template + length - 6, ".jinja")));
+    char *directory = is_path && template[0] != '/' ? getcwd(NULL, 0) : NULL, *absolute = NULL;
+    if (directory && asprintf(&absolute, "%s/%s", directory, template) < 0) absolute = NULL;
+    const char *chosen = absolute ? absolute : template;
+    json_t *text = chosen ? cli_json_text(chosen, strlen(chosen)) : NULL;
+    free(directory);
+    free(absolute);
+    return text;
+}
+
 int cli_load(struct cli *cli, const char *model, bool options, bool print) {
     json_t *parameters = cli_model_parameters(model);
     if (!parameters) return cli_fail("MODEL: found bytes that are not UTF-8");
@@ -177,6 +190,8 @@ int cli_load(struct cli *cli, const char *model, bool options, bool print) {
         if (print) {
             json_t *lora = lora_parameter(cli);
             if (lora) json_object_set_new(parameters, "lora", lora);
+            json_t *template = cli_template_parameter(cli);
+            if (template) json_object_set_new(parameters, "chat_template", template);
         }
         if (print && cli_flag(&cli->line, "reload")) json_object_set_new(parameters, "reload", json_true());
     }

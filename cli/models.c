@@ -50,6 +50,21 @@ static void print_adapters(const json_t *model) {
     }
 }
 
+/* How a loaded model chats, where that is not simply by its own template. */
+static void print_chat(const json_t *model) {
+    const json_t *chat = json_object_get(model, "chat");
+    const char *error = text_at(chat, "error");
+    if (!chat || (!*error && !strcmp(text_at(chat, "source"), "model") && !strcmp(text_at(chat, "template"), "default"))) return;
+    term_puts(stdout, TERM_PLAIN, text_at(model, "id"));
+    fputs(*error ? ": no chats: " : ": chat template ", stdout);
+    term_puts(stdout, TERM_PLAIN, *error ? error : text_at(chat, "template"));
+    if (!*error) {
+        fputs(": ", stdout);
+        term_puts(stdout, TERM_PLAIN, text_at(chat, "reason"));
+    }
+    putchar('\n');
+}
+
 static void print_models(const json_t *models) {
     static const char *const titles[] = {"MODEL", "STATE", "ARCH", "TYPE", "SIZE", "DEVICE", "PATH"};
     struct term_table *table = term_table_create(7);
@@ -68,6 +83,7 @@ static void print_models(const json_t *models) {
         add_text(table, TERM_DIM, text_at(m, "path"));
     }
     term_table_print(table, stdout);
+    json_array_foreach(models, i, m) print_chat(m);
     json_array_foreach(models, i, m) print_adapters(m);
     json_array_foreach(models, i, m) {
         if (!*text_at(m, "error")) continue;

@@ -91,6 +91,10 @@ static const struct option options[] = {
      "Extends the context linearly by this factor. 0: as the model's file says. A factor below 1 is read as its inverse."},
     {"kv_type", OPT_CHOICE, FIELD(kv_type), "f16", 0, 0, "f16|f32", "SHIMMY_KV_QUANT", "f16|f32", false,
      "How keys and values are kept: f16, or f32, which takes twice the memory."},
+    {"chat_template", OPT_STRING, FIELD(chat_template), "", 0, 0, NULL, NULL, "FILE|NAME", false,
+     "The chat template of models that are loaded: a file (with a slash, or ending in .jinja), the name of one that the model has "
+     "(such as tool_use), or a built-in one (such as chatml or llama3). Empty: the model's own, or for a model without one a "
+     "built-in one that fits its vocabulary."},
     {"kv_tokens", OPT_COUNT, FIELD(kv_tokens), "0", 0, 1e15, NULL, NULL, "TOKENS", false,
      "The room of a model's cache in tokens over all sequences; memory is taken as it fills. 0: context_length for each of "
      "max_sequences."},

@@ -25,6 +25,7 @@ struct config {
     char *device;      /* "auto", "cpu", or a part of a name */
     char *cache_dir;   /* pipeline cache; "" = $CACHE_DIRECTORY, else $XDG_CACHE_HOME/shimmy */
     char *kv_type;     /* "f16", "f32" */
+    char *chat_template; /* see sh_chat_create; "" = as the model has it */
     char *api_key;     /* "" = none wanted; else Authorization: Bearer on /v1 routes */
     char *cors_origin; /* "" = no CORS headers */
     char *log_level;

@@ -392,11 +392,20 @@ static void note_parts(const struct job *job, struct model *m) {
     }
 }
 
+/* Vocabulary and chat. Before the weights where a template was asked for, which may be wrong; after them else, so that a load that fails
+ * leaves nothing behind. */
+static enum sh_code hold_texts(struct model *m, const struct file_identity *identity, const char *chat_template, json_t **chat,
+                               struct sh_error *err) {
+    const enum sh_code code = model_hold_vocab(m, identity, err);
+    return code == SH_OK ? model_hold_chat(m, identity, chat_template, chat, err) : code;
+}
+
 static void load(struct model *m) {
     struct job job = {.model = model_ref(m), .config = config_ref(registry.config)};
     job.wants = wants_copy(&m->wants);
     job.places = places_resolve(job.config, job.wants.places);
     job.most_layers = SH_LAYERS_AUTO;
+    const char *chat_template = job.wants.chat_template ? job.wants.chat_template : *job.config->chat_template ? job.config->chat_template : NULL;
     job.order = m->load_order;
     uint64_t size_bytes = m->size_bytes;
     model_set_state(m, MODEL_LOADING);
@@ -406,16 +415,15 @@ static void load(struct model *m) {
 
     struct sh_error err = {0};
     struct file_identity identity = {0};
+    json_t *chat = NULL;
     uint64_t start = sh_now_ns();
     log_write(SH_LOG_INFO, m->id, "loading %s", m->path);
     on_progress(&job, SH_LOAD_HEADER, 0);
     identity_of(m->path, &identity);
     enum sh_code code = devices_acquire(job.wants.device, &job.device, &err);
-    if (code == SH_OK) {
-        code = load_somehow(&job, size_bytes, &err);
-    }
-    if (code == SH_OK && ((code = model_hold_vocab(m, &identity, &err)) != SH_OK ||
-                          (code = model_hold_chat(m, &identity, NULL, &err)) != SH_OK)) {
+    if (code == SH_OK && chat_template) code = hold_texts(m, &identity, chat_template, &chat, &err);
+    if (code == SH_OK) code = load_somehow(&job, size_bytes, &err);
+    if (code == SH_OK && !chat_template && (code = hold_texts(m, &identity, NULL, &chat, &err)) != SH_OK) {
         runner_destroy(job.runner);
         sh_model_unload(job.engine);
     }
@@ -440,6 +448,8 @@ static void load(struct model *m) {
         m->host = job.host;
         m->engine = job.engine;
         m->runner = job.runner;
+        json_decref(m->chat);
+        m->chat = json_incref(chat);
         m->loaded = m->identity = identity;
         sh_model_get_info(m->engine, &m->info);
         m->info.load_ns = took;
@@ -450,7 +460,8 @@ static void load(struct model *m) {
                                         strdup(job.wants.kv_type ? job.wants.kv_type : job.config->kv_type),
                                         job.places,
                                         job.wants.lora,
-                                        job.wants.n_lora};
+                                        job.wants.n_lora,
+                                        chat_template ? strdup(chat_template) : NULL};
         job.wants.lora = NULL; /* handed over */
         job.wants.n_lora = 0;
         const char *const labels[] = {m->id};
@@ -478,6 +489,7 @@ static void load(struct model *m) {
         load_finish(loads, code, code ? &err : NULL);
         load_unref(loads);
     }
+    json_decref(chat);
     wants_finish(&job.wants);
     config_unref(job.config);
     model_unref(m);

@@ -40,6 +40,7 @@ void set_text(char **slot, const char *value) {
 void wants_finish(struct model_wants *wants) {
     free(wants->device);
     free(wants->kv_type);
+    free(wants->chat_template);
     lora_free(wants->lora, wants->n_lora);
     *wants = (struct model_wants){0};
 }
@@ -48,6 +49,7 @@ struct model_wants wants_copy(const struct model_wants *from) {
     struct model_wants to = *from;
     to.device = from->device ? strdup(from->device) : NULL;
     to.kv_type = from->kv_type ? strdup(from->kv_type) : NULL;
+    to.chat_template = from->chat_template ? strdup(from->chat_template) : NULL;
     to.lora = lora_copy(from->lora, &to.n_lora);
     return to;
 }
@@ -103,6 +105,7 @@ void model_unref(struct model *model) {
     model_forget_vocabs(model);
     pthread_mutex_destroy(&model->vocab_lock);
     wants_finish(&model->wants);
+    json_decref(model->chat);
     free(model->id);
     free(model->path);
     free(model->arch);
@@ -455,6 +458,7 @@ void model_get_view(struct model *m, struct model_view *out) {
         out->n_parts = m->n_parts;
         out->load_ns = m->info.load_ns;
         out->lora = lora_json(m->wants.lora, m->wants.n_lora);
+        out->chat = json_incref(m->chat);
     }
     struct file_identity was = m->loaded, now;
     out->context = stats.context;
@@ -486,6 +490,7 @@ void model_view_finish(struct model_view *view) {
     free(view->error);
     free(view->device);
     json_decref(view->lora);
+    json_decref(view->chat);
     *view = (struct model_view){0};
 }
 
@@ -568,6 +573,7 @@ static bool wants_agree(const struct model *model, const struct load_params *wan
             (is_cpu ? info->kind != SH_DEVICE_CPU : info->kind == SH_DEVICE_CPU || !strcasestr(info->name, want->device)))
             return false;
     }
+    if (want->chat_template && !(have->chat_template && strcmp(have->chat_template, want->chat_template) == 0)) return false;
     if (want->context_length && have->context_length != want->context_length) return false;
     const struct load_places places = places_resolve(registry.config, have->places);
     if (want->places.set_layers && want->places.gpu_layers != places.gpu_layers) return false;
@@ -581,6 +587,7 @@ static void wants_set(struct model_wants *wants, const struct load_params *param
     if (!params) return;
     wants->device = params->device ? strdup(params->device) : NULL;
     wants->kv_type = params->kv_type ? strdup(params->kv_type) : NULL;
+    wants->chat_template = params->chat_template ? strdup(params->chat_template) : NULL;
     wants->context_length = params->context_length;
     wants->places = params->places;
     wants->n_lora = params->n_lora;
@@ -618,7 +625,7 @@ struct load *model_load(struct model *model, const struct load_params *params, l
     } else if ((model->state == MODEL_READY && !reload) || model->loads) {
         if (!wants_agree(model, params))
             code = sh_fail(&err, SH_ERR_INVALID,
-                           "%s is %s with other settings (device %s, context %u, or where its layers are): reload swaps it",
+                           "%s is %s with other settings (device %s, context %u, its chat template, or where its layers are): reload swaps it",
                            model->id, model->state == MODEL_READY ? "loaded" : "being loaded",
                            model->device ? sh_device_get_info(model->device)->name : "not chosen yet",
                            model->state == MODEL_READY ? model->info.context_length : model->wants.context_length);
@@ -729,7 +736,10 @@ static enum sh_code lock_vocab(struct model *model, struct held_vocab **out, cha
     identity_of(model->path, &wanted); /* a file that is not there fails when it is opened */
     pthread_mutex_lock(&registry.lock);
     if (model->runner) wanted = model->loaded;
-    if (which) *which = NULL;
+    if (which) {
+        const char *wanted_template = model->runner ? model->wants.chat_template : registry.config->chat_template;
+        *which = wanted_template && *wanted_template ? strdup(wanted_template) : NULL;
+    }
     pthread_mutex_unlock(&registry.lock);
 
     pthread_mutex_lock(&model->vocab_lock);
@@ -768,20 +778,25 @@ static enum sh_code hold_chat(struct held_vocab *vocab, const char *which, struc
     return SH_OK;
 }
 
-enum sh_code model_hold_chat(struct model *model, const struct file_identity *identity, const char *which, struct sh_error *err) {
+enum sh_code model_hold_chat(struct model *model, const struct file_identity *identity, const char *which, json_t **view,
+                             struct sh_error *err) {
     struct held_chat *held = NULL;
     struct sh_chat_info info;
+    *view = NULL;
     pthread_mutex_lock(&model->vocab_lock);
     enum sh_code code = hold_chat(held_vocab(model, identity), which, &held, err);
     if (code == SH_OK && held->chat) {
         sh_chat_get_info(held->chat, &info);
         log_write(SH_LOG_NOTICE, model->id, "chat template: %s (%s): %s; tool calls: %s; reasoning: %s", info.name, info.source,
                   info.reason, info.tools, info.reasoning[0] ? info.reasoning : "none");
+        *view = json_pack("{so ss so ss ss}", "template", json_bytes(info.name, strlen(info.name)), "source", info.source, "reason",
+                          json_bytes(info.reason, strlen(info.reason)), "tools", info.tools, "reasoning", info.reasoning);
     } else if (code == SH_OK && which) {
         *err = held->error;
         code = err->code;
     } else if (code == SH_OK) {
         log_write(SH_LOG_WARNING, model->id, "no chats, only completions: %s", held->error.message);
+        *view = json_pack("{ss}", "error", held->error.message);
     }
     pthread_mutex_unlock(&model->vocab_lock);
     return code;

@@ -59,6 +59,7 @@ struct model_view {                                        /* a snapshot; string
     uint32_t n_parts;                /* valid when ready: what is where, the device first */
     struct sh_context_stats context; /* valid when ready */
     json_t *lora; /* when ready: [{path, scale}] */
+    json_t *chat; /* when ready: {template, source, reason, tools, reasoning}, or {error} */
     uint32_t running, queued;
     uint64_t prompt_tokens_total, generated_tokens_total;
 };
@@ -101,6 +102,7 @@ struct load_params {
     const struct lora_want *lora; /* copied */
     uint32_t n_lora;
     bool set_lora; /* also if there are none */
+    const char *chat_template; /* see sh_chat_create; NULL: configured */
     bool reload; /* swap a loaded one after draining */
 };
 struct load *model_load(struct model *model, const struct load_params *params, load_done_fn done, load_progress_fn progress,

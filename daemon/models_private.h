@@ -38,6 +38,7 @@ struct model_wants {         /* how it is to be loaded, or is */
     struct load_places places;
     struct lora_want *lora; /* paths are copies */
     uint32_t n_lora;
+    char *chat_template;    /* NULL: configured */
 };
 
 /* A vocabulary opened alone: it outlives the engine's, so that it may be lent. One of a replaced file stays, for it may be in
@@ -77,6 +78,7 @@ struct model {
     struct sh_model *engine;
     struct runner *runner;
     struct sh_model_info info;
+    json_t *chat; /* see struct model_view */
     uint64_t ready_since_ns;
     uint64_t prompt_tokens, generated_tokens; /* of runners that are gone */
     bool listed;                              /* found by the last scan, or registered by its path */
@@ -109,8 +111,9 @@ void model_forget_vocabs(struct model *model); /* nobody but the registry holds 
 enum sh_code model_hold_vocab(struct model *model, const struct file_identity *identity, struct sh_error *err);
 
 /* Another step: the chat with that template (NULL: the model's own, or a built-in one) is made anew, as a file may have changed. An error
- * unless NULL, which is only logged: such a model serves completions. */
-enum sh_code model_hold_chat(struct model *model, const struct file_identity *identity, const char *which, struct sh_error *err);
+ * unless NULL, which is only logged: such a model serves completions. *view: new reference, as in struct model_view. */
+enum sh_code model_hold_chat(struct model *model, const struct file_identity *identity, const char *which, json_t **view,
+                             struct sh_error *err);
 
 struct model *model_create(const struct found_model *found); /* one reference, the registry's */
 /* A copy in which bytes that are not UTF-8 are '?' (names of files and in files hold any, JSON does not); without memory the old

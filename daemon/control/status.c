@@ -42,6 +42,7 @@ json_t *model_json(struct model *model) {
                       "kv_pages_total", (json_int_t)view.context.pages_total, "load_ms", (double)view.load_ns / 1e6);
         json_object_update(out, loaded);
         if (view.lora) json_object_set(out, "lora", view.lora);
+        if (view.chat) json_object_set(out, "chat", view.chat);
         json_decref(loaded);
     }
     model_view_finish(&view);
