@@ -33,12 +33,27 @@ enum state {
     ARGUMENTS,    /* in arguments that are a JSON object, */
     QUOTED,       /* or a string that holds one */
     CALL_END,     /* behind a call, before its closing marker */
+    PARAM,        /* TAGGED: before a key, */
+    PARAM_KEY,    /* in one, */
+    PARAM_TYPE,   /* in the attributes behind it, */
+    PARAM_OPEN,   /* before the value, */
+    PARAM_STRING, /* in a value that is a string, */
+    PARAM_VALUE,  /* or may be another */
+    WORD,         /* PYTHON, BRACED: in a name up to a bracket */
+    CONVERTED,    /* in arguments of another notation */
+    PYTHON_NEXT,  /* between calls */
+    TAG,          /* behind <|python_tag|> */
+    CODE,         /* in arguments that are code */
+    HEADER,       /* HARMONY: in a header, */
+    MESSAGE,      /* in a message that is content or reasoning, */
+    MESSAGE_CALL, /* before arguments, */
+    BETWEEN,      /* behind a message */
 };
 
 enum step { GO, MORE, BAD };
 enum match { YES, NO, PERHAPS };
 
-enum trigger_kind { ON_THOUGHT, ON_STRAY_CLOSE, ON_SECTION, ON_CALL, ON_NAME, ON_BARE, ON_SILENT };
+enum trigger_kind { ON_THOUGHT, ON_STRAY_CLOSE, ON_SECTION, ON_CALL, ON_NAME, ON_BARE, ON_SILENT, ON_TAG };
 struct trigger {
     const char *text;
     size_t length;
@@ -75,6 +90,12 @@ struct sh_answer {
     uint8_t escape; /* QUOTED: 0 plain, 1 behind a backslash, 2..5 hex digits to come + 1 */
     uint32_t code_point, high;
     bool inner_done;
+    struct sh_literal_reader literal;
+    struct sh_buffer converted; /* what the literal reader has written */
+    struct sh_buffer param;     /* the key of a TAGGED argument */
+    uint32_t types;             /* what it may be */
+    enum sh_answer_kind message;
+    struct sh_buffer header;
     struct sh_buffer name, id, held, scratch; /* held: arguments that came before the name */
 
     struct sh_buffer out;
@@ -208,7 +229,8 @@ static void give_up(struct sh_answer *a) {
     if (a->called && !a->muted) a->n_calls++;
     begin_call(a);
     a->in_section = a->in_array = a->raw = false;
-    a->state = CONTENT;
+    a->state = a->plan->harmony ? MESSAGE : CONTENT;
+    a->message = SH_ANSWER_CONTENT;
     if (raw) add_content(a, a->in.text + a->keep, a->at - a->keep);
     else a->drop_space = a->fresh = a->line_start = true;
     a->keep = a->at;
@@ -383,6 +405,22 @@ static enum step read_quoted(struct sh_answer *a) {
     return MORE;
 }
 
+enum { MAX_HEADER = 512 };
+static const char *const header_begins[] = {"<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", " to=", "assistant"};
+static const char *const message_ends[] = {"<|end|>", "<|call|>", "<|return|>", "<|start|>"};
+
+/* Does a message end here? */
+static enum match match_message_end(const struct sh_answer *a, size_t at) {
+    enum match best = NO;
+    if (a->in.text[at] != '<') return NO;
+    for (size_t i = 0; i < SH_COUNT(message_ends); i++) {
+        const enum match m = match_at(a, at, message_ends[i]);
+        if (m == YES) return YES;
+        if (m == PERHAPS) best = PERHAPS;
+    }
+    return best;
+}
+
 /* ---- calls ---- */
 
 static bool is_text(const struct sh_answer *a, size_t from, size_t to, const char *text) {
@@ -408,6 +446,14 @@ static enum step step_body(struct sh_answer *a) {
         if (m == YES) return GO;
     }
     const char c = a->in.text[a->at];
+    if (form->shape == SH_CALL_PYTHON && c == '[') {
+        begin_call(a);
+        a->in_json = false;
+        a->in_array = true;
+        a->at++;
+        a->state = PYTHON_NEXT;
+        return GO;
+    }
     if (c == '{' || c == '[') {
         if (form->name_key == NULL && form->shape != SH_CALL_KEYED) return BAD;
         a->in_json = true;
@@ -417,15 +463,15 @@ static enum step step_body(struct sh_answer *a) {
         begin_call(a);
         return GO;
     }
-    if (form->shape != SH_CALL_NAMED) return BAD;
+    if (form->shape == SH_CALL_JSON || form->shape == SH_CALL_KEYED) return BAD;
     if (form->name_open != NULL) {
         const enum match m = take(a, form->name_open);
         if (m != YES) return m == NO ? BAD : MORE;
     }
     begin_call(a);
-    a->in_json = false;
+    a->in_json = a->in_array = false;
     a->mark = a->at;
-    a->state = NAME;
+    a->state = form->shape == SH_CALL_PYTHON || form->shape == SH_CALL_BRACED ? WORD : NAME;
     return GO;
 }
 
@@ -574,7 +620,8 @@ static enum step step_name(struct sh_answer *a) {
     for (; a->at < a->in.length; a->at++) {
         if (a->at - a->mark > MAX_NAME) return BAD;
         const enum match id = form->flags & SH_FORM_CALL_ID ? match_at(a, a->at, "[CALL_ID]") : NO;
-        const enum match m = match_at(a, a->at, form->name_close);
+        const char c = a->in.text[a->at];
+        const enum match m = form->name_close != NULL ? match_at(a, a->at, form->name_close) : is_space(c) || c == '<' ? YES : NO;
         if (m == NO && id == NO) continue;
         if (m != YES && id != YES) return MORE;
         const char *text = a->in.text + a->mark;
@@ -587,11 +634,21 @@ static enum step step_name(struct sh_answer *a) {
             if (colon != NULL) length = (size_t)(colon - text);
             if (length > 10 && memcmp(text, "functions.", 10) == 0) text += 10, length -= 10;
         }
+        if ((form->flags & SH_FORM_RECIPIENT) && length == 3 && memcmp(text, "all", 3) == 0) {
+            a->at += strlen(form->name_close);
+            a->raw = false;
+            a->keep = a->at;
+            a->state = CONTENT;
+            a->fresh = a->line_start = true;
+            a->drop_space = false;
+            return GO;
+        }
         if (!set_name(a, text, length)) return BAD;
-        a->at += strlen(m == YES ? form->name_close : "[CALL_ID]");
+        if (id == YES) a->at += strlen("[CALL_ID]");
+        else if (form->name_close != NULL) a->at += strlen(form->name_close);
         a->mark = a->at;
-        a->state = m == YES ? NAMED_BODY : ID;
-        if (m == YES) hand_out(a);
+        a->state = id == YES ? ID : form->shape == SH_CALL_TAGGED ? PARAM : NAMED_BODY;
+        if (id != YES) hand_out(a);
         return GO;
     }
     return MORE;
@@ -612,6 +669,38 @@ static enum step step_id(struct sh_answer *a) {
     return MORE;
 }
 
+/* ---- code ---- */
+
+/* Arguments that are code, not JSON: they become the one string parameter of the function. */
+static void begin_code(struct sh_answer *a) {
+    const struct sh_plan_tool *tool = sh_plan_find_tool(a->plan, a->name.text, a->name.length);
+    const char *param = tool != NULL && tool->n_params == 1 ? tool->params[0].name : "code";
+    a->arguments = true;
+    a->state = CODE;
+    add_arguments(a, "{\"", 2);
+    add_escaped(a, param, strlen(param));
+    add_arguments(a, "\": \"", 4);
+}
+
+/* Up to the next recipient, the end of the message, or the end of the answer. */
+static enum step step_code(struct sh_answer *a) {
+    const struct sh_call_form *form = a->plan->calls;
+    const bool harmony = form->shape == SH_CALL_HARMONY;
+    size_t plain = a->at;
+    enum match m = NO;
+    for (; a->at < a->in.length; a->at++) {
+        if (harmony) m = match_message_end(a, a->at);
+        else if (form->flags & SH_FORM_RECIPIENT) m = match_at(a, a->at, form->call_open);
+        if (m != NO) break;
+    }
+    add_escaped(a, a->in.text + plain, a->at - plain);
+    if (m != YES && !(a->last && a->at == a->in.length)) return MORE;
+    add_arguments(a, "\"}", 2);
+    end_call(a);
+    a->state = harmony ? BETWEEN : CALL_END;
+    return GO;
+}
+
 static enum step step_named_body(struct sh_answer *a) {
     const struct sh_call_form *form = a->plan->calls;
     if (!skip_space(a)) return MORE;
@@ -620,7 +709,11 @@ static enum step step_named_body(struct sh_answer *a) {
         if (m == PERHAPS) return MORE;
         if (m == YES) return GO;
     }
-    if (a->in.text[a->at] != '{') return BAD;
+    if (a->in.text[a->at] != '{') {
+        if (!(form->flags & SH_FORM_RECIPIENT)) return BAD;
+        begin_code(a);
+        return GO;
+    }
     sh_json_begin(&a->json);
     a->arguments = true;
     a->state = ARGUMENTS;
@@ -634,7 +727,7 @@ static enum step arguments_ended(struct sh_answer *a) {
         return GO;
     }
     end_call(a);
-    a->state = CALL_END;
+    a->state = a->plan->calls->shape == SH_CALL_HARMONY ? BETWEEN : CALL_END;
     return GO;
 }
 
@@ -688,6 +781,344 @@ static enum step step_section(struct sh_answer *a) {
     return close == PERHAPS || call == PERHAPS ? MORE : BAD;
 }
 
+/* ---- arguments between tags ---- */
+
+static enum step step_param(struct sh_answer *a) {
+    const struct sh_call_form *form = a->plan->calls;
+    if (!skip_space(a)) return MORE;
+    const char *end = form->body_close != NULL ? form->body_close : form->call_close;
+    const enum match key = match_at(a, a->at, form->key_open), close = match_at(a, a->at, end);
+    if (key == YES) {
+        a->at += strlen(form->key_open);
+        a->mark = a->at;
+        a->state = PARAM_KEY;
+        return GO;
+    }
+    if (close != YES) return key == PERHAPS || close == PERHAPS ? MORE : BAD;
+    if (form->body_close != NULL) a->at += strlen(end);
+    if (a->arguments) add_arguments(a, "}", 1);
+    end_call(a);
+    a->state = CALL_END;
+    return GO;
+}
+
+static enum step step_param_key(struct sh_answer *a) {
+    const struct sh_call_form *form = a->plan->calls;
+    for (; a->at < a->in.length; a->at++) {
+        if (a->at - a->mark > MAX_NAME && (a->in.text[a->at] & 0xc0) != 0x80) return BAD;
+        const enum match m = match_at(a, a->at, form->key_close);
+        if (m == PERHAPS) return MORE;
+        if (m == NO) continue;
+        a->param.length = 0;
+        sh_buffer_add(&a->param, a->in.text + a->mark, a->at - a->mark);
+        a->types = sh_plan_param_types(sh_plan_find_tool(a->plan, a->name.text, a->name.length), a->param.text, a->param.length);
+        a->at += strlen(form->key_close);
+        a->mark = a->at;
+        a->state = form->flags & SH_FORM_TYPED ? PARAM_TYPE : PARAM_OPEN;
+        return GO;
+    }
+    return MORE;
+}
+
+/* string="true" and string="false" say more than the schema. */
+static enum step step_param_type(struct sh_answer *a) {
+    for (; a->at < a->in.length; a->at++) {
+        if (a->at - a->mark > MAX_NAME && (a->in.text[a->at] & 0xc0) != 0x80) return BAD;
+        if (a->in.text[a->at] != '>') continue;
+        const char *text = a->in.text + a->mark;
+        const size_t length = a->at - a->mark;
+        if (memmem(text, length, "string=\"true\"", 13) != NULL) a->types = SH_TYPE_STRING;
+        else if (memmem(text, length, "string=\"false\"", 14) != NULL && a->types == SH_TYPE_STRING) a->types = SH_TYPE_ANY;
+        a->at++;
+        a->state = PARAM_OPEN;
+        return GO;
+    }
+    return MORE;
+}
+
+static enum step step_param_open(struct sh_answer *a) {
+    const struct sh_call_form *form = a->plan->calls;
+    if (form->value_open != NULL) {
+        if (!skip_space(a)) return MORE;
+        const enum match m = take(a, form->value_open);
+        if (m != YES) return m == NO ? BAD : MORE;
+    } else {
+        if (a->at == a->in.length) return MORE;
+        if ((form->flags & SH_FORM_NEWLINES) && a->in.text[a->at] == '\n') a->at++;
+    }
+    add_arguments(a, a->arguments ? ", \"" : "{\"", a->arguments ? 3 : 2);
+    a->arguments = true;
+    add_escaped(a, a->param.text, a->param.length);
+    add_arguments(a, "\": ", 3);
+    a->mark = a->at;
+    a->state = a->types == SH_TYPE_STRING ? PARAM_STRING : PARAM_VALUE;
+    if (a->state == PARAM_STRING) add_arguments(a, "\"", 1);
+    return GO;
+}
+
+static uint32_t type_of_text(const char *text, size_t length) {
+    if (!sh_json_is_value(text, length)) return 0;
+    switch (*text) {
+    case '{': return SH_TYPE_OBJECT;
+    case '[': return SH_TYPE_ARRAY;
+    case '"': return SH_TYPE_STRING;
+    case 't': case 'f': return SH_TYPE_BOOLEAN;
+    case 'n': return SH_TYPE_NULL;
+    default: return SH_TYPE_NUMBER;
+    }
+}
+
+/* A value that need not be a string: JSON of one of its types, or what Python writes for it, or else a string after all. */
+static void add_value(struct sh_answer *a, const char *text, size_t length) {
+    const char *inner = text;
+    size_t n = length;
+    while (n > 0 && is_space(*inner)) inner++, n--;
+    while (n > 0 && is_space(inner[n - 1])) n--;
+    const uint32_t type = type_of_text(inner, n);
+    if (type & a->types) {
+        add_arguments(a, inner, n);
+        return;
+    }
+    a->converted.length = 0;
+    sh_literal_begin(&a->literal, SH_NOTATION_PYTHON, NULL, false, &a->converted);
+    enum sh_read r = n == 0 ? SH_READ_BAD : SH_READ_MORE;
+    size_t i = 0;
+    for (; i < n && r == SH_READ_MORE; i++) r = sh_literal_step(&a->literal, inner[i]);
+    if (r == SH_READ_MORE) r = sh_literal_step(&a->literal, ' ');
+    const bool whole = i == n && (r == SH_READ_DONE || r == SH_READ_BEFORE) && !a->converted.failed;
+    if (whole && (type_of_text(a->converted.text, a->converted.length) & a->types & ~(uint32_t)SH_TYPE_STRING)) {
+        add_arguments(a, a->converted.text, a->converted.length);
+        return;
+    }
+    add_arguments(a, "\"", 1);
+    add_escaped(a, text, length);
+    add_arguments(a, "\"", 1);
+}
+
+/* A string streams, another value waits for its end. A line feed before the end is the form's. */
+static enum step step_param_value(struct sh_answer *a) {
+    const struct sh_call_form *form = a->plan->calls;
+    const size_t plain = a->at, n = strlen(form->value_close);
+    const bool string = a->state == PARAM_STRING;
+    for (; a->at < a->in.length; a->at++) {
+        const char c = a->in.text[a->at];
+        size_t skip = 0;
+        if (c == '\n' && (form->flags & SH_FORM_NEWLINES)) skip = 1;
+        else if (c != form->value_close[0]) continue;
+        const enum match m = match_at(a, a->at + skip, form->value_close);
+        if (m == NO) continue;
+        if (m == PERHAPS) break;
+        if (string) {
+            add_escaped(a, a->in.text + plain, a->at - plain);
+            add_arguments(a, "\"", 1);
+        } else {
+            add_value(a, a->in.text + a->mark, a->at - a->mark);
+        }
+        a->at += skip + n;
+        a->state = PARAM;
+        return GO;
+    }
+    if (string) add_escaped(a, a->in.text + plain, a->at - plain);
+    return MORE;
+}
+
+/* ---- Python's calls, and those in braces ---- */
+
+static bool is_name(char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '.' || c == '-';
+}
+
+static enum step step_word(struct sh_answer *a) {
+    const struct sh_call_form *form = a->plan->calls;
+    const bool braced = form->shape == SH_CALL_BRACED;
+    while (a->at < a->in.length && is_name(a->in.text[a->at]) && a->at - a->mark <= MAX_NAME) a->at++;
+    if (a->at == a->in.length) return MORE;
+    if (a->in.text[a->at] != (braced ? '{' : '(') || !set_name(a, a->in.text + a->mark, a->at - a->mark)) return BAD;
+    hand_out(a);
+    a->arguments = true;
+    a->converted.length = 0;
+    if (!braced) a->at++;
+    sh_literal_begin(&a->literal, braced ? SH_NOTATION_BRACED : SH_NOTATION_PYTHON, form->quote, !braced, &a->converted);
+    a->state = CONVERTED;
+    return GO;
+}
+
+static enum step step_converted(struct sh_answer *a) {
+    enum sh_read r = SH_READ_MORE;
+    while (a->at < a->in.length && r == SH_READ_MORE) {
+        r = sh_literal_step(&a->literal, a->in.text[a->at]);
+        if (r != SH_READ_BAD) a->at++;
+    }
+    add_arguments(a, a->converted.text, a->converted.length);
+    a->converted.length = 0;
+    if (r != SH_READ_DONE) return r == SH_READ_MORE ? MORE : BAD;
+    end_call(a);
+    a->state = a->plan->calls->shape == SH_CALL_PYTHON ? PYTHON_NEXT : CALL_END;
+    return GO;
+}
+
+static enum step step_python_next(struct sh_answer *a) {
+    const struct sh_call_form *form = a->plan->calls;
+    const bool first = a->raw; /* behind the opening bracket */
+    if (!skip_space(a)) return MORE;
+    if (!first) a->keep = a->at;
+    const char c = a->in.text[a->at];
+    if (a->in_array && c == ']' && !first) {
+        a->at++;
+        a->state = CALL_END;
+        return GO;
+    }
+    if (a->in_array && c == '{' && first && form->name_key != NULL) {
+        a->in_json = true;
+        a->state = ITEM;
+        return GO;
+    }
+    if (!first) {
+        if (!a->in_array && !is_name(c)) {
+            a->state = CALL_END;
+            return GO;
+        }
+        if (a->in_array && c != ',') return BAD;
+        a->raw = true;
+        if (c == ',') a->at++;
+        if (!skip_space(a)) return MORE;
+    }
+    if (!is_name(a->in.text[a->at])) return BAD;
+    begin_call(a);
+    a->mark = a->at;
+    a->state = WORD;
+    return GO;
+}
+
+/* Behind <|python_tag|>: a call of a built-in tool, name.call(key=value), or code. */
+static enum step step_tag(struct sh_answer *a) {
+    static const char *const interpreters[] = {"python", "code_interpreter", "ipython"};
+    if (!skip_space(a)) return MORE;
+    begin_call(a);
+    const char c = a->in.text[a->at];
+    if ((c == '{' || c == '[') && a->plan->calls->name_key != NULL) {
+        a->state = BODY;
+        return GO;
+    }
+    size_t end = a->at;
+    while (end < a->in.length && is_name(a->in.text[end]) && a->in.text[end] != '.' && end - a->at <= MAX_NAME) end++;
+    const enum match call = end > a->at ? match_at(a, end, ".call(") : NO;
+    if (call == PERHAPS) return MORE;
+    a->in_json = a->in_array = false;
+    if (call == YES) {
+        sh_buffer_add(&a->name, a->in.text + a->at, end - a->at);
+        a->named = true;
+        hand_out(a);
+        a->arguments = true;
+        a->at = end + strlen(".call(");
+        a->converted.length = 0;
+        sh_literal_begin(&a->literal, SH_NOTATION_PYTHON, NULL, true, &a->converted);
+        a->state = CONVERTED;
+        return GO;
+    }
+    const char *name = interpreters[0];
+    for (size_t i = SH_COUNT(interpreters); i > 0; i--)
+        if (sh_plan_find_tool(a->plan, interpreters[i - 1], strlen(interpreters[i - 1])) != NULL) name = interpreters[i - 1];
+    sh_buffer_add_string(&a->name, name);
+    a->named = true;
+    hand_out(a);
+    begin_code(a);
+    return GO;
+}
+
+/* ---- harmony: <|start|>assistant<|channel|>CHANNEL to=RECIPIENT <|constrain|>json<|message|>TEXT<|end|> ---- */
+
+/* A header is whole: what follows it? */
+static void read_header(struct sh_answer *a) {
+    const char *text = a->header.text;
+    const char *channel = strstr(text, "<|channel|>"), *to = strstr(text, "to=");
+    begin_call(a);
+    a->in_json = a->in_array = false;
+    a->state = MESSAGE;
+    a->message = channel != NULL && strncmp(channel + strlen("<|channel|>"), "analysis", 8) == 0 ? SH_ANSWER_REASONING : SH_ANSWER_CONTENT;
+    if (to == NULL || a->plan->calls == NULL) return;
+    to += 3;
+    size_t length = strcspn(to, " <\n");
+    if (length > 10 && memcmp(to, "functions.", 10) == 0) to += 10, length -= 10;
+    if (!set_name(a, to, length)) return;
+    hand_out(a);
+    a->state = MESSAGE_CALL;
+}
+
+static enum step step_header(struct sh_answer *a) {
+    enum match begins = a->header.length > 0 || a->at > a->mark ? YES : NO;
+    for (size_t i = 0; i < SH_COUNT(header_begins) && begins != YES; i++) {
+        const enum match m = match_at(a, a->mark, header_begins[i]);
+        if (m == YES || (m == PERHAPS && begins == NO)) begins = m;
+    }
+    if (begins == PERHAPS) return MORE;
+    if (begins == NO) return BAD;
+    for (; a->at < a->in.length; a->at++) {
+        if (a->at - a->mark > MAX_HEADER) return BAD;
+        const enum match m = match_at(a, a->at, "<|message|>");
+        if (m == PERHAPS) return MORE;
+        if (m == NO) continue;
+        sh_buffer_add(&a->header, a->in.text + a->mark, a->at - a->mark);
+        a->at += strlen("<|message|>");
+        a->raw = false;
+        if (a->header.failed) return BAD;
+        read_header(a);
+        if (a->plan->keep_reasoning && a->state == MESSAGE && a->message == SH_ANSWER_REASONING)
+            add_content(a, a->in.text + a->mark, a->at - a->mark);
+        a->keep = a->at;
+        return GO;
+    }
+    return MORE;
+}
+
+static enum step step_message(struct sh_answer *a) {
+    const size_t plain = a->at;
+    const bool keep = a->plan->keep_reasoning;
+    enum match m = NO;
+    for (; a->at < a->in.length; a->at++) {
+        m = match_message_end(a, a->at);
+        if (m != NO) break;
+    }
+    if (keep) add_content(a, a->in.text + plain, a->at - plain);
+    else add_text(a, a->message, a->in.text + plain, a->at - plain);
+    a->keep = a->at;
+    if (m != YES) return MORE;
+    if (keep && a->message == SH_ANSWER_REASONING && match_at(a, a->at, "<|end|>") == YES) add_content(a, "<|end|>", 7);
+    a->state = BETWEEN;
+    return GO;
+}
+
+static enum step step_message_call(struct sh_answer *a) {
+    if (!skip_space(a)) return MORE;
+    const enum match m = match_message_end(a, a->at);
+    if (m == PERHAPS) return MORE;
+    if (m == YES) {
+        end_call(a);
+        a->state = BETWEEN;
+    } else if (a->in.text[a->at] == '{') {
+        sh_json_begin(&a->json);
+        a->arguments = true;
+        a->state = ARGUMENTS;
+    } else {
+        begin_code(a);
+    }
+    return GO;
+}
+
+/* Anything but a header here is content. */
+static enum step step_between(struct sh_answer *a) {
+    if (!skip_space(a)) return MORE;
+    a->keep = a->mark = a->at;
+    const enum match m = match_message_end(a, a->at);
+    if (m == PERHAPS) return MORE;
+    for (size_t i = 0; m == YES && i + 1 < SH_COUNT(message_ends); i++) /* <|start|> belongs to the header */
+        if (take(a, message_ends[i]) == YES) return GO;
+    a->raw = true;
+    a->header.length = 0;
+    a->state = HEADER;
+    return GO;
+}
+
 /* ---- content and reasoning ---- */
 
 static void add_trigger(struct sh_answer *a, const char *text, enum trigger_kind kind) {
@@ -708,7 +1139,8 @@ static void set_triggers(struct sh_answer *a) {
     if (calls == NULL) return;
     add_trigger(a, calls->open, ON_SECTION);
     add_trigger(a, calls->call_open, ON_CALL);
-    if (calls->call_open == NULL) add_trigger(a, calls->name_open, ON_NAME);
+    if (calls->call_open == NULL || calls->shape == SH_CALL_TAGGED) add_trigger(a, calls->name_open, ON_NAME);
+    if (calls->flags & SH_FORM_PYTHON_TAG) add_trigger(a, "<|python_tag|>", ON_TAG);
     add_trigger(a, calls->silent, ON_SILENT);
     if (calls->flags & SH_FORM_BARE) {
         if (calls->flags & SH_FORM_FENCE) add_trigger(a, "```json", ON_BARE);
@@ -757,6 +1189,11 @@ static bool pull_trigger(struct sh_answer *a, const struct trigger *t) {
         a->raw = true;
         a->at += t->length;
         a->state = BODY;
+        return true;
+    case ON_TAG:
+        a->raw = true;
+        a->at += t->length;
+        a->state = TAG;
         return true;
     case ON_BARE:
         if (!a->line_start) return false;
@@ -845,7 +1282,11 @@ static enum step step_thought(struct sh_answer *a) {
 }
 
 static bool uses_mark(enum state state) {
-    return state == KEY_TEXT || state == NAME_VALUE || state == ID_VALUE || state == NAME || state == ID;
+    switch (state) {
+    case KEY_TEXT: case NAME_VALUE: case ID_VALUE: case NAME: case ID: case PARAM_KEY: case PARAM_TYPE: case PARAM_VALUE: case WORD: case HEADER:
+        return true;
+    default: return false;
+    }
 }
 
 static enum step step(struct sh_answer *a) {
@@ -883,6 +1324,20 @@ static enum step step(struct sh_answer *a) {
         if (s != GO) return s;
         return arguments_ended(a);
     case CALL_END: return step_call_end(a);
+    case PARAM: return step_param(a);
+    case PARAM_KEY: return step_param_key(a);
+    case PARAM_TYPE: return step_param_type(a);
+    case PARAM_OPEN: return step_param_open(a);
+    case PARAM_STRING: case PARAM_VALUE: return step_param_value(a);
+    case WORD: return step_word(a);
+    case CONVERTED: return step_converted(a);
+    case PYTHON_NEXT: return step_python_next(a);
+    case TAG: return step_tag(a);
+    case CODE: return step_code(a);
+    case HEADER: return step_header(a);
+    case MESSAGE: return step_message(a);
+    case MESSAGE_CALL: return step_message_call(a);
+    case BETWEEN: return step_between(a);
     }
     return BAD;
 }
@@ -901,6 +1356,15 @@ enum sh_code sh_answer_create(const struct sh_chat_prompt *prompt, struct sh_ans
         a->raw = true;
         a->state = BODY;
     }
+    if (a->plan->start == SH_START_HEADER) {
+        a->raw = true;
+        a->state = HEADER;
+        sh_buffer_add_string(&a->header, a->plan->header);
+    }
+    if (a->plan->start == SH_START_MESSAGE) {
+        sh_buffer_add_string(&a->header, a->plan->header);
+        if (!a->header.failed) read_header(a);
+    }
     *out = a;
     return SH_OK;
 }
@@ -912,6 +1376,9 @@ void sh_answer_destroy(struct sh_answer *answer) {
     free(answer->id.text);
     free(answer->held.text);
     free(answer->scratch.text);
+    free(answer->converted.text);
+    free(answer->param.text);
+    free(answer->header.text);
     free(answer->out.text);
     free(answer->pieces);
     free(answer->ranges);
@@ -931,12 +1398,13 @@ enum sh_code sh_answer_push(struct sh_answer *a, const char *text, size_t length
         if (!a->raw && a->state != CONTENT && a->state != THOUGHT) a->keep = a->at;
         if (!uses_mark(a->state)) a->mark = a->at;
         if (s == GO) continue;
-        if (s == MORE && (!last || (a->state == CONTENT || a->state == THOUGHT))) break;
+        if (s == MORE && (!last || a->state == CONTENT || a->state == THOUGHT || a->state == MESSAGE)) break;
         if (s == MORE) a->at = a->in.length; /* a call that was cut off */
         give_up(a);
     }
     if (a->n_pieces > 0) sh_buffer_add(&a->out, "", 1);
-    if (a->failed || a->in.failed || a->out.failed || a->name.failed || a->id.failed || a->held.failed || a->scratch.failed)
+    if (a->failed || a->in.failed || a->out.failed || a->name.failed || a->id.failed || a->held.failed || a->scratch.failed ||
+        a->converted.failed || a->param.failed || a->header.failed)
         return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for an answer of %zu bytes so far", a->in.length);
     /* What was dealt with goes once it is the larger half: each byte moves a bounded number of times. */
     const size_t done = a->keep < a->mark ? a->keep : a->mark;

@@ -130,6 +130,17 @@ static enum sh_code add_tools(struct sh_answer_plan *plan, const json_t *tools, 
     return SH_OK;
 }
 
+static void free_tools(struct sh_answer_plan *plan) {
+    for (uint32_t i = 0; i < plan->n_tools; i++) {
+        for (uint32_t k = 0; k < plan->tools[i].n_params; k++) free(plan->tools[i].params[k].name);
+        free(plan->tools[i].params);
+        free(plan->tools[i].name);
+    }
+    free(plan->tools);
+    plan->tools = NULL;
+    plan->n_tools = 0;
+}
+
 /* ---- where an answer begins ---- */
 
 static bool ends_with(const char *text, size_t length, const char *end) {
@@ -152,6 +163,25 @@ static bool thought_is_open(const struct sh_thought_form *form, const struct sh_
     if (!request->continue_last) return false;
     const char *open = last_of(prompt, length, form->open), *close = last_of(prompt, length, form->close);
     return open != NULL && (close == NULL || close < open);
+}
+
+/* Harmony: the prompt ends in a header, in a message, or behind one. */
+static enum sh_code find_harmony_start(struct sh_answer_plan *plan, const char *prompt, size_t length, struct sh_error *err) {
+    const char *start = last_of(prompt, length, "<|start|>"), *header = prompt + length;
+    size_t header_length = 0;
+    plan->start = SH_START_HEADER;
+    if (start != NULL) {
+        const size_t rest = length - (size_t)(start - prompt);
+        const char *message = memmem(start, rest, "<|message|>", strlen("<|message|>"));
+        const bool ended = message != NULL && memmem(start, rest, "<|end|>", strlen("<|end|>")) != NULL;
+        if (message != NULL && !ended) plan->start = SH_START_MESSAGE;
+        if (!ended) {
+            header = start;
+            header_length = message != NULL ? (size_t)(message - start) : rest;
+        }
+    }
+    plan->header = strndup(header, header_length);
+    return plan->header != NULL ? SH_OK : sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the plan of an answer");
 }
 
 static void find_start(struct sh_answer_plan *plan, const struct sh_chat_request *request, const char *prompt, size_t length) {
@@ -186,7 +216,9 @@ enum sh_code sh_answer_plan_create(const struct sh_format *format, const struct 
         code = add_tools(plan, tools, err);
         if (code != SH_OK) goto fail;
     }
-    if (plan->n_tools > 0 && request->tool_choice != SH_TOOLS_NONE) plan->calls = format->calls;
+    plan->harmony = format->calls->shape == SH_CALL_HARMONY || (format->thought != NULL && format->thought->open == NULL);
+    const bool recipient = (format->calls->flags & SH_FORM_RECIPIENT) && ends_with(prompt, prompt_length, format->calls->call_open);
+    if (recipient || (plan->n_tools > 0 && request->tool_choice != SH_TOOLS_NONE)) plan->calls = format->calls;
     if (request->tool_choice == SH_TOOLS_REQUIRED) {
         if (plan->n_tools == 0) {
             code = sh_fail(err, SH_ERR_INVALID, "tool_choice requires a call, but there are no tools");
@@ -197,7 +229,12 @@ enum sh_code sh_answer_plan_create(const struct sh_format *format, const struct 
             goto fail;
         }
     }
+    if (request->tool_choice == SH_TOOLS_NONE) free_tools(plan); /* a recipient is looked for all the same */
     find_start(plan, request, prompt, prompt_length);
+    if (plan->harmony) {
+        code = find_harmony_start(plan, prompt, prompt_length, err);
+        if (code != SH_OK) goto fail;
+    }
     json_decref(tools);
     *out = plan;
     return SH_OK;
@@ -209,12 +246,7 @@ fail:
 
 void sh_answer_plan_free(struct sh_answer_plan *plan) {
     if (plan == NULL) return;
-    for (uint32_t i = 0; i < plan->n_tools; i++) {
-        for (uint32_t k = 0; k < plan->tools[i].n_params; k++) free(plan->tools[i].params[k].name);
-        free(plan->tools[i].params);
-        free(plan->tools[i].name);
-    }
-    free(plan->tools);
+    free_tools(plan);
     free(plan->header);
     free(plan);
 }

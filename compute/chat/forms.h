@@ -93,7 +93,7 @@ struct sh_plan_tool {
     uint32_t n_params;
 };
 
-enum sh_answer_start { SH_START_CONTENT, SH_START_THOUGHT, SH_START_CALL, SH_START_HEADER };
+enum sh_answer_start { SH_START_CONTENT, SH_START_THOUGHT, SH_START_CALL, SH_START_HEADER, SH_START_MESSAGE };
 
 struct sh_answer_plan {
     const struct sh_call_form *calls;      /* NULL: no calls are looked for */
@@ -101,7 +101,7 @@ struct sh_answer_plan {
     bool keep_reasoning;
     bool harmony;          /* the form of the answer is harmony, whether or not calls are looked for */
     enum sh_answer_start start;
-    char *header;          /* HEADER: what of the header the prompt has already; NUL-terminated */
+    char *header;          /* HEADER, MESSAGE: what of the header the prompt has already; NUL-terminated */
     struct sh_plan_tool *tools;
     uint32_t n_tools;
 };
@@ -145,15 +145,14 @@ void sh_buffer_add_code_point(struct sh_buffer *b, uint32_t code_point);        
 enum sh_notation { SH_NOTATION_PYTHON, SH_NOTATION_BRACED };
 struct sh_literal_reader {
     enum sh_notation notation;
-    const char *quote;       /* BRACED */
-    size_t quote_length;
-    uint8_t closers[SH_VALUE_DEPTH]; /* ']', '}', ')' (a tuple), 'k' (call arguments) */
-    uint16_t depth;
-    uint8_t state, quote_byte, index, digits;
-    bool key, comma, quoted;
-    uint32_t code_point, high; /* high: first half of a surrogate pair */
-    char word[64];
-    uint8_t word_length;
+    const char *quote;               /* BRACED */
+    uint8_t closers[SH_VALUE_DEPTH]; /* what closes each open bracket: '}', ']', ')', or 'k': the ')' of call arguments */
+    uint16_t depth, word_length;
+    uint8_t state, index, digits, base;
+    char quote_byte;                 /* PYTHON: of this string */
+    bool key, comma, triple;
+    uint32_t code_point, high;       /* high: first half of a surrogate pair */
+    char word[256];                  /* a number, a literal or a bare key */
     struct sh_buffer *out;
 };
 /* `arguments`: what follows is the inside of (key=value, ...), up to and with the ')'. */

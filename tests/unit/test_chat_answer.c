@@ -252,10 +252,105 @@ static void test_named(void **state) {
     answer(kimi, "<|tool_calls_section_begin|><|tool_calls_section_end|>x", "C[<|tool_calls_section_begin|><|tool_calls_section_end|>x]");
 }
 
+static void test_tagged(void **state) {
+    (void)state;
+    static const char *const qwen = "<tool_call> <function= <parameter= <think> </think>";
+    answer(qwen, "I look.\n<tool_call>\n<function=get_weather>\n<parameter=city>\nZürich\n\"a\"\n\n</parameter>\n<parameter=days>\n3\n</parameter>\n"
+                 "<parameter=opts>\n{'urgent': True, 'x': (1, None)}\n</parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=now>\n</function>\n"
+                 "</tool_call>",
+           "C[I look.]0:get_weather({\"city\": \"Zürich\\n\\\"a\\\"\\n\", \"days\": 3, \"opts\": {\"urgent\": true, \"x\": [1, null]}})1:now({})");
+    answer(qwen, "<function=get_weather>\n<parameter=note>\nNone\n</parameter>\n<parameter=unit>c</parameter>\n</function>",
+           "0:get_weather({\"note\": null, \"unit\": \"c\"})");
+    answer(qwen, "<tool_call><function=get_weather><parameter=note>12</parameter><parameter=any>12</parameter><parameter=any>x y</parameter>"
+                 "<parameter=days>many</parameter><parameter=city></parameter><parameter=days></parameter></function></tool_call>",
+           "0:get_weather({\"note\": \"12\", \"any\": 12, \"any\": \"x y\", \"days\": \"many\", \"city\": \"\", \"days\": \"\"})");
+    answer(qwen, "<tool_call><function=now><parameter=city>a </para> b</parameter></function></tool_call>", "0:now({\"city\": \"a </para> b\"})");
+    answer(qwen, "<tool_call>\n<function=now", "C[<tool_call>\n<function=now]");
+    answer(qwen, "<tool_call>\n<function=get_weather>\n<parameter=city>\nZü", "0:get_weather({\"city\": \"Zü)");
+    answer("<seed:tool_call> <seed:think>", "<seed:think>Hm</seed:think>\n<seed:tool_call>\n<function=get_weather>\n<parameter=city>Zürich\n</parameter>\n"
+           "<parameter=days>3</parameter>\n</function>\n</seed:tool_call>", "R[Hm]0:get_weather({\"city\": \"Zürich\\n\", \"days\": 3})");
+    static const char *const glm = "<tool_call> <arg_key> <think> </think>";
+    answer(glm, "\n<think></think>\nSo\n<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Zürich</arg_value>\n<arg_key>days</arg_key>\n"
+                "<arg_value>3</arg_value>\n</tool_call>\n<tool_call>now\n</tool_call>", "C[So]0:get_weather({\"city\": \"Zürich\", \"days\": 3})1:now({})");
+    answer(glm, "<tool_call>get_weather<arg_key>city</arg_key><arg_value>x</arg_value></tool_call><tool_call>now</tool_call>",
+           "0:get_weather({\"city\": \"x\"})1:now({})");
+    static const char *const dsml = "｜DSML｜ function_calls>";
+    answer(dsml, "So\n\n<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"get_weather\">\n<｜DSML｜parameter name=\"city\" string=\"true\">3</｜DSML｜parameter>\n"
+                 "<｜DSML｜parameter name=\"any\" string=\"true\">3</｜DSML｜parameter>\n<｜DSML｜parameter name=\"any\" string=\"false\">[3]</｜DSML｜parameter>\n"
+                 "</｜DSML｜invoke>\n<｜DSML｜invoke name=\"now\">\n</｜DSML｜invoke>\n</｜DSML｜function_calls>",
+           "C[So]0:get_weather({\"city\": \"3\", \"any\": \"3\", \"any\": [3]})1:now({})");
+    answer("｜DSML｜", "<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"now\">\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>", "0:now({})");
+    answer("<minimax:tool_call>", "<minimax:tool_call>\n<invoke name=\"get_weather\">\n<parameter name=\"city\">x</parameter>\n</invoke>\n</minimax:tool_call>",
+           "0:get_weather({\"city\": \"x\"})");
+}
+
+static void test_pythonic(void **state) {
+    (void)state;
+    static const char *const lfm2 = "List of tools: ";
+    answer(lfm2, "<|tool_call_start|>[get_weather(city=\"Zür'ich\", days=3, opts={'a': [True, None, -1.5e3, (1,)]}), now()]<|tool_call_end|>Wait.",
+           "0:get_weather({\"city\": \"Zür'ich\", \"days\": 3, \"opts\": {\"a\": [true, null, -1.5e3, [1]]}})1:now({})C[Wait.]");
+    answer(lfm2, "<|tool_call_start|>[get_weather(city='a\\'\\\"\\n\\x41\\u00fc\\ud83d\\ude00\\101\\q\t', note=''\n)]<|tool_call_end|>",
+           "0:get_weather({\"city\": \"a'\\\"\\nAü😀A\\\\q\\t\", \"note\": \"\"})");
+    answer(lfm2, "<|tool_call_start|>[python(code=\"\"\"print(\"a\")\n\"\"\")]<|tool_call_end|>", "0:python({\"code\": \"print(\\\"a\\\")\\n\"})");
+    answer(lfm2, "<|tool_call_start|>[{\"name\": \"now\", \"arguments\": {}}]<|tool_call_end|>", "0:now({})");
+    answer(lfm2, "<|tool_call_start|>[now(]<|tool_call_end|>", "0:now({)C[]<|tool_call_end|>]");
+    answer(lfm2, "<|tool_call_start|>[now(), 7]", "0:now({})C[, 7]]");
+    answer(lfm2, "<|tool_call_start|>none", "C[<|tool_call_start|>none]");
+    answer("<|tool_call_start|> ```python <|thought_start|>",
+           "<|thought_start|>\nHm.\n<|thought_end|>\n<|tool_call_start|>\n```python\nget_weather(city=\"Zürich\",days=3)\nnow()\n```\n<|tool_call_end|>\n",
+           "R[Hm.]0:get_weather({\"city\": \"Zürich\", \"days\": 3})1:now({})");
+    static const char *const gemma = "<|tool_call>call: <|channel>thought";
+    answer(gemma, "<|channel>thought\nHm.\n<channel|><|tool_call>call:get_weather{city:<|\"|>Zü<|\" \"rich<|\"|>,days:3,opts:{a:[true,None,<|\"|><|\"|>],"
+                  "<|\"|>b c<|\"|>:-1}}<tool_call|><|tool_call>call:now{}<tool_call|><|tool_response>",
+           "R[Hm.]0:get_weather({\"city\": \"Zü<|\\\" \\\"rich\", \"days\": 3, \"opts\": {\"a\": [true, null, \"\"], \"b c\": -1}})1:now({})");
+    answer(gemma, "<|tool_call>call:get_weather{unit:celsius}<tool_call|>Done", "0:get_weather({\"unit\": \"celsius\"})C[Done]");
+    static const char *const llama3 = "ipython \"parameters\"";
+    answer(llama3, "<|python_tag|>brave_search.call(query=\"a b\")", "0:brave_search({\"query\": \"a b\"})");
+    answer(llama3, "<|python_tag|>print(\"ü\")\n", "0:python({\"code\": \"print(\\\"ü\\\")\\n\"})");
+    answer(llama3, "<|python_tag|>{\"name\": \"now\", \"parameters\": {}}", "0:now({})");
+}
+
+static void test_functionary(void **state) {
+    (void)state;
+    const struct asked asked = {.template_text = ">>> recipient", .tools = tools, .prompt = "assistant\n\n>>>"};
+    read_answer(&asked, "all\nParis > London.", "C[Paris > London.]");
+    read_answer(&asked, "get_weather\n{\"city\": \"x\"}", "0:get_weather({\"city\": \"x\"})");
+    read_answer(&asked, "all\nI look.\n>>>now\n{}>>>python\nprint(1)\n>>>all\nDone.", "C[I look.]0:now({})1:python({\"code\": \"print(1)\\n\"})C[Done.]");
+    read_answer(&asked, "nobody\nx", "C[nobody\nx]");
+    const struct asked none = {.template_text = ">>> recipient", .prompt = "assistant\n\n>>>"};
+    read_answer(&none, "all\nParis.", "C[Paris.]");
+    read_answer(&none, "now\n{}", "C[now\n{}]");
+}
+
+static void test_harmony(void **state) {
+    (void)state;
+    struct asked asked = {.template_text = "<|channel|> <|message|> analysis", .tools = tools, .prompt = "<|end|><|start|>assistant"};
+    read_answer(&asked, "<|channel|>analysis<|message|>Hm.\n<|end|><|start|>assistant<|channel|>final<|message|>\nParis < London.<|return|>",
+                "R[Hm.\n]C[\nParis < London.]");
+    read_answer(&asked, "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary<|message|>I look.<|end|>"
+                        "<|start|>assistant<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{\"city\": \"Zürich\"}<|call|>",
+                "R[Hm.]C[I look.]0:get_weather({\"city\": \"Zürich\"})");
+    read_answer(&asked, " to=functions.now<|channel|>commentary json<|message|>{}", "0:now({})");
+    read_answer(&asked, "<|channel|>commentary to=functions.now<|message|><|call|>", "0:now({})");
+    read_answer(&asked, "<|channel|>analysis to=python code<|message|>print(1)<|call|>", "0:python({\"code\": \"print(1)\"})");
+    read_answer(&asked, "Paris.", "C[Paris.]");
+    read_answer(&asked, "<|channel|>fin", "C[<|channel|>fin]");
+    read_answer(&asked, "<|channel|>commentary to=functions.now<|message|>{\"a\" 1}<|end|><|start|>assistant<|channel|>final<|message|>x",
+                "0:now({\"a\" )C[1}x]");
+    asked.keep_reasoning = true;
+    read_answer(&asked, "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Paris.",
+                "C[<|channel|>analysis<|message|>Hm.<|end|>Paris.]");
+    asked = (struct asked){.template_text = "<|channel|> <|message|> analysis", .prompt = "<|start|>assistant<|channel|>final<|message|>The", .continue_last = true};
+    read_answer(&asked, " answer<|end|>", "C[ answer]");
+    asked.prompt = "<|start|>assistant";
+    read_answer(&asked, "<|channel|>commentary to=functions.now<|message|>{}", "C[{}]");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_plain),  cmocka_unit_test(test_thinking), cmocka_unit_test(test_hermes), cmocka_unit_test(test_malformed),
-        cmocka_unit_test(test_bare),   cmocka_unit_test(test_arrays),   cmocka_unit_test(test_named),
+        cmocka_unit_test(test_bare),   cmocka_unit_test(test_arrays),   cmocka_unit_test(test_named), cmocka_unit_test(test_tagged),
+        cmocka_unit_test(test_pythonic), cmocka_unit_test(test_functionary), cmocka_unit_test(test_harmony),
     };
     return cmocka_run_group_tests_name("chat_answer", tests, NULL, NULL);
 }
