@@ -203,7 +203,9 @@ SH_API void sh_vocab_close(struct sh_vocab *vocab); /* only for one that sh_voca
 
 enum { SH_TOKENIZE_SPECIAL = 1, /* add BOS/EOS ([CLS]/[SEP]) as the file says */
        SH_TOKENIZE_PARSE = 2 };  /* control tokens written in the text become that token */
-/* On SH_OK *ids is malloc'd (free it), *count its length. `text` may hold any bytes, NUL and invalid UTF-8 too. */
+/* On SH_OK *ids is malloc'd (free it), *count its length. `text` may hold any bytes, NUL and invalid UTF-8 too: of ill-formed bytes
+ * "bpe" and "spm" make the tokens of these bytes, which come back as they were (a byte that the vocabulary has no token for becomes
+ * its unknown token or is left out); "unigram" reads each as U+FFFD; "wpm" leaves them out, as it does U+FFFD. */
 SH_API enum sh_code sh_tokenize(const struct sh_vocab *vocab, const char *text, size_t length, uint32_t flags, int32_t **ids,
                                 size_t *count, struct sh_error *err);
 /* The text of a sequence; *text malloc'd and NUL-terminated (length does not count the NUL). With `special` control

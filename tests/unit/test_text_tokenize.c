@@ -3,6 +3,7 @@
 
 #include "compute/engine.h"
 
+#include <glob.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -193,10 +194,30 @@ static void bundled_texts(void **state) {
     assert_int_equal(wrong, 0);
 }
 
+/* No vocabulary of the reference data is left out here. */
+static void all_are_listed(void **state) {
+    (void)state;
+    char pattern[4096];
+    glob_t found;
+    snprintf(pattern, sizeof pattern, "%s/*.extra.json", TEST_SHARED("tokenizers"));
+    assert_int_equal(glob(pattern, 0, NULL, &found), 0);
+    for (size_t i = 0; i < found.gl_pathc; i++) {
+        const char *name = strrchr(found.gl_pathv[i], '/') + strlen("/ggml-vocab-");
+        bool listed = false;
+        for (size_t k = 0; k < sizeof vocabularies / sizeof *vocabularies; k++) {
+            const size_t n = strlen(vocabularies[k]);
+            listed |= strncmp(name, vocabularies[k], n) == 0 && strcmp(name + n, ".extra.json") == 0;
+        }
+        if (!listed) fail_msg("%s is not tested", found.gl_pathv[i]);
+    }
+    assert_int_equal(found.gl_pathc, sizeof vocabularies / sizeof *vocabularies);
+    globfree(&found);
+}
+
 int main(void) {
     static const char *const without_texts[] = {"baichuan", "mistral-v3", "tok512-noprefix", "gpt-neox",
                                                "gpt-4o",   "unigram-en", "unigram-ja"};
-    struct CMUnitTest tests[2 * sizeof vocabularies / sizeof *vocabularies];
+    struct CMUnitTest tests[2 * sizeof vocabularies / sizeof *vocabularies + 1];
     static char names[2 * sizeof vocabularies / sizeof *vocabularies][64];
     size_t count = 0;
     for (size_t i = 0; i < sizeof vocabularies / sizeof *vocabularies; i++) {
@@ -212,5 +233,6 @@ int main(void) {
         tests[count] = (struct CMUnitTest){names[count], bundled_texts, NULL, NULL, (void *)(uintptr_t)vocabularies[i]};
         count++;
     }
+    tests[count++] = (struct CMUnitTest)cmocka_unit_test(all_are_listed);
     return _cmocka_run_group_tests("text_tokenize", tests, count, NULL, NULL);
 }
