@@ -7,7 +7,7 @@ enum {
     INLINE_SIZE = 24,      /* an expression used more than once is a rule of its own beyond this size */
     MAX_STATES = 1 << 22,  /* raw ones */
     MAX_EDGES = 1 << 22,   /* of places: long rows of optional parts make many */
-    UNROLL = 16,           /* size * times of a counted repeat that is written out */
+    UNROLL = 16,           /* size * times of a counted repeat that is written out; masks know only what is counted, so few are */
 };
 
 /* A raw state, before places are made. */
@@ -291,7 +291,7 @@ static uint32_t build_repeat(struct compiler *c, const struct sh_gr_node *n, uin
         return loop;
     }
     const uint32_t min = nullable ? 0 : n->b; /* items that match nothing count for those that are missing */
-    if ((uint64_t)c->size[n->a] * n->max <= UNROLL) {
+    if (!(c->flags[n->a] & PART) && (uint64_t)c->size[n->a] * n->max <= UNROLL) {
         uint32_t at = next;
         for (uint32_t i = n->max; i-- > 0 && c->failed == SH_OK;) {
             const uint32_t item = build(c, n->a, at, true);
