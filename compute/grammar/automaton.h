@@ -41,7 +41,8 @@ enum sh_gr_plain {
     SH_GR_PLAIN_SOME, /* anyhow */
     SH_GR_PLAIN_NONE, /* no byte that begins one goes on */
     SH_GR_PLAIN_LOOP, /* each leads, maybe among others, to a place from which each leads back to itself */
-    SH_GR_PLAIN_ITEM, /* each, maybe among others, leads out of the rule */
+    SH_GR_PLAIN_ITEM, /* each leads out of the rule and nowhere else, */
+    SH_GR_PLAIN_MIXED, /* or some also elsewhere */
 };
 
 struct sh_gr_place { /* its edges are [first of this one, first of the next) */

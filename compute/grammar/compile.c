@@ -471,19 +471,25 @@ static struct sh_gr_set span_set(uint32_t first, uint32_t last) {
     return set;
 }
 
-/* The target of an edge that takes all these bytes; NONE: no single edge does. */
-static uint32_t edge_over(const struct sh_gr_program *p, uint32_t place, const struct sh_gr_set *bytes) {
+/* The target of an edge that takes all these bytes; NONE: no single edge does. *alone becomes false if others take some of them. */
+static uint32_t edge_over(const struct sh_gr_program *p, uint32_t place, const struct sh_gr_set *bytes, bool *alone) {
+    uint32_t target = NONE;
     for (uint32_t i = p->places[place].edge; i < p->places[place + 1].edge; i++) {
         const struct sh_gr_set *set = &p->sets[p->edges[i].set];
-        bool all = true;
-        for (unsigned w = 0; w < 4; w++) all &= (bytes->words[w] & ~set->words[w]) == 0;
-        if (all) return p->edges[i].target;
+        bool all = true, some = false;
+        for (unsigned w = 0; w < 4; w++) {
+            all &= (bytes->words[w] & ~set->words[w]) == 0;
+            some |= (bytes->words[w] & set->words[w]) != 0;
+        }
+        if (all && target == NONE) target = p->edges[i].target;
+        else if (some) *alone = false;
     }
-    return NONE;
+    return target;
 }
 
-/* Where every plain character leads from the place; NONE: not to one place, or not at all. */
-static uint32_t plain_target(const struct sh_gr_program *p, uint32_t place) {
+/* Where every plain character leads from the place; NONE: not to one place, or not at all. *alone becomes false if some lead elsewhere
+ * too. */
+static uint32_t plain_target(const struct sh_gr_program *p, uint32_t place, bool *alone) {
     static const uint8_t forms[][8] = {/* well-formed UTF-8, first and last of each byte */
         {0xC2, 0xDF, 0x80, 0xBF},
         {0xE0, 0xE0, 0xA0, 0xBF, 0x80, 0xBF}, {0xE1, 0xEC, 0x80, 0xBF, 0x80, 0xBF},
@@ -493,13 +499,13 @@ static uint32_t plain_target(const struct sh_gr_program *p, uint32_t place) {
     struct sh_gr_set ascii = span_set(0x20, 0x7E);
     ascii.words[0] &= ~((uint64_t)1 << '"');
     ascii.words[1] &= ~((uint64_t)1 << ('\\' & 63));
-    const uint32_t target = edge_over(p, place, &ascii);
+    const uint32_t target = edge_over(p, place, &ascii, alone);
     if (target == NONE) return NONE;
     for (uint32_t f = 0; f < SH_COUNT(forms); f++) {
         uint32_t at = place;
         for (uint32_t i = 0; i < 8 && forms[f][i] != 0 && at != NONE; i += 2) {
             const struct sh_gr_set bytes = span_set(forms[f][i], forms[f][i + 1]);
-            at = edge_over(p, at, &bytes);
+            at = edge_over(p, at, &bytes, alone);
         }
         if (at != target) return NONE;
     }
@@ -518,10 +524,11 @@ static void judge_plain(struct sh_gr_program *p, uint32_t place) {
             if (set.words[w] & (ascii.words[w] | high.words[w])) to->plain = SH_GR_PLAIN_SOME;
     }
     if (to->plain == SH_GR_PLAIN_NONE) return;
-    const uint32_t target = plain_target(p, place);
+    bool alone = true, any = true;
+    const uint32_t target = plain_target(p, place, &alone);
     if (target == NONE) return;
-    if (target == 0) to->plain = SH_GR_PLAIN_ITEM;
-    else if (target == place || plain_target(p, target) == target) to->plain = SH_GR_PLAIN_LOOP;
+    if (target == 0) to->plain = alone ? SH_GR_PLAIN_ITEM : SH_GR_PLAIN_MIXED;
+    else if (target == place || plain_target(p, target, &any) == target) to->plain = SH_GR_PLAIN_LOOP;
 }
 
 /* ---- the whole ------------------------------------------------------------------------------------------------------------------ */

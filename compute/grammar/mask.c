@@ -64,13 +64,14 @@ static int plain_reach(struct sh_gr_automaton *a, uint32_t state) {
         const uint8_t plain = p->places[c.place].plain;
         if (plain == SH_GR_PLAIN_LOOP) return SH_GR_SLICES;
         n_plain += plain != SH_GR_PLAIN_NONE;
-        if (plain != SH_GR_PLAIN_ITEM || c.frame == 0) continue;
+        if ((plain != SH_GR_PLAIN_ITEM && plain != SH_GR_PLAIN_MIXED) || c.frame == 0) continue;
         const struct sh_gr_frame f = a->frames[c.frame];
         if (f.back & SH_GR_REPEAT_BIT) {
             const struct sh_gr_loop *l = &p->loops[f.back & ~SH_GR_REPEAT_BIT];
             if (l->item != c.place) continue;
             const uint32_t left = l->max - f.count + 1;
             if (left >= SH_GR_SLICES) return SH_GR_SLICES;
+            if (plain == SH_GR_PLAIN_MIXED) continue;
             reach = left;
             loop = f.back & ~SH_GR_REPEAT_BIT;
             below = f.below;
