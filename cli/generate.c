@@ -86,6 +86,66 @@ static bool add_ids(const struct cli *cli, json_t *request, int *status) {
     return true;
 }
 
+/* A whole file's text; NULL: it has said why. */
+static char *read_file(const char *path, size_t *length) {
+    char *text = NULL;
+    FILE *file = fopen(path, "rb");
+    if (!file) {
+        cli_fail("%s: %s", path, strerror(errno));
+        return NULL;
+    }
+    const bool read = cli_read_all(file, &text, length);
+    fclose(file);
+    return read ? text : NULL;
+}
+
+static bool add_grammar(const struct cli_value *value, json_t *request) {
+    size_t length;
+    char *text = read_file(value->text, &length);
+    json_t *grammar = text ? json_stringn(text, length) : NULL;
+    if (text && !grammar) cli_fail("%s: not UTF-8 text", value->text);
+    free(text);
+    if (grammar) json_object_set_new(request, "grammar", grammar);
+    return grammar != NULL;
+}
+
+static bool add_schema(const struct cli_value *value, json_t *request) {
+    json_error_t at;
+    const bool itself = value->text[strspn(value->text, " \t\n")] == '{';
+    size_t length = strlen(value->text);
+    char *text = itself ? strdup(value->text) : read_file(value->text, &length);
+    if (!text) return false;
+    json_t *schema = json_loadb(text, length, JSON_ALLOW_NUL, &at);
+    free(text);
+    if (schema && json_is_object(schema)) return json_object_set_new(request, "json_schema", schema) == 0;
+    if (schema) cli_fail("--json-schema: found no JSON object, expected a JSON Schema");
+    else cli_fail("--json-schema: %s at line %d, column %d", at.text, at.line, at.column);
+    json_decref(schema);
+    return false;
+}
+
+/* What the continuation is held to. */
+static bool add_constraint(const struct cli *cli, json_t *request, int *status) {
+    static const char *const names[] = {"grammar", "json-schema", "regex", "choice"};
+    const char *given = NULL;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const struct cli_value *value = cli_value(&cli->line, names[i]);
+        if (!value->set && !value->n_texts) continue;
+        if (given) {
+            *status = cli_usage_error(cli, "found both --%s and --%s, expected at most one of them", given, names[i]);
+            return false;
+        }
+        given = names[i];
+    }
+    const struct cli_value *grammar = cli_value(&cli->line, "grammar"), *schema = cli_value(&cli->line, "json-schema");
+    const struct cli_value *regex = cli_value(&cli->line, "regex");
+    if (regex->set) json_object_set_new(request, "regex", cli_json_text(regex->text, strlen(regex->text)));
+    add_texts(cli_value(&cli->line, "choice"), request, "choices");
+    const bool read = (!grammar->set || add_grammar(grammar, request)) && (!schema->set || add_schema(schema, request));
+    if (!read) *status = EXIT_FAILED;
+    return read;
+}
+
 /* The request without model and prompt; NULL: *status is the exit status. */
 static json_t *build_request(const struct cli *cli, int *status) {
     json_t *request = json_object(), *bias = json_array();
@@ -101,7 +161,7 @@ static json_t *build_request(const struct cli *cli, int *status) {
                 cli_usage_error(cli, "--logit-bias: found \"%s\", expected ID=BIAS, a token id and a number", biases->texts[i]);
     if (biases->n_texts) json_object_set(request, "logit_bias", bias);
     json_decref(bias);
-    if (*status == EXIT_DONE && add_ids(cli, request, status)) return request;
+    if (*status == EXIT_DONE && add_ids(cli, request, status) && add_constraint(cli, request, status)) return request;
     json_decref(request);
     return NULL;
 }

@@ -3,6 +3,7 @@
 
 #include "compute/base.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 json_t *json_bytes(const char *text, size_t length) {
@@ -19,6 +20,25 @@ json_t *json_bytes(const char *text, size_t length) {
     string = clean ? json_stringn(clean, n) : NULL;
     free(clean);
     return string;
+}
+
+/* The digits that bring back all numbers of a value. */
+static size_t digits_of(const json_t *value) {
+    size_t digits = 15, index;
+    json_t *item;
+    const char *key;
+    if (json_is_real(value)) {
+        char text[40];
+        snprintf(text, sizeof text, "%.15g", json_real_value(value));
+        return strtod(text, NULL) == json_real_value(value) ? 15 : 17;
+    }
+    json_array_foreach(value, index, item) digits = digits == 17 ? 17 : digits_of(item);
+    json_object_foreach((json_t *)value, key, item) digits = digits == 17 ? 17 : digits_of(item);
+    return digits;
+}
+
+char *json_exact(const json_t *value) {
+    return json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(digits_of(value)));
 }
 
 void text_clean(char *text) {

@@ -10,6 +10,9 @@
 
 /* A JSON string of any bytes: each that is not UTF-8 becomes U+FFFD. New reference; NULL: no memory. */
 json_t *json_bytes(const char *text, size_t length);
+/* A value as JSON text, members in their order, numbers with as many digits as bring them back (0.1 stays 0.1); malloc'd and
+ * NUL-terminated. NULL: no memory. */
+char *json_exact(const json_t *value);
 /* Replaces each byte that is not UTF-8 by '?', in place. */
 void text_clean(char *text);
 /* Levenshtein distance of two names in bytes. b shorter than TEXT_DISTANCE_MAX, else UINT32_MAX. */

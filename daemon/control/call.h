@@ -53,12 +53,12 @@ bool call_can_write(const struct call *call); /* false: the client reads too slo
 void call_park(struct call *call);
 
 /* A call's parameters, described: unknown names, wrong types and missing ones are answered with InvalidParameter. */
-enum field_type { FIELD_STRING /* without NULs */, FIELD_TEXT /* any */, FIELD_BOOL, FIELD_INT, FIELD_FLOAT, FIELD_ARRAY };
+enum field_type { FIELD_STRING /* without NULs */, FIELD_TEXT /* any */, FIELD_BOOL, FIELD_INT, FIELD_FLOAT, FIELD_ARRAY, FIELD_OBJECT };
 struct field {
     const char *name;
     enum field_type type;
     size_t
-        offset; /* of const char *, json_t *, bool, int64_t, double, json_t * (by type) in the struct; absent, null: left alone */
+        offset; /* of const char *, json_t *, bool, int64_t, double, json_t *, json_t * (by type) in the struct; absent, null: left alone */
     bool required;
     double min, max; /* of numbers */
 };

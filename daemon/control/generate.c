@@ -19,10 +19,17 @@
 struct input { /* parameters as they came; JSON is lent by the call */
     const char *model;
     json_t *prompt, *prompt_tokens, *logit_bias, *stop, *stop_token_ids, *bad_words, *dry_sequence_breakers;
+    json_t *grammar, *json_schema, *regex, *choices; /* at most one of them */
     bool add_special, parse_special, ignore_eos, special;
     int64_t max_tokens, n, top_k, repeat_last_n, seed, logprobs, dry_allowed_length, dry_penalty_last_n, mirostat, min_tokens;
     double temperature, top_p, min_p, repeat_penalty, frequency_penalty, presence_penalty, timeout_seconds;
     double top_n_sigma, typical_p, xtc_probability, xtc_threshold, dry_multiplier, dry_base, mirostat_tau, mirostat_eta;
+};
+
+struct constraint { /* the parameter that says what the text is held to; name NULL: none */
+    const char *name;
+    json_t *value; /* lent by the call */
+    enum sh_grammar_kind kind;
 };
 
 struct collected { /* of one choice */
@@ -34,6 +41,7 @@ struct collected { /* of one choice */
 
 struct generate_state {
     struct input in;
+    struct constraint constraint;
     uint64_t started_ns, deadline_ns;
     pthread_t caller;
     struct call *call;
@@ -44,11 +52,13 @@ struct generate_state {
     struct model *model;
     struct collected *choices; /* [n] */
 
-    struct work work; /* makes the next three of model and prompt */
+    struct work work; /* makes the next four of model, prompt and what the text is held to */
     const struct sh_vocab *vocab;
+    struct sh_grammar *grammar; /* NULL: none */
     int32_t *ids; /* NULL: text_err, or the prompt came as tokens */
     size_t n_ids;
     struct sh_error text_err; /* code SH_OK: none */
+    const char *wrong;        /* the parameter that text_err is about, if it is about one */
     bool text_begun;          /* main's */
     atomic_bool text_done;    /* the above is there */
 
@@ -63,6 +73,7 @@ struct generate_state {
 static void free_generate(struct call *call) {
     struct generate_state *state = call->state;
     load_release(state->load);
+    sh_grammar_unref(state->grammar); /* before the model, whose vocabulary it needs */
     model_unref(state->model);
     model_unref(state->loaded);
     for (int64_t i = 0; state->choices && i < state->in.n; i++) {
@@ -117,6 +128,10 @@ static const struct field fields[] = {
     {"min_tokens", FIELD_INT, AT(min_tokens), false, 0, INT32_MAX},
     {"stop_token_ids", FIELD_ARRAY, AT(stop_token_ids), false, 0, 0},
     {"bad_words", FIELD_ARRAY, AT(bad_words), false, 0, 0},
+    {"grammar", FIELD_TEXT, AT(grammar), false, 0, 0},
+    {"json_schema", FIELD_OBJECT, AT(json_schema), false, 0, 0},
+    {"regex", FIELD_TEXT, AT(regex), false, 0, 0},
+    {"choices", FIELD_ARRAY, AT(choices), false, 0, 0},
 };
 
 static struct sh_logit_bias *read_bias(struct call *call, json_t *array, uint32_t *count) {
@@ -287,6 +302,38 @@ static void load_done(void *user, enum sh_code code, struct model *model, const 
     call_unref(call); /* the registry's */
 }
 
+/* False: there are two, answered. */
+static bool find_constraint(struct call *call, const struct input *in, struct constraint *out) {
+    const struct constraint all[] = {{"grammar", in->grammar, SH_GRAMMAR_GBNF},
+                                     {"json_schema", in->json_schema, SH_GRAMMAR_SCHEMA},
+                                     {"regex", in->regex, SH_GRAMMAR_REGEX},
+                                     {"choices", in->choices, SH_GRAMMAR_CHOICE}};
+    *out = (struct constraint){0};
+    for (size_t i = 0; i < SH_COUNT(all); i++) {
+        if (!all[i].value) continue;
+        if (out->name) {
+            call_invalid_parameter(call, all[i].name, "%s, %s: at most one of the two may be given", out->name, all[i].name);
+            return false;
+        }
+        *out = all[i];
+    }
+    return true;
+}
+
+static enum sh_code compile(struct generate_state *state) {
+    const struct constraint c = state->constraint;
+    if (!c.name) return SH_OK;
+    const bool plain = json_is_string(c.value);
+    char *text = plain ? NULL : json_exact(c.value);
+    if (!plain && !text) return sh_fail(&state->text_err, SH_ERR_NO_MEMORY, "no memory for %s", c.name);
+    enum sh_code code = plain ? sh_grammar_create(state->vocab, c.kind, json_string_value(c.value), json_string_length(c.value),
+                                                  &state->grammar, &state->text_err)
+                              : sh_grammar_create(state->vocab, c.kind, text, strlen(text), &state->grammar, &state->text_err);
+    free(text);
+    if (code == SH_ERR_INVALID || code == SH_ERR_UNSUPPORTED || code == SH_ERR_LIMIT) state->wrong = c.name;
+    return code;
+}
+
 static void run_text(struct work *work) {
     struct generate_state *state = (struct generate_state *)((char *)work - offsetof(struct generate_state, work));
     uint32_t flags = (state->in.add_special ? SH_TOKENIZE_SPECIAL : 0u) | (state->in.parse_special ? SH_TOKENIZE_PARSE : 0u);
@@ -295,6 +342,7 @@ static void run_text(struct work *work) {
         state->text_err.code =
             sh_tokenize(state->vocab, json_string_value(state->in.prompt), json_string_length(state->in.prompt), flags,
                         &state->ids, &state->n_ids, &state->text_err);
+    if (state->text_err.code == SH_OK) state->text_err.code = compile(state);
 }
 
 static void text_done(struct work *work, bool ran) {
@@ -320,6 +368,10 @@ static void submit(struct call *call) {
     struct generate_state *state = call->state;
     struct input *in = &state->in;
     struct sh_error err;
+    if (state->wrong) {
+        call_invalid_parameter(call, state->wrong, "%s: %s", state->wrong, state->text_err.message);
+        return;
+    }
     if (state->text_err.code) {
         call_error(call, "TokenizeFailed",
                    json_pack("{ss ss ss}", "model", in->model, "code", sh_code_name(state->text_err.code), "message",
@@ -376,6 +428,7 @@ static void submit(struct call *call) {
             .n_dry_breakers = usual ? SH_COUNT(usual_breakers) : n_breakers,
             .ignore_eos = in->ignore_eos,
             .special = in->special,
+            .grammar = state->grammar,
             .logprobs = in->logprobs >= 0,
             .n_top = in->logprobs > 0 ? (uint32_t)in->logprobs : 0,
             .deadline_ns = state->deadline_ns,
@@ -469,8 +522,9 @@ void method_generate(struct call *call) {
         call_invalid_parameter(call, "mirostat", "mirostat: found 1, expected 0 (off) or 2");
         return;
     }
+    struct constraint constraint;
     struct model *model;
-    if (!call_model(call, in.model, &model)) return;
+    if (!find_constraint(call, &in, &constraint) || !call_model(call, in.model, &model)) return;
     struct generate_state *state = sh_calloc(1, sizeof *state);
     struct collected *choices = sh_calloc((uint64_t)in.n, sizeof *choices);
     if (!state || !choices) {
@@ -484,6 +538,7 @@ void method_generate(struct call *call) {
     for (int64_t i = 0; i < in.n; i++) choices[i].tokens = json_array();
     pthread_mutex_init(&state->lock, NULL);
     state->in = in;
+    state->constraint = constraint;
     state->model = model;
     state->choices = choices;
     state->work =

@@ -67,6 +67,7 @@ static const char *type_name(enum field_type type) {
     case FIELD_INT: return "a whole number";
     case FIELD_FLOAT: return "a number";
     case FIELD_ARRAY: return "an array";
+    case FIELD_OBJECT: return "an object";
     }
     return "";
 }
@@ -81,7 +82,10 @@ static bool read_field(struct call *call, const struct field *field, json_t *val
         break;
     case FIELD_TEXT:
     case FIELD_ARRAY:
-        right = field->type == FIELD_TEXT ? json_is_string(value) : json_is_array(value);
+    case FIELD_OBJECT:
+        right = field->type == FIELD_TEXT    ? json_is_string(value)
+                : field->type == FIELD_ARRAY ? json_is_array(value)
+                                             : json_is_object(value);
         if (right) *(json_t **)(out + field->offset) = value;
         break;
     case FIELD_BOOL:

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 
 static bool prepare(struct api_job *job, struct api_error *err) {
-    if (!api_prompts_ids(job, "prompt", err)) return false;
+    if (!api_constraint_compile(job, &job->grammar, err) || !api_prompts_ids(job, "prompt", err)) return false;
     for (uint32_t p = 0; p < job->n_parts && job->q.echo; p++) {
         struct api_part *part = &job->parts[p];
         struct api_prompt *prompt = &job->q.prompts[p];

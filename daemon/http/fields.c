@@ -2,6 +2,7 @@
 #include "daemon/http/fields.h"
 
 #include "compute/base.h"
+#include "daemon/text.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -130,23 +131,7 @@ bool api_copy_ids(const json_t *array, const char *param, int32_t **out, uint32_
     return true;
 }
 
-/* The digits that bring back all numbers of a value: 15 where they do (0.1 stays 0.1), else 17. */
-static size_t digits_of(const json_t *value) {
-    size_t digits = 15, index;
-    json_t *item;
-    const char *key;
-    if (json_is_real(value)) {
-        char text[40];
-        snprintf(text, sizeof(text), "%.15g", json_real_value(value));
-        return strtod(text, NULL) == json_real_value(value) ? 15 : 17;
-    }
-    if (json_is_array(value)) json_array_foreach(value, index, item) digits = digits == 17 ? 17 : digits_of(item);
-    else
-        json_object_foreach((json_t *)value, key, item) digits = digits == 17 ? 17 : digits_of(item);
-    return digits;
-}
-
 bool api_copy_json(const json_t *value, char **out, struct api_error *err) {
-    *out = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(digits_of(value)));
+    *out = json_exact(value);
     return *out || api_no_memory(err);
 }

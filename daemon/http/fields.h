@@ -26,7 +26,15 @@ bool api_get_number(const json_t *body, const char *name, double min, double max
 bool api_copy_string(const json_t *value, const char *param, char **out, struct api_error *err);
 bool api_copy_text(const json_t *value, const char *param, char **out, size_t *length, struct api_error *err);
 bool api_copy_ids(const json_t *array, const char *param, int32_t **out, uint32_t *count, struct api_error *err);
-/* A value as JSON text, members in their order, numbers with as many digits as bring them back; malloc'd and NUL-terminated. */
+/* A value as JSON text (json_exact); malloc'd and NUL-terminated. */
 bool api_copy_json(const json_t *value, char **out, struct api_error *err);
+
+/* ---- the parts of api_request_parse that are in files of their own ---- */
+
+/* params_constraint.c: into out->constraint. Before api_chat_parse. */
+bool api_constraint_parse(const json_t *body, struct api_request *out, struct api_error *err);
+/* params_chat.c: into out->chat. */
+bool api_chat_parse(const json_t *body, struct api_request *out, struct api_error *err);
+void api_chat_finish(struct api_chat *chat);
 
 #endif

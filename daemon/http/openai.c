@@ -61,6 +61,28 @@ bool api_prompts_ids(struct api_job *job, const char *param, struct api_error *e
     return true;
 }
 
+bool api_constraint_compile(struct api_job *job, struct sh_grammar **out, struct api_error *err) {
+    const struct api_constraint *c = &job->q.constraint;
+    static const char *const codes[][3] = {
+        [SH_GRAMMAR_GBNF] = {"invalid_grammar", "unsupported_grammar", "grammar_too_complex"},
+        [SH_GRAMMAR_SCHEMA] = {"invalid_schema", "unsupported_schema", "schema_too_complex"},
+        [SH_GRAMMAR_OBJECT] = {"invalid_schema", "unsupported_schema", "schema_too_complex"},
+        [SH_GRAMMAR_REGEX] = {"invalid_regex", "unsupported_regex", "regex_too_complex"},
+        [SH_GRAMMAR_CHOICE] = {"invalid_choice", "unsupported_choice", "choice_too_complex"},
+    };
+    struct sh_error why;
+    *out = NULL;
+    if (c->kind == SH_GRAMMAR_NONE) return true;
+    enum sh_code code = sh_grammar_create(job->vocab, c->kind, c->text, c->length, out, &why);
+    switch (code) {
+    case SH_OK: return true;
+    case SH_ERR_INVALID: return api_fail(err, 400, codes[c->kind][0], c->field, "%s: %s", c->field, why.message);
+    case SH_ERR_UNSUPPORTED: return api_fail(err, 400, codes[c->kind][1], c->field, "%s: %s", c->field, why.message);
+    case SH_ERR_LIMIT: return api_fail(err, 400, codes[c->kind][2], c->field, "%s: %s", c->field, why.message);
+    default: return api_fail_code(err, code, c->field, why.message);
+    }
+}
+
 /* The field that a request's texts come in. */
 static const char *text_field(const struct api_job *job) {
     switch (job->q.kind) {
@@ -81,11 +103,16 @@ static json_t *envelope(const struct api_job *job, const char *object, json_t *c
 
 static json_t *usage_json(const struct api_job *job) {
     json_int_t prompt = job->usage.prompt_tokens, completion = job->usage.completion_tokens;
-    return json_pack("{s:I,s:I,s:I,s:{s:I}}", "prompt_tokens", prompt, "completion_tokens", completion, "total_tokens",
-                     prompt + completion, "prompt_tokens_details", "cached_tokens", (json_int_t)job->usage.cached_tokens);
+    json_t *usage =
+        json_pack("{s:I,s:I,s:I,s:{s:I}}", "prompt_tokens", prompt, "completion_tokens", completion, "total_tokens",
+                  prompt + completion, "prompt_tokens_details", "cached_tokens", (json_int_t)job->usage.cached_tokens);
+    if (job->counts_reasoning)
+        json_object_set_new(usage, "completion_tokens_details",
+                            json_pack("{s:I}", "reasoning_tokens", (json_int_t)job->reasoning_tokens));
+    return usage;
 }
 
-static bool append(char **text, size_t *length, size_t *capacity, const char *more, size_t n) {
+bool api_append(char **text, size_t *length, size_t *capacity, const char *more, size_t n) {
     if (*length + n + 1 > *capacity) {
         size_t wanted = (size_t)sh_max_u64(*capacity * 2, sh_align_up(*length + n + 1, 256));
         char *grown = realloc(*text, wanted);
@@ -104,7 +131,7 @@ static void fail_memory(struct api_job *job) {
 }
 
 static void send_line(struct api_job *job, const char *line) {
-    if (!append(&job->out, &job->out_length, &job->out_capacity, line, strlen(line)))
+    if (!api_append(&job->out, &job->out_length, &job->out_capacity, line, strlen(line)))
         job->overrun = true; /* what is missing in between cannot be said any more: break off */
 }
 
@@ -121,12 +148,16 @@ static void send_event(struct api_job *job, json_t *event) {
     json_decref(event);
 }
 
-static void send_piece(struct api_job *job, struct api_part *part, struct api_choice *choice, const struct api_piece *piece) {
-    json_t *event = envelope(job, job->family->chunk_object, json_pack("[o]", job->family->chunk(job, part, choice, piece)));
-    if (piece->first && job->q.kind == API_CHAT && job->q.return_token_ids)
+void api_send_choice(struct api_job *job, struct api_part *part, json_t *choice, bool first) {
+    json_t *event = envelope(job, job->family->chunk_object, json_pack("[o]", choice));
+    if (first && job->q.kind == API_CHAT && job->q.return_token_ids)
         json_object_set_new(event, "prompt_token_ids", api_ids_json(part->ids, part->n_ids));
     if (job->q.include_usage) json_object_set_new(event, "usage", json_null());
     send_event(job, event);
+}
+
+static void send_piece(struct api_job *job, struct api_part *part, struct api_choice *choice, const struct api_piece *piece) {
+    api_send_choice(job, part, job->family->chunk(job, part, choice, piece), piece->first);
 }
 
 static void begin_choice(struct api_job *job, struct api_part *part, struct api_choice *choice) {
@@ -139,45 +170,51 @@ static void begin_choice(struct api_job *job, struct api_part *part, struct api_
         const struct api_piece piece = {.text = text, .length = length, .logprobs = part->echo_logprobs, .first = true};
         if (length || job->q.kind == API_CHAT || job->q.return_token_ids) send_piece(job, part, choice, &piece);
     } else {
-        if (!append(&choice->text, &choice->length, &choice->capacity, text, length)) fail_memory(job);
+        if (!api_append(&choice->text, &choice->length, &choice->capacity, text, length)) fail_memory(job);
         choice->logprobs = part->echo_logprobs ? json_deep_copy(part->echo_logprobs) : NULL;
     }
 }
 
 /* ---- events ---- */
 
+/* More of a choice. A stream's log-probs and ids are the piece's, those of a whole answer the choice's. */
+static void take(struct api_job *job, struct api_part *part, struct api_choice *choice, const struct api_piece *piece) {
+    if (job->family->take) {
+        job->family->take(job, part, choice, piece);
+    } else if (job->q.stream) {
+        if (piece->length || piece->token_ids || piece->logprobs || piece->finish) send_piece(job, part, choice, piece);
+    } else if (!api_append(&choice->text, &choice->length, &choice->capacity, piece->text, piece->length)) {
+        fail_memory(job);
+    }
+}
+
 static void on_token(struct api_job *job, struct api_part *part, struct api_choice *choice, const struct gen_event *event) {
     size_t length;
-    json_t *ids = NULL, *logprobs = NULL, **to = job->q.stream ? &logprobs : &choice->logprobs;
+    json_t *ids = NULL, *logprobs = NULL;
     if (job->drop_tokens) return;
+    json_t **to = job->q.stream ? &logprobs : &choice->logprobs, **list = job->q.stream ? &ids : &choice->token_ids;
     if (job->q.logprobs && event->logprob) job->family->add_logprob(job, to, event->token, event->logprob, choice->chars);
-    const char *piece = sh_vocab_piece(job->vocab, event->token, job->q.special, &length);
-    choice->chars += count_chars(piece, length);
-    if (job->q.stream) {
-        ids = job->q.return_token_ids ? api_ids_json(&event->token, 1) : NULL;
-        const struct api_piece add = {.text = event->text, .length = event->text_length, .token_ids = ids, .logprobs = logprobs};
-        if (add.length || ids || logprobs) send_piece(job, part, choice, &add);
-        json_decref(ids);
-        json_decref(logprobs);
-        return;
-    }
-    if (!append(&choice->text, &choice->length, &choice->capacity, event->text, event->text_length)) fail_memory(job);
-    if (job->q.return_token_ids && !choice->token_ids) choice->token_ids = json_array();
-    if (job->q.return_token_ids) json_array_append_new(choice->token_ids, json_integer(event->token));
+    const char *name = sh_vocab_piece(job->vocab, event->token, job->q.special, &length);
+    choice->chars += count_chars(name, length);
+    if (job->q.return_token_ids && !*list) *list = json_array();
+    if (job->q.return_token_ids) json_array_append_new(*list, json_integer(event->token));
+    const struct api_piece piece = {
+        .text = event->text, .length = event->text_length, .token_ids = ids, .logprobs = logprobs, .token = true};
+    take(job, part, choice, &piece);
+    json_decref(ids);
+    json_decref(logprobs);
 }
 
 static void on_choice(struct api_job *job, struct api_part *part, struct api_choice *choice, const struct gen_event *event) {
     choice->finish = job->drop_tokens ? GEN_LENGTH : event->finish;
     choice->finished = true;
     if (event->finish != GEN_STOP && event->finish != GEN_LENGTH) return; /* END tells why */
-    const char *text = job->drop_tokens || !event->text ? "" : event->text;
-    size_t length = job->drop_tokens ? 0 : event->text_length;
-    if (job->q.stream) {
-        const struct api_piece piece = {.text = text, .length = length, .finish = gen_finish_name(choice->finish)};
-        send_piece(job, part, choice, &piece);
-    } else if (!append(&choice->text, &choice->length, &choice->capacity, text, length)) {
-        fail_memory(job);
+    struct api_piece piece = {.text = "", .finish = gen_finish_name(choice->finish)};
+    if (!job->drop_tokens && event->text) {
+        piece.text = event->text;
+        piece.length = event->text_length;
     }
+    take(job, part, choice, &piece);
 }
 
 static void on_end(struct api_job *job, struct api_part *part, const struct gen_event *event) {
@@ -190,7 +227,10 @@ static void on_end(struct api_job *job, struct api_part *part, const struct gen_
     job->usage.cached_tokens += usage.cached_tokens;
     if (job->error.status) return;
     const char *why = event->error.message;
-    if (event->finish == GEN_FAILED) {
+    const bool stuck = job->grammar && (event->error.code == SH_ERR_LIMIT || event->error.code == SH_ERR_UNSUPPORTED);
+    if (event->finish == GEN_FAILED && stuck) {
+        api_fail(&job->error, 400, "grammar_failed", job->q.constraint.field ? job->q.constraint.field : "tools", "%s", why);
+    } else if (event->finish == GEN_FAILED) {
         api_fail_code(&job->error, event->error.code, NULL, why);
     } else if (event->finish == GEN_CANCELLED) {
         job->overrun = strcmp(why, "slow reader") == 0;
@@ -259,6 +299,9 @@ static enum sh_code submit(struct api_job *job, struct api_part *part, struct sh
         .n_dry_breakers = q->n_dry_breakers,
         .ignore_eos = q->ignore_eos,
         .special = q->special,
+        .shown = job->chat_info.shown,
+        .n_shown = job->chat_info.n_shown,
+        .grammar = job->grammar,
         .logprobs = q->logprobs,
         .n_top = q->n_top,
         .echo_logprobs = q->echo && q->logprobs,
@@ -466,12 +509,11 @@ static bool check_tokens(struct api_job *job) {
 }
 
 static bool merge_stops(struct api_job *job) {
-    struct sh_chat_info info = {0};
-    if (job->chat && !job->q.ignore_eos) sh_chat_get_info(job->chat, &info);
-    const char **all = sh_calloc((uint64_t)info.n_stops + job->q.n_stops + 1, sizeof(*all));
+    const uint32_t n_own = job->q.ignore_eos ? 0 : job->chat_info.n_stops;
+    const char **all = sh_calloc((uint64_t)n_own + job->q.n_stops + 1, sizeof(*all));
     if (!all) return false;
     for (uint32_t i = 0; i < job->q.n_stops; i++) all[job->n_stops++] = job->q.stops[i];
-    for (uint32_t i = 0; i < info.n_stops; i++) all[job->n_stops++] = info.stops[i];
+    for (uint32_t i = 0; i < n_own; i++) all[job->n_stops++] = job->chat_info.stops[i];
     job->stops = all;
     return true;
 }
@@ -484,21 +526,16 @@ static void prepare(struct api_job *job) {
         api_fail(&job->error, 500, "no_vocabulary", "model", "%s", why.message);
         return;
     }
-    if (job->q.kind == API_CHAT && (code = model_get_chat(job->ready, &job->chat, &why)) != SH_OK) {
-        if (code == SH_ERR_NO_MEMORY) api_fail_code(&job->error, code, "model", why.message);
-        else api_fail(&job->error, 400, "chat_template", "model", "%s", why.message); /* the model can be asked for completions */
-        return;
-    }
     job->n_parts = job->q.kind == API_CHAT ? 1 : job->q.n_prompts;
     job->n_generations = job->q.kind == API_EMBEDDINGS ? 1 : job->n_parts;
     job->parts = sh_calloc(job->n_parts, sizeof(*job->parts));
-    bool memory = job->parts && describe_model(job) && merge_stops(job);
+    bool memory = job->parts && describe_model(job);
     for (uint32_t p = 0; memory && p < job->n_parts; p++) {
         memory = (job->parts[p].choices = sh_calloc(job->q.n, sizeof(*job->parts[p].choices))) != NULL;
         for (uint32_t c = 0; memory && c < job->q.n; c++) job->parts[p].choices[c].index = p * job->q.n + c;
     }
     if (!memory) fail_memory(job);
-    else if (job->family->prepare(job, &job->error)) check_tokens(job);
+    else if (job->family->prepare(job, &job->error) && check_tokens(job) && !merge_stops(job)) fail_memory(job);
 }
 
 static void run_work(struct work *work) { prepare((struct api_job *)((char *)work - offsetof(struct api_job, work))); }
@@ -545,6 +582,7 @@ static void job_close(void *user) {
 
 static void job_free(void *user) {
     struct api_job *job = user;
+    if (job->family->finish) job->family->finish(job);
     for (uint32_t p = 0; p < job->n_parts && job->parts; p++) {
         struct api_part *part = &job->parts[p];
         for (uint32_t c = 0; c < job->q.n && part->choices; c++) {
@@ -560,9 +598,9 @@ static void job_free(void *user) {
     }
     free(job->parts);
     free((void *)job->stops);
-    sh_chat_prompt_finish(&job->prompt);
     free(job->out);
     free(job->model_id);
+    sh_grammar_unref(job->grammar); /* before the model, whose vocabulary it needs */
     model_unref(job->ready);
     model_unref(job->model);
     api_request_finish(&job->q);
@@ -618,7 +656,8 @@ static enum http_step wait_for_load(struct api_job *job) {
     if (job->error.status) return answer_error(job->request, &job->error);
     size_t bytes = 0;
     for (uint32_t p = 0; p < job->q.n_prompts; p++) bytes += job->q.prompts[p].length;
-    if (job->q.chat.messages) bytes += strlen(job->q.chat.messages);
+    const char *const texts[] = {job->q.chat.messages, job->q.chat.tools, job->q.constraint.text};
+    for (size_t i = 0; i < SH_COUNT(texts); i++) bytes += texts[i] ? strlen(texts[i]) : 0;
     job->phase = JOB_PREPARING;
     job->load_ns = sh_now_ns() - job->load_began_ns;
     job->work = (struct work){.run = run_work, .done = work_done, .large = bytes > WORK_LARGE_BYTES};

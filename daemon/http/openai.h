@@ -14,6 +14,8 @@
 #include "daemon/models.h"
 #include "daemon/work.h"
 
+struct api_message; /* chat.c: the parts of one answer */
+
 struct api_choice {
     uint32_t index; /* in the response */
     bool begun, finished;
@@ -22,6 +24,7 @@ struct api_choice {
     json_t *token_ids, *logprobs;
     uint64_t chars; /* code points of the answer's text so far, by its tokens: where the next token begins */
     enum gen_finish finish;
+    struct api_message *message; /* chats, from `prepare` to `finish` */
 };
 
 struct api_part { /* one prompt: one generation of n choices; or one input, all of which are the first one's generation */
@@ -42,7 +45,7 @@ struct api_piece { /* what one event adds to a choice */
     size_t length;
     json_t *token_ids, *logprobs; /* NULL: none; lent */
     const char *finish;           /* NULL: goes on */
-    bool first;
+    bool first, token; /* the choice's first; of a token (the last text of a choice is none) */
 };
 
 struct api_job;
@@ -61,6 +64,10 @@ struct api_family {
     json_t *(*whole)(const struct api_job *job, const struct api_part *part, const struct api_choice *choice);
     /* The whole answer instead of one made of choices; NULL in a family that has these. malloc'd; NULL: no memory. */
     char *(*answer)(const struct api_job *job, size_t *length);
+    /* Where an answer's text is not passed on as it is: takes all that comes of a choice, and sends it with api_send_choice or keeps it for
+     * `whole`. A failure is the job's error. NULL: the text is the answer. */
+    void (*take)(struct api_job *job, struct api_part *part, struct api_choice *choice, const struct api_piece *piece);
+    void (*finish)(struct api_job *job); /* frees what the family keeps in a job; NULL: nothing */
 };
 
 struct api_job {
@@ -70,16 +77,21 @@ struct api_job {
     struct model *model; /* a reference, as resolved */
     struct model *ready; /* a reference that load_done got */
     const struct sh_vocab *vocab;
-    const struct sh_chat *chat;   /* of the model, lent with `ready`; chats only, like the next */
-    struct sh_chat_prompt prompt; /* outlives the generations */
     char *model_id, id[64], fingerprint[32];
     json_int_t created;
     const char *const *stops; /* the request's and the template's; the array alone is owned */
     uint32_t n_stops;
+    const struct sh_chat *chat; /* chats: the model's, lent with `ready`, or named_chat; like the next four set by `prepare` */
+    struct sh_chat *named_chat; /* of the template that the request names; owned */
+    struct sh_chat_info chat_info;
+    struct sh_chat_prompt prompt; /* kept as long as its answers are read; outlives the generations */
+    struct sh_grammar *grammar;   /* what every choice is held to; a reference; NULL: nothing */
     struct api_part *parts;
     uint32_t n_parts;
     uint32_t n_generations, n_submitted, n_ended; /* as many as parts, or one */
     struct gen_usage usage;
+    bool counts_reasoning;
+    uint64_t reasoning_tokens; /* those of usage.completion_tokens that reasoning was written with */
     struct api_error error; /* status != 0 */
     bool dry;               /* max_tokens is 0: nothing is generated */
     bool drop_tokens;       /* the same, but one token is computed for the sake of the prompt's log-probs */
@@ -101,6 +113,11 @@ struct api_job {
 
 /* Tokenises text prompts, takes token ids over. For families' `prepare`; param names the field in an error. */
 bool api_prompts_ids(struct api_job *job, const char *param, struct api_error *err);
+/* The grammar of the request's constraint, a reference; NULL if it has none. What is wrong with it is a 400 that names the field. */
+bool api_constraint_compile(struct api_job *job, struct sh_grammar **out, struct api_error *err);
+/* Streams: an event of one choice, whose reference it takes; NULL: no memory. `first`: of this choice. */
+void api_send_choice(struct api_job *job, struct api_part *part, json_t *choice, bool first);
+bool api_append(char **text, size_t *length, size_t *capacity, const char *more, size_t n); /* false: no memory */
 
 enum http_step api_run(struct http_request *request, const struct api_family *family);
 

@@ -42,6 +42,16 @@ bool api_fail_code(struct api_error *err, enum sh_code code, const char *param, 
     }
 }
 
+bool api_fail_chat(struct api_error *err, enum sh_code code, const char *message) {
+    const char *colon = strstr(message, ": ");
+    char param[sizeof(err->param)] = "messages";
+    static const char *const fields[] = {"messages", "tools", "tool_choice", "chat_template_kwargs"};
+    for (size_t i = 0; colon && i < SH_COUNT(fields); i++)
+        if (strncmp(message, fields[i], strlen(fields[i])) == 0 && (size_t)(colon - message) < sizeof(param))
+            snprintf(param, sizeof(param), "%.*s", (int)(colon - message), message);
+    return api_fail_code(err, code, param, message);
+}
+
 json_t *api_parse_body(const char *body, size_t length, struct api_error *err) {
     json_error_t at;
     json_t *root = json_loadb(body ? body : "", length, JSON_ALLOW_NUL, &at);
@@ -78,8 +88,8 @@ static const struct unsupported {
 } unsupported[] = {
     {"suffix", FALSE_OR_EMPTY, 1},
     {"best_of", AS_N, 3},
-    {"tools", FALSE_OR_EMPTY, 3},
-    {"functions", FALSE_OR_EMPTY, 3},
+    {"tools", FALSE_OR_EMPTY, 1},
+    {"functions", FALSE_OR_EMPTY, 1},
     {"audio", ONLY_NULL, 3},
     {"prediction", ONLY_NULL, 3},
     {"web_search_options", ONLY_NULL, 3},
@@ -89,21 +99,15 @@ static const struct unsupported {
     {"prompt_logprobs", ONLY_NULL, 3},
     {"prompt_embeds", ONLY_NULL, 3},
     {"truncate_prompt_tokens", ONLY_NULL, 7},
-    {"guided_json", ONLY_NULL, 3},
-    {"guided_regex", ONLY_NULL, 3},
-    {"guided_choice", ONLY_NULL, 3},
-    {"guided_grammar", ONLY_NULL, 3},
-    {"structured_outputs", ONLY_NULL, 3},
     {"structural_tag", ONLY_NULL, 3},
-    {"grammar", FALSE_OR_EMPTY, 3},
-    {"json_schema", ONLY_NULL, 3},
+    {"guided_whitespace_pattern", ONLY_NULL, 3},
+    {"grammar_lazy", FALSE_OR_EMPTY, 3},
     {"logits_processors", FALSE_OR_EMPTY, 3},
     {"tfs_z", ONE, 3},
     {"top_a", ZERO, 3},
     {"dynatemp_range", ZERO, 3},
-    {"chat_template", ONLY_NULL, 2},
     {"documents", FALSE_OR_EMPTY, 2},
-    {"continue_final_message", FALSE_OR_EMPTY, 2},
+    {"thinking_token_budget", ONLY_NULL, 2},
     {"lora", FALSE_OR_EMPTY, 7},
 };
 
@@ -130,12 +134,6 @@ static bool check_unsupported(const json_t *body, enum api_kind kind, uint32_t n
                             "%s: found %s; this server does not do that, leave it out%s", u->name, api_found(value, buf, sizeof(buf)),
                             u->harmless == AS_N ? " or make it equal to n" : "");
     }
-    const json_t *format = api_field(body, "response_format"), *type = json_object_get(format, "type");
-    if (format && !json_is_object(format)) return api_wrong(err, "response_format", format, "an object");
-    if (format && !json_is_string(type)) return api_wrong(err, "response_format.type", type, "a string");
-    if (format && strcmp(json_string_value(type), "text") != 0)
-        return api_fail(err, 400, "unsupported_parameter", "response_format",
-                        "response_format.type: found %s; this server does only \"text\"", api_found(type, buf, sizeof(buf)));
     const json_t *modalities = api_field(body, "modalities");
     size_t i;
     json_t *modality;
@@ -350,30 +348,6 @@ static bool parse_prompts(const json_t *body, const char *name, size_t most, str
     return true;
 }
 
-bool api_fail_chat(struct api_error *err, enum sh_code code, const char *message) {
-    const char *colon = strstr(message, ": ");
-    char param[sizeof(err->param)] = "messages";
-    static const char *const fields[] = {"messages", "tools", "tool_choice", "chat_template_kwargs"};
-    for (size_t i = 0; colon && i < SH_COUNT(fields); i++)
-        if (strncmp(message, fields[i], strlen(fields[i])) == 0 && (size_t)(colon - message) < sizeof(param))
-            snprintf(param, sizeof(param), "%.*s", (int)(colon - message), message);
-    return api_fail_code(err, code, param, message);
-}
-
-static bool parse_messages(const json_t *body, struct api_request *out, struct api_error *err) {
-    const json_t *messages = api_field(body, "messages");
-    size_t n = json_array_size(messages);
-    if (!json_is_array(messages)) return api_wrong(err, "messages", messages, "an array of messages");
-    if (!n || n > API_MESSAGES_MAX)
-        return api_fail(err, 400, "invalid_value", "messages", "messages: found %zu messages, expected 1 to %d", n,
-                        API_MESSAGES_MAX);
-    if (!api_copy_json(messages, &out->chat.messages, err)) return false;
-    struct sh_error why;
-    const struct sh_chat_request request = {.size = sizeof(request), .messages = out->chat.messages};
-    enum sh_code code = sh_chat_check(&request, &why);
-    return code == SH_OK || api_fail_chat(err, code, why.message);
-}
-
 static bool parse_stream(const json_t *body, struct api_request *out, struct api_error *err) {
     const json_t *options = api_field(body, "stream_options");
     if (!api_get_bool(body, "stream", &out->stream, err)) return false;
@@ -411,13 +385,15 @@ static bool parse_embeddings(const json_t *body, struct api_request *out, struct
 }
 
 bool api_request_parse(const json_t *body, enum api_kind kind, struct api_request *out, struct api_error *err) {
-    *out = (struct api_request){.kind = kind, .n = 1, .add_special = true, .add_generation_prompt = true};
+    *out = (struct api_request){.kind = kind, .n = 1, .add_special = true};
     bool skip_special = true;
     if (kind == API_EMBEDDINGS) return parse_embeddings(body, out, err);
     if (!get_model(body, &out->model, err) || !api_get_count(body, "n", 1, API_CHOICES_MAX, &out->n, err) ||
         !check_unsupported(body, kind, out->n, err))
         return false;
-    if (!(kind == API_CHAT ? parse_messages(body, out, err) : parse_prompts(body, "prompt", API_PROMPTS_MAX, out, err))) return false;
+    if (!api_constraint_parse(body, out, err) ||
+        !(kind == API_CHAT ? api_chat_parse(body, out, err) : parse_prompts(body, "prompt", API_PROMPTS_MAX, out, err)))
+        return false;
     if (!parse_stream(body, out, err) || !parse_stops(body, out, err) || !parse_sampling(body, out, err) ||
         !parse_limits(body, out, err) || !parse_logprobs(body, out, err) ||
         !api_get_bool(body, "ignore_eos", &out->ignore_eos, err) ||
@@ -426,9 +402,8 @@ bool api_request_parse(const json_t *body, enum api_kind kind, struct api_reques
         !api_get_bool(body, "skip_special_tokens", &skip_special, err))
         return false;
     out->special = !skip_special;
-    if (kind == API_COMPLETIONS)
-        return api_get_bool(body, "echo", &out->echo, err) && api_get_bool(body, "add_special_tokens", &out->add_special, err);
-    return api_get_bool(body, "add_generation_prompt", &out->add_generation_prompt, err);
+    return kind == API_CHAT ||
+           (api_get_bool(body, "echo", &out->echo, err) && api_get_bool(body, "add_special_tokens", &out->add_special, err));
 }
 
 void api_request_finish(struct api_request *request) {
@@ -443,7 +418,8 @@ void api_request_finish(struct api_request *request) {
     free(request->dry_breakers);
     free(request->stop_tokens);
     free(request->prompts);
-    free(request->chat.messages);
+    free(request->constraint.text);
+    api_chat_finish(&request->chat);
     free(request->stops);
     free(request->bias);
     free(request->model);

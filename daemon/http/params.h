@@ -14,7 +14,8 @@
 #include <jansson.h>
 
 enum { API_STOPS_MAX = 16, API_STOP_TOKENS_MAX = 1024, API_WORDS_MAX = 256, API_BREAKERS_MAX = 64,
-       API_CHOICES_MAX = 128, API_PROMPTS_MAX = 256, API_INPUTS_MAX = 2048, API_TOP_MAX = 20, API_MESSAGES_MAX = 16384 };
+       API_CHOICES_MAX = 128, API_PROMPTS_MAX = 256, API_INPUTS_MAX = 2048, API_TOP_MAX = 20,
+       API_MESSAGES_MAX = 16384, API_TOOLS_MAX = 1024 };
 
 struct api_error { /* OpenAI's error object and the status that goes with it */
     unsigned status;
@@ -42,8 +43,24 @@ struct api_prompt { /* text, or token ids if text is NULL */
 
 enum api_kind { API_COMPLETIONS, API_CHAT, API_EMBEDDINGS };
 
-struct api_chat { /* JSON texts for sh_chat_request, as they came; owned */
-    char *messages;
+struct api_constraint { /* what an answer is held to, for sh_grammar_create; owned */
+    enum sh_grammar_kind kind;
+    char *text; /* NULL: the kind says all */
+    size_t length;
+    const char *field; /* that it came in, a constant; for errors */
+};
+
+struct api_chat { /* for sh_chat_apply; strings owned, JSON as it came */
+    char *messages; /* at least one */
+    char *tools;    /* NULL: none */
+    enum sh_tool_choice tool_choice;
+    char *tool_name;
+    char *variables;     /* NULL: none */
+    char *template_name; /* NULL: the one that the server uses */
+    bool single_call, continue_last, add_generation_prompt /* default true */;
+    bool keep_reasoning; /* in the content */
+    bool drop_reasoning; /* it is not answered at all */
+    bool functions;      /* the tools came as OpenAI's former "functions": calls are answered in that form */
 };
 
 struct api_request {
@@ -52,6 +69,7 @@ struct api_request {
     struct api_prompt *prompts; /* completions and embeddings: at least one */
     uint32_t n_prompts;
     struct api_chat chat;
+    struct api_constraint constraint; /* completions and chats */
     char **stops;
     uint32_t n_stops;
     int32_t *stop_tokens; /* not checked against a vocabulary */
@@ -68,7 +86,6 @@ struct api_request {
     bool has_seed;       /* false: sampler.seed is to be drawn */
     bool stream, include_usage, echo, ignore_eos, logprobs, return_token_ids, tokens_as_ids, special;
     bool add_special;           /* completions and embeddings: BOS as the model wants it; default true */
-    bool add_generation_prompt; /* chat; default true */
     uint32_t n_top;             /* with logprobs */
     uint32_t dimensions;        /* embeddings; 0: all */
     bool base64;                /* embeddings: little-endian float32 in base64 */

@@ -216,7 +216,7 @@ test('errors have the shape and the status', there, async () => {
   await check(post('/v1/completions', { ...greedy, prompt: [1, 99999] }), 400, 'invalid_value', 'prompt[1]');
   await check(post('/v1/completions', { ...greedy, suffix: 'x' }), 400, 'unsupported_parameter', 'suffix');
   await check(post('/v1/completions', { ...greedy, logit_bias: { 99999: 1 } }), 400, 'invalid_value', 'logit_bias');
-  await check(post('/v1/chat/completions', { model, messages: [{ role: 'tool', content: 'x' }] }), 400, 'unsupported_parameter', 'messages[0].role');
+  await check(post('/v1/chat/completions', { model, messages: [{ role: 'robot', content: 'x' }] }), 400, 'invalid_value', 'messages[0].role');
   await check(post('/v1/completions', { ...greedy, model: '/etc/passwd' }), 404, 'model_not_found', 'model');
   await check(post('/v1/nothing', {}), 404, 'not_found');
   await check(post('/v1/completions', greedy, {}), 401, 'invalid_api_key');

@@ -13,7 +13,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         struct api_request q;
         bool ok = api_request_parse(body, data[0] == 'c' ? API_CHAT : API_COMPLETIONS, &q, &err);
         if (ok && (q.n < 1 || q.n > API_CHOICES_MAX || q.n_stops > API_STOPS_MAX || q.n_top > API_TOP_MAX ||
-                   (data[0] == 'c' ? q.n_messages == 0 : q.n_prompts == 0)))
+                   (data[0] == 'c' ? !q.chat.messages : q.n_prompts == 0)))
             abort();
         if (!ok && (err.status != 400 || !err.message[0])) abort();
         api_request_finish(&q);

@@ -226,6 +226,15 @@ static void test_parameters(void **state) {
         {GENERATE "\"min_tokens\":-1}}", "min_tokens"},
         {GENERATE "\"stop_token_ids\":[-1]}}", "stop_token_ids"},
         {GENERATE "\"bad_words\":[1]}}", "bad_words"},
+        {GENERATE "\"grammar\":{}}}", "grammar"},
+        {GENERATE "\"grammar\":\"root ::= (\"}}", "grammar"},
+        {GENERATE "\"json_schema\":\"{}\"}}", "json_schema"},
+        {GENERATE "\"json_schema\":{\"type\":\"strange\"}}}", "json_schema"},
+        {GENERATE "\"json_schema\":{\"not\":{}}}}", "json_schema"},
+        {GENERATE "\"regex\":\"(\"}}", "regex"},
+        {GENERATE "\"choices\":[1]}}", "choices"},
+        {GENERATE "\"choices\":\"a\"}}", "choices"},
+        {GENERATE "\"grammar\":\"root ::= \\\"a\\\"\",\"regex\":\"a\"}}", "regex"},
         {"{\"method\":\"io.shimmy.Daemon.Generate\",\"parameters\":{\"model\":\"m\",\"prompt_tokens\":[1,\"2\"]}}",
          "prompt_tokens"},
         {"{\"method\":\"io.shimmy.Daemon.Tokenize\",\"parameters\":{\"model\":\"m\"}}", "content"},
@@ -477,6 +486,19 @@ static void test_generate(void **state) {
     assert_int_equal(json_integer_value(at(whole, "parameters/seed")), 11);
     assert_true(json_number_value(at(whole, "parameters/timings/load_ms")) > 0);
     assert_string_equal(text_at(whole, "parameters/choices/1/finish_reason"), "length");
+
+    /* Held to a form. */
+    json_t *held = peer_call(&peer, "{\"method\":\"io.shimmy.Daemon.Generate\",\"parameters\":{\"model\":\"m\",\"prompt\":\"Once\",\"n\":2,"
+                                    "\"seed\":11,\"ignore_eos\":true,\"choices\":[\"ab\",\"cd\"]}}");
+    for (int i = 0; i < 2; i++) {
+        char path[64];
+        snprintf(path, sizeof path, "parameters/choices/%d/text", i);
+        const char *text = text_at(held, path);
+        assert_true(strcmp(text, "ab") == 0 || strcmp(text, "cd") == 0);
+        snprintf(path, sizeof path, "parameters/choices/%d/finish_reason", i);
+        assert_string_equal(text_at(held, path), "stop");
+    }
+    json_decref(held);
 
     /* Streamed: the same tokens and the same text. */
     peer_send(

@@ -58,7 +58,9 @@ static void test_defaults(void **state) {
 
     accept(API_CHAT, "{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}], \"stop\": null, \"seed\": null}", &q);
     assert_false(q.has_max_tokens);
-    assert_true(q.add_generation_prompt);
+    assert_true(q.chat.add_generation_prompt && !q.chat.continue_last && !q.chat.keep_reasoning && !q.chat.drop_reasoning);
+    assert_true(!q.chat.tools && !q.chat.variables && !q.chat.template_name && q.chat.tool_choice == SH_TOOLS_AUTO);
+    assert_int_equal(q.constraint.kind, SH_GRAMMAR_NONE);
     api_request_finish(&q);
 }
 
@@ -153,6 +155,8 @@ static void test_every_field(void **state) {
     api_request_finish(&q);
 }
 
+#define HI "\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]"
+
 static void test_chat(void **state) {
     (void)state;
     struct api_request q;
@@ -165,12 +169,235 @@ static void test_chat(void **state) {
            "\"text\"},"
            "\"modalities\":[\"text\"],\"user\":\"u\",\"store\":false}",
            &q);
-    assert_non_null(strstr(q.chat.messages, "\"developer\""));
+    assert_string_equal(q.chat.messages,
+                        "[{\"role\":\"developer\",\"content\":\"s\"},{\"role\":\"user\",\"name\":\"x\",\"content\":[{\"type\":\"text\","
+                        "\"text\":\"a\"},{\"type\":\"text\",\"text\":\"b\"}]},{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[]}]");
     assert_int_equal(q.max_tokens, 9);
     assert_true(q.logprobs && q.n_top == 20);
+    assert_null(q.chat.tools);
     api_request_finish(&q);
     accept(API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":[]}]}", &q);
     api_request_finish(&q);
+    accept(API_CHAT, /* a conversation with calls; numbers come back as they were */
+           "{\"messages\":[{\"role\":\"assistant\",\"content\":null,\"reasoning_content\":\"hm\",\"tool_calls\":[{\"id\":\"c1\",\"type\":"
+           "\"function\",\"function\":{\"name\":\"f\",\"arguments\":{\"x\":0.1}}}]},{\"role\":\"tool\",\"tool_call_id\":\"c1\","
+           "\"content\":\"r\"}]}",
+           &q);
+    assert_string_equal(q.chat.messages,
+                        "[{\"role\":\"assistant\",\"content\":null,\"reasoning_content\":\"hm\",\"tool_calls\":[{\"id\":\"c1\",\"type\":"
+                        "\"function\",\"function\":{\"name\":\"f\",\"arguments\":{\"x\":0.1}}}]},{\"role\":\"tool\",\"tool_call_id\":"
+                        "\"c1\",\"content\":\"r\"}]");
+    api_request_finish(&q);
+    accept(API_CHAT, /* the former names of the same */
+           "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":null,\"function_call\":{\"name\":"
+           "\"f\",\"arguments\":\"{}\"}},{\"role\":\"function\",\"name\":\"f\",\"content\":\"r\"}]}",
+           &q);
+    api_request_finish(&q);
+}
+
+#define TOOL(name) "{\"type\":\"function\",\"function\":{\"name\":\"" name "\",\"parameters\":{\"type\":\"object\"}}}"
+#define TOOLS "\"tools\":[" TOOL("f") "," TOOL("g") "]"
+
+static void test_tools(void **state) {
+    (void)state;
+    static const struct {
+        const char *fields, *tools, *name;
+        enum sh_tool_choice choice;
+        bool single, functions;
+    } good[] = {
+        {TOOLS, "[" TOOL("f") "," TOOL("g") "]", NULL, SH_TOOLS_AUTO, false, false},
+        {TOOLS ",\"tool_choice\":\"auto\"", "[" TOOL("f") "," TOOL("g") "]", NULL, SH_TOOLS_AUTO, false, false},
+        {TOOLS ",\"tool_choice\":\"none\"", "[" TOOL("f") "," TOOL("g") "]", NULL, SH_TOOLS_NONE, false, false},
+        {TOOLS ",\"tool_choice\":\"required\",\"parallel_tool_calls\":false", "[" TOOL("f") "," TOOL("g") "]", NULL, SH_TOOLS_REQUIRED,
+         true, false},
+        {TOOLS ",\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"g\"}},\"parallel_tool_calls\":true",
+         "[" TOOL("f") "," TOOL("g") "]", "g", SH_TOOLS_REQUIRED, false, false},
+        {TOOLS ",\"tool_choice\":{\"type\":\"allowed_tools\",\"allowed_tools\":{\"mode\":\"required\",\"tools\":[{\"type\":\"function\","
+               "\"function\":{\"name\":\"g\"}}]}}",
+         "[" TOOL("g") "]", NULL, SH_TOOLS_REQUIRED, false, false},
+        {TOOLS ",\"tool_choice\":{\"type\":\"allowed_tools\",\"allowed_tools\":{\"mode\":\"auto\",\"tools\":[" TOOL("g") "," TOOL(
+             "f") "]}}",
+         "[" TOOL("g") "," TOOL("f") "]", NULL, SH_TOOLS_AUTO, false, false},
+        {"\"functions\":[{\"name\":\"f\",\"parameters\":{\"type\":\"object\"}}]", "[" TOOL("f") "]", NULL, SH_TOOLS_AUTO, true, true},
+        {"\"functions\":[{\"name\":\"f\",\"parameters\":{\"type\":\"object\"}}],\"function_call\":\"none\"", "[" TOOL("f") "]", NULL,
+         SH_TOOLS_NONE, true, true},
+        {"\"functions\":[{\"name\":\"f\",\"parameters\":{\"type\":\"object\"}}],\"function_call\":{\"name\":\"f\"}", "[" TOOL("f") "]",
+         "f", SH_TOOLS_REQUIRED, true, true},
+        {"\"tools\":null,\"tool_choice\":\"auto\",\"functions\":[]", NULL, NULL, SH_TOOLS_AUTO, false, false},
+    };
+    for (size_t i = 0; i < SH_COUNT(good); i++) {
+        struct api_request q;
+        char text[1024];
+        snprintf(text, sizeof(text), "{" HI ",%s}", good[i].fields);
+        accept(API_CHAT, text, &q);
+        if ((q.chat.tools == NULL) != (good[i].tools == NULL) || (q.chat.tools && strcmp(q.chat.tools, good[i].tools) != 0) ||
+            (q.chat.tool_name == NULL) != (good[i].name == NULL) || (q.chat.tool_name && strcmp(q.chat.tool_name, good[i].name) != 0) ||
+            q.chat.tool_choice != good[i].choice || q.chat.single_call != good[i].single || q.chat.functions != good[i].functions)
+            fail_msg("%s: tools %s, name %s, choice %d", text, q.chat.tools, q.chat.tool_name, (int)q.chat.tool_choice);
+        api_request_finish(&q);
+    }
+    static const struct {
+        const char *fields, *param, *words;
+    } bad[] = {
+        {"\"tools\":{}", "tools", "expected an array of tools"},
+        {"\"tools\":[1]", "tools[0]", "found the integer 1"},
+        {"\"tools\":[{}]", "tools[0].type", "missing"},
+        {"\"tools\":[{\"type\":\"custom\"}]", "tools[0].type", "found the string \"custom\""},
+        {"\"tools\":[{\"type\":\"function\"}]", "tools[0].function", "missing"},
+        {"\"tools\":[{\"type\":\"function\",\"function\":{}}]", "tools[0].function.name", "expected a string"},
+        {"\"tools\":[" TOOL("a b") "]", "tools[0].function.name", "found the string \"a b\""},
+        {"\"tools\":[" TOOL("") "]", "tools[0].function.name", "expected a name"},
+        {"\"tools\":[" TOOL("a") "," TOOL("a") "]", "tools[1].function.name", "a second time"},
+        {"\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":[]}}]", "tools[0].function.parameters",
+         "expected a JSON Schema"},
+        {"\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"description\":1}}]", "tools[0].function.description",
+         "a string"},
+        {"\"tool_choice\":\"required\"", "tool_choice", "expected tools with it"},
+        {TOOLS ",\"tool_choice\":\"any\"", "tool_choice", "found the string \"any\""},
+        {TOOLS ",\"tool_choice\":7", "tool_choice", "found the integer 7"},
+        {TOOLS ",\"tool_choice\":{\"type\":\"tool\"}", "tool_choice", "expected \"none\""},
+        {TOOLS ",\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"h\"}}", "tool_choice.function.name", "one of tools"},
+        {TOOLS ",\"tool_choice\":{\"type\":\"allowed_tools\"}", "tool_choice.allowed_tools", "missing"},
+        {TOOLS ",\"tool_choice\":{\"type\":\"allowed_tools\",\"allowed_tools\":{\"mode\":\"auto\",\"tools\":[]}}",
+         "tool_choice.allowed_tools.tools", "at least one"},
+        {TOOLS ",\"parallel_tool_calls\":1", "parallel_tool_calls", "expected a boolean"},
+        {TOOLS ",\"functions\":[{\"name\":\"f\"}]", "functions", "found both"},
+        {"\"functions\":[1]", "tools[0].function", "found the integer 1"},
+        {"\"functions\":[{\"name\":\"f\"}],\"function_call\":\"always\"", "function_call", "\"always\""},
+        {"\"functions\":[{\"name\":\"f\"}],\"function_call\":{\"name\":\"g\"}", "tool_choice.function.name", "\"g\""},
+        {TOOLS ",\"tool_choice\":\"required\",\"guided_regex\":\"a\"", "tool_choice", "guided_regex"},
+    };
+    for (size_t i = 0; i < SH_COUNT(bad); i++) {
+        char text[1024];
+        snprintf(text, sizeof(text), "{" HI ",%s}", bad[i].fields);
+        refuse(API_CHAT, text, bad[i].param, bad[i].words);
+    }
+    refuse(API_COMPLETIONS, "{\"prompt\":\"a\"," TOOLS "}", "tools", "does not do that");
+}
+
+static void test_template_fields(void **state) {
+    (void)state;
+    struct api_request q;
+    accept(API_CHAT,
+           "{" HI ",\"chat_template_kwargs\":{\"a\":[1.5],\"enable_thinking\":true},\"enable_thinking\":false,\"reasoning_effort\":"
+           "\"low\",\"reasoning_format\":\"none\",\"chat_template\":\"tool_use\",\"add_generation_prompt\":false,"
+           "\"continue_final_message\":true}",
+           &q);
+    assert_string_equal(q.chat.variables, "{\"a\":[1.5],\"enable_thinking\":false,\"reasoning_effort\":\"low\"}");
+    assert_string_equal(q.chat.template_name, "tool_use");
+    assert_true(q.chat.continue_last && !q.chat.add_generation_prompt && q.chat.keep_reasoning && !q.chat.drop_reasoning);
+    api_request_finish(&q);
+    accept(API_CHAT, "{" HI ",\"reasoning_effort\":\"none\",\"include_reasoning\":false,\"reasoning_format\":\"deepseek\"}", &q);
+    assert_string_equal(q.chat.variables, "{\"reasoning_effort\":\"none\",\"enable_thinking\":false}");
+    assert_true(q.chat.drop_reasoning && !q.chat.keep_reasoning);
+    api_request_finish(&q);
+    static const struct {
+        const char *fields, *param, *words;
+    } bad[] = {
+        {"\"chat_template_kwargs\":[]", "chat_template_kwargs", "expected an object"},
+        {"\"chat_template_kwargs\":{\"messages\":[]}", "chat_template_kwargs.messages", "the request itself"},
+        {"\"enable_thinking\":\"no\"", "enable_thinking", "expected a boolean"},
+        {"\"reasoning_effort\":\"some\"", "reasoning_effort", "found the string \"some\""},
+        {"\"reasoning_effort\":3", "reasoning_effort", "found the integer 3"},
+        {"\"reasoning_format\":\"raw\"", "reasoning_format", "\"deepseek\""},
+        {"\"include_reasoning\":0", "include_reasoning", "expected a boolean"},
+        {"\"include_reasoning\":false,\"reasoning_format\":\"none\"", "include_reasoning", "found both"},
+        {"\"continue_final_message\":true", "continue_final_message", "\"add_generation_prompt\": false"},
+        {"\"continue_final_message\":1", "continue_final_message", "expected a boolean"},
+        {"\"add_generation_prompt\":1", "add_generation_prompt", "expected a boolean"},
+        {"\"chat_template\":\"{{ messages }}\"", "chat_template", "only the name"},
+        {"\"chat_template\":\"/etc/x\"", "chat_template", "only the name"},
+        {"\"chat_template\":\"x.jinja\"", "chat_template", "only the name"},
+        {"\"chat_template\":{}", "chat_template", "expected a string"},
+        {"\"documents\":[{}]", "documents", "does not do that"},
+        {"\"thinking_token_budget\":5", "thinking_token_budget", "does not do that"},
+    };
+    for (size_t i = 0; i < SH_COUNT(bad); i++) {
+        char text[512];
+        snprintf(text, sizeof(text), "{" HI ",%s}", bad[i].fields);
+        refuse(API_CHAT, text, bad[i].param, bad[i].words);
+    }
+}
+
+static void test_constraints(void **state) {
+    (void)state;
+    static const struct {
+        const char *fields, *text, *field;
+        enum sh_grammar_kind kind;
+    } good[] = {
+        {"\"response_format\":{\"type\":\"text\"}", NULL, NULL, SH_GRAMMAR_NONE},
+        {"\"response_format\":null,\"grammar\":\"\",\"guided_json\":null", NULL, NULL, SH_GRAMMAR_NONE},
+        {"\"response_format\":{\"type\":\"json_object\"}", NULL, "response_format", SH_GRAMMAR_OBJECT},
+        {"\"response_format\":{\"type\":\"json_object\",\"schema\":{\"b\":1,\"a\":2}}", "{\"b\":1,\"a\":2}", "response_format.schema",
+         SH_GRAMMAR_SCHEMA},
+        {"\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"n\",\"strict\":true,\"description\":\"d\",\"schema\":"
+         "{\"const\":0.1}}}",
+         "{\"const\":0.1}", "response_format.json_schema.schema", SH_GRAMMAR_SCHEMA},
+        {"\"json_schema\":{}", "{}", "json_schema", SH_GRAMMAR_SCHEMA},
+        {"\"grammar\":\"root ::= \\\"a\\\"\"", "root ::= \"a\"", "grammar", SH_GRAMMAR_GBNF},
+        {"\"guided_json\":{\"type\":\"null\"}", "{\"type\":\"null\"}", "guided_json", SH_GRAMMAR_SCHEMA},
+        {"\"guided_json\":\"{ }\"", "{ }", "guided_json", SH_GRAMMAR_SCHEMA},
+        {"\"guided_regex\":\"a+\"", "a+", "guided_regex", SH_GRAMMAR_REGEX},
+        {"\"guided_choice\":[\"a\",\"b\"]", "[\"a\",\"b\"]", "guided_choice", SH_GRAMMAR_CHOICE},
+        {"\"guided_grammar\":\"g\"", "g", "guided_grammar", SH_GRAMMAR_GBNF},
+        {"\"structured_outputs\":{\"json\":{\"type\":\"null\"},\"regex\":null}", "{\"type\":\"null\"}", "structured_outputs.json",
+         SH_GRAMMAR_SCHEMA},
+        {"\"structured_outputs\":{\"regex\":\"x\"}", "x", "structured_outputs.regex", SH_GRAMMAR_REGEX},
+        {"\"structured_outputs\":{\"choice\":[\"x\"]}", "[\"x\"]", "structured_outputs.choice", SH_GRAMMAR_CHOICE},
+        {"\"structured_outputs\":{\"grammar\":\"x\",\"disable_any_whitespace\":false}", "x", "structured_outputs.grammar",
+         SH_GRAMMAR_GBNF},
+        {"\"structured_outputs\":{\"json_object\":true}", NULL, "structured_outputs.json_object", SH_GRAMMAR_OBJECT},
+        {"\"structured_outputs\":{\"json_object\":false}", NULL, NULL, SH_GRAMMAR_NONE},
+    };
+    static const struct {
+        const char *fields, *param, *words;
+    } bad[] = {
+        {"\"response_format\":\"json_object\"", "response_format", "expected an object"},
+        {"\"response_format\":{\"type\":\"xml\"}", "response_format", "\"xml\""},
+        {"\"response_format\":{\"type\":\"json_schema\"}", "response_format.json_schema", "missing"},
+        {"\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"a\"}}", "response_format.json_schema.schema",
+         "missing"},
+        {"\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":1,\"schema\":{}}}", "response_format.json_schema.name",
+         "expected a string"},
+        {"\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"strict\":1,\"schema\":{}}}",
+         "response_format.json_schema.strict", "expected a boolean"},
+        {"\"grammar\":1", "grammar", "expected a string"},
+        {"\"json_schema\":[]", "json_schema", "expected a JSON Schema"},
+        {"\"guided_json\":true", "guided_json", "found true"},
+        {"\"guided_json\":\"\"", "guided_json", "empty string"},
+        {"\"guided_regex\":[]", "guided_regex", "expected a string"},
+        {"\"guided_choice\":\"a\"", "guided_choice", "expected an array of strings"},
+        {"\"guided_choice\":[]", "guided_choice", "empty array"},
+        {"\"guided_choice\":[\"a\",2]", "guided_choice[1]", "found the integer 2"},
+        {"\"guided_grammar\":\"\"", "guided_grammar", "empty string"},
+        {"\"guided_whitespace_pattern\":\" \"", "guided_whitespace_pattern", "does not do that"},
+        {"\"structured_outputs\":[]", "structured_outputs", "expected an object"},
+        {"\"structured_outputs\":{\"structural_tag\":\"a\"}", "structured_outputs.structural_tag", "does not do that"},
+        {"\"structured_outputs\":{\"whitespace_pattern\":\"a\"}", "structured_outputs.whitespace_pattern", "does not do that"},
+        {"\"structured_outputs\":{\"json_object\":1}", "structured_outputs.json_object", "expected a boolean"},
+        {"\"structured_outputs\":{\"json\":{},\"regex\":\"a\"}", "structured_outputs.regex", "structured_outputs.json and"},
+        {"\"response_format\":{\"type\":\"json_object\"},\"guided_regex\":\"a\"", "guided_regex", "response_format and guided_regex"},
+        {"\"grammar\":\"a\",\"guided_choice\":[\"a\"]", "guided_choice", "grammar and guided_choice: found both"},
+    };
+    char text[1024];
+    for (enum api_kind kind = API_COMPLETIONS; kind <= API_CHAT; kind++) {
+        const char *begin = kind == API_CHAT ? "{" HI : "{\"prompt\":\"a\"";
+        for (size_t i = 0; i < SH_COUNT(good); i++) {
+            struct api_request q;
+            snprintf(text, sizeof(text), "%s,%s}", begin, good[i].fields);
+            accept(kind, text, &q);
+            assert_int_equal(q.constraint.kind, good[i].kind);
+            if (good[i].field) assert_string_equal(q.constraint.field, good[i].field);
+            if (good[i].text) assert_string_equal(q.constraint.text, good[i].text);
+            else assert_null(q.constraint.text);
+            if (good[i].text) assert_int_equal(q.constraint.length, strlen(good[i].text));
+            api_request_finish(&q);
+        }
+        for (size_t i = 0; i < SH_COUNT(bad); i++) {
+            snprintf(text, sizeof(text), "%s,%s}", begin, bad[i].fields);
+            refuse(kind, text, bad[i].param, bad[i].words);
+        }
+    }
 }
 
 static void test_wrong_types_name_the_field(void **state) {
@@ -206,10 +433,7 @@ static void test_wrong_types_name_the_field(void **state) {
         {"\"logit_bias\":{\"1\":101}", "logit_bias[\"1\"]", "from -100 to 100"},
         {"\"ignore_eos\":\"yes\"", "ignore_eos", "expected a boolean"},
         {"\"return_token_ids\":1", "return_token_ids", "expected a boolean"},
-        {"\"tools\":[{}]", "tools", "does not do that"},
         {"\"best_of\":2", "best_of", "make it equal to n"},
-        {"\"response_format\":{\"type\":\"json_object\"}", "response_format", "\"json_object\""},
-        {"\"response_format\":{}", "response_format.type", "missing"},
         {"\"min_tokens\":-1", "min_tokens", "found the integer -1"},
         {"\"min_tokens\":\"3\"", "min_tokens", "expected an integer"},
         {"\"stop_token_ids\":7", "stop_token_ids", "expected an array of token ids"},
@@ -233,7 +457,6 @@ static void test_wrong_types_name_the_field(void **state) {
         {"\"mirostat_tau\":-1", "mirostat_tau", "from 0 to 100"},
         {"\"mirostat_eta\":[]", "mirostat_eta", "expected a number"},
         {"\"modalities\":[\"audio\"]", "modalities", "\"audio\""},
-        {"\"guided_json\":{}", "guided_json", "does not do that"},
     };
     for (size_t i = 0; i < SH_COUNT(common); i++) {
         char text[512];
@@ -271,8 +494,22 @@ static void test_wrong_chats(void **state) {
            "\"image_url\"");
     refuse(API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\"}]}]}", "messages[0].content[0].text",
            "missing");
-    refuse(API_CHAT, "{\"messages\":[{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{}]}]}",
-           "messages[0].tool_calls[0].function", "missing");
+    refuse(API_CHAT, "{\"messages\":[{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{}]}]}", "messages[0].tool_calls[0].function",
+           "missing");
+    refuse(API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"\",\"tool_calls\":[{\"function\":{\"name\":\"f\","
+                     "\"arguments\":\"{}\"}}]}]}",
+           "messages[0].tool_calls", "the assistant alone");
+    refuse(API_CHAT, "{\"messages\":[{\"role\":\"assistant\",\"tool_calls\":[{\"id\":1,\"function\":{\"name\":\"f\",\"arguments\":\"{}\"}}]}]}",
+           "messages[0].tool_calls[0].id", "expected a string");
+    refuse(API_CHAT, "{\"messages\":[{\"role\":\"assistant\",\"tool_calls\":[{\"function\":{\"name\":\"f\",\"arguments\":1}}]}]}",
+           "messages[0].tool_calls[0].function.arguments", "the text of a JSON object");
+    refuse(API_CHAT, "{\"messages\":[{\"role\":\"assistant\",\"tool_calls\":{}}]}", "messages[0].tool_calls", "expected an array");
+    refuse(API_CHAT, "{\"messages\":[{\"role\":\"assistant\",\"content\":null}]}", "messages[0].content", "found null");
+    refuse(API_CHAT, "{\"messages\":[{\"role\":\"tool\",\"tool_call_id\":1,\"content\":\"a\"}]}", "messages[0].tool_call_id",
+           "expected a string");
+    refuse(API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\\u0000b\"}]}", "messages[0].content", "NUL");
+    refuse(API_CHAT, "{\"messages\":[{\"role\":\"assistant\",\"reasoning_content\":[],\"content\":\"a\"}]}",
+           "messages[0].reasoning_content", "expected a string");
     refuse(API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"top_logprobs\":2}", "top_logprobs",
            "without \"logprobs\"");
     refuse(API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"logprobs\":2}", "logprobs", "expected a boolean");
@@ -386,7 +623,8 @@ int main(void) {
         cmocka_unit_test(test_chat),        cmocka_unit_test(test_wrong_types_name_the_field),
         cmocka_unit_test(test_wrong_chats), cmocka_unit_test(test_bodies_that_are_no_json),
         cmocka_unit_test(test_tokens),      cmocka_unit_test(test_codes_become_statuses),
-        cmocka_unit_test(test_embeddings),
+        cmocka_unit_test(test_embeddings),  cmocka_unit_test(test_tools),       cmocka_unit_test(test_template_fields),
+        cmocka_unit_test(test_constraints),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
