@@ -100,6 +100,7 @@ struct sh_gr_lexicon {
     uint32_t *slices[SH_GR_SLICES + 1]; /* [0] unused */
     uint32_t slice_count[SH_GR_SLICES + 1];
     uint32_t depth;      /* of the deepest node */
+    atomic_ullong *bytes; /* held by the automata of all this vocabulary's grammars */
 };
 enum sh_code sh_gr_lexicon_create(const struct sh_vocab *vocab, struct sh_gr_lexicon **out, struct sh_error *err);
 void sh_gr_lexicon_destroy(struct sh_gr_lexicon *lexicon);
@@ -191,8 +192,16 @@ struct sh_grammar {
     pthread_mutex_t lock; /* of what follows */
     struct sh_gr_automaton automaton;
     struct sh_matcher *matchers;
-    uint64_t limit; /* bytes of the automaton, beyond which it is begun anew */
+    uint64_t limit;   /* bytes of the automaton, beyond which it is begun anew */
+    uint64_t counted; /* bytes of it that stand in lexicon->bytes */
 };
+
+/* Bytes of all automata of a vocabulary, beyond which those with more than their share begin anew. */
+#define SH_GR_ALL_BYTES ((uint64_t)256 << 20)
+#define SH_GR_SHARE_BYTES ((uint64_t)6 << 20)
+
+/* matcher.c: drops what an idle grammar's automaton holds beyond its share. */
+void sh_gr_trim(struct sh_grammar *grammar);
 
 /* mask.c: the state's mask, made if need be. NULL: failed (automaton->failed). Under the lock. */
 struct sh_gr_mask *sh_gr_make_mask(struct sh_gr_automaton *a, const struct sh_gr_lexicon *lexicon, uint32_t state);

@@ -86,6 +86,8 @@ void sh_grammar_remember(const struct sh_vocab *v, const void *key, size_t lengt
         }
         k->grammars[at] = (struct kept_grammar){sh_grammar_ref(grammar), copy, length, ++k->uses};
         copy = NULL;
+        for (uint32_t i = 0; i < k->n && k->lexicon != NULL && atomic_load(k->lexicon->bytes) > SH_GR_ALL_BYTES; i++)
+            sh_gr_trim(k->grammars[i].grammar);
     }
     pthread_mutex_unlock(&v->kept->lock);
     free(copy);

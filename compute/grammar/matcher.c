@@ -39,6 +39,7 @@ struct sh_grammar *sh_grammar_ref(struct sh_grammar *g) {
 
 void sh_grammar_unref(struct sh_grammar *g) {
     if (g == NULL || atomic_fetch_sub_explicit(&g->refs, 1, memory_order_acq_rel) > 1) return;
+    atomic_fetch_sub_explicit(g->lexicon->bytes, g->counted, memory_order_relaxed);
     sh_gr_automaton_finish(&g->automaton);
     sh_gr_program_finish(&g->program);
     pthread_mutex_destroy(&g->lock);
@@ -46,6 +47,13 @@ void sh_grammar_unref(struct sh_grammar *g) {
 }
 
 /* ---- memory ---------------------------------------------------------------------------------------------------------- */
+
+/* The difference since the last time goes into the sum over all grammars, which is returned. */
+static uint64_t count_bytes(struct sh_grammar *g) {
+    const uint64_t difference = g->automaton.bytes - g->counted; /* modulo 2^64 */
+    g->counted = g->automaton.bytes;
+    return atomic_fetch_add_explicit(g->lexicon->bytes, difference, memory_order_relaxed) + difference;
+}
 
 /* Keeps of the automaton only where its matchers stand. Nothing has changed if it fails. */
 static enum sh_code begin_anew(struct sh_grammar *g) {
@@ -73,9 +81,21 @@ static enum sh_code explain(enum sh_code code, struct sh_error *err) {
     return sh_fail(err, code, "no memory for a grammar's states");
 }
 
-/* Before an operation: within the limit of memory. What does not fit then fails on its own. */
+/* Before an operation: within the limits of memory. What does not fit then fails on its own. */
 static void keep_within(struct sh_grammar *g) {
-    if (g->automaton.bytes > g->limit) (void)begin_anew(g);
+    const uint64_t all = count_bytes(g);
+    if (g->automaton.bytes <= g->limit && (all <= SH_GR_ALL_BYTES || g->automaton.bytes <= SH_GR_SHARE_BYTES)) return;
+    (void)begin_anew(g);
+    count_bytes(g);
+}
+
+void sh_gr_trim(struct sh_grammar *g) {
+    pthread_mutex_lock(&g->lock);
+    if (g->matchers == NULL && g->automaton.bytes > SH_GR_SHARE_BYTES) {
+        (void)begin_anew(g);
+        count_bytes(g);
+    }
+    pthread_mutex_unlock(&g->lock);
 }
 
 /* ---- matchers ---------------------------------------------------------------------------------------------------------- */
@@ -106,6 +126,7 @@ void sh_matcher_destroy(struct sh_matcher *m) {
     if (m == NULL) return;
     struct sh_grammar *g = m->grammar;
     pthread_mutex_lock(&g->lock);
+    count_bytes(g);
     sh_gr_mask_unref(m->mask);
     if (m->next != NULL) m->next->previous = m->previous;
     if (m->previous != NULL) m->previous->next = m->next;

@@ -35,12 +35,13 @@ static int compare_pieces(const void *x, const void *y) {
 static bool build(struct sh_gr_lexicon *l, struct sh_gr_trie *trie, const struct piece *pieces, uint32_t n, bool all) {
     uint64_t total = 1;
     const struct piece *last = NULL;
+    uint32_t *path = sh_calloc(UINT16_MAX, sizeof *path); /* the node at each depth */
+    if (path == NULL) return false;
     for (int pass = 0; pass < 2; pass++) { /* first only counting */
-        uint32_t path[UINT16_MAX]; /* the node at each depth */
         uint32_t used = 1, depth = 0;
         if (pass == 1) {
             trie->nodes = total <= UINT32_MAX ? sh_calloc(total, sizeof *trie->nodes) : NULL;
-            if (trie->nodes == NULL) return false;
+            if (trie->nodes == NULL) break;
             trie->n_nodes = (uint32_t)total;
             trie->nodes[0].token = -1;
         }
@@ -75,7 +76,8 @@ static bool build(struct sh_gr_lexicon *l, struct sh_gr_trie *trie, const struct
             trie->nodes[0].skip = used;
         }
     }
-    return true;
+    free(path);
+    return trie->nodes != NULL;
 }
 
 enum sh_code sh_gr_lexicon_create(const struct sh_vocab *v, struct sh_gr_lexicon **out, struct sh_error *err) {
@@ -87,7 +89,9 @@ enum sh_code sh_gr_lexicon_create(const struct sh_vocab *v, struct sh_gr_lexicon
     l->n_words = (v->n_tokens + 31) / 32;
     l->same = sh_calloc(l->n_tokens, sizeof *l->same);
     l->in_trie = sh_calloc((l->n_tokens + 63) / 64, sizeof *l->in_trie);
-    if (l->same == NULL || l->in_trie == NULL) goto failed;
+    l->bytes = malloc(sizeof *l->bytes);
+    if (l->same == NULL || l->in_trie == NULL || l->bytes == NULL) goto failed;
+    atomic_init(l->bytes, 0);
     uint32_t n = 0;
     for (uint32_t t = 0; t < v->n_tokens; t++) {
         l->same[t] = -1;
@@ -131,5 +135,6 @@ void sh_gr_lexicon_destroy(struct sh_gr_lexicon *l) {
     free(l->other.nodes);
     free(l->same);
     free(l->in_trie);
+    free(l->bytes);
     free(l);
 }
