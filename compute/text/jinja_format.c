@@ -216,7 +216,7 @@ static void percent_value(struct percent *x, struct jbuf *out, struct field *f, 
         if (type == 'r') jv_repr(x->s, &repr, v);
         add_text(x->s, out, f, type == 'r' ? jbuf_value(&repr).s : jv_string(x->s, v));
     }
-    if (v.given) jbuf_mark(x->s, out, since);
+    if (v.given || jinja_is_given(x->s, (struct jstr){x->p - 1, 1})) jbuf_mark(x->s, out, since);
 }
 
 struct jval jinja_percent(struct jinja *s, struct jstr format, const struct jval *values, size_t n, const struct jdict *named) {
@@ -309,7 +309,7 @@ static void brace_value(struct jinja *s, struct jbuf *out, struct jval v, struct
     } else {
         jinja_fail(s, "format: '%c' has no meaning for %s", f.type, jv_type(v));
     }
-    if (v.given) jbuf_mark(s, out, since);
+    if (v.given || jinja_is_given(s, spec)) jbuf_mark(s, out, since);
 }
 
 /* name or number, then .attribute and [item] */
