@@ -232,19 +232,28 @@ static int32_t argmax(const float *logits, const uint32_t *mask, uint32_t n) {
     return best;
 }
 
-/* Replaces *edited by logits in which only the mask's tokens take part, and says which of them is the largest. Nothing that came before may
- * leave it without any. */
-static enum sh_code apply_mask(struct sh_sampler *s, const float *logits, const uint32_t *mask, const float **edited,
-                               int32_t *largest, struct sh_error *err) {
-    *largest = argmax(*edited, mask, s->n_vocab);
-    if (*edited != logits && (*largest < 0 || (*edited)[*largest] == -INFINITY)) {
-        *edited = logits;
-        *largest = argmax(logits, mask, s->n_vocab);
-    }
+/* The largest of the mask's tokens, and what it is judged by: the edited logits, or the raw ones where nothing of the mask is left. */
+static int32_t largest_of_mask(const struct sh_sampler *s, const float *logits, const uint32_t *mask, const float **edited) {
+    const int32_t largest = argmax(*edited, mask, s->n_vocab);
+    if (*edited == logits || (largest >= 0 && (*edited)[largest] > -INFINITY)) return largest;
+    *edited = logits;
+    return argmax(logits, mask, s->n_vocab);
+}
+
+/* s->logits becomes logits in which only the mask's tokens take part. */
+static enum sh_code apply_mask(struct sh_sampler *s, const float *logits, const uint32_t *mask, struct sh_error *err) {
     if (s->logits == NULL) s->logits = sh_calloc(s->n_vocab, sizeof *s->logits);
     if (s->logits == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for masked logits of %u tokens", s->n_vocab);
-    for (uint32_t i = 0; i < s->n_vocab; i++) s->logits[i] = sh_mask_has(mask, i) ? (*edited)[i] : -INFINITY;
-    *edited = s->logits;
+    for (uint32_t w = 0; w < sh_mask_words(s->n_vocab); w++) {
+        const uint32_t left = s->n_vocab - w * 32, n = left < 32 ? left : 32, bits = mask[w];
+        const float *from = logits + (size_t)w * 32;
+        float *to = s->logits + (size_t)w * 32;
+        if (bits == 0) {
+            for (uint32_t k = 0; k < n; k++) to[k] = -INFINITY;
+        } else {
+            for (uint32_t k = 0; k < n; k++) to[k] = (bits >> k & 1) != 0 ? from[k] : -INFINITY;
+        }
+    }
     return SH_OK;
 }
 
@@ -300,19 +309,20 @@ enum sh_code sh_sampler_pick(struct sh_sampler *s, const float *logits, const ui
         if (code != SH_OK) return code;
         edited = s->logits;
     }
-    int32_t largest;
-    if (mask == NULL) {
-        largest = argmax(edited, NULL, s->n_vocab);
-    } else {
-        const enum sh_code code = apply_mask(s, logits, mask, &edited, &largest, err);
-        if (code != SH_OK) return code;
-    }
+    const int32_t largest = mask != NULL ? largest_of_mask(s, logits, mask, &edited) : argmax(edited, NULL, s->n_vocab);
     if (largest < 0)
         return sh_fail(err, SH_ERR_DEVICE,
                        "the logits for position %u are not numbers: the model's weights or the device are at fault", position);
     if (s->params.temperature == 0 || isinf(edited[largest])) {
         *token = largest;
-    } else if (s->params.mirostat != 0) {
+        return SH_OK;
+    }
+    if (mask != NULL) {
+        const enum sh_code code = apply_mask(s, edited, mask, err);
+        if (code != SH_OK) return code;
+        edited = s->logits;
+    }
+    if (s->params.mirostat != 0) {
         const bool only = mask != NULL && sh_mask_count(mask, s->n_vocab) == 1;
         return draw_mirostat(s, edited, largest, only, history, position, token, err);
     } else if (s->filters) {

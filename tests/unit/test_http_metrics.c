@@ -117,6 +117,10 @@ static void test_promtool_accepts(void **state) {
     metric_set(METRIC_KV_PAGES_TOTAL, model, 64);
     metric_set(METRIC_MODEL_STATE, state_labels, 1);
     metric_set(METRIC_BUILD_INFO, version, 1);
+    metric_add(METRIC_FORCED_TOKENS, model, 3);
+    metric_observe(METRIC_GRAMMAR_MASK, NULL, 3e-6);
+    assert_line("shimmy_grammar_mask_seconds_bucket{le=\"5e-06\"} 1");
+    assert_line("shimmy_grammar_mask_seconds_bucket{le=\"2.5e-06\"} 0");
     size_t length;
     char *text = metrics_text(&length);
     FILE *pipe = popen("promtool check metrics >&2", "w");
