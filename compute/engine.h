@@ -345,7 +345,7 @@ struct sh_chat_request { /* texts are UTF-8 and NUL-terminated */
 /* What can be said of a request without a model, which sh_chat_apply says, too: messages, tools and variables are of the right form. */
 SH_API enum sh_code sh_chat_check(const struct sh_chat_request *request, struct sh_error *err);
 struct sh_chat_prompt {
-    char *text; /* malloc'd, like parts */
+    char *text; /* malloc'd, like parts; both may be freed, and made NULL, before the rest */
     size_t length;
     struct sh_chat_part *parts; /* what came from the request, so that sh_chat_tokenize parses no control tokens there */
     uint32_t n_parts;

@@ -87,6 +87,13 @@ static bool apply(struct api_job *job, struct api_error *err) {
     if (code) return refuse(job, err, code, why.message);
     code = sh_chat_tokenize(job->vocab, job->prompt.text, job->prompt.parts, job->prompt.n_parts, &job->parts[0].ids,
                             &job->parts[0].n_ids, &why);
+    /* The texts may be large and are not needed any more. */
+    free(job->prompt.text);
+    free(job->prompt.parts);
+    job->prompt.text = NULL;
+    job->prompt.parts = NULL;
+    free(job->q.chat.messages);
+    job->q.chat.messages = NULL;
     return code == SH_OK || api_fail_code(err, code, "messages", why.message);
 }
 

@@ -508,8 +508,9 @@ static bool check_tokens(struct api_job *job) {
     return true;
 }
 
+/* What is held to a form ends where the form does: the template's strings do not cut it. */
 static bool merge_stops(struct api_job *job) {
-    const uint32_t n_own = job->q.ignore_eos ? 0 : job->chat_info.n_stops;
+    const uint32_t n_own = job->q.ignore_eos || job->grammar ? 0 : job->chat_info.n_stops;
     const char **all = sh_calloc((uint64_t)n_own + job->q.n_stops + 1, sizeof(*all));
     if (!all) return false;
     for (uint32_t i = 0; i < job->q.n_stops; i++) all[job->n_stops++] = job->q.stops[i];

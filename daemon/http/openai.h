@@ -84,7 +84,7 @@ struct api_job {
     const struct sh_chat *chat; /* chats: the model's, lent with `ready`, or named_chat; like the next four set by `prepare` */
     struct sh_chat *named_chat; /* of the template that the request names; owned */
     struct sh_chat_info chat_info;
-    struct sh_chat_prompt prompt; /* kept as long as its answers are read; outlives the generations */
+    struct sh_chat_prompt prompt; /* outlives the answers; text and parts are gone once it is tokenised */
     struct sh_grammar *grammar;   /* what every choice is held to; a reference; NULL: nothing */
     struct api_part *parts;
     uint32_t n_parts;

@@ -4,6 +4,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -23,6 +24,25 @@ static void test_bytes(void **state) {
     assert_json("\xc3\xb6\xff!", 4, "\xc3\xb6\xef\xbf\xbd!", 6);
     assert_json("\xed\xa0\x80", 3, "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd", 9); /* a surrogate */
     assert_json("x\xe2\x82", 3, "x\xef\xbf\xbd\xef\xbf\xbd", 7);               /* cut short */
+}
+
+static void assert_exact(const char *text, const char *want) {
+    json_error_t err;
+    json_t *value = json_loads(text, JSON_DECODE_ANY, &err);
+    assert_non_null(value);
+    char *out = json_exact(value);
+    assert_string_equal(out, want);
+    free(out);
+    json_decref(value);
+}
+
+static void test_exact(void **state) {
+    (void)state;
+    assert_exact("{\"b\": [0.1, 1e300, -2.5], \"a\": 3}", "{\"b\":[0.1,1e300,-2.5],\"a\":3}");
+    assert_exact("[0.1, 0.30000000000000004]", "[0.10000000000000001,0.30000000000000004]");
+    assert_exact("1.0", "1.0");
+    assert_exact("\"\\u00e9\\u0001/\"", "\"\xc3\xa9\\u0001/\"");
+    assert_exact("9223372036854775807", "9223372036854775807");
 }
 
 static void test_clean(void **state) {
@@ -47,6 +67,7 @@ static void test_distance(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bytes),
+        cmocka_unit_test(test_exact),
         cmocka_unit_test(test_clean),
         cmocka_unit_test(test_distance),
     };
