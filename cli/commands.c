@@ -112,7 +112,13 @@ static const struct cli_option detokenize_options[] = {
 };
 
 static const struct cli_option template_options[] = {
-    {"file", 0, CLI_TEXT, "FILE", "the template, a text file", "@file"},
+    {"messages", 0, CLI_TEXT, "FILE", "the messages, a JSON array as in a chat request, or a whole request (- is standard input)", "@file"},
+    {"tools", 0, CLI_TEXT, "FILE", "the tools, a JSON array as in a chat request (- is standard input)", "@file"},
+    {"chat-template", 0, CLI_TEXT, "FILE|NAME", "render with it: a file, one of the model's, or a built-in one (chatml, ...)", "@file"},
+    {"no-generation-prompt", 0, CLI_FLAG, NULL, "without what begins an answer"},
+    {"continue", 0, CLI_FLAG, NULL, "the last message is the beginning of the answer"},
+    {"kwargs", 0, CLI_TEXT, "JSON", "further variables of the template, as chat_template_kwargs: {\"enable_thinking\": false}"},
+    {"file", 0, CLI_TEXT, "FILE", "without MODEL: the template, a text file", "@file"},
     {NULL},
 };
 
@@ -152,11 +158,13 @@ const struct cli_command cli_commands[] = {
     {"detokenize", "[MODEL] [ID...]", "token ids to text",
      "Ids are parted by spaces or commas, and read from standard input if there are none. With --gguf there is no MODEL.", 0,
      CLI_ARGUMENTS_MAX, detokenize_options, "@model", cmd_detokenize},
-    {"template", "", "what a chat template renders; needs no daemon and no model",
-     "With --file and --json: the template's variables are one JSON object on standard input (messages, tools,\n"
+    {"template", "[MODEL]", "what a model would see of a chat",
+     "MODEL --messages FILE: standard output gets the prompt exactly, or with --json one object that has its tokens, too, which\n"
+     "template that is and why, and the forms of its tool calls and reasoning. Needs no daemon unless MODEL is a name.\n"
+     "--file FILE --json, without MODEL: the template's variables are one JSON object on standard input (messages, tools,\n"
      "add_generation_prompt, bos_token, eos_token, any other name; now is the moment that strftime_now formats, such as\n"
      "2025-02-21T14:30:05). Standard output gets the text exactly. The exit status is 1 if the template refuses or fails.",
-     0, 0, template_options, NULL, cmd_template},
+     0, 1, template_options, "@model", cmd_template},
     {"inspect", "[FILE]", "what is in a model file, and whether it would load; needs no daemon",
      "The exit status is 1 if the file would not load; the last line says why.", 0, 1, inspect_options, "@file", cmd_inspect},
     {"verify", "MODEL", "is a model computed right on a device of this machine?",

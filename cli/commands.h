@@ -37,6 +37,8 @@ int cli_call(struct cli *cli, const char *method, json_t *parameters, json_t **r
 /* After client_next gave something else than CLIENT_REPLY: says so; returns the exit status. Drops `parameters`. */
 int cli_call_failed(struct cli *cli, enum client_result result, json_t *parameters);
 
+/* Is a MODEL argument a path? Else it is a name. */
+bool cli_is_path(const char *model);
 /* {"model": the MODEL argument}; a relative path is made absolute, since the daemon works in another directory. */
 json_t *cli_model_parameters(const char *model);
 /* --chat-template, a file's path made absolute; NULL: not given. New reference. */

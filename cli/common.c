@@ -99,11 +99,14 @@ int cli_call(struct cli *cli, const char *method, json_t *parameters, json_t **r
     return EXIT_DONE;
 }
 
-json_t *cli_model_parameters(const char *model) {
+bool cli_is_path(const char *model) {
     size_t length = strlen(model);
-    bool is_path = strchr(model, '/') || (length > 5 && !strcasecmp(model + length - 5, ".gguf"));
+    return strchr(model, '/') || (length > 5 && !strcasecmp(model + length - 5, ".gguf"));
+}
+
+json_t *cli_model_parameters(const char *model) {
     json_t *parameters = NULL;
-    char *directory = is_path && model[0] != '/' ? getcwd(NULL, 0) : NULL;
+    char *directory = cli_is_path(model) && model[0] != '/' ? getcwd(NULL, 0) : NULL;
     if (directory) parameters = json_pack("{s:s++}", "model", directory, "/", model);
     else parameters = json_pack("{s:s}", "model", model);
     free(directory);

@@ -1,7 +1,7 @@
 /* chat.c - a model's templates, compiled, and from a request to a prompt. */
 #include "compute/chat/chat.h"
 
-#include "compute/chat/format.h"
+#include "compute/chat/forms.h"
 #include "compute/text/template.h"
 #include "compute/text/vocab.h"
 
@@ -358,9 +358,9 @@ static enum sh_code apply(const struct sh_chat *chat, const struct sh_chat_reque
         instructions = sh_format_instructions(v->format, request->tools, request->single_call);
         if (instructions == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a chat's tools");
     }
-    enum sh_code code = sh_chat_adapt(in->messages, &v->caps, instructions, err);
+    enum sh_code code = request->continue_last ? mark_end(in->messages, err) : SH_OK;
+    if (code == SH_OK) code = sh_chat_adapt(in->messages, &v->caps, v->format->calls, instructions, err);
     free(instructions);
-    if (code == SH_OK && request->continue_last) code = mark_end(in->messages, err);
     if (code != SH_OK) return code;
     if (json_object_set(in->given, "messages", in->messages) != 0 ||
         (shows && v->caps.tools && json_object_set(in->given, "tools", in->tools) != 0)) {

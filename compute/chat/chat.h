@@ -58,8 +58,12 @@ json_t *sh_chat_variables(const char *bos, const char *eos, bool lists, bool add
 enum sh_code sh_chat_read_messages(const char *text, json_t **out, struct sh_error *err);
 /* The same for tools; *out is NULL for NULL, null and an empty array. `name` (may be NULL) must be one of theirs. */
 enum sh_code sh_chat_read_tools(const char *text, const char *name, json_t **out, struct sh_error *err);
-/* Changes checked messages into what a template of these capabilities takes. `instructions` (may be NULL): what the model has to be told
- * of tools, since the template does not. */
-enum sh_code sh_chat_adapt(json_t *messages, const struct sh_chat_caps *caps, const char *instructions, struct sh_error *err);
+/* A value as text, with numbers as short as they can be for the whole of it (0.1 stays 0.1); malloc'd. NULL: no memory. */
+char *sh_chat_json(const json_t *value);
+/* Changes checked messages into what a template of these capabilities takes. `form`: how calls are written where the template does not.
+ * `instructions` (may be NULL): what the model has to be told of tools, since the template does not. */
+struct sh_call_form;
+enum sh_code sh_chat_adapt(json_t *messages, const struct sh_chat_caps *caps, const struct sh_call_form *form, const char *instructions,
+                           struct sh_error *err);
 
 #endif

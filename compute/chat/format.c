@@ -6,6 +6,8 @@
  */
 #include "compute/chat/forms.h"
 
+#include "compute/chat/chat.h"
+
 #include <jansson.h>
 #include <stdlib.h>
 
@@ -278,7 +280,7 @@ char *sh_format_instructions(const struct sh_format *format, const char *tools_j
     json_t *tool;
     json_array_foreach(tools, i, tool) {
         const json_t *function = json_object_get(tool, "function");
-        char *text = json_dumps(json_is_object(function) ? function : tool, JSON_COMPACT);
+        char *text = sh_chat_json(json_is_object(function) ? function : tool);
         if (text == NULL) b.failed = true;
         else sh_buffer_add_string(&b, text);
         free(text);

@@ -1,6 +1,8 @@
 /* messages.c - a request's messages and tools: read, checked, and turned into what a template takes. */
 #include "compute/chat/chat.h"
 
+#include "compute/chat/forms.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -285,6 +287,16 @@ enum sh_code sh_chat_read_tools(const char *text, const char *name, json_t **out
     return code;
 }
 
+char *sh_chat_json(const json_t *value) {
+    char *text = json_dumps(value, JSON_REAL_PRECISION(15) | JSON_ENCODE_ANY);
+    json_t *back = text != NULL ? json_loads(text, JSON_ALLOW_NUL | JSON_DECODE_ANY, NULL) : NULL;
+    const bool same = back != NULL && json_equal(back, value);
+    json_decref(back);
+    if (same) return text;
+    free(text);
+    return json_dumps(value, JSON_ENCODE_ANY);
+}
+
 /* ---- adapting ---- */
 
 static bool is_role(const json_t *message, const char *role) {
@@ -351,28 +363,116 @@ static bool add_instructions(json_t *messages, const struct sh_chat_caps *caps, 
     return json_array_insert_new(messages, 0, json_pack("{s:s,s:s}", "role", system ? "system" : "user", "content", instructions)) == 0;
 }
 
-/* A call as text, {"name": ..., "arguments": {...}}: the form that the instructions ask for. */
-static char *call_text(const json_t *call) {
-    const json_t *function = json_object_get(call, "function"), *arguments = json_object_get(function, "arguments");
-    char *name = json_dumps(json_object_get(function, "name"), JSON_ENCODE_ANY);
-    char *own = json_is_string(arguments) ? NULL : json_dumps(arguments, 0), *text = NULL;
-    const char *shown = json_is_string(arguments) ? json_string_value(arguments) : own;
-    if (name != NULL && shown != NULL && asprintf(&text, "{\"name\": %s, \"arguments\": %s}", name, *shown != '\0' ? shown : "{}") < 0)
-        text = NULL;
-    free(name);
-    free(own);
-    return text;
+static void add(struct sh_buffer *b, const char *text) {
+    if (text != NULL) sh_buffer_add_string(b, text);
 }
 
-static bool write_calls(json_t *message) {
-    json_t *call;
+/* A value as Python writes it. */
+static void write_python(struct sh_buffer *b, const json_t *value) {
+    const char *key, *before = "";
+    json_t *item;
     size_t i;
-    bool done = true;
-    json_array_foreach(json_object_get(message, "tool_calls"), i, call) {
-        char *text = call_text(call);
-        done = done && text != NULL && join_content(message, text, false);
+    if (json_is_array(value)) {
+        add(b, "[");
+        json_array_foreach(value, i, item) {
+            if (i > 0) add(b, ", ");
+            write_python(b, item);
+        }
+        add(b, "]");
+    } else if (json_is_object(value)) {
+        add(b, "{");
+        json_object_foreach((json_t *)(uintptr_t)value, key, item) {
+            add(b, before);
+            add(b, "\"");
+            sh_buffer_add_escaped(b, key, strlen(key));
+            add(b, "\": ");
+            write_python(b, item);
+            before = ", ";
+        }
+        add(b, "}");
+    } else if (json_is_boolean(value) || json_is_null(value)) {
+        add(b, json_is_true(value) ? "True" : json_is_false(value) ? "False" : "None");
+    } else {
+        char *text = sh_chat_json(value);
+        if (text == NULL) b->failed = true;
+        add(b, text);
         free(text);
     }
+}
+
+static void write_named(struct sh_buffer *b, const struct sh_call_form *form, const char *name, const char *arguments) {
+    const bool fence = (form->flags & SH_FORM_FENCE) != 0;
+    add(b, form->name_open);
+    add(b, name);
+    add(b, form->name_close);
+    add(b, fence ? "```json\n" : NULL);
+    add(b, arguments);
+    add(b, fence ? "\n```" : NULL);
+}
+
+static void write_object(struct sh_buffer *b, const struct sh_call_form *form, const char *name, const char *arguments) {
+    add(b, "{\"");
+    add(b, form->name_key != NULL ? form->name_key : "name");
+    add(b, "\": \"");
+    sh_buffer_add_escaped(b, name, strlen(name));
+    add(b, "\", \"");
+    add(b, form->arguments_key != NULL ? form->arguments_key : "arguments");
+    add(b, "\": ");
+    add(b, arguments);
+    add(b, "}");
+}
+
+static void write_call_python(struct sh_buffer *b, const char *name, const char *arguments) {
+    json_t *object = json_loads(arguments, JSON_ALLOW_NUL, NULL), *value;
+    const char *key, *before = "";
+    add(b, name);
+    add(b, "(");
+    json_object_foreach(object, key, value) {
+        add(b, before);
+        add(b, key);
+        add(b, "=");
+        write_python(b, value);
+        before = ", ";
+    }
+    add(b, ")");
+    json_decref(object);
+}
+
+/* Calls as the model is told to write them, one within its marks behind the other, or all as a list behind the one mark that there is. A
+ * form that is more than marks around names, JSON or Python is written as JSON alone. */
+static bool write_calls(json_t *message, const struct sh_call_form *form) {
+    const bool named = form->shape == SH_CALL_NAMED && (form->flags & (SH_FORM_KIMI | SH_FORM_CALL_ID)) == 0;
+    const bool python = form->shape == SH_CALL_PYTHON && (form->flags & SH_FORM_FENCE) == 0;
+    const bool object = form->shape == SH_CALL_JSON && form->call_open != NULL && (form->flags & SH_FORM_FENCE) == 0;
+    const bool marked = named || python || object, list = python || (object && form->call_close == NULL);
+    struct sh_buffer b = {0};
+    json_t *call;
+    size_t i;
+    add(&b, marked ? form->open : NULL);
+    if (list) add(&b, form->call_open);
+    if (list) add(&b, "[");
+    json_array_foreach(json_object_get(message, "tool_calls"), i, call) {
+        const json_t *function = json_object_get(call, "function"), *arguments = json_object_get(function, "arguments");
+        const char *name = json_string_value(json_object_get(function, "name"));
+        char *own = json_is_string(arguments) ? NULL : sh_chat_json(arguments);
+        const char *text = json_is_string(arguments) ? json_string_value(arguments) : own;
+        if (text == NULL) b.failed = true;
+        if (text == NULL || text[strspn(text, " \t\r\n")] == '\0') text = "{}";
+        if (i > 0) add(&b, list ? ", " : "\n");
+        if (marked && !list) add(&b, form->call_open);
+        if (object && !list) add(&b, "\n");
+        if (named) write_named(&b, form, name, text);
+        else if (python) write_call_python(&b, name, text);
+        else write_object(&b, form, name, text);
+        if (object && !list) add(&b, "\n");
+        if (marked && !list) add(&b, form->call_close);
+        free(own);
+    }
+    if (list) add(&b, "]");
+    if (list) add(&b, form->call_close);
+    add(&b, marked ? form->close : NULL);
+    const bool done = !b.failed && join_content(message, b.text, false);
+    free(b.text);
     json_object_del(message, "tool_calls");
     return done;
 }
@@ -435,7 +535,7 @@ static enum sh_code adapt_arguments(const json_t *message, size_t index, uint8_t
                 return wrong(err, at, arguments, "the text of a JSON object");
             }
         } else if (json_is_object(arguments) && (takes & SH_TAKES_OBJECT) == 0) {
-            char *text = json_dumps(arguments, 0);
+            char *text = sh_chat_json(arguments);
             wanted = text != NULL ? json_string(text) : NULL;
             free(text);
             if (wanted == NULL) return no_memory(err);
@@ -484,13 +584,14 @@ static bool adapt_content(json_t *message, enum sh_chat_speaker speaker, const s
     return true;
 }
 
-enum sh_code sh_chat_adapt(json_t *messages, const struct sh_chat_caps *caps, const char *instructions, struct sh_error *err) {
+enum sh_code sh_chat_adapt(json_t *messages, const struct sh_chat_caps *caps, const struct sh_call_form *form, const char *instructions,
+                           struct sh_error *err) {
     json_t *message;
     size_t i;
     bool done = true;
     json_array_foreach(messages, i, message) {
         if (!caps->developer && is_role(message, "developer")) done = done && put(message, "role", json_string("system"));
-        if (caps->arguments == 0 && json_object_get(message, "tool_calls") != NULL) done = done && write_calls(message);
+        if (caps->arguments == 0 && json_object_get(message, "tool_calls") != NULL) done = done && write_calls(message, form);
         const json_t *reasoning = json_object_get(message, "reasoning_content");
         if (reasoning != NULL && caps->reasoning != NULL && json_object_get(message, caps->reasoning) == NULL)
             done = done && put(message, caps->reasoning, json_incref((json_t *)(uintptr_t)reasoning));

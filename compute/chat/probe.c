@@ -17,6 +17,8 @@ struct probe {
 #define SAID "Qz1said1zQ"
 #define NEXT "Qz2next2zQ"
 #define TOOL "qz3tool3zq"
+#define PARAMETER "qz7parameter7zq"
+#define CALLED "qz8called8zq" /* not the tool's name, which may be told for another reason */
 #define KEY "qz4key4zq"
 #define VALUE "qz5value5zq"
 #define CALL_ID "qz6call6z" /* nine characters, which some templates insist on */
@@ -30,8 +32,8 @@ json_t *sh_chat_variables(const char *bos, const char *eos, bool lists, bool add
 
 static json_t *a_tool(void) {
     return json_pack("[{s:s,s:{s:s,s:s,s:{s:s,s:{s:{s:s,s:s}},s:[s]}}}]", "type", "function", "function", "name", TOOL, "description",
-                     "It does " VALUE, "parameters", "type", "object", "properties", KEY, "type", "string", "description", "a text",
-                     "required", KEY);
+                     "It helps", "parameters", "type", "object", "properties", PARAMETER, "type", "string", "description", "a text",
+                     "required", PARAMETER);
 }
 
 /* Takes over both references; tools may be NULL. malloc'd; NULL: the template does not take that. */
@@ -68,7 +70,7 @@ static json_t *message(const char *role, const char *text, bool parts) {
 static json_t *calling(bool object, uint32_t nothing, const char *content) {
     json_t *arguments = object ? json_pack("{s:s}", KEY, VALUE) : json_string("{\"" KEY "\": \"" VALUE "\"}");
     json_t *m = json_pack("{s:s,s:[{s:s,s:s,s:{s:s,s:o}}]}", "role", "assistant", "tool_calls", "id", CALL_ID, "type",
-                          "function", "function", "name", TOOL, "arguments", arguments);
+                          "function", "function", "name", CALLED, "arguments", arguments);
     if (nothing == SH_NOTHING_NULL) json_object_set_new(m, "content", json_null());
     else if (nothing != SH_NOTHING_ABSENT) json_object_set_new(m, "content", json_string(content));
     return m;
@@ -76,7 +78,7 @@ static json_t *calling(bool object, uint32_t nothing, const char *content) {
 
 static json_t *result(const char *text, bool parts) {
     json_t *m = message("tool", text, parts);
-    json_object_set_new(m, "name", json_string(TOOL));
+    json_object_set_new(m, "name", json_string(CALLED));
     json_object_set_new(m, "tool_call_id", json_string(CALL_ID));
     return m;
 }
@@ -84,7 +86,7 @@ static json_t *result(const char *text, bool parts) {
 /* Arguments that came out as Python writes a dict, or as a string within quotes, were not meant so. */
 static bool takes_arguments(const char *text, bool object) {
     const char *at = text;
-    if (!contains(text, TOOL)) return false;
+    if (!contains(text, CALLED)) return false;
     if (!object) {
         static const char whole[] = "{\"" KEY "\": \"" VALUE "\"}";
         while ((at = strstr(at, whole)) != NULL) {

@@ -1,6 +1,6 @@
 /*
  * call.h - one method call and its replies, between the socket (server.c) and the methods (status.c, load.c, generate.c,
- * embed.c, text.c).
+ * embed.c, text.c, template.c).
  *
  * A method is called in the main thread with a struct call and answers it with call_reply or call_error, at once or later. One
  * that answers later sets `state` and its hooks. Other threads may only use call_ref, call_unref and call_post.
@@ -84,6 +84,7 @@ void method_embed(struct call *call);
 void method_cancel(struct call *call);
 void method_tokenize(struct call *call);
 void method_detokenize(struct call *call);
+void method_template(struct call *call);
 
 /* service.c: org.varlink.service and the way from a method's full name to its function. */
 void service_run(struct call *call);

@@ -54,7 +54,7 @@ const struct method control_methods[] = {
     {"Unload", method_unload},         {"Generate", method_generate},
     {"Embed", method_embed},           {"Cancel", method_cancel},
     {"Tokenize", method_tokenize},     {"Detokenize", method_detokenize},
-    {NULL, NULL},
+    {"Template", method_template},     {NULL, NULL},
 };
 
 /* ---- parameters -------------------------------------------------------------------------------------- */

@@ -408,6 +408,40 @@ static void test_text(void **state) {
     peer_close(&peer);
 }
 
+static void test_template(void **state) {
+    (void)state;
+    static const char hello[] = "\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"Hello\"}]";
+    static const struct {
+        const char *more, *text, *template, *source;
+    } cases[] = {
+        {"", "User: Hello\nAssistant:", "plain", "built-in"},
+        {",\"chat_template\":\"chatml\"", "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n", "chatml", "built-in"},
+        {",\"add_generation_prompt\":false", "User: Hello\n", "plain", "built-in"},
+    };
+    struct peer peer = peer_open(0);
+    char line[512];
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        snprintf(line, sizeof line, "{\"method\":\"io.shimmy.Daemon.Template\",\"parameters\":{%s%s}}", hello, cases[i].more);
+        json_t *reply = peer_call(&peer, line);
+        assert_string_equal(json_string_value(at(reply, "parameters/text")), cases[i].text);
+        assert_string_equal(json_string_value(at(reply, "parameters/template")), cases[i].template);
+        assert_string_equal(json_string_value(at(reply, "parameters/source")), cases[i].source);
+        assert_true(json_array_size(at(reply, "parameters/tokens")) > 3);
+        json_decref(reply);
+    }
+    static const char *const refused[] = {
+        "\"model\":\"m\",\"messages\":[]", "\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"chat_template\":\"nonsense\"",
+        "\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"continue_last\":true",
+        "\"model\":\"broken\",\"messages\":[{\"role\":\"user\",\"content\":\"a\"}]"};
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        snprintf(line, sizeof line, "{\"method\":\"io.shimmy.Daemon.Template\",\"parameters\":{%s}}", refused[i]);
+        assert_error(peer_call(&peer, line), "io.shimmy.Daemon.TemplateFailed");
+    }
+    snprintf(line, sizeof line, "{\"method\":\"io.shimmy.Daemon.Template\",\"parameters\":{%s,\"variables\":[]}}", hello);
+    assert_error(peer_call(&peer, line), "org.varlink.service.InvalidParameter");
+    peer_close(&peer);
+}
+
 static json_t *embed(struct peer *peer, const char *rest) {
     char text[400];
     snprintf(text, sizeof text, "{\"method\":\"io.shimmy.Daemon.Embed\",%s}", rest);
@@ -795,7 +829,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_service),      cmocka_unit_test(test_interface),    cmocka_unit_test(test_embed),    cmocka_unit_test(test_parameters),
         cmocka_unit_test(test_messages),     cmocka_unit_test(test_status),       cmocka_unit_test(test_load),
-        cmocka_unit_test(test_text),         cmocka_unit_test(test_generate),     cmocka_unit_test(test_leaving),
+        cmocka_unit_test(test_text), cmocka_unit_test(test_template),         cmocka_unit_test(test_generate),     cmocka_unit_test(test_leaving),
         cmocka_unit_test(test_slow_reader),  cmocka_unit_test(test_many_clients), cmocka_unit_test(test_socket_file),
         cmocka_unit_test(test_default_path),
     };
