@@ -49,8 +49,10 @@ struct sh_rx {
 };
 /* SH_ERR_INVALID and SH_ERR_UNSUPPORTED name what was found and the character (1 is the first). */
 enum sh_code sh_rx_parse(const char *pattern, size_t length, struct sh_rx **out, struct sh_error *err);
+uint64_t sh_rx_work(const struct sh_rx *rx); /* its size: nodes and ranges */
 void sh_rx_free(struct sh_rx *rx); /* takes NULL */
-/* A property as in \p{...}: adds its code points. False: there is none of that name. (regex_property.c) */
+/* A property as in \p{...}: adds its code points. False: there is none of that name. Any thread; what is found is kept for good.
+ * (regex_property.c) */
 bool sh_rx_property(const char *name, size_t length, struct sh_charset *set);
 /* Appends the expression; SH_ERR_UNSUPPORTED: anchors where they are too hard. */
 enum sh_code sh_rx_expr(struct sh_gr *gr, struct sh_rx *rx, bool in_json, bool search, sh_gr_expr *out, struct sh_error *err);
@@ -69,6 +71,7 @@ void sh_dfa_free(struct sh_dfa *dfa); /* takes NULL */
 /* *a becomes a and b, or a without b. */
 enum sh_code sh_dfa_intersect(struct sh_dfa **a, const struct sh_dfa *b, struct sh_error *err);
 enum sh_code sh_dfa_subtract(struct sh_dfa **a, const struct sh_dfa *b, struct sh_error *err);
+uint64_t sh_dfa_work(const struct sh_dfa *dfa); /* what making it took, in transitions looked at */
 bool sh_dfa_is_empty(const struct sh_dfa *dfa);
 bool sh_dfa_matches(const struct sh_dfa *dfa, const char *text, size_t length);
 enum sh_code sh_dfa_expr(struct sh_gr *gr, const struct sh_dfa *dfa, bool in_json, sh_gr_expr *out, struct sh_error *err);

@@ -23,6 +23,7 @@ struct sh_dfa {
     uint32_t n_classes, n_states;
     uint32_t *next;  /* [n_states][n_classes] */
     uint8_t *accept; /* [n_states] */
+    uint64_t work;   /* that making it took */
 };
 
 static enum sh_code no_memory(struct sh_error *err) { return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for an automaton"); }
@@ -374,6 +375,7 @@ static enum sh_code determinise(const struct nfa *nfa, uint32_t end, struct sh_d
             if (code == SH_OK) dfa->next[(size_t)state * dfa->n_classes + c] = to;
         }
     }
+    dfa->work = work + (uint64_t)dfa->n_states * dfa->n_classes;
     keys_free(&keys);
     free(s.list);
     free(s.mark);
@@ -513,6 +515,7 @@ enum sh_code sh_dfa_copy(const struct sh_dfa *dfa, struct sh_dfa **out, struct s
     copy->n_intervals = dfa->n_intervals;
     copy->n_classes = dfa->n_classes;
     copy->n_states = dfa->n_states;
+    copy->work = dfa->work;
     *out = copy;
     return SH_OK;
 }
@@ -564,6 +567,7 @@ static enum sh_code product(struct sh_dfa **a_inout, const struct sh_dfa *b, boo
             if (code == SH_OK) dfa->next[(size_t)state * dfa->n_classes + c] = to;
         }
     }
+    dfa->work = a->work + b->work + (uint64_t)dfa->n_states * dfa->n_classes;
     if (code == SH_OK) code = trim(dfa, err);
 out:
     free(number);
@@ -583,6 +587,8 @@ enum sh_code sh_dfa_subtract(struct sh_dfa **a, const struct sh_dfa *b, struct s
 
 /* ---- asking ---------------------------------------------------------------------------------------------------------- */
 
+uint64_t sh_dfa_work(const struct sh_dfa *dfa) { return dfa->work; }
+
 bool sh_dfa_is_empty(const struct sh_dfa *dfa) {
     if (dfa->accept[0]) return false;
     for (uint32_t c = 0; c < dfa->n_classes; c++) {
@@ -601,44 +607,72 @@ bool sh_dfa_matches(const struct sh_dfa *dfa, const char *text, size_t length) {
     return state != NONE && dfa->accept[state];
 }
 
+struct writer {
+    struct sh_gr *gr;
+    const struct sh_dfa *dfa;
+    bool in_json;
+    struct keys sets; /* of classes, */
+    sh_gr_expr *written; /* and their expressions */
+    uint32_t written_capacity;
+    uint32_t *classes;          /* [n_classes] at work */
+    struct sh_gr_range *ranges; /* [n_intervals] */
+};
+
+/* One code point of the n classes, which are ascending. */
+static bool write_classes(struct writer *w, uint32_t n, sh_gr_expr *out) {
+    const uint32_t before = w->sets.n, number = keys_find(&w->sets, w->classes, n);
+    if (number == NONE || !sh_grow((void **)&w->written, &w->written_capacity, w->sets.n, sizeof *w->written)) return false;
+    if (number == before) {
+        uint32_t n_ranges = 0;
+        for (uint32_t i = 0; i < w->dfa->n_intervals; i++) {
+            if (bsearch(&w->dfa->class_of[i], w->classes, n, sizeof *w->classes, compare_u32) == NULL) continue;
+            const uint32_t first = w->dfa->starts[i], last = i + 1 < w->dfa->n_intervals ? w->dfa->starts[i + 1] - 1 : SH_MAX_CODE_POINT;
+            if (n_ranges > 0 && w->ranges[n_ranges - 1].last + 1 == first) w->ranges[n_ranges - 1].last = last;
+            else w->ranges[n_ranges++] = (struct sh_gr_range){first, last};
+        }
+        w->written[number] = sh_charset_expr(w->gr, w->ranges, n_ranges, w->in_json);
+    }
+    *out = w->written[number];
+    return true;
+}
+
 /* A rule per state, each of which ends in another one's. */
 enum sh_code sh_dfa_expr(struct sh_gr *gr, const struct sh_dfa *dfa, bool in_json, sh_gr_expr *out, struct sh_error *err) {
+    struct writer w = {.gr = gr, .dfa = dfa, .in_json = in_json};
     uint32_t *rules = sh_calloc((uint64_t)dfa->n_states + 1, sizeof *rules);
     uint32_t *targets = sh_calloc((uint64_t)dfa->n_classes + 1, sizeof *targets);
-    struct sh_gr_range *ranges = sh_calloc((uint64_t)dfa->n_intervals + 1, sizeof *ranges);
     sh_gr_expr *items = sh_calloc((uint64_t)dfa->n_classes + 1, sizeof *items);
-    enum sh_code code = SH_OK;
-    if (rules == NULL || targets == NULL || ranges == NULL || items == NULL) {
-        code = no_memory(err);
-        goto out;
-    }
-    for (uint32_t s = 0; s < dfa->n_states; s++) rules[s] = sh_gr_rule(gr, "string");
-    for (uint32_t s = 0; s < dfa->n_states; s++) {
+    w.classes = sh_calloc((uint64_t)dfa->n_classes + 1, sizeof *w.classes);
+    w.ranges = sh_calloc((uint64_t)dfa->n_intervals + 1, sizeof *w.ranges);
+    bool ok = rules != NULL && targets != NULL && items != NULL && w.classes != NULL && w.ranges != NULL;
+    for (uint32_t s = 0; ok && s < dfa->n_states; s++) rules[s] = sh_gr_rule(gr, "string");
+    for (uint32_t s = 0; ok && s < dfa->n_states; s++) {
         const uint32_t *next = dfa->next + (size_t)s * dfa->n_classes;
         uint32_t n_targets = 0, n_items = 0;
         for (uint32_t c = 0; c < dfa->n_classes; c++) {
             if (next[c] != NONE) targets[n_targets++] = next[c];
         }
         qsort(targets, n_targets, sizeof *targets, compare_u32);
-        for (uint32_t t = 0; t < n_targets; t++) {
+        for (uint32_t t = 0; ok && t < n_targets; t++) {
             if (t > 0 && targets[t] == targets[t - 1]) continue;
             uint32_t n = 0;
-            for (uint32_t i = 0; i < dfa->n_intervals; i++) {
-                if (next[dfa->class_of[i]] != targets[t]) continue;
-                const uint32_t last = i + 1 < dfa->n_intervals ? dfa->starts[i + 1] - 1 : SH_MAX_CODE_POINT;
-                if (n > 0 && ranges[n - 1].last + 1 == dfa->starts[i]) ranges[n - 1].last = last;
-                else ranges[n++] = (struct sh_gr_range){dfa->starts[i], last};
+            for (uint32_t c = 0; c < dfa->n_classes; c++) {
+                if (next[c] == targets[t]) w.classes[n++] = c;
             }
-            items[n_items++] = sh_gr_pair(gr, sh_charset_expr(gr, ranges, n, in_json), sh_gr_ref(gr, rules[targets[t]]));
+            sh_gr_expr characters;
+            ok = write_classes(&w, n, &characters);
+            if (ok) items[n_items++] = sh_gr_pair(gr, characters, sh_gr_ref(gr, rules[targets[t]]));
         }
         if (dfa->accept[s]) items[n_items++] = SH_GR_EMPTY;
-        sh_gr_set_rule(gr, rules[s], sh_gr_choice(gr, items, n_items));
+        if (ok) sh_gr_set_rule(gr, rules[s], sh_gr_choice(gr, items, n_items));
     }
-    *out = sh_gr_ref(gr, rules[0]);
-out:
+    if (ok) *out = sh_gr_ref(gr, rules[0]);
     free(rules);
     free(targets);
-    free(ranges);
     free(items);
-    return code;
+    free(w.classes);
+    free(w.ranges);
+    free(w.written);
+    keys_free(&w.sets);
+    return ok ? SH_OK : no_memory(err);
 }

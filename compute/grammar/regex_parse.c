@@ -10,7 +10,7 @@
 
 #include <stdlib.h>
 
-enum { MAX_PROPERTIES = 16, MAX_COUNT = 1 << 20 };
+enum { MAX_PROPERTIES = 64, MAX_COUNT = 1 << 20 };
 
 struct parser {
     struct sh_rx *rx;
@@ -116,7 +116,7 @@ static enum sh_code read_property(struct parser *p, const char *begin, struct sh
     const char *name = ++p->at;
     while (p->at < p->end && *p->at != '}') p->at++;
     if (p->at >= p->end) return fail_at(p, begin, SH_ERR_INVALID, "this property has no closing '}'");
-    if (++p->properties > MAX_PROPERTIES) return fail_at(p, begin, SH_ERR_LIMIT, "more than 16 properties (\\p) in one expression");
+    if (++p->properties > MAX_PROPERTIES) return fail_at(p, begin, SH_ERR_LIMIT, "more than 64 properties (\\p) in one expression");
     if (!sh_rx_property(name, (size_t)(p->at - name), set)) {
         return fail_at(p, begin, SH_ERR_UNSUPPORTED, "this property of characters (\\p) is not known here; write the characters as ranges");
     }
@@ -392,6 +392,12 @@ enum sh_code sh_rx_parse(const char *pattern, size_t length, struct sh_rx **out,
     }
     *out = p.rx;
     return SH_OK;
+}
+
+uint64_t sh_rx_work(const struct sh_rx *rx) {
+    uint64_t work = rx->n_nodes;
+    for (uint32_t i = 0; i < rx->n_sets; i++) work += rx->sets[i].n;
+    return work;
 }
 
 void sh_rx_free(struct sh_rx *rx) {

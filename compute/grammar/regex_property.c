@@ -1,7 +1,8 @@
 /*
  * regex_property.c - \p{...}: general categories, scripts and a few binary properties, as PCRE2 knows them.
  *
- * PCRE2 has the tables but no list of a property's code points, so they are found by matching all of Unicode once.
+ * PCRE2 has the tables but no list of a property's code points, so they are found by matching all of Unicode, which takes some 20 ms, and
+ * kept.
  */
 #include "compute/grammar/charset.h"
 
@@ -9,6 +10,7 @@
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -66,25 +68,18 @@ static char *all_of_unicode(size_t *n) {
     return text;
 }
 
-bool sh_rx_property(const char *name, size_t length, struct sh_charset *set) {
-    char copy[48], expression[64];
-    if (length >= sizeof copy) return false;
-    memcpy(copy, name, length);
-    copy[length] = 0;
-    if (strlen(copy) != length) return false;
-    if (strcmp(copy, "Any") == 0) return sh_charset_add(set, 0, SH_MAX_CODE_POINT), true;
-    if (strcmp(copy, "ASCII") == 0) return sh_charset_add(set, 0, 0x7F), true;
-    if (!translate(copy, expression)) return false;
+/* The code points of a PCRE2 expression for one property, settled. */
+static void find(const char *expression, struct sh_charset *set) {
     int number;
     PCRE2_SIZE offset;
     pcre2_code *re = pcre2_compile((PCRE2_SPTR)expression, PCRE2_ZERO_TERMINATED, PCRE2_UTF, &number, &offset, NULL);
-    if (re == NULL) return false;
+    if (re == NULL) return;
     pcre2_jit_compile(re, PCRE2_JIT_COMPLETE); /* where it is forbidden the interpreter does the same, slower */
     pcre2_match_data *data = pcre2_match_data_create(1, NULL);
     size_t n = 0;
     char *text = all_of_unicode(&n);
-    const bool ok = data != NULL && text != NULL;
-    for (PCRE2_SIZE at = 0; ok && pcre2_match(re, (PCRE2_SPTR)text, n, at, PCRE2_NO_UTF_CHECK, data, NULL) > 0;) {
+    set->failed = data == NULL || text == NULL;
+    for (PCRE2_SIZE at = 0; !set->failed && pcre2_match(re, (PCRE2_SPTR)text, n, at, PCRE2_NO_UTF_CHECK, data, NULL) > 0;) {
         const PCRE2_SIZE *span = pcre2_get_ovector_pointer(data);
         uint32_t first = 0, last = 0;
         size_t bytes, back = span[1] - 1;
@@ -94,9 +89,44 @@ bool sh_rx_property(const char *name, size_t length, struct sh_charset *set) {
         sh_charset_add(set, first, last);
         at = span[1];
     }
-    if (!ok) set->failed = true;
+    sh_charset_settle(set);
     free(text);
     pcre2_match_data_free(data);
     pcre2_code_free(re);
+}
+
+bool sh_rx_property(const char *name, size_t length, struct sh_charset *set) {
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static struct known { /* as many as there are names that translate() knows, at most */
+        char expression[64];
+        struct sh_charset set;
+    } known[SH_COUNT(categories) + SH_COUNT(scripts) + 40];
+    static uint32_t n_known;
+    char copy[48], expression[64];
+    if (length >= sizeof copy) return false;
+    memcpy(copy, name, length);
+    copy[length] = 0;
+    if (strlen(copy) != length) return false;
+    if (strcmp(copy, "Any") == 0) return sh_charset_add(set, 0, SH_MAX_CODE_POINT), true;
+    if (strcmp(copy, "ASCII") == 0) return sh_charset_add(set, 0, 0x7F), true;
+    if (!translate(copy, expression)) return false;
+    pthread_mutex_lock(&lock);
+    uint32_t i = 0;
+    while (i < n_known && strcmp(known[i].expression, expression) != 0) i++;
+    if (i == n_known) {
+        struct sh_charset found = {0};
+        find(expression, &found);
+        if (found.failed || found.n == 0 || n_known == SH_COUNT(known)) {
+            pthread_mutex_unlock(&lock);
+            set->failed |= found.failed;
+            sh_charset_free(&found);
+            return set->failed;
+        }
+        memcpy(known[i].expression, expression, sizeof expression);
+        known[i].set = found;
+        n_known++;
+    }
+    sh_charset_add_set(set, &known[i].set);
+    pthread_mutex_unlock(&lock);
     return true;
 }

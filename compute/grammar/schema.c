@@ -344,7 +344,7 @@ static uint32_t *rule_slot(const struct sh_schema *s, const struct sh_schema_lis
     return &s->rule_slots[slot];
 }
 
-enum sh_code sh_schema_rule(struct sh_schema *s, struct sh_schema_list *list, sh_gr_expr *out) {
+enum sh_code sh_schema_rule(struct sh_schema *s, struct sh_schema_list *list, bool may_be_never, sh_gr_expr *out) {
     uint32_t n = 0; /* `true` and {} say nothing */
     for (uint32_t i = 0; i < list->n; i++) {
         const json_t *json = s->nodes[list->items[i]].json;
@@ -376,13 +376,18 @@ enum sh_code sh_schema_rule(struct sh_schema *s, struct sh_schema_list *list, sh
         if (!sh_grow((void **)&s->rules, &s->rules_capacity, s->n_rules + 1, sizeof *s->rules)) return sh_schema_no_memory(s);
         char name[200];
         snprintf(name, sizeof name, "schema %s", s->nodes[list->items[0]].path);
-        s->rules[s->n_rules] = (struct sh_conjunction){*list, sh_gr_rule(s->gr, name)};
+        s->rules[s->n_rules] = (struct sh_conjunction){*list, sh_gr_rule(s->gr, name), true};
         *slot = s->n_rules++;
     } else {
         free(list->items);
     }
     *list = (struct sh_schema_list){0};
-    *out = sh_gr_ref(s->gr, s->rules[*slot].rule);
+    struct sh_conjunction *rule = &s->rules[*slot];
+    rule->may_be_never &= may_be_never;
+    if (rule->contradiction != NULL && !may_be_never) {
+        return sh_schema_fail(s, rule->contradiction_node, SH_ERR_INVALID, "%s", rule->contradiction);
+    }
+    *out = sh_gr_ref(s->gr, rule->rule);
     return SH_OK;
 }
 
@@ -438,7 +443,13 @@ static bool sees_all(const struct sh_schema *s, const struct expansion *x, uint3
 }
 
 static enum sh_code too_many_steps(struct sh_schema *s, uint32_t node) {
-    return sh_schema_fail(s, node, SH_ERR_LIMIT, "the schema's combinations take more than %d steps", SH_SCHEMA_MAX_STEPS);
+    return sh_schema_fail(s, node, SH_ERR_LIMIT, "the schema's combinations and patterns take more than %d steps", SH_SCHEMA_MAX_STEPS);
+}
+
+enum sh_code sh_schema_charge(struct sh_schema *s, uint32_t node, uint64_t work) {
+    if (work / 8 >= SH_SCHEMA_MAX_STEPS) return too_many_steps(s, node);
+    s->steps += (uint32_t)(work / 8) + 1;
+    return s->steps > SH_SCHEMA_MAX_STEPS ? too_many_steps(s, node) : SH_OK;
 }
 
 /* Takes a schema, and all that applies together with it without a choice, into the expansion. *dead: it allows nothing. */
@@ -575,7 +586,10 @@ static enum sh_code write_rule(struct sh_schema *s, uint32_t number) {
             if (k != i && shapes.items[k].contradiction == NULL) code = check_one_of(s, shape, &shapes.items[k]);
         }
     }
-    if (code == SH_OK && n == 0 && contradiction != NULL) {
+    if (code == SH_OK && n == 0 && contradiction != NULL && s->rules[number].may_be_never) {
+        s->rules[number].contradiction = contradiction->contradiction;
+        s->rules[number].contradiction_node = contradiction->contradiction_node;
+    } else if (code == SH_OK && n == 0 && contradiction != NULL) {
         code = sh_schema_fail(s, contradiction->contradiction_node, SH_ERR_INVALID, "%s", contradiction->contradiction);
     }
     if (code == SH_OK) sh_gr_set_rule(s->gr, s->rules[number].rule, sh_gr_choice(s->gr, items, n));
@@ -615,7 +629,7 @@ enum sh_code sh_gr_schema(struct sh_gr *gr, const char *schema, size_t length, s
     if (code == SH_OK) code = check_keywords(&s, root);
     if (code == SH_OK && json_is_false(s.document)) code = sh_schema_fail(&s, root, SH_ERR_INVALID, "the schema `false` allows no value");
     if (code == SH_OK && !append(&list, root)) code = sh_schema_no_memory(&s);
-    if (code == SH_OK) code = sh_schema_rule(&s, &list, out);
+    if (code == SH_OK) code = sh_schema_rule(&s, &list, false, out);
     for (uint32_t i = 0; code == SH_OK && i < s.n_rules; i++) code = write_rule(&s, i);
     free(list.items);
     for (uint32_t i = 0; i < s.n_rules; i++) free(s.rules[i].nodes.items);

@@ -53,7 +53,7 @@ enum {
     SH_SCHEMA_MAX_RULES = 20000,  /* conjunctions */
     SH_SCHEMA_MAX_SHAPES = 256,   /* of one conjunction */
     SH_SCHEMA_MAX_PARTS = 256,    /* schemas of one shape */
-    SH_SCHEMA_MAX_STEPS = 2000000, /* schemas looked at, over all */
+    SH_SCHEMA_MAX_STEPS = 2000000, /* schemas looked at, over all, and work on patterns in units of 8 */
     SH_SCHEMA_MAX_PATTERNS = 32,  /* of patternProperties, over all */
 };
 
@@ -68,6 +68,9 @@ struct sh_schema_list { /* numbers of nodes */
 struct sh_conjunction {
     struct sh_schema_list nodes; /* ascending, each once */
     uint32_t rule;
+    bool may_be_never; /* it is no error that nothing satisfies it, */
+    const char *contradiction; /* and then this says why */
+    uint32_t contradiction_node;
 };
 struct sh_name_pattern { /* of patternProperties */
     uint32_t parent, node; /* the schema that has it, and that of the values */
@@ -92,12 +95,15 @@ struct sh_schema {
 /* "schema, #/path: ..." */
 enum sh_code sh_schema_fail(struct sh_schema *s, uint32_t node, enum sh_code code, const char *fmt, ...) SH_PRINTF(4, 5);
 enum sh_code sh_schema_no_memory(struct sh_schema *s);
+/* Counts work on patterns; SH_ERR_LIMIT. */
+enum sh_code sh_schema_charge(struct sh_schema *s, uint32_t node, uint64_t work);
 /* The node of a schema that lies in `parent` under key, and there under name (NULL: none) or index. */
 enum sh_code sh_schema_child(struct sh_schema *s, uint32_t parent, const json_t *json, const char *key, const char *name, size_t index,
                              uint32_t *out);
 bool sh_schema_add(struct sh_schema_list *list, uint32_t node); /* if it is not in it; false: no memory */
-/* The rule for values that satisfy all of the list (none: any value), as an expression. The list is taken over. */
-enum sh_code sh_schema_rule(struct sh_schema *s, struct sh_schema_list *list, sh_gr_expr *out);
+/* The rule for values that satisfy all of the list (none: any value), as an expression. The list is taken over. That nothing can
+ * satisfy it is the schema's error, unless it may_be_never. */
+enum sh_code sh_schema_rule(struct sh_schema *s, struct sh_schema_list *list, bool may_be_never, sh_gr_expr *out);
 /* The pattern of parent's patternProperties; lent. */
 enum sh_code sh_schema_name_pattern(struct sh_schema *s, uint32_t parent, const char *pattern, const json_t *schema,
                                     const struct sh_name_pattern **out);

@@ -196,9 +196,12 @@ static enum sh_code gather_values(struct sh_schema *s, struct sh_shape *shape) {
         const json_t *value = constant != NULL ? constant : json_array_get(list, i);
         bool ok = true;
         for (uint32_t k = 0; ok && k < shape->parts.n; k++) {
-            s->steps++;
-            ok = among(value, json_of(s, shape->parts.items[k]));
+            const json_t *json = json_of(s, shape->parts.items[k]);
+            if (shape->parts.items[k] == first && (constant == NULL || json_object_get(json, "enum") == NULL)) continue;
+            s->steps += 1 + (uint32_t)json_array_size(json_object_get(json, "enum")) / 16;
+            ok = among(value, json);
         }
+        if (s->steps > SH_SCHEMA_MAX_STEPS) code = sh_schema_fail(s, first, SH_ERR_LIMIT, "several \"enum\" of this size cannot be joined");
         if (ok) code = allows(s, shape, string, value, &ok);
         if (code == SH_OK && ok) shape->values[shape->n_values++] = value;
     }
@@ -280,11 +283,11 @@ static enum sh_code intersect(struct sh_schema *s, uint32_t node, const char *pa
     sh_rx_free(rx);
     if (code == SH_OK && *all == NULL) {
         *all = dfa;
-        return SH_OK;
+        return sh_schema_charge(s, node, sh_dfa_work(dfa));
     }
     if (code == SH_OK) code = sh_dfa_intersect(all, dfa, &why);
     sh_dfa_free(dfa);
-    return code == SH_OK ? SH_OK : sh_schema_fail(s, node, code == SH_ERR_LIMIT ? SH_ERR_UNSUPPORTED : code, "%s", why.message);
+    return code == SH_OK ? sh_schema_charge(s, node, sh_dfa_work(*all)) : sh_schema_fail(s, node, code == SH_ERR_LIMIT ? SH_ERR_UNSUPPORTED : code, "%s", why.message);
 }
 
 enum sh_code sh_shape_string(struct sh_schema *s, const struct sh_shape *shape, struct sh_dfa **out) {
@@ -308,7 +311,9 @@ enum sh_code sh_shape_string(struct sh_schema *s, const struct sh_shape *shape, 
         code = sh_dfa_from_lengths(shape->min_length, shape->max_length, &lengths, &why);
         if (code == SH_OK) code = sh_dfa_intersect(out, lengths, &why);
         sh_dfa_free(lengths);
-        if (code != SH_OK) {
+        if (code == SH_OK) {
+            code = sh_schema_charge(s, node, sh_dfa_work(*out));
+        } else {
             code = sh_schema_fail(s, node, code == SH_ERR_LIMIT ? SH_ERR_UNSUPPORTED : code,
                                   "\"pattern\" or \"format\" together with these lengths is not enforced here: %s", why.message);
         }
@@ -334,7 +339,10 @@ enum sh_code sh_schema_name_pattern(struct sh_schema *s, uint32_t parent, const 
     }
     struct sh_dfa *dfa = NULL;
     if (code == SH_OK) code = intersect(s, parent, pattern, true, &dfa);
-    if (code != SH_OK) return code;
+    if (code != SH_OK) {
+        sh_dfa_free(dfa);
+        return code;
+    }
     s->patterns[s->n_patterns] = (struct sh_name_pattern){parent, node, pattern, dfa};
     *out = &s->patterns[s->n_patterns++];
     return SH_OK;

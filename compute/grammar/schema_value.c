@@ -75,8 +75,12 @@ static enum sh_code write_values(struct sh_schema *s, const struct sh_shape *sha
 /* One pattern or format and no lengths: as it is written, so that counts stay counts. */
 static enum sh_code write_one_pattern(struct sh_schema *s, uint32_t node, const char *pattern, bool search, sh_gr_expr *out) {
     struct sh_error why = {0};
-    const enum sh_code code = sh_gr_regex(s->gr, pattern, strlen(pattern), true, search, out, &why);
-    return code == SH_OK ? SH_OK : sh_schema_fail(s, node, code, "%s", why.message);
+    struct sh_rx *rx = NULL;
+    enum sh_code code = sh_rx_parse(pattern, strlen(pattern), &rx, &why);
+    const uint64_t work = code == SH_OK ? sh_rx_work(rx) : 0;
+    if (code == SH_OK) code = sh_rx_expr(s->gr, rx, true, search, out, &why);
+    sh_rx_free(rx);
+    return code == SH_OK ? sh_schema_charge(s, node, work * 8) : sh_schema_fail(s, node, code, "%s", why.message);
 }
 
 static enum sh_code write_string(struct sh_schema *s, struct sh_shape *shape, sh_gr_expr *out) {
@@ -145,7 +149,7 @@ static enum sh_code write_item(struct sh_schema *s, const struct sh_shape *shape
     }
     *none = sh_schema_is_false(s, &list);
     *out = SH_GR_NEVER;
-    if (code == SH_OK && !*none) code = sh_schema_rule(s, &list, out);
+    if (code == SH_OK && !*none) code = sh_schema_rule(s, &list, false, out);
     free(list.items);
     return code;
 }
@@ -215,7 +219,7 @@ static enum sh_code add_member(struct sh_schema *s, struct sh_shape *shape, stru
     enum sh_code code = sh_shape_member(s, shape, name, &list, &forbidden);
     if (code == SH_OK && !forbidden) {
         sh_gr_expr value;
-        code = sh_schema_rule(s, &list, &value);
+        code = sh_schema_rule(s, &list, false, &value);
         if (code == SH_OK) m.expr = sh_json_member(s->gr, quoted(s->gr, name, strlen(name)), value);
         if (code == SH_OK && !sh_grow((void **)&all->items, &all->capacity, all->n + 1, sizeof *all->items)) code = sh_schema_no_memory(s);
         if (code == SH_OK) all->items[all->n++] = m, all->n_required += m.required;
@@ -292,7 +296,7 @@ static enum sh_code write_extra_class(struct extras *x, const struct sh_dfa *nam
         sh_gr_expr name = SH_GR_NEVER, value = SH_GR_NEVER;
         const sh_gr_expr quote = text(s->gr, "\"");
         if (code == SH_OK) code = sh_dfa_expr(s->gr, names, false, &name, s->err);
-        if (code == SH_OK) code = sh_schema_rule(s, &list, &value);
+        if (code == SH_OK) code = sh_schema_rule(s, &list, true, &value);
         if (code == SH_OK) {
             x->items[x->n_items++] = sh_json_member(s->gr, sh_gr_sequence(s->gr, (const sh_gr_expr[]){quote, name, quote}, 3), value);
         }
@@ -309,6 +313,7 @@ static enum sh_code split_names(struct extras *x, const struct sh_dfa *names, ui
         struct sh_dfa *part = NULL;
         code = sh_dfa_copy(names, &part, x->s->err);
         if (code == SH_OK) code = (in ? sh_dfa_intersect : sh_dfa_subtract)(&part, x->patterns[pattern]->dfa, x->s->err);
+        if (code == SH_OK) code = sh_schema_charge(x->s, x->shape->parts.items[0], sh_dfa_work(part) - sh_dfa_work(names));
         x->matched[pattern] = in;
         if (code == SH_OK) code = split_names(x, part, pattern + 1);
         sh_dfa_free(part);
@@ -329,9 +334,9 @@ static enum sh_code write_extra(struct sh_schema *s, const struct sh_shape *shap
         const char *pattern;
         json_t *schema;
         json_object_foreach((json_t *)json_object_get(json_of(s, shape->parts.items[i]), "patternProperties"), pattern, schema) {
-            if (code == SH_OK && x.n_patterns < SH_SCHEMA_MAX_PATTERNS) {
-                code = sh_schema_name_pattern(s, shape->parts.items[i], pattern, schema, &x.patterns[x.n_patterns++]);
-            }
+            const struct sh_name_pattern *known = NULL;
+            if (code == SH_OK) code = sh_schema_name_pattern(s, shape->parts.items[i], pattern, schema, &known);
+            if (code == SH_OK) x.patterns[x.n_patterns++] = known;
         }
     }
     if (code == SH_OK) {
@@ -431,7 +436,7 @@ static enum sh_code write_object(struct sh_schema *s, struct sh_shape *shape, sh
 enum sh_code sh_shape_expr(struct sh_schema *s, struct sh_shape *shape, sh_gr_expr *out) {
     if (shape->parts.n == 0) {
         struct sh_schema_list none = {0};
-        return sh_schema_rule(s, &none, out);
+        return sh_schema_rule(s, &none, false, out);
     }
     if (shape->has_enum) return write_values(s, shape, out);
     sh_gr_expr kinds[7];
