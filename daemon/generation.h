@@ -45,7 +45,8 @@ struct gen_params {
     uint32_t n_shown;
     struct sh_grammar *grammar; /* what every choice is held to; NULL: nothing. The generation takes a reference of its own. A choice ends
                                    with GEN_STOP where the grammar lets nothing follow, whatever ignore_eos and min_tokens are; a token that is the
-                                   only one possible is reported like a sampled one, though not sampled unless logprobs are wanted */
+                                   only one possible is reported like a sampled one, though not sampled unless logprobs are wanted (or it is
+                                   the first, for which the prompt's last row has to be computed anyway) */
     bool logprobs;
     uint32_t n_top;       /* with logprobs */
     bool echo_logprobs;   /* prompt tokens' log-probs too (completions' echo with logprobs): GEN_EVENT_PROMPT */
