@@ -13,19 +13,24 @@
 #define CONTRACTION "'(?:[sS]|[tT]|[rR][eE]|[vV][eE]|[mM]|[lL][lL]|[dD])"
 #define GPT2 "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^" WS "\\p{L}\\p{N}]+|" WS "+(?!" NOT_WS ")|" WS "+"
 #define SPACES "|" WS "*[\\r\\n]+|" WS "+(?!" NOT_WS ")|" WS "+"
+#define POWER(n) "|" WS "{" n "}(?!" NOT_WS ")"
 #define SYMBOLS " ?[^" WS "\\p{L}\\p{N}]+[\\r\\n]*"
 /* GPT-4's expression; digits come in groups of 3 or alone */
 #define CL100K(number) CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" number "|" SYMBOLS SPACES
 /* GPT-4o's: words begin where capitals begin */
 #define CAPITALS "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]"
 #define SMALLS "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
+#define CASED(capitals, smalls, contraction)                                                                                     \
+    "[^\\r\\n\\p{L}\\p{N}]?" capitals "*" smalls "+" contraction "|[^\\r\\n\\p{L}\\p{N}]?" capitals "+" smalls "*" contraction
 #define O200K(contraction, number)                                                                                               \
-    "[^\\r\\n\\p{L}\\p{N}]?" CAPITALS "*" SMALLS "+" contraction "|[^\\r\\n\\p{L}\\p{N}]?" CAPITALS "+" SMALLS "*" contraction   \
-    "|" number "| ?[^" WS "\\p{L}\\p{N}]+[\\r\\n/]*" SPACES
+    CASED(CAPITALS, SMALLS, contraction) "|" number "| ?[^" WS "\\p{L}\\p{N}]+[\\r\\n/]*" SPACES
 #define DEEPSEEK3                                                                                                                \
     "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| "                        \
     "?[\\p{P}\\p{S}]+[\\r\\n]*" SPACES
 #define CJK "[\\x{4E00}-\\x{9FA5}\\x{800}-\\x{4E00}\\x{AC00}-\\x{D7FF}]+"
+/* Words of Kimi K2: GPT-4o's without Han. A class minus a script is the complement of all else and the script. */
+#define KIMI_CAPITALS "[^\\p{Ll}\\p{N}\\p{P}\\p{S}\\p{Z}\\p{C}\\p{sc:Han}]"
+#define KIMI_SMALLS "[^\\p{Lu}\\p{Lt}\\p{N}\\p{P}\\p{S}\\p{Z}\\p{C}\\p{sc:Han}]"
 #define BLOOM " ?[^(" WS "|.,!?\\x{2026}\\x{3002}\\x{FF0C}\\x{3001}\\x{964}\\x{6D4}\\x{60C})]+"
 
 /* The cased letters that DeepSeek's published tokenizer lists. */
@@ -63,6 +68,13 @@ enum rule {
     RULE_VIKING,
     RULE_SEED_CODER,
     RULE_BAILING,
+    RULE_SUPERBPE,
+    RULE_KIMI,
+    RULE_YOUTU,
+    RULE_TINY_AYA,
+    RULE_JAIS2,
+    RULE_EXAONE_MOE,
+    RULE_CHAMELEON,
 };
 
 static const char *const expressions[][MAX_EXPRESSIONS] = {
@@ -86,7 +98,31 @@ static const char *const expressions[][MAX_EXPRESSIONS] = {
     [RULE_SEED_CODER] = {CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^" WS "\\p{L}\\p{N}\\r\\n]+" SPACES},
     [RULE_BAILING] = {"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}+|\\p{N}| ?[^" WS
                       "\\p{L}\\p{N}]++[\\r\\n]*|" WS "*[\\r\\n]|" WS "+(?!" NOT_WS ")|" WS "+"},
+    [RULE_SUPERBPE] = {"\\p{N}+", "\\p{Nd}{3,}+"},
+    [RULE_KIMI] = {"\\p{sc:Han}+|" CASED(KIMI_CAPITALS, KIMI_SMALLS, "(?:" CONTRACTION ")?") "|\\p{N}{1,3}|" SYMBOLS SPACES},
+    [RULE_YOUTU] = {"[\\x{AC00}-\\x{D7A3}\\x{3131}-\\x{318E}]+|[\\x{FF01}\\x{2026}\\x{201C}\\x{201D}\\x{2018}\\x{2019}\\x{2014}"
+                    "\\x{FF1A}\\x{FF1B}\\x{FF0C}\\x{3001}-\\x{303F}\\x{FE30}-\\x{FE4F}]+|[\\x{3105}-\\x{312F}]+|"
+                    "[\\x{4E00}-\\x{9FA5}\\x{3040}-\\x{309F}\\x{30A0}-\\x{30FF}]+",
+                    O200K("(?:" CONTRACTION ")?", "\\p{N}")},
+    /* digits up to a word's end; the look-behind keeps it linear */
+    [RULE_TINY_AYA] = {"(?<!\\p{Nd})\\p{Nd}++(?![\\p{L}\\p{M}\\p{Pc}])", O200K("(?:" CONTRACTION ")?", "\\p{N}{1,3}")},
+    /* behind a space there is no line feed any more that the look for one has not found: the look-behind keeps it linear */
+    [RULE_JAIS2] = {CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}|" SYMBOLS "|(?<![^" NOT_WS "\\r\\n])" WS
+                                "*[\\r\\n]+" POWER("512") POWER("256") POWER("128") POWER("64") POWER("32") POWER("16")
+                                    POWER("8") POWER("4") POWER("1,2") "|" WS},
+    /* letters with marks, and single spaces between them: words are not parted */
+    [RULE_EXAONE_MOE] = {CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}(?:[\\p{L}\\p{M}]++| (?=\\p{L}))*+|\\p{N}| ?[^" WS
+                         "\\p{L}\\p{N}]+[\\r\\n/]?|" WS "*[\\r\\n]|" WS "+(?!" NOT_WS ")|" WS "+"},
+    [RULE_CHAMELEON] = {"<sentinel:[0-9]+>", "IMGIMG[A-I]{1,4}Z", "[\\t\\n]|    |  ", "\\p{N}", "[\\p{P}!-/:-@\\[-`{-~]", GPT2},
 };
+
+/* Whether matches of an expression are digits that are cut into groups of three, counted from their end. Isolated: what is around
+ * them is cut off, too; else the text in front stays with an incomplete first group, and what follows with the last one. */
+enum grouping { GROUPS_NONE, GROUPS_ISOLATED, GROUPS_JOINED };
+static enum grouping grouping_of(enum rule rule, uint32_t expression) {
+    if (rule == RULE_SUPERBPE && expression == 1) return GROUPS_JOINED;
+    return rule == RULE_TINY_AYA && expression == 0 ? GROUPS_ISOLATED : GROUPS_NONE;
+}
 
 enum { ADD_BOS = 1, IGNORE_MERGES = 2 };
 
@@ -103,6 +139,8 @@ static const struct {
     {"falcon-h1", RULE_LLAMA3, ADD_BOS | IGNORE_MERGES},
     {"pixtral", RULE_LLAMA3, ADD_BOS | IGNORE_MERGES},
     {"lfm2", RULE_LLAMA3, ADD_BOS | IGNORE_MERGES},
+    {"midm-2.0", RULE_LLAMA3, ADD_BOS | IGNORE_MERGES},
+    {"jina-v5-nano", RULE_LLAMA3, ADD_BOS | IGNORE_MERGES},
     {"dbrx", RULE_LLAMA3, 0},
     {"smaug-bpe", RULE_LLAMA3, 0},
     {"glm4", RULE_LLAMA3, 0},
@@ -114,11 +152,14 @@ static const struct {
     {"hunyuan", RULE_QWEN2, 0},
     {"grok-2", RULE_QWEN2, 0},
     {"solar-open", RULE_QWEN2, 0},
+    {"kormo", RULE_QWEN2, 0},
+    {"f2llmv2", RULE_QWEN2, 0},
     {"qwen35", RULE_QWEN35, 0},
     {"deepseek-llm", RULE_DEEPSEEK_LLM, 0},
     {"deepseek-coder", RULE_DEEPSEEK_CODER, 0},
     {"deepseek-v3", RULE_DEEPSEEK3, 0},
     {"hunyuan-dense", RULE_DEEPSEEK3, 0},
+    {"joyai-llm", RULE_DEEPSEEK3, 0},
     {"falcon", RULE_FALCON, 0},
     {"starcoder", RULE_DIGITS_GPT2, 0},
     {"refact", RULE_DIGITS_GPT2, 0},
@@ -127,6 +168,7 @@ static const struct {
     {"codeshell", RULE_DIGITS_GPT2, 0},
     {"exaone", RULE_DIGITS_GPT2, 0},
     {"minerva-7b", RULE_DIGITS_GPT2, 0},
+    {"mellum2", RULE_DIGITS_GPT2, 0},
     {"gpt-2", RULE_GPT2, 0},
     {"mpt", RULE_GPT2, 0},
     {"olmo", RULE_GPT2, 0},
@@ -145,9 +187,11 @@ static const struct {
     {"exaone4", RULE_GPT2, 0},
     {"trillion", RULE_GPT2, 0},
     {"granite-docling", RULE_GPT2, 0},
+    {"modern-bert", RULE_GPT2, 0},
     {"gpt-4o", RULE_GPT4O, 0},
     {"llama4", RULE_GPT4O, 0},
     {"kanana2", RULE_GPT4O, 0},
+    {"talkie", RULE_GPT4O, 0},
     {"minimax-m2", RULE_GPT4O, 0},
     {"tekken", RULE_TEKKEN, ADD_BOS | IGNORE_MERGES},
     {"poro-chat", RULE_BLOOM, 0},
@@ -156,11 +200,22 @@ static const struct {
     {"viking", RULE_VIKING, 0},
     {"seed-coder", RULE_SEED_CODER, 0},
     {"bailingmoe", RULE_BAILING, 0},
+    {"bailingmoe2", RULE_BAILING, 0},
+    {"llada-moe", RULE_BAILING, 0},
+    {"superbpe", RULE_SUPERBPE, 0},
+    {"kimi-k2", RULE_KIMI, 0},
+    {"youtu", RULE_YOUTU, IGNORE_MERGES},
+    {"tiny_aya", RULE_TINY_AYA, 0},
+    {"cohere2moe", RULE_TINY_AYA, 0},
+    {"jais-2", RULE_JAIS2, 0},
+    {"exaone-moe", RULE_EXAONE_MOE, 0},
+    {"chameleon", RULE_CHAMELEON, ADD_BOS},
 };
 
 struct sh_pretokenizer {
     uint32_t count;
     pcre2_code *codes[MAX_EXPRESSIONS];
+    enum grouping groupings[MAX_EXPRESSIONS];
 };
 
 enum sh_code sh_pretokenizer_create(const char *name, size_t length, struct sh_pretokenizer **out, struct sh_pre_rules *rules,
@@ -196,6 +251,7 @@ enum sh_code sh_pretokenizer_create(const char *name, size_t length, struct sh_p
         }
         pcre2_jit_compile(code, PCRE2_JIT_COMPLETE); /* where it is forbidden the interpreter does the same, slower */
         p->codes[p->count] = code;
+        p->groupings[p->count] = grouping_of(kinds[kind].rule, p->count);
     }
     *out = p;
     return SH_OK;
@@ -236,14 +292,38 @@ static bool add_length(uint32_t **list, uint32_t *capacity, uint32_t *count, siz
     return true;
 }
 
+/* Where a piece is cut: lengths are told when the next place is known. */
+struct cutter {
+    struct sh_words *words;
+    uint32_t made;
+    size_t last;
+    bool ok;
+};
+static void cut_at(struct cutter *c, size_t place) {
+    c->ok = c->ok && add_length(&c->words->scratch, &c->words->scratch_capacity, &c->made, place - c->last);
+    c->last = place;
+}
+
+static void cut_digits(struct cutter *c, const char *piece, size_t begin, size_t end, enum grouping grouping) {
+    size_t digits = 0, step;
+    for (size_t i = begin; i < end; i += step, digits++) sh_utf8_scan(piece + i, end - i, &step, NULL);
+    if (grouping == GROUPS_ISOLATED) cut_at(c, begin);
+    for (size_t i = begin; i < end; i += step, digits--) {
+        if (digits % 3 == 0) cut_at(c, i);
+        sh_utf8_scan(piece + i, end - i, &step, NULL);
+    }
+    if (grouping == GROUPS_ISOLATED) cut_at(c, end);
+}
+
 /* Cuts every piece of `words` by one expression. */
-static enum sh_code cut(const pcre2_code *code, const char *text, struct sh_words *words, pcre2_match_data *data,
+static enum sh_code cut(const pcre2_code *code, enum grouping grouping, const char *text, struct sh_words *words, pcre2_match_data *data,
                         pcre2_match_context *context, struct sh_error *err) {
-    uint32_t made = 0;
+    struct cutter cutter = {.words = words, .ok = true};
     size_t begin = 0;
     for (uint32_t i = 0; i < words->count; i++) {
         const size_t length = words->lengths[i];
         size_t done = 0;
+        cutter.last = 0;
         while (done < length) {
             const int n =
                 pcre2_match(code, (PCRE2_SPTR)text + begin, length, done, PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY, data, context);
@@ -257,15 +337,16 @@ static enum sh_code cut(const pcre2_code *code, const char *text, struct sh_word
                                (const char *)why);
             }
             const PCRE2_SIZE *at = pcre2_get_ovector_pointer(data);
-            if (!add_length(&words->scratch, &words->scratch_capacity, &made, at[0] - done) ||
-                !add_length(&words->scratch, &words->scratch_capacity, &made, at[1] - at[0])) {
-                return sh_fail(err, SH_ERR_NO_MEMORY, "no memory to cut the text into words");
+            if (grouping == GROUPS_NONE) {
+                cut_at(&cutter, at[0]);
+                cut_at(&cutter, at[1]);
+            } else {
+                cut_digits(&cutter, text + begin, at[0], at[1], grouping);
             }
             done = at[1];
         }
-        if (!add_length(&words->scratch, &words->scratch_capacity, &made, length - done)) {
-            return sh_fail(err, SH_ERR_NO_MEMORY, "no memory to cut the text into words");
-        }
+        cut_at(&cutter, length);
+        if (!cutter.ok) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory to cut the text into words");
         begin += length;
     }
     uint32_t *const list = words->scratch;
@@ -274,7 +355,7 @@ static enum sh_code cut(const pcre2_code *code, const char *text, struct sh_word
     words->scratch_capacity = words->capacity;
     words->lengths = list;
     words->capacity = capacity;
-    words->count = made;
+    words->count = cutter.made;
     return SH_OK;
 }
 
@@ -295,7 +376,7 @@ enum sh_code sh_pretokenize(const struct sh_pretokenizer *p, const char *text, s
         pcre2_jit_stack_assign(context, NULL, stack);
         code = SH_OK;
         for (uint32_t i = 0; i < p->count && code == SH_OK; i++) {
-            code = cut(p->codes[i], copy != NULL ? copy : text, words, data, context, err);
+            code = cut(p->codes[i], p->groupings[i], copy != NULL ? copy : text, words, data, context, err);
         }
     }
     free(copy);
