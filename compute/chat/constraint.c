@@ -1,252 +1,536 @@
 /*
- * constraint.c - from a request: how its answer is read, and what the answer is held to.
+ * constraint.c - what an answer is held to: a required call in the model's own form, a response format, strict tools.
+ *
+ * The grammar says what answer.c reads, in the spelling that the model was shown. Before it there may be reasoning: up to its closing
+ * marker where the prompt has opened it, else as the model likes. Markers that are control tokens are tokens, since such a token has no
+ * bytes of its own; everything else is bytes. In forms of tags an argument that is a string stands as it is; what its schema says of its
+ * length, pattern and format is enforced on that text.
  */
 #include "compute/chat/forms.h"
 
-#include <jansson.h>
+#include "compute/grammar/grammar.h"
+
+#include <stdio.h>
 #include <stdlib.h>
 
-enum { MAX_SCHEMA_DEPTH = 16 }; /* schemas within each other that are looked into for a parameter's types */
+enum { MAX_REFERENCES = 32, MAX_BRACED_DEPTH = 8 };
 
-/* ---- what a request says of its tools ---- */
+struct build {
+    struct sh_gr *gr;
+    const struct sh_format *format;
+    const struct sh_call_form *form;
+    const struct sh_vocab *vocab;
+    const struct sh_answer_plan *plan;
+    const struct sh_chat_request *request;
+    const json_t *tools;
+    bool any_arguments; /* tools that are not strict take any */
+    enum sh_code code;
+    struct sh_error *err;
+};
 
-static uint32_t type_of_name(const char *name) {
-    static const struct { const char *name; uint32_t type; } names[] = {
-        {"string", SH_TYPE_STRING}, {"number", SH_TYPE_NUMBER}, {"integer", SH_TYPE_NUMBER}, {"boolean", SH_TYPE_BOOLEAN},
-        {"null", SH_TYPE_NULL}, {"object", SH_TYPE_OBJECT}, {"array", SH_TYPE_ARRAY}};
-    for (size_t i = 0; name != NULL && i < SH_COUNT(names); i++)
-        if (strcmp(name, names[i].name) == 0) return names[i].type;
-    return SH_TYPE_ANY;
+/* ---- pieces ---- */
+
+static sh_gr_expr text(struct build *b, const char *t) { return sh_gr_text(b->gr, t, strlen(t)); }
+
+static sh_gr_expr join(struct build *b, sh_gr_expr a, sh_gr_expr c) { return sh_gr_pair(b->gr, a, c); }
+
+static sh_gr_expr either(struct build *b, sh_gr_expr a, sh_gr_expr c) {
+    const sh_gr_expr items[] = {a, c};
+    return sh_gr_choice(b->gr, items, 2);
 }
 
-static uint32_t type_of_value(const json_t *value) {
-    switch (json_typeof(value)) {
-    case JSON_OBJECT: return SH_TYPE_OBJECT;
-    case JSON_ARRAY: return SH_TYPE_ARRAY;
-    case JSON_STRING: return SH_TYPE_STRING;
-    case JSON_INTEGER: case JSON_REAL: return SH_TYPE_NUMBER;
-    case JSON_TRUE: case JSON_FALSE: return SH_TYPE_BOOLEAN;
-    default: return SH_TYPE_NULL;
+/* A marker: its control tokens, and the rest as bytes. NULL: nothing. */
+static sh_gr_expr marker(struct build *b, const char *t) {
+    sh_gr_expr e = SH_GR_EMPTY;
+    size_t plain = 0, length = t == NULL ? 0 : strlen(t);
+    for (size_t i = 0; i < length;) {
+        size_t bytes;
+        const int32_t token = sh_format_token_at(b->format, b->vocab, t + i, length - i, &bytes);
+        if (token < 0) {
+            i++;
+            continue;
+        }
+        e = join(b, join(b, e, sh_gr_text(b->gr, t + plain, i - plain)), sh_gr_token(b->gr, token));
+        i += bytes;
+        plain = i;
     }
+    return join(b, e, sh_gr_text(b->gr, t + plain, length - plain));
 }
 
-static uint32_t types_of_schema(const json_t *root, const json_t *schema, uint32_t depth);
+/* Line feeds that a form may have between its parts. */
+static sh_gr_expr glue(struct build *b, uint32_t max) { return sh_gr_repeat(b->gr, text(b, "\n"), 0, max); }
 
-/* Of a local reference: #/$defs/name or #/definitions/name. */
-static uint32_t types_of_reference(const json_t *root, const char *reference, uint32_t depth) {
+static sh_gr_expr digits(struct build *b, uint32_t max) {
+    const struct sh_gr_range range = {'0', '9'};
+    return sh_gr_repeat(b->gr, sh_gr_class(b->gr, &range, 1, false), 1, max);
+}
+
+static sh_gr_expr letters(struct build *b, uint32_t n) {
+    const struct sh_gr_range ranges[] = {{'0', '9'}, {'a', 'z'}, {'A', 'Z'}};
+    return sh_gr_repeat(b->gr, sh_gr_class(b->gr, ranges, 3, false), n, n);
+}
+
+static sh_gr_expr quoted(struct build *b, const char *t) {
+    struct sh_buffer s = {0};
+    sh_buffer_add_string(&s, "\"");
+    sh_buffer_add_escaped(&s, t, strlen(t));
+    sh_buffer_add_string(&s, "\"");
+    if (s.failed) b->code = sh_fail(b->err, SH_ERR_NO_MEMORY, "no memory for the grammar of a call");
+    const sh_gr_expr e = s.failed ? SH_GR_NEVER : sh_gr_text(b->gr, s.text, s.length);
+    free(s.text);
+    return e;
+}
+
+/* item (between item)*, at most once if the request wants a single call. */
+static sh_gr_expr several(struct build *b, sh_gr_expr item, sh_gr_expr between) {
+    if (b->request->single_call) return item;
+    return join(b, item, sh_gr_repeat(b->gr, join(b, between, item), 0, SH_GR_UNLIMITED));
+}
+
+/* ---- schemas ---- */
+
+/* The schema, with what its references may refer to. */
+static sh_gr_expr value_of(struct build *b, const json_t *root, const json_t *schema, const char *name) {
+    if (b->code != SH_OK) return SH_GR_NEVER;
     static const char *const places[] = {"$defs", "definitions"};
-    for (size_t i = 0; i < SH_COUNT(places); i++) {
-        const size_t n = strlen(places[i]);
-        if (strncmp(reference, "#/", 2) != 0 || strncmp(reference + 2, places[i], n) != 0 || reference[2 + n] != '/') continue;
-        const json_t *schema = json_object_get(json_object_get(root, places[i]), reference + 3 + n);
-        if (schema != NULL) return types_of_schema(root, schema, depth + 1);
+    json_t *whole = schema == root || !json_is_object(schema) ? json_incref((json_t *)schema) : json_copy((json_t *)schema);
+    for (size_t i = 0; i < SH_COUNT(places) && schema != root; i++) {
+        json_t *found = json_object_get(root, places[i]);
+        if (found != NULL && json_object_get(whole, places[i]) == NULL) json_object_set(whole, places[i], found);
     }
-    return SH_TYPE_ANY;
+    char *dump = json_dumps(whole, JSON_COMPACT | JSON_ENCODE_ANY);
+    json_decref(whole);
+    struct sh_error inner = {0};
+    sh_gr_expr e = SH_GR_NEVER;
+    if (dump == NULL) b->code = sh_fail(b->err, SH_ERR_NO_MEMORY, "no memory for the schema of \"%s\"", name);
+    else b->code = sh_gr_schema(b->gr, dump, strlen(dump), &e, &inner);
+    if (inner.code != SH_OK) b->code = sh_fail(b->err, inner.code, "the parameters of the function \"%s\": %s", name, inner.message);
+    free(dump);
+    return e;
 }
 
-static uint32_t types_of_schema(const json_t *root, const json_t *schema, uint32_t depth) {
-    if (!json_is_object(schema) || depth > MAX_SCHEMA_DEPTH) return SH_TYPE_ANY;
-    uint32_t types = SH_TYPE_ANY;
+/* A function's arguments as a JSON object. */
+static sh_gr_expr arguments_of(struct build *b, const json_t *function) {
+    const json_t *schema = json_object_get(function, "parameters");
+    if (b->any_arguments && !json_is_true(json_object_get(function, "strict"))) return sh_gr_json_object(b->gr);
+    if (json_object_size(schema) == 0) return text(b, "{}");
+    json_t *object = NULL;
+    if (json_object_get(schema, "type") == NULL && json_object_get(schema, "$ref") == NULL) {
+        object = json_copy((json_t *)schema);
+        json_object_set_new(object, "type", json_string("object"));
+    }
+    const sh_gr_expr e = value_of(b, object != NULL ? object : schema, object != NULL ? object : schema,
+                                  json_string_value(json_object_get(function, "name")));
+    json_decref(object);
+    return e;
+}
+
+static bool is_in(const json_t *array, const char *string) {
     size_t i;
     json_t *item;
-    const json_t *type = json_object_get(schema, "type");
-    if (json_is_string(type)) types &= type_of_name(json_string_value(type));
-    if (json_is_array(type)) {
-        uint32_t any = 0;
-        json_array_foreach(type, i, item) any |= type_of_name(json_string_value(item));
-        types &= any;
+    json_array_foreach(array, i, item) if (json_is_string(item) && strcmp(json_string_value(item), string) == 0) return true;
+    return false;
+}
+
+static const json_t *follow(const json_t *root, const json_t *schema) {
+    for (int i = 0; i < MAX_REFERENCES; i++) {
+        const char *reference = json_string_value(json_object_get(schema, "$ref"));
+        if (reference == NULL) break;
+        const json_t *found = NULL;
+        if (strncmp(reference, "#/$defs/", 8) == 0) found = json_object_get(json_object_get(root, "$defs"), reference + 8);
+        if (strncmp(reference, "#/definitions/", 14) == 0) found = json_object_get(json_object_get(root, "definitions"), reference + 14);
+        if (found == NULL) break;
+        schema = found;
     }
-    const json_t *values = json_object_get(schema, "enum");
-    if (json_is_array(values)) {
-        uint32_t any = 0;
-        json_array_foreach(values, i, item) any |= type_of_value(item);
-        types &= any;
+    return schema;
+}
+
+/* The texts of the strings that the schema lists; NEVER: it lists none. */
+static sh_gr_expr listed_strings(struct build *b, const json_t *schema) {
+    const json_t *values = json_object_get(schema, "enum"), *value = json_object_get(schema, "const");
+    if (json_is_string(value)) return text(b, json_string_value(value));
+    sh_gr_expr e = SH_GR_NEVER;
+    size_t i;
+    json_t *item;
+    json_array_foreach(values, i, item) if (json_is_string(item)) e = either(b, e, text(b, json_string_value(item)));
+    return e;
+}
+
+/* A string as it is, up to `end`. A bounded one has no '<' in it, with which all ends begin. */
+static sh_gr_expr bare_string(struct build *b, const json_t *schema, const char *end, const char *name) {
+    static const struct { const char *format, *pattern; } formats[] = {
+        {"date", "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$"},
+        {"time", "^([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,6})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"},
+        {"date-time", "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,6})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"},
+        {"uuid", "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"},
+    };
+    if (json_object_get(schema, "enum") != NULL || json_object_get(schema, "const") != NULL) return listed_strings(b, schema);
+    const char *pattern = json_string_value(json_object_get(schema, "pattern"));
+    const char *format = json_string_value(json_object_get(schema, "format"));
+    for (size_t i = 0; format != NULL && pattern == NULL && i < SH_COUNT(formats); i++)
+        if (strcmp(format, formats[i].format) == 0) pattern = formats[i].pattern;
+    if (pattern != NULL) {
+        sh_gr_expr e = SH_GR_NEVER;
+        struct sh_error inner = {0};
+        b->code = sh_gr_regex(b->gr, pattern, strlen(pattern), false, true, &e, &inner);
+        if (b->code != SH_OK) sh_fail(b->err, b->code, "the parameters of the function \"%s\": %s", name, inner.message);
+        return e;
     }
-    const json_t *value = json_object_get(schema, "const");
-    if (value != NULL) types &= type_of_value(value);
-    const char *const unions[] = {"anyOf", "oneOf"};
-    for (size_t k = 0; k < SH_COUNT(unions); k++) {
-        const json_t *list = json_object_get(schema, unions[k]);
-        if (!json_is_array(list)) continue;
-        uint32_t any = 0;
-        json_array_foreach(list, i, item) any |= types_of_schema(root, item, depth + 1);
-        types &= any;
+    const json_t *min = json_object_get(schema, "minLength"), *max = json_object_get(schema, "maxLength");
+    if (!json_is_integer(min) && !json_is_integer(max)) return sh_gr_until(b->gr, end, strlen(end));
+    const struct sh_gr_range ranges[] = {{'<', '<'}};
+    const json_int_t low = json_is_integer(min) ? json_integer_value(min) : 0;
+    const json_int_t high = json_is_integer(max) ? json_integer_value(max) : (json_int_t)SH_GR_UNLIMITED;
+    if (low < 0 || high < low || low >= (json_int_t)SH_GR_UNLIMITED) {
+        b->code = sh_fail(b->err, SH_ERR_INVALID, "the parameters of the function \"%s\": a string of %lld to %lld characters", name, (long long)low,
+                          (long long)high);
+        return SH_GR_NEVER;
     }
-    json_array_foreach(json_object_get(schema, "allOf"), i, item) types &= types_of_schema(root, item, depth + 1);
-    const char *reference = json_string_value(json_object_get(schema, "$ref"));
-    if (reference != NULL) types &= types_of_reference(root, reference, depth);
-    if (json_is_true(json_object_get(schema, "nullable"))) types |= SH_TYPE_NULL;
-    return types == 0 ? SH_TYPE_ANY : types;
+    return sh_gr_repeat(b->gr, sh_gr_class(b->gr, ranges, 1, true), (uint32_t)low, high > SH_GR_UNLIMITED ? SH_GR_UNLIMITED : (uint32_t)high);
 }
 
-const struct sh_plan_tool *sh_plan_find_tool(const struct sh_answer_plan *plan, const char *name, size_t length) {
-    for (uint32_t i = 0; i < plan->n_tools; i++)
-        if (strlen(plan->tools[i].name) == length && memcmp(plan->tools[i].name, name, length) == 0) return &plan->tools[i];
-    return NULL;
+/* A parameter's value between tags. What may be a string may be any text. */
+static sh_gr_expr tagged_value(struct build *b, const json_t *root, const json_t *schema, const char *end, const char *name) {
+    const uint32_t types = sh_schema_types(root, schema);
+    value_of(b, root, schema, name); /* what would not be enforced is refused, even where only its text is taken */
+    if (b->code != SH_OK) return SH_GR_NEVER;
+    const json_t *own = follow(root, schema);
+    if (types == SH_TYPE_STRING && json_object_get(own, "anyOf") == NULL && json_object_get(own, "oneOf") == NULL && json_object_get(own, "allOf") == NULL)
+        return bare_string(b, own, end, name);
+    if (!(types & SH_TYPE_STRING)) return value_of(b, root, schema, name);
+    const sh_gr_expr strings = listed_strings(b, own);
+    if (strings == SH_GR_NEVER) return sh_gr_until(b->gr, end, strlen(end));
+    return types == SH_TYPE_STRING ? strings : either(b, strings, value_of(b, root, schema, name));
 }
 
-uint32_t sh_plan_param_types(const struct sh_plan_tool *tool, const char *name, size_t length) {
-    for (uint32_t i = 0; tool != NULL && i < tool->n_params; i++)
-        if (strlen(tool->params[i].name) == length && memcmp(tool->params[i].name, name, length) == 0) return tool->params[i].types;
-    return SH_TYPE_ANY;
+/* ---- arguments that are no JSON object ---- */
+
+/* Each property in the schema's order, those not required perhaps: first the separator, except before the first one that is there. */
+static sh_gr_expr in_order(struct build *b, const sh_gr_expr *items, const bool *required, size_t n, sh_gr_expr separator) {
+    sh_gr_expr later = SH_GR_EMPTY, first = SH_GR_EMPTY;
+    for (size_t i = n; i-- > 0;) {
+        const sh_gr_expr with = join(b, items[i], later);
+        first = required[i] ? with : either(b, with, first);
+        const sh_gr_expr next = join(b, join(b, separator, items[i]), later);
+        later = required[i] ? next : either(b, next, later);
+    }
+    return first;
 }
 
-static const json_t *function_of(const json_t *tool) {
-    const json_t *function = json_object_get(tool, "function");
-    return json_is_object(function) ? function : tool;
+static sh_gr_expr tagged_param(struct build *b, const json_t *root, const char *key, const json_t *schema, const char *name) {
+    const struct sh_call_form *f = b->form;
+    const sh_gr_expr head = join(b, join(b, marker(b, f->key_open), text(b, key)), marker(b, f->key_close));
+    const sh_gr_expr close = marker(b, f->value_close);
+    if (f->flags & SH_FORM_TYPED) {
+        const uint32_t types = sh_schema_types(root, schema);
+        sh_gr_expr value = SH_GR_NEVER;
+        if (types & SH_TYPE_STRING) value = join(b, text(b, " string=\"true\">"), tagged_value(b, root, schema, f->value_close, name));
+        if (types != SH_TYPE_STRING) value = either(b, value, join(b, text(b, " string=\"false\">"), value_of(b, root, schema, name)));
+        return join(b, head, join(b, value, close));
+    }
+    if (f->flags & SH_FORM_NEWLINES) {
+        const sh_gr_expr value = tagged_value(b, root, schema, f->value_close, name);
+        return join(b, join(b, head, text(b, "\n")), join(b, join(b, value, text(b, "\n")), close));
+    }
+    const sh_gr_expr open = f->value_open == NULL ? SH_GR_EMPTY : join(b, glue(b, 1), marker(b, f->value_open));
+    return join(b, join(b, head, open), join(b, tagged_value(b, root, schema, f->value_close, name), close));
 }
 
-static enum sh_code add_tool(struct sh_plan_tool *out, const json_t *tool, size_t index, struct sh_error *err) {
-    const json_t *function = function_of(tool);
-    const char *name = json_string_value(json_object_get(function, "name"));
-    if (name == NULL || *name == '\0') return sh_fail(err, SH_ERR_INVALID, "tools[%zu] has no function with a name", index);
-    const json_t *schema = json_object_get(function, "parameters");
+/* Values in braces: strings between quotes, lists and objects of such; the rest as JSON has it. */
+static sh_gr_expr braced_value(struct build *b, const json_t *root, const json_t *schema, const char *name, int depth);
+
+static sh_gr_expr braced_object(struct build *b, const json_t *root, const json_t *schema, const char *name, int depth) {
     const json_t *properties = json_object_get(schema, "properties");
-    out->name = strdup(name);
-    out->params = sh_calloc(json_object_size(properties), sizeof *out->params);
-    if (out->name == NULL || (out->params == NULL && json_object_size(properties) > 0))
-        return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the parameters of \"%s\"", name);
-    const char *key;
-    json_t *property;
-    json_object_foreach((json_t *)properties, key, property) {
-        struct sh_plan_param *param = &out->params[out->n_params];
-        param->name = strdup(key);
-        if (param->name == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the parameters of \"%s\"", name);
-        param->types = types_of_schema(schema, property, 0);
-        out->n_params++;
+    const size_t n = json_object_size(properties);
+    sh_gr_expr *items = sh_calloc(n, sizeof *items);
+    bool *required = sh_calloc(n, sizeof *required);
+    sh_gr_expr e = SH_GR_NEVER;
+    if (n > 0 && (items == NULL || required == NULL)) {
+        b->code = sh_fail(b->err, SH_ERR_NO_MEMORY, "no memory for the grammar of a call");
+    } else {
+        const char *key;
+        json_t *property;
+        size_t i = 0;
+        json_object_foreach((json_t *)properties, key, property) {
+            required[i] = is_in(json_object_get(schema, "required"), key);
+            const sh_gr_expr quote = key[strcspn(key, ",:=(){}[]\"'<")] == '\0' ? SH_GR_EMPTY : marker(b, b->form->quote);
+            const sh_gr_expr head = join(b, quote, join(b, join(b, text(b, key), quote), text(b, ":")));
+            items[i++] = join(b, head, braced_value(b, root, property, name, depth + 1));
+        }
+        e = join(b, join(b, text(b, "{"), in_order(b, items, required, n, text(b, ","))), text(b, "}"));
     }
-    return SH_OK;
+    free(items);
+    free(required);
+    return e;
 }
 
-static enum sh_code add_tools(struct sh_answer_plan *plan, const json_t *tools, struct sh_error *err) {
-    const size_t n = json_array_size(tools);
-    plan->tools = sh_calloc(n, sizeof *plan->tools);
-    if (plan->tools == NULL && n > 0) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for %zu tools", n);
-    for (size_t i = 0; i < n; i++) {
-        plan->n_tools++;
-        const enum sh_code code = add_tool(&plan->tools[i], json_array_get(tools, i), i, err);
-        if (code != SH_OK) return code;
+static sh_gr_expr braced_value(struct build *b, const json_t *root, const json_t *schema, const char *name, int depth) {
+    const uint32_t types = sh_schema_types(root, schema);
+    const sh_gr_expr json = value_of(b, root, schema, name);
+    const json_t *own = follow(root, schema);
+    if (b->code != SH_OK || depth > MAX_BRACED_DEPTH || own != schema || json_object_get(own, "anyOf") != NULL || json_object_get(own, "oneOf") != NULL ||
+        json_object_get(own, "allOf") != NULL)
+        return json;
+    const sh_gr_expr quote = marker(b, b->form->quote);
+    if (types == SH_TYPE_STRING) return join(b, quote, join(b, bare_string(b, own, b->form->quote, name), quote));
+    const json_t *items = json_object_get(own, "items");
+    if (types == SH_TYPE_ARRAY && json_is_object(items) && json_object_get(own, "prefixItems") == NULL && json_object_get(own, "minItems") == NULL &&
+        json_object_get(own, "maxItems") == NULL) {
+        const sh_gr_expr item = braced_value(b, root, items, name, depth + 1);
+        const sh_gr_expr more = sh_gr_repeat(b->gr, join(b, text(b, ","), item), 0, SH_GR_UNLIMITED);
+        return join(b, text(b, "["), join(b, sh_gr_optional(b->gr, join(b, item, more)), text(b, "]")));
     }
-    return SH_OK;
+    if (types == SH_TYPE_OBJECT && json_object_size(json_object_get(own, "properties")) > 0) return braced_object(b, root, own, name, depth);
+    return json;
 }
 
-static void free_tools(struct sh_answer_plan *plan) {
-    for (uint32_t i = 0; i < plan->n_tools; i++) {
-        for (uint32_t k = 0; k < plan->tools[i].n_params; k++) free(plan->tools[i].params[k].name);
-        free(plan->tools[i].params);
-        free(plan->tools[i].name);
+/* The arguments of a form of tags, or of Python's calls without the brackets. */
+static sh_gr_expr params_of(struct build *b, const json_t *function) {
+    const char *name = json_string_value(json_object_get(function, "name"));
+    const json_t *root = json_object_get(function, "parameters"), *schema = follow(root, root);
+    const json_t *properties = json_object_get(schema, "properties");
+    const bool python = b->form->shape == SH_CALL_PYTHON;
+    const size_t n = json_object_size(properties);
+    sh_gr_expr *items = sh_calloc(n, sizeof *items);
+    bool *required = sh_calloc(n, sizeof *required);
+    sh_gr_expr e = SH_GR_NEVER;
+    if (n > 0 && (items == NULL || required == NULL)) {
+        b->code = sh_fail(b->err, SH_ERR_NO_MEMORY, "no memory for the grammar of a call");
+    } else {
+        arguments_of(b, function); /* refuses what would not be enforced */
+        const char *key;
+        json_t *property;
+        size_t i = 0;
+        json_object_foreach((json_t *)properties, key, property) {
+            required[i] = is_in(json_object_get(schema, "required"), key);
+            items[i++] = python ? join(b, join(b, text(b, key), text(b, "=")), value_of(b, root, property, name))
+                                : tagged_param(b, root, key, property, name);
+        }
+        e = in_order(b, items, required, n, python ? join(b, text(b, ","), sh_gr_optional(b->gr, text(b, " "))) : glue(b, 1));
     }
-    free(plan->tools);
-    plan->tools = NULL;
-    plan->n_tools = 0;
+    free(items);
+    free(required);
+    return e;
 }
 
-/* ---- where an answer begins ---- */
+/* ---- calls ---- */
 
-static bool ends_with(const char *text, size_t length, const char *end) {
+static sh_gr_expr json_call(struct build *b, const json_t *function) {
+    const struct sh_call_form *f = b->form;
+    const sh_gr_expr name = quoted(b, json_string_value(json_object_get(function, "name"))), space = sh_gr_json_space(b->gr);
+    const sh_gr_expr arguments = arguments_of(b, function), comma = join(b, text(b, ","), space), colon = join(b, text(b, ":"), space);
+    if (f->shape == SH_CALL_KEYED) return join(b, join(b, text(b, "{"), join(b, name, colon)), join(b, arguments, text(b, "}")));
+    sh_gr_expr e = join(b, text(b, "{"), space);
+    if (f->id_key != NULL && strcmp(f->id_key, "tool_call_id") == 0) /* before the name */
+        e = join(b, e, join(b, join(b, quoted(b, f->id_key), colon), join(b, join(b, text(b, "\""), digits(b, 3)), join(b, text(b, "\""), comma))));
+    e = join(b, e, join(b, join(b, quoted(b, f->name_key), colon), join(b, name, comma)));
+    e = join(b, e, join(b, join(b, quoted(b, f->arguments_key), colon), arguments));
+    if (strcmp(f->name, "mistral") == 0) { /* behind the arguments: nine letters and digits */
+        const sh_gr_expr id = join(b, join(b, text(b, "\""), letters(b, 9)), text(b, "\""));
+        e = join(b, e, sh_gr_optional(b->gr, join(b, comma, join(b, join(b, quoted(b, f->id_key), colon), id))));
+    }
+    return join(b, e, join(b, space, text(b, "}")));
+}
+
+/* What stands between the markers of a call to this function. */
+static sh_gr_expr body_of(struct build *b, const json_t *function) {
+    const struct sh_call_form *f = b->form;
+    const char *name = json_string_value(json_object_get(function, "name"));
+    switch (f->shape) {
+    case SH_CALL_JSON:
+    case SH_CALL_KEYED: return json_call(b, function);
+    case SH_CALL_NAMED: {
+        sh_gr_expr head = join(b, marker(b, f->name_open), text(b, name));
+        if (f->flags & SH_FORM_KIMI) head = join(b, text(b, "functions."), join(b, join(b, text(b, name), text(b, ":")), digits(b, 3)));
+        if (f->flags & SH_FORM_CALL_ID) head = join(b, head, sh_gr_optional(b->gr, join(b, marker(b, "[CALL_ID]"), letters(b, 9))));
+        head = join(b, head, marker(b, f->name_close));
+        sh_gr_expr arguments = arguments_of(b, function);
+        if (f->flags & SH_FORM_FENCE) arguments = join(b, join(b, text(b, "```json\n"), arguments), text(b, "\n```"));
+        return join(b, head, arguments);
+    }
+    case SH_CALL_TAGGED: {
+        const char *end = f->body_close != NULL ? f->body_close : f->call_close;
+        const sh_gr_expr head = join(b, join(b, marker(b, f->name_open), text(b, name)), join(b, marker(b, f->name_close), glue(b, 1)));
+        const bool free = b->any_arguments && !json_is_true(json_object_get(function, "strict"));
+        const sh_gr_expr params = free ? sh_gr_until(b->gr, end, strlen(end)) : join(b, params_of(b, function), glue(b, 1));
+        return join(b, head, join(b, params, marker(b, f->body_close)));
+    }
+    case SH_CALL_PYTHON: return join(b, join(b, text(b, name), text(b, "(")), join(b, params_of(b, function), text(b, ")")));
+    case SH_CALL_BRACED: {
+        const json_t *root = json_object_get(function, "parameters"), *schema = follow(root, root);
+        arguments_of(b, function); /* refuses what would not be enforced */
+        return join(b, join(b, marker(b, f->name_open), text(b, name)), braced_object(b, root, schema, name, 0));
+    }
+    case SH_CALL_HARMONY: {
+        const sh_gr_expr to = join(b, text(b, " to=functions."), text(b, name)), channel = marker(b, "<|channel|>commentary");
+        const sh_gr_expr first = join(b, to, join(b, channel, text(b, " json")));
+        const sh_gr_expr last = join(b, join(b, channel, to), join(b, text(b, " "), marker(b, "<|constrain|>json")));
+        return join(b, join(b, either(b, first, last), marker(b, "<|message|>")), arguments_of(b, function));
+    }
+    }
+    return SH_GR_NEVER;
+}
+
+/* One call of any function that is asked for, without the markers. */
+static sh_gr_expr any_body(struct build *b) {
+    const char *wanted = b->request->tool_choice == SH_TOOLS_REQUIRED ? b->request->tool_name : NULL;
+    sh_gr_expr e = SH_GR_NEVER;
+    size_t i;
+    json_t *tool;
+    json_array_foreach(b->tools, i, tool) {
+        const json_t *function = sh_tool_function(tool);
+        const char *name = json_string_value(json_object_get(function, "name"));
+        if (b->code == SH_OK && (wanted == NULL || strcmp(name, wanted) == 0)) e = either(b, e, body_of(b, function));
+    }
+    return e;
+}
+
+/* The calls of an answer, all their markers included. `inside`: the prompt has the first one's marker already. */
+static sh_gr_expr calls(struct build *b, bool inside) {
+    const struct sh_call_form *f = b->form;
+    const sh_gr_expr body = any_body(b), space = sh_gr_json_space(b->gr), open = marker(b, f->call_open), close = marker(b, f->call_close);
+    const sh_gr_expr comma = join(b, text(b, ","), space);
+    switch (f->shape) {
+    case SH_CALL_HARMONY: return body; /* the answer ends with the first */
+    case SH_CALL_KEYED: return join(b, join(b, open, text(b, "[")), join(b, several(b, body, comma), join(b, text(b, "]"), close)));
+    case SH_CALL_JSON: {
+        if (f->flags & SH_FORM_BARE) {
+            if (f->flags & SH_FORM_PYTHON_TAG) return several(b, body, text(b, "; "));
+            if (b->request->single_call) return body;
+            return either(b, body, join(b, text(b, "["), join(b, several(b, body, comma), text(b, "]"))));
+        }
+        const bool one_each = strcmp(f->name, "hermes") == 0;
+        if (one_each) return several(b, join(b, join(b, open, glue(b, 1)), join(b, body, join(b, glue(b, 1), close))), glue(b, 2));
+        const sh_gr_expr list = join(b, join(b, text(b, "["), space), join(b, several(b, body, comma), join(b, space, text(b, "]"))));
+        const sh_gr_expr blank = sh_gr_optional(b->gr, text(b, " "));
+        if (f->flags & SH_FORM_FENCE)
+            return join(b, join(b, open, join(b, either(b, text(b, "\n"), text(b, " ")), text(b, "```json\n"))), join(b, list, join(b, glue(b, 1), text(b, "```"))));
+        return join(b, join(b, open, blank), join(b, list, close));
+    }
+    case SH_CALL_PYTHON:
+        if (f->flags & SH_FORM_FENCE)
+            return join(b, join(b, open, text(b, "\n```python\n")), join(b, several(b, body, text(b, "\n")), join(b, text(b, "\n```\n"), close)));
+        return join(b, join(b, open, text(b, "[")), join(b, several(b, body, join(b, text(b, ","), sh_gr_optional(b->gr, text(b, " ")))), join(b, text(b, "]"), close)));
+    default: break;
+    }
+    const bool tight = f->shape == SH_CALL_NAMED || f->shape == SH_CALL_BRACED;
+    const sh_gr_expr inner = tight ? body : join(b, f->call_open != NULL && f->name_open != NULL ? glue(b, 1) : SH_GR_EMPTY,
+                                                join(b, body, f->call_close != NULL ? glue(b, 1) : SH_GR_EMPTY));
+    const sh_gr_expr one = join(b, open, join(b, inner, close)), rest = join(b, inside ? SH_GR_EMPTY : open, join(b, inner, close));
+    if (f->open == NULL) {
+        if (b->request->single_call) return rest;
+        return join(b, rest, sh_gr_repeat(b->gr, join(b, glue(b, 1), one), 0, SH_GR_UNLIMITED));
+    }
+    return join(b, join(b, marker(b, f->open), glue(b, 1)), join(b, several(b, one, glue(b, 1)), join(b, glue(b, 1), marker(b, f->close))));
+}
+
+/* ---- reasoning ---- */
+
+static bool ends_with(const char *t, size_t length, const char *end) {
     const size_t n = strlen(end);
-    return length >= n && memcmp(text + length - n, end, n) == 0;
+    while (length > 0 && (t[length - 1] == '\n' || t[length - 1] == ' ')) length--;
+    return length >= n && memcmp(t + length - n, end, n) == 0;
 }
 
-static const char *last_of(const char *text, size_t length, const char *what) {
-    const size_t n = strlen(what);
-    for (size_t i = length; i >= n; i--)
-        if (memcmp(text + i - n, what, n) == 0) return text + i - n;
-    return NULL;
+/* Reasoning that may or must come first, then `e`. */
+static sh_gr_expr after_thought(struct build *b, const char *prompt, size_t length, sh_gr_expr e) {
+    const struct sh_thought_form *f = b->plan->thought;
+    if (f == NULL) return e;
+    const sh_gr_expr space = glue(b, 2);
+    const sh_gr_expr rest = join(b, sh_gr_until(b->gr, f->close, strlen(f->close)), join(b, marker(b, f->close), space));
+    if (b->plan->start == SH_START_THOUGHT) return join(b, rest, e);
+    if (ends_with(prompt, length, f->close)) return join(b, space, e);
+    return join(b, sh_gr_optional(b->gr, join(b, marker(b, f->open), rest)), e);
 }
 
-/* Is reasoning open at the end of the prompt? A prompt that continues a message may end within it. */
-static bool thought_is_open(const struct sh_thought_form *form, const struct sh_chat_request *request, const char *prompt, size_t length) {
-    size_t trimmed = length;
-    while (trimmed > 0 && (prompt[trimmed - 1] == '\n' || prompt[trimmed - 1] == ' ')) trimmed--;
-    if (ends_with(prompt, trimmed, form->open)) return true;
-    if (!request->continue_last) return false;
-    const char *open = last_of(prompt, length, form->open), *close = last_of(prompt, length, form->close);
-    return open != NULL && (close == NULL || close < open);
+/* Harmony: a message of the analysis first, perhaps, then one that begins as `e` does behind "assistant". */
+static sh_gr_expr after_analysis(struct build *b, sh_gr_expr e) {
+    if (b->plan->start == SH_START_MESSAGE) return e;
+    static const char end[] = "<|end|>";
+    const bool begun = b->plan->header[0] != '\0';
+    const sh_gr_expr start = marker(b, "<|start|>assistant");
+    sh_gr_expr analysis = join(b, marker(b, "<|channel|>analysis<|message|>"), sh_gr_until(b->gr, end, sizeof end - 1));
+    analysis = join(b, analysis, join(b, marker(b, end), start));
+    return join(b, begun ? SH_GR_EMPTY : start, join(b, sh_gr_optional(b->gr, analysis), e));
 }
 
-/* Harmony: the prompt ends in a header, in a message, or behind one. */
-static enum sh_code find_harmony_start(struct sh_answer_plan *plan, const char *prompt, size_t length, struct sh_error *err) {
-    const char *start = last_of(prompt, length, "<|start|>"), *header = prompt + length;
-    size_t header_length = 0;
-    plan->start = SH_START_HEADER;
-    if (start != NULL) {
-        const size_t rest = length - (size_t)(start - prompt);
-        const char *message = memmem(start, rest, "<|message|>", strlen("<|message|>"));
-        const bool ended = message != NULL && memmem(start, rest, "<|end|>", strlen("<|end|>")) != NULL;
-        if (message != NULL && !ended) plan->start = SH_START_MESSAGE;
-        if (!ended) {
-            header = start;
-            header_length = message != NULL ? (size_t)(message - start) : rest;
-        }
+/* ---- the whole ---- */
+
+/* Is a tool strict, and can the arguments of the others be left free? */
+static bool holds_strict(const struct sh_call_form *form, const json_t *tools) {
+    size_t i, n = 0;
+    json_t *tool;
+    json_array_foreach(tools, i, tool) n += json_is_true(json_object_get(sh_tool_function(tool), "strict"));
+    if (form->shape == SH_CALL_PYTHON || form->shape == SH_CALL_BRACED) return n > 0 && n == json_array_size(tools);
+    return n > 0;
+}
+
+static sh_gr_expr response_of(struct build *b) {
+    sh_gr_expr e = SH_GR_NEVER;
+    if (b->code == SH_OK)
+        b->code = sh_gr_of_kind(b->gr, b->vocab, b->request->grammar_kind, b->request->grammar, b->request->grammar_length, &e, b->err);
+    if (b->plan->harmony && b->plan->start != SH_START_MESSAGE) {
+        const sh_gr_expr kind = sh_gr_optional(b->gr, join(b, text(b, " "), marker(b, "<|constrain|>json")));
+        e = join(b, join(b, marker(b, "<|channel|>final"), kind), join(b, marker(b, "<|message|>"), e));
+    } else if (b->plan->start == SH_START_CALL) { /* a recipient is expected */
+        e = join(b, text(b, "all\n"), e);
     }
-    plan->header = strndup(header, header_length);
-    return plan->header != NULL ? SH_OK : sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the plan of an answer");
+    return e;
 }
 
-static void find_start(struct sh_answer_plan *plan, const struct sh_chat_request *request, const char *prompt, size_t length) {
-    plan->start = SH_START_CONTENT;
-    if (plan->thought != NULL && thought_is_open(plan->thought, request, prompt, length)) plan->start = SH_START_THOUGHT;
-    else if (plan->calls != NULL && (plan->calls->flags & SH_FORM_RECIPIENT) && ends_with(prompt, length, plan->calls->call_open))
-        plan->start = SH_START_CALL;
+static enum sh_code key_of(const struct build *b, const char *prompt, size_t length, struct sh_buffer *key) {
+    const struct sh_chat_request *r = b->request;
+    const struct sh_thought_form *thought = b->plan->thought;
+    char head[256];
+    snprintf(head, sizeof head, "chat %s/%s start %d%d choice %d%d kind %d ", b->format->calls->name, thought != NULL ? thought->name : "", (int)b->plan->start,
+             thought != NULL && ends_with(prompt, length, thought->close), (int)r->tool_choice, r->single_call, (int)r->grammar_kind);
+    sh_buffer_add_string(key, head);
+    const char *const texts[] = {b->plan->header, r->tool_choice == SH_TOOLS_NONE ? NULL : r->tools, r->tool_name};
+    for (size_t i = 0; i < SH_COUNT(texts); i++) {
+        if (texts[i] != NULL) sh_buffer_add_string(key, texts[i]);
+        sh_buffer_add(key, "", 1);
+    }
+    if (r->grammar != NULL) sh_buffer_add(key, r->grammar, r->grammar_length);
+    return key->failed ? sh_fail(b->err, SH_ERR_NO_MEMORY, "no memory for a grammar's key") : SH_OK;
 }
 
-/* ---- the plan ---- */
-
-enum sh_code sh_answer_plan_create(const struct sh_format *format, const struct sh_vocab *vocab, const struct sh_chat_request *request,
-                                   const char *prompt, size_t prompt_length, struct sh_answer_plan **out,
-                                   struct sh_grammar **grammar, struct sh_error *err) {
-    *out = NULL;
+enum sh_code sh_answer_constrain(const struct sh_format *format, const struct sh_vocab *vocab, const struct sh_answer_plan *plan,
+                                 const struct sh_chat_request *request, const json_t *tools, const char *prompt, size_t prompt_length,
+                                 struct sh_grammar **grammar, struct sh_error *err) {
     *grammar = NULL;
-    struct sh_answer_plan *plan = sh_calloc(1, sizeof *plan);
-    if (plan == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the plan of an answer");
-    (void)vocab;
-    plan->keep_reasoning = request->keep_reasoning;
-    plan->thought = format->thought != NULL && format->thought->open != NULL ? format->thought : NULL;
+    const bool required = request->tool_choice == SH_TOOLS_REQUIRED, response = request->grammar_kind != SH_GRAMMAR_NONE;
+    if (required && response) return sh_fail(err, SH_ERR_INVALID, "an answer that must be a call cannot be held to a response format, too");
+    const struct sh_call_form *form = plan->n_tools > 0 ? format->calls : NULL;
+    /* Calls among free text are told by a marker that is no ordinary text. */
+    const bool strict = !required && !response && form != NULL && form->shape != SH_CALL_HARMONY && holds_strict(form, tools) &&
+                        !(form->flags & (SH_FORM_BARE | SH_FORM_KNOWN));
+    if (!required && !response && !strict) return SH_OK;
+    if (response && form == NULL && plan->thought == NULL && !plan->harmony && plan->start != SH_START_CALL)
+        return sh_grammar_create(vocab, request->grammar_kind, request->grammar, request->grammar_length, grammar, err);
 
-    enum sh_code code = SH_OK;
-    json_t *tools = NULL;
-    if (request->tools != NULL) {
-        json_error_t error;
-        tools = json_loads(request->tools, JSON_ALLOW_NUL, &error);
-        if (!json_is_array(tools)) {
-            code = sh_fail(err, SH_ERR_INVALID, "tools is no JSON array%s%s", tools == NULL ? ": " : "", tools == NULL ? error.text : "");
-            goto fail;
-        }
-        code = add_tools(plan, tools, err);
-        if (code != SH_OK) goto fail;
+    struct build b = {.format = format, .form = form, .vocab = vocab, .plan = plan, .request = request, .tools = tools, .any_arguments = !required,
+                      .err = err};
+    struct sh_buffer key = {0};
+    b.code = key_of(&b, prompt, prompt_length, &key);
+    if (b.code == SH_OK) *grammar = sh_grammar_recall(vocab, key.text, key.length);
+    if (b.code != SH_OK || *grammar != NULL) goto done;
+    b.gr = sh_gr_create();
+    if (b.gr == NULL) {
+        b.code = sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a grammar");
+        goto done;
     }
-    plan->harmony = format->calls->shape == SH_CALL_HARMONY || (format->thought != NULL && format->thought->open == NULL);
-    const bool recipient = (format->calls->flags & SH_FORM_RECIPIENT) && ends_with(prompt, prompt_length, format->calls->call_open);
-    if (recipient || (plan->n_tools > 0 && request->tool_choice != SH_TOOLS_NONE)) plan->calls = format->calls;
-    if (request->tool_choice == SH_TOOLS_REQUIRED) {
-        if (plan->n_tools == 0) {
-            code = sh_fail(err, SH_ERR_INVALID, "tool_choice requires a call, but there are no tools");
-            goto fail;
-        }
-        if (request->tool_name != NULL && sh_plan_find_tool(plan, request->tool_name, strlen(request->tool_name)) == NULL) {
-            code = sh_fail(err, SH_ERR_INVALID, "tool_choice names the function \"%s\", which is none of the tools", request->tool_name);
-            goto fail;
-        }
+    sh_gr_expr e = SH_GR_NEVER;
+    if (form != NULL) e = calls(&b, plan->start == SH_START_CALL);
+    if (strict) {
+        const char *open = form->open != NULL ? form->open : form->call_open;
+        e = join(&b, sh_gr_until(b.gr, open, strlen(open)), sh_gr_optional(b.gr, e));
     }
-    if (request->tool_choice == SH_TOOLS_NONE) free_tools(plan); /* a recipient is looked for all the same */
-    find_start(plan, request, prompt, prompt_length);
-    if (plan->harmony) {
-        code = find_harmony_start(plan, prompt, prompt_length, err);
-        if (code != SH_OK) goto fail;
-    }
-    json_decref(tools);
-    *out = plan;
-    return SH_OK;
-fail:
-    json_decref(tools);
-    sh_answer_plan_free(plan);
-    return code;
-}
-
-void sh_answer_plan_free(struct sh_answer_plan *plan) {
-    if (plan == NULL) return;
-    free_tools(plan);
-    free(plan->header);
-    free(plan);
+    if (response) e = either(&b, e, response_of(&b));
+    e = plan->harmony ? after_analysis(&b, e) : after_thought(&b, prompt, prompt_length, e);
+    if (b.code == SH_OK) b.code = sh_gr_compile(b.gr, e, vocab, grammar, err);
+    if (b.code == SH_OK) sh_grammar_remember(vocab, key.text, key.length, *grammar);
+done:
+    sh_gr_destroy(b.gr);
+    free(key.text);
+    return b.code;
 }

@@ -8,7 +8,6 @@
 
 #include "compute/chat/chat.h"
 
-#include <jansson.h>
 #include <stdlib.h>
 
 static const struct sh_call_form call_forms[] = {
@@ -46,9 +45,9 @@ static const struct sh_call_form call_forms[] = {
     {.name = "seed-oss", .shape = SH_CALL_TAGGED, .call_open = "<seed:tool_call>", .call_close = "</seed:tool_call>",
      .name_open = "<function=", .name_close = ">", .key_open = "<parameter=", .key_close = ">", .value_close = "</parameter>",
      .body_close = "</function>", .marks = {"<seed:tool_call>"}, .token = "<seed:tool_call>"},
-    {.name = "minimax-m2", .shape = SH_CALL_TAGGED, .flags = SH_FORM_TYPED, .open = "<minimax:tool_call>",
+    {.name = "minimax-m2", .shape = SH_CALL_TAGGED, .open = "<minimax:tool_call>",
      .close = "</minimax:tool_call>", .name_open = "<invoke name=\"", .name_close = "\">", .key_open = "<parameter name=\"",
-     .key_close = "\"", .value_close = "</parameter>", .body_close = "</invoke>", .marks = {"<minimax:tool_call>"},
+     .key_close = "\">", .value_close = "</parameter>", .body_close = "</invoke>", .marks = {"<minimax:tool_call>"},
      .token = "<minimax:tool_call>"},
     {.name = "glm", .shape = SH_CALL_TAGGED, .call_open = "<tool_call>", .call_close = "</tool_call>", .key_open = "<arg_key>",
      .key_close = "</arg_key>", .value_open = "<arg_value>", .value_close = "</arg_value>", .marks = {"<tool_call>", "<arg_key>"},

@@ -8,6 +8,8 @@
  *   families.c   built-in templates
  *   format.c     the table of forms, and recognising them
  *   answer.c     an answer's text -> content, reasoning, calls, as it comes
+ *   literal.c    values as models write them, read a byte at a time
+ *   plan.c       a request -> how its answer is read
  *   constraint.c tool choice and response format -> a grammar
  */
 #ifndef SHIMMY_CHAT_FORMAT_H

@@ -1,5 +1,5 @@
 /*
- * forms.h - the inside of format.c, answer.c and constraint.c: the tables of forms, and what a plan remembers of a request.
+ * forms.h - the inside of format.c, answer.c, plan.c and constraint.c: the tables of forms, and what a plan remembers of a request.
  *
  * A form of calls is markers around a shape. All calls may stand in a section (open ... close), each between call_open and call_close;
  * white space may stand between all of these. What is within is the shape's:
@@ -17,6 +17,8 @@
 
 #include "compute/base.h"
 #include "compute/chat/format.h"
+
+#include <jansson.h>
 
 enum sh_call_shape {
     SH_CALL_JSON,
@@ -109,6 +111,14 @@ struct sh_answer_plan {
 const struct sh_plan_tool *sh_plan_find_tool(const struct sh_answer_plan *plan, const char *name, size_t length);
 uint32_t sh_plan_param_types(const struct sh_plan_tool *tool, const char *name, size_t length); /* SH_TYPE_ANY: not known */
 
+uint32_t sh_schema_types(const json_t *root, const json_t *schema); /* JSON types that it allows; `root` is what references are looked up in */
+const json_t *sh_tool_function(const json_t *tool);                 /* of a tool in OpenAI's form, which may be the function itself */
+
+/* What the answer is held to (constraint.c); *grammar stays NULL where it is free. `tools`: parsed, or NULL. */
+enum sh_code sh_answer_constrain(const struct sh_format *format, const struct sh_vocab *vocab, const struct sh_answer_plan *plan,
+                                 const struct sh_chat_request *request, const json_t *tools, const char *prompt, size_t prompt_length,
+                                 struct sh_grammar **grammar, struct sh_error *err);
+
 /* ---- reading values, a byte at a time (literal.c) ---- */
 
 enum sh_read { SH_READ_MORE, SH_READ_DONE /* with this byte */, SH_READ_BEFORE /* this byte is no part of it */, SH_READ_BAD };
@@ -141,7 +151,8 @@ void sh_buffer_add_string(struct sh_buffer *b, const char *text);
 void sh_buffer_add_escaped(struct sh_buffer *b, const char *text, size_t length); /* as the inside of a JSON string */
 void sh_buffer_add_code_point(struct sh_buffer *b, uint32_t code_point);          /* as UTF-8 */
 
-/* A value in another notation, written as JSON: Python's (with call arguments: (key=value, ...)), or bare keys and quotes of their own. */
+/* A value in another notation, written as JSON: Python's (with call arguments: (key=value, ...)), or bare keys and quotes of their own,
+ * among which JSON may stand, too. */
 enum sh_notation { SH_NOTATION_PYTHON, SH_NOTATION_BRACED };
 struct sh_literal_reader {
     enum sh_notation notation;
@@ -150,7 +161,7 @@ struct sh_literal_reader {
     uint16_t depth, word_length;
     uint8_t state, index, digits, base;
     char quote_byte;                 /* PYTHON: of this string */
-    bool key, comma, triple;
+    bool key, comma, triple, marked; /* marked: this string stands between the notation's own quotes */
     uint32_t code_point, high;       /* high: first half of a surrogate pair */
     char word[256];                  /* a number, a literal or a bare key */
     struct sh_buffer *out;

@@ -319,14 +319,16 @@ static bool add_to_word(struct sh_literal_reader *r, char c) {
 static enum sh_read begin_literal(struct sh_literal_reader *r, char c, bool key) {
     if (r->notation == SH_NOTATION_BRACED && c == r->quote[0]) {
         begin_string(r, key);
+        r->marked = true;
         r->index = 1;
         r->state = r->quote[1] == '\0' ? L_STRING : L_OPENING;
         return SH_READ_MORE;
     }
-    if (r->notation == SH_NOTATION_PYTHON && (c == '"' || c == '\'') && (r->depth == 0 || r->closers[r->depth - 1] != 'k' || !key)) {
+    if ((c == '"' || (c == '\'' && r->notation == SH_NOTATION_PYTHON)) && (r->depth == 0 || r->closers[r->depth - 1] != 'k' || !key)) {
         begin_string(r, key);
+        r->marked = false;
         r->quote_byte = c;
-        r->state = L_QUOTE;
+        r->state = r->notation == SH_NOTATION_PYTHON ? L_QUOTE : L_STRING;
         return SH_READ_MORE;
     }
     if (key) {
@@ -385,7 +387,7 @@ static void add_byte(struct sh_literal_reader *r, char c) {
 }
 
 static enum sh_read string_byte(struct sh_literal_reader *r, char c) {
-    if (r->notation == SH_NOTATION_BRACED) {
+    if (r->marked) {
         if (c == r->quote[0]) {
             r->index = 1;
             r->state = L_CLOSING;
@@ -406,7 +408,7 @@ static enum sh_read string_byte(struct sh_literal_reader *r, char c) {
 
 /* Quotes that may or may not be the closing ones. */
 static enum sh_read closing_byte(struct sh_literal_reader *r, char c) {
-    const bool braced = r->notation == SH_NOTATION_BRACED;
+    const bool braced = r->marked;
     if (c == (braced ? r->quote[r->index] : r->quote_byte)) {
         r->index++;
         return (braced ? r->quote[r->index] == '\0' : r->index == 3) ? string_ended(r) : SH_READ_MORE;
@@ -417,7 +419,7 @@ static enum sh_read closing_byte(struct sh_literal_reader *r, char c) {
 }
 
 static enum sh_read escape_byte(struct sh_literal_reader *r, char c) {
-    static const char plain[] = "n\nt\tr\rb\bf\fv\va\a\\\\''\"\"";
+    static const char plain[] = "n\nt\tr\rb\bf\fv\va\a\\\\''\"\"//";
     r->state = L_STRING;
     r->code_point = 0;
     r->base = 16;

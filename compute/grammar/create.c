@@ -3,8 +3,8 @@
 
 #include <stdlib.h>
 
-static enum sh_code front(struct sh_gr *gr, const struct sh_vocab *vocab, enum sh_grammar_kind kind, const char *text, size_t length,
-                          sh_gr_expr *out, struct sh_error *err) {
+enum sh_code sh_gr_of_kind(struct sh_gr *gr, const struct sh_vocab *vocab, enum sh_grammar_kind kind, const char *text, size_t length,
+                           sh_gr_expr *out, struct sh_error *err) {
     switch (kind) {
     case SH_GRAMMAR_GBNF: return sh_gr_gbnf(gr, vocab, text, length, out, err);
     case SH_GRAMMAR_SCHEMA: return sh_gr_schema(gr, text, length, out, err);
@@ -34,7 +34,7 @@ enum sh_code sh_grammar_create(const struct sh_vocab *vocab, enum sh_grammar_kin
     *out = sh_grammar_recall(vocab, key, sizeof mark + 1 + length);
     if (*out != NULL) goto done;
     sh_gr_expr root;
-    code = front(gr, vocab, kind, text, length, &root, err);
+    code = sh_gr_of_kind(gr, vocab, kind, text, length, &root, err);
     if (code == SH_OK) code = sh_gr_compile(gr, root, vocab, out, err);
     if (code == SH_OK) sh_grammar_remember(vocab, key, sizeof mark + 1 + length, *out);
 done:

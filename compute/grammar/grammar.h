@@ -76,6 +76,10 @@ sh_gr_expr sh_gr_json_space(struct sh_gr *gr);  /* the white space that generate
 /* One of the strings of a JSON array, as they are. */
 enum sh_code sh_gr_choices(struct sh_gr *gr, const char *array, size_t length, sh_gr_expr *out, struct sh_error *err);
 
+/* One of these by its kind, as sh_grammar_create takes it. */
+enum sh_code sh_gr_of_kind(struct sh_gr *gr, const struct sh_vocab *vocab, enum sh_grammar_kind kind, const char *text, size_t length,
+                           sh_gr_expr *out, struct sh_error *err);
+
 /* ---- grammars that a vocabulary keeps ---- */
 
 /* The grammar remembered under this key (any bytes), a reference, or NULL. */
