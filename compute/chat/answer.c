@@ -1,10 +1,10 @@
 /*
  * answer.c - an answer's text -> content, reasoning and calls, as it comes.
  *
- * The text that was not yet dealt with is kept; a state says what is being read, and every step either goes on from `at`, or needs more
- * text, or finds that this is no call. Where it stopped is remembered inside of strings, values and markers too, so that every byte is
- * looked at a bounded number of times however the text is cut. While nothing of a call was handed out its text is kept (`raw`): if it is
- * none after all, that text is content.
+ * The text that was not yet dealt with is kept; a state says what is being read, and every step either goes on from `at`, or
+ * needs more text, or finds that this is no call. Where it stopped is remembered inside of strings, values and markers too,
+ * so that every byte is looked at a bounded number of times however the text is cut. While nothing of a call was handed out
+ * its text is kept (`raw`): if it is none after all, that text is content.
  */
 #include "compute/chat/forms.h"
 
@@ -15,12 +15,12 @@ enum { MAX_NAME = 256 }; /* bytes of a function's or a parameter's name */
 enum state {
     CONTENT,
     THOUGHT,
-    SECTION,      /* between calls of a section */
-    BODY,         /* before a call's JSON or name */
-    ITEM,         /* of an array of calls: before an object, */
-    ITEM_NEXT,    /* behind one */
-    KEY,          /* of a call's object: before a key, */
-    KEY_TEXT,     /* in one, */
+    SECTION,   /* between calls of a section */
+    BODY,      /* before a call's JSON or name */
+    ITEM,      /* of an array of calls: before an object, */
+    ITEM_NEXT, /* behind one */
+    KEY,       /* of a call's object: before a key, */
+    KEY_TEXT,  /* in one, */
     COLON,
     VALUE,        /* before its value, */
     NAME_VALUE,   /* in it: the name, */
@@ -81,7 +81,7 @@ struct sh_answer {
     bool line_start;
     bool thought_seen;
 
-    bool raw;         /* in[keep, at) is content if this is no call */
+    bool raw; /* in[keep, at) is content if this is no call */
     bool in_section, in_json, in_array, nested;
     bool named, called, arguments, muted; /* of this call: name known, handed out, arguments begun; it is not to be handed out */
     enum { KEY_NAME, KEY_ARGUMENTS, KEY_ID, KEY_FUNCTION, KEY_OTHER } key;
@@ -261,7 +261,9 @@ static char unescaped(char c) {
     case 'n': return '\n';
     case 'r': return '\r';
     case 't': return '\t';
-    case '"': case '\\': case '/': return c;
+    case '"':
+    case '\\':
+    case '/': return c;
     default: return '\0';
     }
 }
@@ -764,7 +766,8 @@ static enum step step_section(struct sh_answer *a) {
     if (!a->raw) a->keep = a->at;
     if (!skip_space(a)) return MORE;
     const char *open = form->call_open != NULL ? form->call_open : form->name_open;
-    const enum match close = !a->raw && form->close != NULL ? match_at(a, a->at, form->close) : NO, call = match_at(a, a->at, open);
+    const enum match close = !a->raw && form->close != NULL ? match_at(a, a->at, form->close) : NO,
+                     call = match_at(a, a->at, open);
     if (close == YES) {
         a->at += strlen(form->close);
         a->in_section = false;
@@ -862,7 +865,8 @@ static uint32_t type_of_text(const char *text, size_t length) {
     case '{': return SH_TYPE_OBJECT;
     case '[': return SH_TYPE_ARRAY;
     case '"': return SH_TYPE_STRING;
-    case 't': case 'f': return SH_TYPE_BOOLEAN;
+    case 't':
+    case 'f': return SH_TYPE_BOOLEAN;
     case 'n': return SH_TYPE_NULL;
     default: return SH_TYPE_NUMBER;
     }
@@ -1035,7 +1039,8 @@ static void read_header(struct sh_answer *a) {
     begin_call(a);
     a->in_json = a->in_array = false;
     a->state = MESSAGE;
-    a->message = channel != NULL && strncmp(channel + strlen("<|channel|>"), "analysis", 8) == 0 ? SH_ANSWER_REASONING : SH_ANSWER_CONTENT;
+    a->message =
+        channel != NULL && strncmp(channel + strlen("<|channel|>"), "analysis", 8) == 0 ? SH_ANSWER_REASONING : SH_ANSWER_CONTENT;
     if (to == NULL || a->plan->calls == NULL) return;
     to += 3;
     size_t length = strcspn(to, " <\n");
@@ -1283,8 +1288,16 @@ static enum step step_thought(struct sh_answer *a) {
 
 static bool uses_mark(enum state state) {
     switch (state) {
-    case KEY_TEXT: case NAME_VALUE: case ID_VALUE: case NAME: case ID: case PARAM_KEY: case PARAM_TYPE: case PARAM_VALUE: case WORD: case HEADER:
-        return true;
+    case KEY_TEXT:
+    case NAME_VALUE:
+    case ID_VALUE:
+    case NAME:
+    case ID:
+    case PARAM_KEY:
+    case PARAM_TYPE:
+    case PARAM_VALUE:
+    case WORD:
+    case HEADER: return true;
     default: return false;
     }
 }
@@ -1296,7 +1309,8 @@ static enum step step(struct sh_answer *a) {
     case THOUGHT: return step_thought(a);
     case SECTION: return step_section(a);
     case BODY: return step_body(a);
-    case ITEM: case ITEM_NEXT: return step_item(a);
+    case ITEM:
+    case ITEM_NEXT: return step_item(a);
     case KEY: return step_key(a);
     case KEY_TEXT: return step_key_text(a);
     case COLON:
@@ -1316,9 +1330,7 @@ static enum step step(struct sh_answer *a) {
     case NAME: return step_name(a);
     case ID: return step_id(a);
     case NAMED_BODY: return step_named_body(a);
-    case ARGUMENTS:
-        s = read_arguments(a);
-        return s == GO ? arguments_ended(a) : s;
+    case ARGUMENTS: s = read_arguments(a); return s == GO ? arguments_ended(a) : s;
     case QUOTED:
         s = read_quoted(a);
         if (s != GO) return s;
@@ -1328,7 +1340,8 @@ static enum step step(struct sh_answer *a) {
     case PARAM_KEY: return step_param_key(a);
     case PARAM_TYPE: return step_param_type(a);
     case PARAM_OPEN: return step_param_open(a);
-    case PARAM_STRING: case PARAM_VALUE: return step_param_value(a);
+    case PARAM_STRING:
+    case PARAM_VALUE: return step_param_value(a);
     case WORD: return step_word(a);
     case CONVERTED: return step_converted(a);
     case PYTHON_NEXT: return step_python_next(a);
@@ -1385,8 +1398,8 @@ void sh_answer_destroy(struct sh_answer *answer) {
     free(answer);
 }
 
-enum sh_code sh_answer_push(struct sh_answer *a, const char *text, size_t length, bool last, const struct sh_answer_piece **pieces,
-                            uint32_t *count, struct sh_error *err) {
+enum sh_code sh_answer_push(struct sh_answer *a, const char *text, size_t length, bool last,
+                            const struct sh_answer_piece **pieces, uint32_t *count, struct sh_error *err) {
     *pieces = NULL;
     *count = 0;
     a->n_pieces = 0;

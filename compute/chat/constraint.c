@@ -1,13 +1,14 @@
 /*
  * constraint.c - what an answer is held to: a required call in the model's own form, a response format, strict tools.
  *
- * The grammar says what answer.c reads, in the spelling that the model was shown. Before it there may be reasoning: up to its closing
- * marker where the prompt has opened it, else as the model likes. Markers that are control tokens are tokens, since such a token has no
- * bytes of its own; everything else is bytes. In forms of tags an argument that is a string stands as it is; what its schema says of its
- * length, pattern and format is enforced on that text.
+ * The grammar says what answer.c reads, in the spelling that the model was shown. Before it there may be reasoning: up to its
+ * closing marker where the prompt has opened it, else as the model likes. Markers that are control tokens are tokens, since
+ * such a token has no bytes of its own; everything else is bytes. In forms of tags an argument that is a string stands as it
+ * is; what its schema says of its length, pattern and format is enforced on that text.
  */
 #include "compute/chat/forms.h"
 
+#include "compute/chat/chat.h"
 #include "compute/grammar/grammar.h"
 
 #include <stdio.h>
@@ -98,13 +99,14 @@ static sh_gr_expr value_of(struct build *b, const json_t *root, const json_t *sc
         json_t *found = json_object_get(root, places[i]);
         if (found != NULL && json_object_get(whole, places[i]) == NULL) json_object_set(whole, places[i], found);
     }
-    char *dump = json_dumps(whole, JSON_COMPACT | JSON_ENCODE_ANY);
+    char *dump = sh_chat_json(whole);
     json_decref(whole);
     struct sh_error inner = {0};
     sh_gr_expr e = SH_GR_NEVER;
     if (dump == NULL) b->code = sh_fail(b->err, SH_ERR_NO_MEMORY, "no memory for the schema of \"%s\"", name);
     else b->code = sh_gr_schema(b->gr, dump, strlen(dump), &e, &inner);
-    if (inner.code != SH_OK) b->code = sh_fail(b->err, inner.code, "the parameters of the function \"%s\": %s", name, inner.message);
+    if (inner.code != SH_OK)
+        b->code = sh_fail(b->err, inner.code, "the parameters of the function \"%s\": %s", name, inner.message);
     free(dump);
     return e;
 }
@@ -138,7 +140,8 @@ static const json_t *follow(const json_t *root, const json_t *schema) {
         if (reference == NULL) break;
         const json_t *found = NULL;
         if (strncmp(reference, "#/$defs/", 8) == 0) found = json_object_get(json_object_get(root, "$defs"), reference + 8);
-        if (strncmp(reference, "#/definitions/", 14) == 0) found = json_object_get(json_object_get(root, "definitions"), reference + 14);
+        if (strncmp(reference, "#/definitions/", 14) == 0)
+            found = json_object_get(json_object_get(root, "definitions"), reference + 14);
         if (found == NULL) break;
         schema = found;
     }
@@ -158,10 +161,13 @@ static sh_gr_expr listed_strings(struct build *b, const json_t *schema) {
 
 /* A string as it is, up to `end`. A bounded one has no '<' in it, with which all ends begin. */
 static sh_gr_expr bare_string(struct build *b, const json_t *schema, const char *end, const char *name) {
-    static const struct { const char *format, *pattern; } formats[] = {
+    static const struct {
+        const char *format, *pattern;
+    } formats[] = {
         {"date", "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$"},
         {"time", "^([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,6})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"},
-        {"date-time", "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,6})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"},
+        {"date-time", "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,6})"
+                      "?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"},
         {"uuid", "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"},
     };
     if (json_object_get(schema, "enum") != NULL || json_object_get(schema, "const") != NULL) return listed_strings(b, schema);
@@ -182,11 +188,12 @@ static sh_gr_expr bare_string(struct build *b, const json_t *schema, const char 
     const json_int_t low = json_is_integer(min) ? json_integer_value(min) : 0;
     const json_int_t high = json_is_integer(max) ? json_integer_value(max) : (json_int_t)SH_GR_UNLIMITED;
     if (low < 0 || high < low || low >= (json_int_t)SH_GR_UNLIMITED) {
-        b->code = sh_fail(b->err, SH_ERR_INVALID, "the parameters of the function \"%s\": a string of %lld to %lld characters", name, (long long)low,
-                          (long long)high);
+        b->code = sh_fail(b->err, SH_ERR_INVALID, "the parameters of the function \"%s\": a string of %lld to %lld characters",
+                          name, (long long)low, (long long)high);
         return SH_GR_NEVER;
     }
-    return sh_gr_repeat(b->gr, sh_gr_class(b->gr, ranges, 1, true), (uint32_t)low, high > SH_GR_UNLIMITED ? SH_GR_UNLIMITED : (uint32_t)high);
+    return sh_gr_repeat(b->gr, sh_gr_class(b->gr, ranges, 1, true), (uint32_t)low,
+                        high > SH_GR_UNLIMITED ? SH_GR_UNLIMITED : (uint32_t)high);
 }
 
 /* A parameter's value between tags. What may be a string may be any text. */
@@ -195,7 +202,8 @@ static sh_gr_expr tagged_value(struct build *b, const json_t *root, const json_t
     value_of(b, root, schema, name); /* what would not be enforced is refused, even where only its text is taken */
     if (b->code != SH_OK) return SH_GR_NEVER;
     const json_t *own = follow(root, schema);
-    if (types == SH_TYPE_STRING && json_object_get(own, "anyOf") == NULL && json_object_get(own, "oneOf") == NULL && json_object_get(own, "allOf") == NULL)
+    if (types == SH_TYPE_STRING && json_object_get(own, "anyOf") == NULL && json_object_get(own, "oneOf") == NULL &&
+        json_object_get(own, "allOf") == NULL)
         return bare_string(b, own, end, name);
     if (!(types & SH_TYPE_STRING)) return value_of(b, root, schema, name);
     const sh_gr_expr strings = listed_strings(b, own);
@@ -205,7 +213,8 @@ static sh_gr_expr tagged_value(struct build *b, const json_t *root, const json_t
 
 /* ---- arguments that are no JSON object ---- */
 
-/* Each property in the schema's order, those not required perhaps: first the separator, except before the first one that is there. */
+/* Each property in the schema's order, those not required perhaps: first the separator, except before the first one that is
+ * there. */
 static sh_gr_expr in_order(struct build *b, const sh_gr_expr *items, const bool *required, size_t n, sh_gr_expr separator) {
     sh_gr_expr later = SH_GR_EMPTY, first = SH_GR_EMPTY;
     for (size_t i = n; i-- > 0;) {
@@ -224,8 +233,10 @@ static sh_gr_expr tagged_param(struct build *b, const json_t *root, const char *
     if (f->flags & SH_FORM_TYPED) {
         const uint32_t types = sh_schema_types(root, schema);
         sh_gr_expr value = SH_GR_NEVER;
-        if (types & SH_TYPE_STRING) value = join(b, text(b, " string=\"true\">"), tagged_value(b, root, schema, f->value_close, name));
-        if (types != SH_TYPE_STRING) value = either(b, value, join(b, text(b, " string=\"false\">"), value_of(b, root, schema, name)));
+        if (types & SH_TYPE_STRING)
+            value = join(b, text(b, " string=\"true\">"), tagged_value(b, root, schema, f->value_close, name));
+        if (types != SH_TYPE_STRING)
+            value = either(b, value, join(b, text(b, " string=\"false\">"), value_of(b, root, schema, name)));
         return join(b, head, join(b, value, close));
     }
     if (f->flags & SH_FORM_NEWLINES) {
@@ -268,19 +279,20 @@ static sh_gr_expr braced_value(struct build *b, const json_t *root, const json_t
     const uint32_t types = sh_schema_types(root, schema);
     const sh_gr_expr json = value_of(b, root, schema, name);
     const json_t *own = follow(root, schema);
-    if (b->code != SH_OK || depth > MAX_BRACED_DEPTH || own != schema || json_object_get(own, "anyOf") != NULL || json_object_get(own, "oneOf") != NULL ||
-        json_object_get(own, "allOf") != NULL)
+    if (b->code != SH_OK || depth > MAX_BRACED_DEPTH || own != schema || json_object_get(own, "anyOf") != NULL ||
+        json_object_get(own, "oneOf") != NULL || json_object_get(own, "allOf") != NULL)
         return json;
     const sh_gr_expr quote = marker(b, b->form->quote);
     if (types == SH_TYPE_STRING) return join(b, quote, join(b, bare_string(b, own, b->form->quote, name), quote));
     const json_t *items = json_object_get(own, "items");
-    if (types == SH_TYPE_ARRAY && json_is_object(items) && json_object_get(own, "prefixItems") == NULL && json_object_get(own, "minItems") == NULL &&
-        json_object_get(own, "maxItems") == NULL) {
+    if (types == SH_TYPE_ARRAY && json_is_object(items) && json_object_get(own, "prefixItems") == NULL &&
+        json_object_get(own, "minItems") == NULL && json_object_get(own, "maxItems") == NULL) {
         const sh_gr_expr item = braced_value(b, root, items, name, depth + 1);
         const sh_gr_expr more = sh_gr_repeat(b->gr, join(b, text(b, ","), item), 0, SH_GR_UNLIMITED);
         return join(b, text(b, "["), join(b, sh_gr_optional(b->gr, join(b, item, more)), text(b, "]")));
     }
-    if (types == SH_TYPE_OBJECT && json_object_size(json_object_get(own, "properties")) > 0) return braced_object(b, root, own, name, depth);
+    if (types == SH_TYPE_OBJECT && json_object_size(json_object_get(own, "properties")) > 0)
+        return braced_object(b, root, own, name, depth);
     return json;
 }
 
@@ -318,11 +330,14 @@ static sh_gr_expr params_of(struct build *b, const json_t *function) {
 static sh_gr_expr json_call(struct build *b, const json_t *function) {
     const struct sh_call_form *f = b->form;
     const sh_gr_expr name = quoted(b, json_string_value(json_object_get(function, "name"))), space = sh_gr_json_space(b->gr);
-    const sh_gr_expr arguments = arguments_of(b, function), comma = join(b, text(b, ","), space), colon = join(b, text(b, ":"), space);
+    const sh_gr_expr arguments = arguments_of(b, function), comma = join(b, text(b, ","), space),
+                     colon = join(b, text(b, ":"), space);
     if (f->shape == SH_CALL_KEYED) return join(b, join(b, text(b, "{"), join(b, name, colon)), join(b, arguments, text(b, "}")));
     sh_gr_expr e = join(b, text(b, "{"), space);
     if (f->id_key != NULL && strcmp(f->id_key, "tool_call_id") == 0) /* before the name */
-        e = join(b, e, join(b, join(b, quoted(b, f->id_key), colon), join(b, join(b, text(b, "\""), digits(b, 3)), join(b, text(b, "\""), comma))));
+        e = join(b, e,
+                 join(b, join(b, quoted(b, f->id_key), colon),
+                      join(b, join(b, text(b, "\""), digits(b, 3)), join(b, text(b, "\""), comma))));
     e = join(b, e, join(b, join(b, quoted(b, f->name_key), colon), join(b, name, comma)));
     e = join(b, e, join(b, join(b, quoted(b, f->arguments_key), colon), arguments));
     if (strcmp(f->name, "mistral") == 0) { /* behind the arguments: nine letters and digits */
@@ -341,8 +356,10 @@ static sh_gr_expr body_of(struct build *b, const json_t *function) {
     case SH_CALL_KEYED: return json_call(b, function);
     case SH_CALL_NAMED: {
         sh_gr_expr head = join(b, marker(b, f->name_open), text(b, name));
-        if (f->flags & SH_FORM_KIMI) head = join(b, text(b, "functions."), join(b, join(b, text(b, name), text(b, ":")), digits(b, 3)));
-        if (f->flags & SH_FORM_CALL_ID) head = join(b, head, sh_gr_optional(b->gr, join(b, marker(b, "[CALL_ID]"), letters(b, 9))));
+        if (f->flags & SH_FORM_KIMI)
+            head = join(b, text(b, "functions."), join(b, join(b, text(b, name), text(b, ":")), digits(b, 3)));
+        if (f->flags & SH_FORM_CALL_ID)
+            head = join(b, head, sh_gr_optional(b->gr, join(b, marker(b, "[CALL_ID]"), letters(b, 9))));
         head = join(b, head, marker(b, f->name_close));
         sh_gr_expr arguments = arguments_of(b, function);
         if (f->flags & SH_FORM_FENCE) arguments = join(b, join(b, text(b, "```json\n"), arguments), text(b, "\n```"));
@@ -350,7 +367,8 @@ static sh_gr_expr body_of(struct build *b, const json_t *function) {
     }
     case SH_CALL_TAGGED: {
         const char *end = f->body_close != NULL ? f->body_close : f->call_close;
-        const sh_gr_expr head = join(b, join(b, marker(b, f->name_open), text(b, name)), join(b, marker(b, f->name_close), glue(b, 1)));
+        const sh_gr_expr head =
+            join(b, join(b, marker(b, f->name_open), text(b, name)), join(b, marker(b, f->name_close), glue(b, 1)));
         const bool free = b->any_arguments && !json_is_true(json_object_get(function, "strict"));
         const sh_gr_expr params = free ? sh_gr_until(b->gr, end, strlen(end)) : join(b, params_of(b, function), glue(b, 1));
         return join(b, head, join(b, params, marker(b, f->body_close)));
@@ -388,11 +406,13 @@ static sh_gr_expr any_body(struct build *b) {
 /* The calls of an answer, all their markers included. `inside`: the prompt has the first one's marker already. */
 static sh_gr_expr calls(struct build *b, bool inside) {
     const struct sh_call_form *f = b->form;
-    const sh_gr_expr body = any_body(b), space = sh_gr_json_space(b->gr), open = marker(b, f->call_open), close = marker(b, f->call_close);
+    const sh_gr_expr body = any_body(b), space = sh_gr_json_space(b->gr), open = marker(b, f->call_open),
+                     close = marker(b, f->call_close);
     const sh_gr_expr comma = join(b, text(b, ","), space);
     switch (f->shape) {
     case SH_CALL_HARMONY: return body; /* the answer ends with the first */
-    case SH_CALL_KEYED: return join(b, join(b, open, text(b, "[")), join(b, several(b, body, comma), join(b, text(b, "]"), close)));
+    case SH_CALL_KEYED:
+        return join(b, join(b, open, text(b, "[")), join(b, several(b, body, comma), join(b, text(b, "]"), close)));
     case SH_CALL_JSON: {
         if (f->flags & SH_FORM_BARE) {
             if (f->flags & SH_FORM_PYTHON_TAG) return several(b, body, text(b, "; "));
@@ -400,28 +420,37 @@ static sh_gr_expr calls(struct build *b, bool inside) {
             return either(b, body, join(b, text(b, "["), join(b, several(b, body, comma), text(b, "]"))));
         }
         const bool one_each = strcmp(f->name, "hermes") == 0;
-        if (one_each) return several(b, join(b, join(b, open, glue(b, 1)), join(b, body, join(b, glue(b, 1), close))), glue(b, 2));
-        const sh_gr_expr list = join(b, join(b, text(b, "["), space), join(b, several(b, body, comma), join(b, space, text(b, "]"))));
+        if (one_each)
+            return several(b, join(b, join(b, open, glue(b, 1)), join(b, body, join(b, glue(b, 1), close))), glue(b, 2));
+        const sh_gr_expr list =
+            join(b, join(b, text(b, "["), space), join(b, several(b, body, comma), join(b, space, text(b, "]"))));
         const sh_gr_expr blank = sh_gr_optional(b->gr, text(b, " "));
         if (f->flags & SH_FORM_FENCE)
-            return join(b, join(b, open, join(b, either(b, text(b, "\n"), text(b, " ")), text(b, "```json\n"))), join(b, list, join(b, glue(b, 1), text(b, "```"))));
+            return join(b, join(b, open, join(b, either(b, text(b, "\n"), text(b, " ")), text(b, "```json\n"))),
+                        join(b, list, join(b, glue(b, 1), text(b, "```"))));
         return join(b, join(b, open, blank), join(b, list, close));
     }
     case SH_CALL_PYTHON:
         if (f->flags & SH_FORM_FENCE)
-            return join(b, join(b, open, text(b, "\n```python\n")), join(b, several(b, body, text(b, "\n")), join(b, text(b, "\n```\n"), close)));
-        return join(b, join(b, open, text(b, "[")), join(b, several(b, body, join(b, text(b, ","), sh_gr_optional(b->gr, text(b, " ")))), join(b, text(b, "]"), close)));
+            return join(b, join(b, open, text(b, "\n```python\n")),
+                        join(b, several(b, body, text(b, "\n")), join(b, text(b, "\n```\n"), close)));
+        return join(
+            b, join(b, open, text(b, "[")),
+            join(b, several(b, body, join(b, text(b, ","), sh_gr_optional(b->gr, text(b, " ")))), join(b, text(b, "]"), close)));
     default: break;
     }
     const bool tight = f->shape == SH_CALL_NAMED || f->shape == SH_CALL_BRACED;
-    const sh_gr_expr inner = tight ? body : join(b, f->call_open != NULL && f->name_open != NULL ? glue(b, 1) : SH_GR_EMPTY,
-                                                join(b, body, f->call_close != NULL ? glue(b, 1) : SH_GR_EMPTY));
-    const sh_gr_expr one = join(b, open, join(b, inner, close)), rest = join(b, inside ? SH_GR_EMPTY : open, join(b, inner, close));
+    const sh_gr_expr inner = tight ? body
+                                   : join(b, f->call_open != NULL && f->name_open != NULL ? glue(b, 1) : SH_GR_EMPTY,
+                                          join(b, body, f->call_close != NULL ? glue(b, 1) : SH_GR_EMPTY));
+    const sh_gr_expr one = join(b, open, join(b, inner, close)),
+                     rest = join(b, inside ? SH_GR_EMPTY : open, join(b, inner, close));
     if (f->open == NULL) {
         if (b->request->single_call) return rest;
         return join(b, rest, sh_gr_repeat(b->gr, join(b, glue(b, 1), one), 0, SH_GR_UNLIMITED));
     }
-    return join(b, join(b, marker(b, f->open), glue(b, 1)), join(b, several(b, one, glue(b, 1)), join(b, glue(b, 1), marker(b, f->close))));
+    return join(b, join(b, marker(b, f->open), glue(b, 1)),
+                join(b, several(b, one, glue(b, 1)), join(b, glue(b, 1), marker(b, f->close))));
 }
 
 /* ---- reasoning ---- */
@@ -468,7 +497,8 @@ static bool holds_strict(const struct sh_call_form *form, const json_t *tools) {
 static sh_gr_expr response_of(struct build *b) {
     sh_gr_expr e = SH_GR_NEVER;
     if (b->code == SH_OK)
-        b->code = sh_gr_of_kind(b->gr, b->vocab, b->request->grammar_kind, b->request->grammar, b->request->grammar_length, &e, b->err);
+        b->code =
+            sh_gr_of_kind(b->gr, b->vocab, b->request->grammar_kind, b->request->grammar, b->request->grammar_length, &e, b->err);
     if (b->plan->harmony && b->plan->start != SH_START_MESSAGE) {
         const sh_gr_expr kind = sh_gr_optional(b->gr, join(b, text(b, " "), marker(b, "<|constrain|>json")));
         e = join(b, join(b, marker(b, "<|channel|>final"), kind), join(b, marker(b, "<|message|>"), e));
@@ -482,8 +512,10 @@ static enum sh_code key_of(const struct build *b, const char *prompt, size_t len
     const struct sh_chat_request *r = b->request;
     const struct sh_thought_form *thought = b->plan->thought;
     char head[256];
-    snprintf(head, sizeof head, "chat %s/%s start %d%d choice %d%d kind %d ", b->format->calls->name, thought != NULL ? thought->name : "", (int)b->plan->start,
-             thought != NULL && ends_with(prompt, length, thought->close), (int)r->tool_choice, r->single_call, (int)r->grammar_kind);
+    snprintf(head, sizeof head, "chat %s/%s start %d%d choice %d%d kind %d ", b->format->calls->name,
+             thought != NULL ? thought->name : "", (int)b->plan->start,
+             thought != NULL && ends_with(prompt, length, thought->close), (int)r->tool_choice, r->single_call,
+             (int)r->grammar_kind);
     sh_buffer_add_string(key, head);
     const char *const texts[] = {b->plan->header, r->tool_choice == SH_TOOLS_NONE ? NULL : r->tools, r->tool_name};
     for (size_t i = 0; i < SH_COUNT(texts); i++) {
@@ -495,11 +527,12 @@ static enum sh_code key_of(const struct build *b, const char *prompt, size_t len
 }
 
 enum sh_code sh_answer_constrain(const struct sh_format *format, const struct sh_vocab *vocab, const struct sh_answer_plan *plan,
-                                 const struct sh_chat_request *request, const json_t *tools, const char *prompt, size_t prompt_length,
-                                 struct sh_grammar **grammar, struct sh_error *err) {
+                                 const struct sh_chat_request *request, const json_t *tools, const char *prompt,
+                                 size_t prompt_length, struct sh_grammar **grammar, struct sh_error *err) {
     *grammar = NULL;
     const bool required = request->tool_choice == SH_TOOLS_REQUIRED, response = request->grammar_kind != SH_GRAMMAR_NONE;
-    if (required && response) return sh_fail(err, SH_ERR_INVALID, "an answer that must be a call cannot be held to a response format, too");
+    if (required && response)
+        return sh_fail(err, SH_ERR_INVALID, "an answer that must be a call cannot be held to a response format, too");
     const struct sh_call_form *form = plan->n_tools > 0 ? format->calls : NULL;
     /* Calls among free text are told by a marker that is no ordinary text. */
     const bool strict = !required && !response && form != NULL && form->shape != SH_CALL_HARMONY && holds_strict(form, tools) &&
@@ -508,7 +541,13 @@ enum sh_code sh_answer_constrain(const struct sh_format *format, const struct sh
     if (response && form == NULL && plan->thought == NULL && !plan->harmony && plan->start != SH_START_CALL)
         return sh_grammar_create(vocab, request->grammar_kind, request->grammar, request->grammar_length, grammar, err);
 
-    struct build b = {.format = format, .form = form, .vocab = vocab, .plan = plan, .request = request, .tools = tools, .any_arguments = !required,
+    struct build b = {.format = format,
+                      .form = form,
+                      .vocab = vocab,
+                      .plan = plan,
+                      .request = request,
+                      .tools = tools,
+                      .any_arguments = !required,
                       .err = err};
     struct sh_buffer key = {0};
     b.code = key_of(&b, prompt, prompt_length, &key);

@@ -1,8 +1,8 @@
 /*
  * format.c - the table of forms, recognising them, and what to tell a model whose template knows no tools.
  *
- * The markers are facts about the models, seen in their templates; a row's `marks` say by what its template is known. Rows are tried in
- * order, so a more particular one stands before one whose marks it has as well.
+ * The markers are facts about the models, seen in their templates; a row's `marks` say by what its template is known. Rows
+ * are tried in order, so a more particular one stands before one whose marks it has as well.
  */
 #include "compute/chat/forms.h"
 
@@ -23,12 +23,14 @@ static const struct sh_call_form call_forms[] = {
     {.name = "deepseek-r1", .shape = SH_CALL_NAMED, .flags = SH_FORM_FENCE, .open = "<｜tool▁calls▁begin｜>",
      .close = "<｜tool▁calls▁end｜>", .call_open = "<｜tool▁call▁begin｜>", .call_close = "<｜tool▁call▁end｜>",
      .name_open = "function<｜tool▁sep｜>", .name_close = "\n", .marks = {"<｜tool▁call▁begin｜>", "```json"}},
-    {.name = "deepseek-v3.1", .shape = SH_CALL_NAMED, .open = "<｜tool▁calls▁begin｜>", .close = "<｜tool▁calls▁end｜>",
-     .call_open = "<｜tool▁call▁begin｜>", .call_close = "<｜tool▁call▁end｜>", .name_close = "<｜tool▁sep｜>",
+    {.name = "deepseek-v3.1", .shape = SH_CALL_NAMED, .open = "<｜tool▁calls▁begin｜>",
+     .close = "<｜tool▁calls▁end｜>", .call_open = "<｜tool▁call▁begin｜>", .call_close = "<｜tool▁call▁end｜>", .name_close = "<｜tool▁sep｜>",
      .marks = {"<｜tool▁call▁begin｜>"}, .token = "<｜tool▁call▁begin｜>"},
-    {.name = "kimi-k2", .shape = SH_CALL_NAMED, .flags = SH_FORM_KIMI | SH_FORM_ENDS_THOUGHT, .open = "<|tool_calls_section_begin|>",
+    {.name = "kimi-k2", .shape = SH_CALL_NAMED, .flags = SH_FORM_KIMI | SH_FORM_ENDS_THOUGHT,
+     .open = "<|tool_calls_section_begin|>",
      .close = "<|tool_calls_section_end|>", .call_open = "<|tool_call_begin|>", .call_close = "<|tool_call_end|>",
-     .name_close = "<|tool_call_argument_begin|>", .marks = {"<|tool_calls_section_begin|>"}, .token = "<|tool_calls_section_begin|>"},
+     .name_close = "<|tool_call_argument_begin|>", .marks = {"<|tool_calls_section_begin|>"},
+     .token = "<|tool_calls_section_begin|>"},
     {.name = "gemma4", .shape = SH_CALL_BRACED, .call_open = "<|tool_call>", .call_close = "<tool_call|>", .name_open = "call:",
      .quote = "<|\"|>", .silent = "<|tool_response>", .marks = {"<|tool_call>call:"}, .token = "<|tool_call>"},
     {.name = "apertus", .shape = SH_CALL_KEYED, .call_open = "<|tools_prefix|>", .call_close = "<|tools_suffix|>",
@@ -71,8 +73,8 @@ static const struct sh_call_form call_forms[] = {
      .arguments_key = "arguments", .marks = {"<tool_calls>"}, .token = "<tool_calls>"},
     {.name = "minicpm3", .shape = SH_CALL_PYTHON, .flags = SH_FORM_FENCE, .call_open = "<|tool_call_start|>",
      .call_close = "<|tool_call_end|>", .marks = {"<|tool_call_start|>", "```python"}},
-    {.name = "lfm2", .shape = SH_CALL_PYTHON, .call_open = "<|tool_call_start|>", .call_close = "<|tool_call_end|>", .name_key = "name",
-     .arguments_key = "arguments", .marks = {"List of tools: "}, .token = "<|tool_call_start|>"},
+    {.name = "lfm2", .shape = SH_CALL_PYTHON, .call_open = "<|tool_call_start|>", .call_close = "<|tool_call_end|>",
+     .name_key = "name", .arguments_key = "arguments", .marks = {"List of tools: "}, .token = "<|tool_call_start|>"},
     {.name = "llama3", .shape = SH_CALL_JSON, .flags = SH_FORM_BARE | SH_FORM_KNOWN | SH_FORM_PYTHON_TAG, .name_key = "name",
      .arguments_key = "parameters", .marks = {"ipython", "\"parameters\""}, .token = "<|python_tag|>"},
     {.name = "generic", .shape = SH_CALL_JSON, .flags = SH_FORM_BARE | SH_FORM_KNOWN | SH_FORM_FENCE, .name_key = "name",
@@ -108,8 +110,8 @@ static bool has_all(const char *text, size_t length, const char *const *marks, s
 static uint32_t markers_of(const struct sh_format *f, const char **out) {
     uint32_t n = 0;
     const struct sh_call_form *c = f->calls;
-    const char *const all[] = {c->open, c->close, c->call_open, c->call_close, c->name_open, c->name_close, c->key_open, c->key_close,
-                               c->value_open, c->value_close, c->body_close, c->quote, c->silent};
+    const char *const all[] = {c->open, c->close, c->call_open, c->call_close, c->name_open, c->name_close, c->key_open,
+                               c->key_close, c->value_open, c->value_close, c->body_close, c->quote, c->silent};
     for (size_t i = 0; i < SH_COUNT(all); i++)
         if (all[i] != NULL) out[n++] = all[i];
     if (c->flags & SH_FORM_PYTHON_TAG) out[n++] = "<|python_tag|>";
@@ -121,7 +123,8 @@ static uint32_t markers_of(const struct sh_format *f, const char **out) {
             if (f->thought->silent[i] != NULL) out[n++] = f->thought->silent[i];
     }
     if (c->shape == SH_CALL_HARMONY || (f->thought != NULL && f->thought->open == NULL)) {
-        static const char *const harmony[] = {"<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>", "<|call|>", "<|return|>"};
+        static const char *const harmony[] = {"<|start|>", "<|channel|>", "<|message|>", "<|constrain|>",
+                                              "<|end|>", "<|call|>", "<|return|>"};
         for (size_t i = 0; i < SH_COUNT(harmony); i++) out[n++] = harmony[i];
     }
     return n;
@@ -167,7 +170,6 @@ enum sh_code sh_format_recognise(const struct sh_vocab *vocab, const char *text,
     if (f == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the form of a chat");
     for (size_t i = 0; i < SH_COUNT(call_forms) && f->calls == NULL; i++)
         if (has_all(text, length, call_forms[i].marks, SH_COUNT(call_forms[i].marks))) f->calls = &call_forms[i];
-    f->template_calls = f->calls != NULL;
     for (size_t i = 0; i < SH_COUNT(call_forms) && f->calls == NULL; i++)
         if (call_forms[i].token != NULL && has_token(vocab, call_forms[i].token)) f->calls = &call_forms[i];
     if (f->calls == NULL) f->calls = GENERIC;
@@ -264,7 +266,8 @@ static void add_example(struct sh_buffer *b, const struct sh_call_form *f) {
         sh_buffer_add_string(b, "<function name>{<argument name>:<value>}");
         break;
     case SH_CALL_HARMONY:
-        sh_buffer_add_string(b, "<|channel|>commentary to=functions.<function name> <|constrain|>json<|message|>{<arguments as JSON>}<|call|>");
+        sh_buffer_add_string(b, "<|channel|>commentary to=functions.<function name> <|constrain|>json<|message|>"
+                                "{<arguments as JSON>}<|call|>");
         break;
     }
     add_opt(b, f->call_close);
@@ -274,7 +277,8 @@ static void add_example(struct sh_buffer *b, const struct sh_call_form *f) {
 char *sh_format_instructions(const struct sh_format *format, const char *tools_json, bool single_call) {
     struct sh_buffer b = {0};
     json_t *tools = json_loads(tools_json, JSON_ALLOW_NUL, NULL);
-    sh_buffer_add_string(&b, "# Tools\n\nYou may call functions to help with what the user asks for. These are the functions, one per line:\n");
+    sh_buffer_add_string(&b, "# Tools\n\nYou may call functions to help with what the user asks for. "
+                             "These are the functions, one per line:\n");
     size_t i;
     json_t *tool;
     json_array_foreach(tools, i, tool) {

@@ -1,8 +1,9 @@
 /*
- * forms.h - the inside of format.c, answer.c, plan.c and constraint.c: the tables of forms, and what a plan remembers of a request.
+ * forms.h - the inside of format.c, answer.c, plan.c and constraint.c: the tables of forms, and what a plan remembers of a
+ * request.
  *
- * A form of calls is markers around a shape. All calls may stand in a section (open ... close), each between call_open and call_close;
- * white space may stand between all of these. What is within is the shape's:
+ * A form of calls is markers around a shape. All calls may stand in a section (open ... close), each between call_open and
+ * call_close; white space may stand between all of these. What is within is the shape's:
  *
  *   JSON      {name_key: NAME, arguments_key: {...}}, or an array of such objects; several objects may follow each other
  *   KEYED     the same, but an object is {NAME: {...}}
@@ -31,7 +32,7 @@ enum sh_call_shape {
 };
 
 enum {
-    SH_FORM_BARE = 1,      /* calls have no marker of their own: a '{' or '[' at the beginning of a line may be one, of a known function */
+    SH_FORM_BARE = 1,      /* calls have no marker of their own: a '{' or '[' at the beginning of a line may be one */
     SH_FORM_KNOWN = 2,     /* the marker is also ordinary text: only names of the request's tools make a call */
     SH_FORM_FENCE = 4,     /* a fence, ```json or ```python, may stand around the JSON or the Python */
     SH_FORM_PYTHON_TAG = 8,/* <|python_tag|> begins a call as well: name.call(key=value), JSON, or code */
@@ -70,7 +71,6 @@ struct sh_thought_form {
 struct sh_format {
     const struct sh_call_form *calls;
     const struct sh_thought_form *thought; /* NULL: no reasoning */
-    bool template_calls;                   /* recognised in the template's text, not by the vocabulary or for lack of anything else */
     int32_t *shown;
     uint32_t n_shown;
 };
@@ -111,13 +111,15 @@ struct sh_answer_plan {
 const struct sh_plan_tool *sh_plan_find_tool(const struct sh_answer_plan *plan, const char *name, size_t length);
 uint32_t sh_plan_param_types(const struct sh_plan_tool *tool, const char *name, size_t length); /* SH_TYPE_ANY: not known */
 
-uint32_t sh_schema_types(const json_t *root, const json_t *schema); /* JSON types that it allows; `root` is what references are looked up in */
-const json_t *sh_tool_function(const json_t *tool);                 /* of a tool in OpenAI's form, which may be the function itself */
+/* JSON types that a schema allows; `root` is what references are looked up in. */
+uint32_t sh_schema_types(const json_t *root, const json_t *schema);
+/* Of a tool in OpenAI's form, which may be the function itself. */
+const json_t *sh_tool_function(const json_t *tool);
 
 /* What the answer is held to (constraint.c); *grammar stays NULL where it is free. `tools`: parsed, or NULL. */
 enum sh_code sh_answer_constrain(const struct sh_format *format, const struct sh_vocab *vocab, const struct sh_answer_plan *plan,
-                                 const struct sh_chat_request *request, const json_t *tools, const char *prompt, size_t prompt_length,
-                                 struct sh_grammar **grammar, struct sh_error *err);
+                                 const struct sh_chat_request *request, const json_t *tools, const char *prompt,
+                                 size_t prompt_length, struct sh_grammar **grammar, struct sh_error *err);
 
 /* ---- reading values, a byte at a time (literal.c) ---- */
 
@@ -125,8 +127,8 @@ enum sh_read { SH_READ_MORE, SH_READ_DONE /* with this byte */, SH_READ_BEFORE /
 
 enum { SH_VALUE_DEPTH = 256 };
 
-/* One JSON value, strictly, but control characters may stand in strings unescaped (sh_json_bare_control). Numbers and literals end before
- * the byte that follows them. */
+/* One JSON value, strictly, but control characters may stand in strings unescaped. Numbers and
+ * literals end before the byte that follows them. */
 struct sh_json_reader {
     uint8_t objects[SH_VALUE_DEPTH / 8]; /* which of the open brackets are objects */
     uint16_t depth;
@@ -151,8 +153,8 @@ void sh_buffer_add_string(struct sh_buffer *b, const char *text);
 void sh_buffer_add_escaped(struct sh_buffer *b, const char *text, size_t length); /* as the inside of a JSON string */
 void sh_buffer_add_code_point(struct sh_buffer *b, uint32_t code_point);          /* as UTF-8 */
 
-/* A value in another notation, written as JSON: Python's (with call arguments: (key=value, ...)), or bare keys and quotes of their own,
- * among which JSON may stand, too. */
+/* A value in another notation, written as JSON: Python's (with call arguments: (key=value, ...)), or bare keys and quotes of
+ * their own, among which JSON may stand, too. */
 enum sh_notation { SH_NOTATION_PYTHON, SH_NOTATION_BRACED };
 struct sh_literal_reader {
     enum sh_notation notation;
@@ -167,7 +169,8 @@ struct sh_literal_reader {
     struct sh_buffer *out;
 };
 /* `arguments`: what follows is the inside of (key=value, ...), up to and with the ')'. */
-void sh_literal_begin(struct sh_literal_reader *r, enum sh_notation notation, const char *quote, bool arguments, struct sh_buffer *out);
+void sh_literal_begin(struct sh_literal_reader *r, enum sh_notation notation, const char *quote, bool arguments,
+                      struct sh_buffer *out);
 enum sh_read sh_literal_step(struct sh_literal_reader *r, char byte);
 
 #endif

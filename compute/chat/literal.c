@@ -1,5 +1,6 @@
 /*
- * literal.c - values as models write them, read a byte at a time: JSON, strictly, and other notations that are made JSON on the way.
+ * literal.c - values as models write them, read a byte at a time: JSON, strictly, and other notations that are made JSON on
+ * the way.
  */
 #include "compute/chat/forms.h"
 
@@ -44,7 +45,8 @@ void sh_buffer_add_escaped(struct sh_buffer *b, const char *text, size_t length)
         char escape[6] = {'\\', 'u', '0', '0', digits[c >> 4], digits[c & 15]};
         size_t n = 2;
         switch (c) {
-        case '"': case '\\': escape[1] = (char)c; break;
+        case '"':
+        case '\\': escape[1] = (char)c; break;
         case '\n': escape[1] = 'n'; break;
         case '\t': escape[1] = 't'; break;
         case '\r': escape[1] = 'r'; break;
@@ -80,8 +82,26 @@ void sh_buffer_add_code_point(struct sh_buffer *b, uint32_t c) {
 
 /* ---- JSON ---- */
 
-enum { J_VALUE, J_FIRST_ITEM, J_FIRST_KEY, J_KEY, J_COLON, J_NEXT, J_STRING, J_ESCAPE, J_HEX, J_MINUS, J_ZERO, J_DIGITS, J_POINT, J_FRACTION,
-       J_E, J_E_SIGN, J_EXPONENT, J_LITERAL };
+enum {
+    J_VALUE,
+    J_FIRST_ITEM,
+    J_FIRST_KEY,
+    J_KEY,
+    J_COLON,
+    J_NEXT,
+    J_STRING,
+    J_ESCAPE,
+    J_HEX,
+    J_MINUS,
+    J_ZERO,
+    J_DIGITS,
+    J_POINT,
+    J_FRACTION,
+    J_E,
+    J_E_SIGN,
+    J_EXPONENT,
+    J_LITERAL
+};
 
 static bool is_space(char c) { return c == ' ' || c == '\n' || c == '\t' || c == '\r'; }
 static bool is_digit(char c) { return c >= '0' && c <= '9'; }
@@ -118,7 +138,10 @@ static enum sh_read begin_value(struct sh_json_reader *r, char c) {
     switch (c) {
     case '{': return open_bracket(r, true);
     case '[': return open_bracket(r, false);
-    case '"': r->state = J_STRING; r->key = false; return SH_READ_MORE;
+    case '"':
+        r->state = J_STRING;
+        r->key = false;
+        return SH_READ_MORE;
     case '-': r->state = J_MINUS; return SH_READ_MORE;
     case '0': r->state = J_ZERO; return SH_READ_MORE;
     case 't': r->literal = "true"; break;
@@ -195,9 +218,7 @@ enum sh_read sh_json_step(struct sh_json_reader *r, char c) {
         if (c != '.' && c != 'e' && c != 'E') return after_number(r, c);
         r->state = c == '.' ? J_POINT : J_E;
         return SH_READ_MORE;
-    case J_POINT:
-        r->state = J_FRACTION;
-        return is_digit(c) ? SH_READ_MORE : SH_READ_BAD;
+    case J_POINT: r->state = J_FRACTION; return is_digit(c) ? SH_READ_MORE : SH_READ_BAD;
     case J_FRACTION:
         if (is_digit(c)) return SH_READ_MORE;
         if (c != 'e' && c != 'E') return after_number(r, c);
@@ -206,9 +227,7 @@ enum sh_read sh_json_step(struct sh_json_reader *r, char c) {
     case J_E:
         r->state = is_digit(c) ? J_EXPONENT : J_E_SIGN;
         return is_digit(c) || c == '+' || c == '-' ? SH_READ_MORE : SH_READ_BAD;
-    case J_E_SIGN:
-        r->state = J_EXPONENT;
-        return is_digit(c) ? SH_READ_MORE : SH_READ_BAD;
+    case J_E_SIGN: r->state = J_EXPONENT; return is_digit(c) ? SH_READ_MORE : SH_READ_BAD;
     case J_EXPONENT: return is_digit(c) ? SH_READ_MORE : after_number(r, c);
     default: /* J_LITERAL */
         if (c != r->literal[r->index]) return SH_READ_BAD;
@@ -238,9 +257,25 @@ bool sh_json_is_value(const char *text, size_t length) {
 
 /* ---- other notations ---- */
 
-enum { L_VALUE, L_FIRST, L_KEY, L_BARE_KEY, L_SEPARATOR, L_NEXT, L_OPENING, L_QUOTE, L_TWO_QUOTES, L_STRING, L_CLOSING, L_ESCAPE, L_DIGITS, L_WORD };
+enum {
+    L_VALUE,
+    L_FIRST,
+    L_KEY,
+    L_BARE_KEY,
+    L_SEPARATOR,
+    L_NEXT,
+    L_OPENING,
+    L_QUOTE,
+    L_TWO_QUOTES,
+    L_STRING,
+    L_CLOSING,
+    L_ESCAPE,
+    L_DIGITS,
+    L_WORD
+};
 
-void sh_literal_begin(struct sh_literal_reader *r, enum sh_notation notation, const char *quote, bool arguments, struct sh_buffer *out) {
+void sh_literal_begin(struct sh_literal_reader *r, enum sh_notation notation, const char *quote, bool arguments,
+                      struct sh_buffer *out) {
     memset(r, 0, sizeof *r);
     r->notation = notation;
     r->quote = quote;
@@ -252,7 +287,9 @@ void sh_literal_begin(struct sh_literal_reader *r, enum sh_notation notation, co
     sh_buffer_add_string(out, "{");
 }
 
-static bool in_map(const struct sh_literal_reader *r) { return r->depth > 0 && (r->closers[r->depth - 1] == '}' || r->closers[r->depth - 1] == 'k'); }
+static bool in_map(const struct sh_literal_reader *r) {
+    return r->depth > 0 && (r->closers[r->depth - 1] == '}' || r->closers[r->depth - 1] == 'k');
+}
 
 static void before_element(struct sh_literal_reader *r) {
     if (r->comma) sh_buffer_add_string(r->out, ", ");
@@ -324,7 +361,8 @@ static enum sh_read begin_literal(struct sh_literal_reader *r, char c, bool key)
         r->state = r->quote[1] == '\0' ? L_STRING : L_OPENING;
         return SH_READ_MORE;
     }
-    if ((c == '"' || (c == '\'' && r->notation == SH_NOTATION_PYTHON)) && (r->depth == 0 || r->closers[r->depth - 1] != 'k' || !key)) {
+    if ((c == '"' || (c == '\'' && r->notation == SH_NOTATION_PYTHON)) &&
+        (r->depth == 0 || r->closers[r->depth - 1] != 'k' || !key)) {
         begin_string(r, key);
         r->marked = false;
         r->quote_byte = c;
@@ -332,7 +370,8 @@ static enum sh_read begin_literal(struct sh_literal_reader *r, char c, bool key)
         return SH_READ_MORE;
     }
     if (key) {
-        if (strchr(",:=(){}[]\"'", c) != NULL || (r->notation == SH_NOTATION_PYTHON && r->closers[r->depth - 1] == '}')) return SH_READ_BAD;
+        if (strchr(",:=(){}[]\"'", c) != NULL || (r->notation == SH_NOTATION_PYTHON && r->closers[r->depth - 1] == '}'))
+            return SH_READ_BAD;
         begin_word(r, c, L_BARE_KEY);
         return SH_READ_MORE;
     }

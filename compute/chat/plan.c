@@ -10,9 +10,12 @@ enum { MAX_SCHEMA_DEPTH = 16 }; /* schemas within each other that are looked int
 /* ---- what a request says of its tools ---- */
 
 static uint32_t type_of_name(const char *name) {
-    static const struct { const char *name; uint32_t type; } names[] = {
-        {"string", SH_TYPE_STRING}, {"number", SH_TYPE_NUMBER}, {"integer", SH_TYPE_NUMBER}, {"boolean", SH_TYPE_BOOLEAN},
-        {"null", SH_TYPE_NULL}, {"object", SH_TYPE_OBJECT}, {"array", SH_TYPE_ARRAY}};
+    static const struct {
+        const char *name;
+        uint32_t type;
+    } names[] = {{"string", SH_TYPE_STRING},   {"number", SH_TYPE_NUMBER}, {"integer", SH_TYPE_NUMBER},
+                 {"boolean", SH_TYPE_BOOLEAN}, {"null", SH_TYPE_NULL},     {"object", SH_TYPE_OBJECT},
+                 {"array", SH_TYPE_ARRAY}};
     for (size_t i = 0; name != NULL && i < SH_COUNT(names); i++)
         if (strcmp(name, names[i].name) == 0) return names[i].type;
     return SH_TYPE_ANY;
@@ -23,8 +26,10 @@ static uint32_t type_of_value(const json_t *value) {
     case JSON_OBJECT: return SH_TYPE_OBJECT;
     case JSON_ARRAY: return SH_TYPE_ARRAY;
     case JSON_STRING: return SH_TYPE_STRING;
-    case JSON_INTEGER: case JSON_REAL: return SH_TYPE_NUMBER;
-    case JSON_TRUE: case JSON_FALSE: return SH_TYPE_BOOLEAN;
+    case JSON_INTEGER:
+    case JSON_REAL: return SH_TYPE_NUMBER;
+    case JSON_TRUE:
+    case JSON_FALSE: return SH_TYPE_BOOLEAN;
     default: return SH_TYPE_NULL;
     }
 }
@@ -88,7 +93,8 @@ const struct sh_plan_tool *sh_plan_find_tool(const struct sh_answer_plan *plan, 
 
 uint32_t sh_plan_param_types(const struct sh_plan_tool *tool, const char *name, size_t length) {
     for (uint32_t i = 0; tool != NULL && i < tool->n_params; i++)
-        if (strlen(tool->params[i].name) == length && memcmp(tool->params[i].name, name, length) == 0) return tool->params[i].types;
+        if (strlen(tool->params[i].name) == length && memcmp(tool->params[i].name, name, length) == 0)
+            return tool->params[i].types;
     return SH_TYPE_ANY;
 }
 
@@ -157,7 +163,8 @@ static const char *last_of(const char *text, size_t length, const char *what) {
 }
 
 /* Is reasoning open at the end of the prompt? A prompt that continues a message may end within it. */
-static bool thought_is_open(const struct sh_thought_form *form, const struct sh_chat_request *request, const char *prompt, size_t length) {
+static bool thought_is_open(const struct sh_thought_form *form, const struct sh_chat_request *request, const char *prompt,
+                            size_t length) {
     size_t trimmed = length;
     while (trimmed > 0 && (prompt[trimmed - 1] == '\n' || prompt[trimmed - 1] == ' ')) trimmed--;
     if (ends_with(prompt, trimmed, form->open)) return true;
@@ -194,9 +201,9 @@ static void find_start(struct sh_answer_plan *plan, const struct sh_chat_request
 
 /* ---- the plan ---- */
 
-enum sh_code sh_answer_plan_create(const struct sh_format *format, const struct sh_vocab *vocab, const struct sh_chat_request *request,
-                                   const char *prompt, size_t prompt_length, struct sh_answer_plan **out,
-                                   struct sh_grammar **grammar, struct sh_error *err) {
+enum sh_code sh_answer_plan_create(const struct sh_format *format, const struct sh_vocab *vocab,
+                                   const struct sh_chat_request *request, const char *prompt, size_t prompt_length,
+                                   struct sh_answer_plan **out, struct sh_grammar **grammar, struct sh_error *err) {
     *out = NULL;
     *grammar = NULL;
     struct sh_answer_plan *plan = sh_calloc(1, sizeof *plan);
@@ -210,14 +217,16 @@ enum sh_code sh_answer_plan_create(const struct sh_format *format, const struct 
         json_error_t error;
         tools = json_loads(request->tools, JSON_ALLOW_NUL, &error);
         if (!json_is_array(tools)) {
-            code = sh_fail(err, SH_ERR_INVALID, "tools is no JSON array%s%s", tools == NULL ? ": " : "", tools == NULL ? error.text : "");
+            code = sh_fail(err, SH_ERR_INVALID, "tools is no JSON array%s%s", tools == NULL ? ": " : "",
+                           tools == NULL ? error.text : "");
             goto fail;
         }
         code = add_tools(plan, tools, err);
         if (code != SH_OK) goto fail;
     }
     plan->harmony = format->calls->shape == SH_CALL_HARMONY || (format->thought != NULL && format->thought->open == NULL);
-    const bool recipient = (format->calls->flags & SH_FORM_RECIPIENT) && ends_with(prompt, prompt_length, format->calls->call_open);
+    const bool recipient =
+        (format->calls->flags & SH_FORM_RECIPIENT) && ends_with(prompt, prompt_length, format->calls->call_open);
     if (recipient || (plan->n_tools > 0 && request->tool_choice != SH_TOOLS_NONE)) plan->calls = format->calls;
     if (request->tool_choice == SH_TOOLS_REQUIRED) {
         if (plan->n_tools == 0) {
@@ -225,7 +234,8 @@ enum sh_code sh_answer_plan_create(const struct sh_format *format, const struct 
             goto fail;
         }
         if (request->tool_name != NULL && sh_plan_find_tool(plan, request->tool_name, strlen(request->tool_name)) == NULL) {
-            code = sh_fail(err, SH_ERR_INVALID, "tool_choice names the function \"%s\", which is none of the tools", request->tool_name);
+            code = sh_fail(err, SH_ERR_INVALID, "tool_choice names the function \"%s\", which is none of the tools",
+                           request->tool_name);
             goto fail;
         }
     }

@@ -1,9 +1,9 @@
 /*
- * test_chat_constraint.c - required calls: what the grammar of a form lets through is read back as calls that their schemas allow, and an
- * answer as the model would write it is let through.
+ * test_chat_constraint.c - required calls: what the grammar of a form lets through is read back as calls that their schemas
+ * allow, and an answer as the model would write it is let through.
  *
- * The vocabulary is bytes and the form's control tokens. Walks choose among the mask's tokens at random, now and then a marker, so that
- * texts come to an end.
+ * The vocabulary is bytes and the form's control tokens. Walks choose among the mask's tokens at random, now and then a
+ * marker, so that texts come to an end.
  */
 #include "tests/unit/chatvocab.h"
 #include "tests/unit/core.h"
@@ -22,18 +22,22 @@
 
 enum { FIRST_BYTE = 3, WALKS = 60, MAX_STEPS = 6000 };
 
-#define WEATHER \
-    "{\"type\":\"function\",\"function\":{\"name\":\"get_weather\",\"parameters\":{\"type\":\"object\",\"properties\":{" \
-    "\"city\":{\"type\":\"string\"},\"days\":{\"type\":\"integer\",\"minimum\":0,\"maximum\":99},\"unit\":{\"enum\":[\"c\",\"f\"]}}," \
+#define WEATHER                                                                                                                  \
+    "{\"type\":\"function\",\"function\":{\"name\":\"get_weather\",\"parameters\":{\"type\":\"object\",\"properties\":{"         \
+    "\"city\":{\"type\":\"string\"},\"days\":{\"type\":\"integer\",\"minimum\":0,\"maximum\":99},\"unit\":{\"enum\":[\"c\","     \
+    "\"f\"]}},"                                                                                                                  \
     "\"required\":[\"city\",\"days\"],\"additionalProperties\":false}}}"
 #define NOW "{\"type\":\"function\",\"function\":{\"name\":\"now\"}}"
-#define SEND \
-    "{\"type\":\"function\",\"function\":{\"name\":\"send\",\"parameters\":{\"type\":\"object\",\"properties\":{" \
-    "\"to\":{\"type\":\"array\",\"items\":{\"type\":\"string\",\"maxLength\":8}},\"zip\":{\"type\":\"string\",\"pattern\":\"^[0-9]{5}$\"}," \
-    "\"short\":{\"type\":\"string\",\"minLength\":1,\"maxLength\":4},\"opts\":{\"$ref\":\"#/$defs/opts\"}," \
-    "\"in\":{\"type\":\"object\",\"properties\":{\"a b\":{\"type\":\"boolean\"},\"s\":{\"type\":\"string\",\"maxLength\":5}},\"required\":[\"s\"]," \
-    "\"additionalProperties\":false}},\"required\":[\"zip\"]," \
-    "\"additionalProperties\":false,\"$defs\":{\"opts\":{\"type\":\"object\",\"properties\":{\"urgent\":{\"type\":\"boolean\"}}," \
+#define SEND                                                                                                                     \
+    "{\"type\":\"function\",\"function\":{\"name\":\"send\",\"parameters\":{\"type\":\"object\",\"properties\":{"                \
+    "\"to\":{\"type\":\"array\",\"items\":{\"type\":\"string\",\"maxLength\":8}},\"zip\":{\"type\":\"string\",\"pattern\":\"^["  \
+    "0-9]{5}$\"},"                                                                                                               \
+    "\"short\":{\"type\":\"string\",\"minLength\":1,\"maxLength\":4},\"opts\":{\"$ref\":\"#/$defs/opts\"},"                      \
+    "\"in\":{\"type\":\"object\",\"properties\":{\"a "                                                                           \
+    "b\":{\"type\":\"boolean\"},\"s\":{\"type\":\"string\",\"maxLength\":5}},\"required\":[\"s\"],"                              \
+    "\"additionalProperties\":false}},\"required\":[\"zip\"],"                                                                   \
+    "\"additionalProperties\":false,\"$defs\":{\"opts\":{\"type\":\"object\",\"properties\":{\"urgent\":{\"type\":\"boolean\"}}" \
+    ","                                                                                                                          \
     "\"required\":[\"urgent\"],\"additionalProperties\":false}}}}}"
 #define TOOLS "[" WEATHER "," NOW "," SEND "]"
 
@@ -45,71 +49,176 @@ struct form {
 };
 
 static const struct form forms[] = {
-    {"hermes", "<tool_call> <think> </think>", "<think>\n", {"<|im_end|>"}, {"</think>", "\"}}\n</tool_call>"},
-     {"Hm.\n</think>\n\n<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Zürich\", \"days\": 3}}\n</tool_call>\n<tool_call>\n"
+    {"hermes",
+     "<tool_call> <think> </think>",
+     "<think>\n",
+     {"<|im_end|>"},
+     {"</think>", "\"}}\n</tool_call>"},
+     {"Hm.\n</think>\n\n<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Zürich\", \"days\": "
+      "3}}\n</tool_call>\n<tool_call>\n"
       "{\"name\": \"now\", \"arguments\": {}}\n</tool_call>"}},
-    {"hermes", "<tool_call> <think> </think>", "", {"<tool_call>", "</tool_call>", "<think>", "</think>"}, {"</think>", "\"}}\n</tool_call>"},
-     {"<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>", "<think>Hm</think>\n\n<tool_call>{\"name\":\"now\",\"arguments\":{}}</tool_call>"}},
-    {"qwen3-coder", "<tool_call> <function= <parameter= </think>", "<think></think>", {NULL}, {"</parameter>\n", "\n</parameter>\n", "\n</function>\n</tool_call>"},
-     {"<tool_call>\n<function=get_weather>\n<parameter=city>\nZürich\n</parameter>\n<parameter=days>\n3\n</parameter>\n</function>\n</tool_call>",
+    {"hermes",
+     "<tool_call> <think> </think>",
+     "",
+     {"<tool_call>", "</tool_call>", "<think>", "</think>"},
+     {"</think>", "\"}}\n</tool_call>"},
+     {"<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>",
+      "<think>Hm</think>\n\n<tool_call>{\"name\":\"now\",\"arguments\":{}}</tool_call>"}},
+    {"qwen3-coder",
+     "<tool_call> <function= <parameter= </think>",
+     "<think></think>",
+     {NULL},
+     {"</parameter>\n", "\n</parameter>\n", "\n</function>\n</tool_call>"},
+     {"<tool_call>\n<function=get_weather>\n<parameter=city>\nZürich\n</parameter>\n<parameter=days>\n3\n</parameter>\n</"
+      "function>\n</tool_call>",
       "<tool_call>\n<function=now>\n</function>\n</tool_call>\n<tool_call>\n<function=now>\n</function>\n</tool_call>",
-      "<tool_call>\n<function=send>\n<parameter=to>\n[\"a\"]\n</parameter>\n<parameter=zip>\n01234\n</parameter>\n<parameter=opts>\n"
+      "<tool_call>\n<function=send>\n<parameter=to>\n[\"a\"]\n</parameter>\n<parameter=zip>\n01234\n</"
+      "parameter>\n<parameter=opts>\n"
       "{\"urgent\": true}\n</parameter>\n</function>\n</tool_call>"}},
-    {"seed-oss", "<seed:tool_call> <seed:think>", "", {"<seed:tool_call>", "</seed:tool_call>", "<seed:think>", "</seed:think>"},
+    {"seed-oss",
+     "<seed:tool_call> <seed:think>",
+     "",
+     {"<seed:tool_call>", "</seed:tool_call>", "<seed:think>", "</seed:think>"},
      {"</seed:think>", "</parameter>\n", "</function>\n</seed:tool_call>"},
-     {"<seed:tool_call>\n<function=get_weather>\n<parameter=city>Zürich</parameter>\n<parameter=days>3</parameter>\n</function>\n</seed:tool_call>"}},
-    {"glm", "<tool_call> <arg_key>", "", {"<tool_call>", "</tool_call>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"},
+     {"<seed:tool_call>\n<function=get_weather>\n<parameter=city>Zürich</parameter>\n<parameter=days>3</parameter>\n</"
+      "function>\n</seed:tool_call>"}},
+    {"glm",
+     "<tool_call> <arg_key>",
+     "",
+     {"<tool_call>", "</tool_call>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"},
      {"</arg_value>", "</arg_value>\n</tool_call>", "\"]</arg_value>"},
-     {"<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Zürich</arg_value>\n<arg_key>days</arg_key>\n<arg_value>3</arg_value>\n</tool_call>",
-      "<tool_call>get_weather<arg_key>city</arg_key><arg_value>x</arg_value><arg_key>days</arg_key><arg_value>3</arg_value></tool_call>"}},
-    {"dsml", "｜DSML｜ function_calls>", "", {"｜DSML｜"}, {"</｜DSML｜parameter>\n", "</｜DSML｜invoke>\n</｜DSML｜function_calls>"},
-     {"<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"get_weather\">\n<｜DSML｜parameter name=\"city\" string=\"true\">x</｜DSML｜parameter>\n"
+     {"<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Zürich</arg_value>\n<arg_key>days</arg_key>\n<arg_value>3</"
+      "arg_value>\n</tool_call>",
+      "<tool_call>get_weather<arg_key>city</arg_key><arg_value>x</arg_value><arg_key>days</arg_key><arg_value>3</arg_value></"
+      "tool_call>"}},
+    {"dsml",
+     "｜DSML｜ function_calls>",
+     "",
+     {"｜DSML｜"},
+     {"</｜DSML｜parameter>\n", "</｜DSML｜invoke>\n</｜DSML｜function_calls>"},
+     {"<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"get_weather\">\n<｜DSML｜parameter name=\"city\" "
+      "string=\"true\">x</｜DSML｜parameter>\n"
       "<｜DSML｜parameter name=\"days\" string=\"false\">3</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜function_calls>"}},
-    {"minimax-m2", "<minimax:tool_call>", "", {NULL}, {"</parameter>\n", "</invoke>\n</minimax:tool_call>"},
+    {"minimax-m2",
+     "<minimax:tool_call>",
+     "",
+     {NULL},
+     {"</parameter>\n", "</invoke>\n</minimax:tool_call>"},
      {"<minimax:tool_call>\n<invoke name=\"now\">\n</invoke>\n</minimax:tool_call>"}},
-    {"deepseek-r1", "<｜tool▁call▁begin｜> ```json", "", {"<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>"},
+    {"deepseek-r1",
+     "<｜tool▁call▁begin｜> ```json",
+     "",
+     {"<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>"},
      {"\"}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>"},
-     {"<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>now\n```json\n{}\n```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>"
+     {"<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>now\n```json\n{}\n```<｜tool▁call▁end｜>\n<"
+      "｜tool▁call▁begin｜>function<｜tool▁sep｜>"
       "get_weather\n```json\n{\"city\": \"Z\", \"days\": 3}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>"}},
-    {"deepseek-v3.1", "<｜tool▁call▁begin｜>", "", {"<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>"},
+    {"deepseek-v3.1",
+     "<｜tool▁call▁begin｜>",
+     "",
+     {"<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>"},
      {"\"}<｜tool▁call▁end｜><｜tool▁calls▁end｜>"},
      {"<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>now<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>"}},
-    {"kimi-k2", "<|tool_calls_section_begin|>", "",
-     {"<|tool_calls_section_begin|>", "<|tool_calls_section_end|>", "<|tool_call_begin|>", "<|tool_call_end|>", "<|tool_call_argument_begin|>"},
+    {"kimi-k2",
+     "<|tool_calls_section_begin|>",
+     "",
+     {"<|tool_calls_section_begin|>", "<|tool_calls_section_end|>", "<|tool_call_begin|>", "<|tool_call_end|>",
+      "<|tool_call_argument_begin|>"},
      {"\"}<|tool_call_end|><|tool_calls_section_end|>"},
-     {"<|tool_calls_section_begin|><|tool_call_begin|>functions.now:0<|tool_call_argument_begin|>{}<|tool_call_end|><|tool_calls_section_end|>"}},
-    {"gemma4", "<|tool_call>call: <|channel>thought", "", {"<|tool_call>", "<tool_call|>", "<|\"|>", "<|channel>", "<channel|>", "<|tool_response>"},
+     {"<|tool_calls_section_begin|><|tool_call_begin|>functions.now:0<|tool_call_argument_begin|>{}<|tool_call_end|><|tool_calls_"
+      "section_end|>"}},
+    {"gemma4",
+     "<|tool_call>call: <|channel>thought",
+     "",
+     {"<|tool_call>", "<tool_call|>", "<|\"|>", "<|channel>", "<channel|>", "<|tool_response>"},
      {"<channel|>", "<|\"|>}<tool_call|>", "<|\"|>"},
      {"<|tool_call>call:get_weather{city:<|\"|>Zürich<|\"|>,days:3}<tool_call|><|tool_call>call:now{}<tool_call|>",
-      "<|channel>thought\nHm\n<channel|><|tool_call>call:send{to:[<|\"|>a<|\"|>],zip:<|\"|>01234<|\"|>,in:{s:<|\"|><|\"|>}}<tool_call|>"}},
-    {"apertus", "<|tools_prefix|> <|inner_prefix|>", "", {"<|tools_prefix|>", "<|tools_suffix|>", "<|inner_prefix|>", "<|inner_suffix|>"},
+      "<|channel>thought\nHm\n<channel|><|tool_call>call:send{to:[<|\"|>a<|\"|>],zip:<|\"|>01234<|\"|>,in:{s:<|\"|><|\"|>}}<tool_"
+      "call|>"}},
+    {"apertus",
+     "<|tools_prefix|> <|inner_prefix|>",
+     "",
+     {"<|tools_prefix|>", "<|tools_suffix|>", "<|inner_prefix|>", "<|inner_suffix|>"},
      {"<|inner_suffix|>", "\"}}]<|tools_suffix|>"},
      {"<|tools_prefix|>[{\"now\": {}}, {\"get_weather\": {\"city\": \"Z\", \"days\": 3}}]<|tools_suffix|>"}},
-    {"command-r7b", "<|START_ACTION|> <|START_THINKING|>", "<|START_THINKING|><|END_THINKING|>",
-     {"<|START_ACTION|>", "<|END_ACTION|>", "<|START_THINKING|>", "<|END_THINKING|>"}, {"\"}}\n]<|END_ACTION|>"},
-     {"<|START_ACTION|>[\n    {\"tool_call_id\": \"0\", \"tool_name\": \"now\", \"parameters\": {}},\n    {\"tool_call_id\": \"1\", \"tool_name\": "
+    {"command-r7b",
+     "<|START_ACTION|> <|START_THINKING|>",
+     "<|START_THINKING|><|END_THINKING|>",
+     {"<|START_ACTION|>", "<|END_ACTION|>", "<|START_THINKING|>", "<|END_THINKING|>"},
+     {"\"}}\n]<|END_ACTION|>"},
+     {"<|START_ACTION|>[\n    {\"tool_call_id\": \"0\", \"tool_name\": \"now\", \"parameters\": {}},\n    {\"tool_call_id\": "
+      "\"1\", \"tool_name\": "
       "\"get_weather\", \"parameters\": {\"city\": \"Z\", \"days\": 3}}\n]<|END_ACTION|>"}},
-    {"command-r", "Action: ```json tool_name", "", {NULL}, {"\"}}\n]```"},
+    {"command-r",
+     "Action: ```json tool_name",
+     "",
+     {NULL},
+     {"\"}}\n]```"},
      {"Action: ```json\n[\n    {\n        \"tool_name\": \"now\",\n        \"parameters\": {}\n    }\n]```"}},
-    {"mistral", "[TOOL_CALLS]", "", {"[TOOL_CALLS]"}, {"\"}}]"},
+    {"mistral",
+     "[TOOL_CALLS]",
+     "",
+     {"[TOOL_CALLS]"},
+     {"\"}}]"},
      {"[TOOL_CALLS] [{\"name\": \"now\", \"arguments\": {}, \"id\": \"call00001\"}, {\"name\": \"now\", \"arguments\": {}}]"}},
-    {"mistral-v11", "[TOOL_CALLS] [ARGS] [THINK]", "", {"[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "[THINK]", "[/THINK]"}, {"[/THINK]", "\"}"},
+    {"mistral-v11",
+     "[TOOL_CALLS] [ARGS] [THINK]",
+     "",
+     {"[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "[THINK]", "[/THINK]"},
+     {"[/THINK]", "\"}"},
      {"[THINK]Hm[/THINK][TOOL_CALLS]get_weather[ARGS]{\"city\": \"Z\", \"days\": 3}[TOOL_CALLS]now[CALL_ID]abcdef123[ARGS]{}"}},
-    {"functionary-v3.1", "<function=</function>", "", {NULL}, {"\"}</function>"}, {"<function=now>{}</function><function=now>{}</function>"}},
+    {"functionary-v3.1",
+     "<function=</function>",
+     "",
+     {NULL},
+     {"\"}</function>"},
+     {"<function=now>{}</function><function=now>{}</function>"}},
     {"functionary-v3.2", ">>> recipient", ">>>", {NULL}, {"\"}"}, {"get_weather\n{\"city\": \"Z\", \"days\": 3}>>>now\n{}"}},
-    {"firefunction-v2", "functools[", "", {NULL}, {"\"}}]"}, {"functools[{\"name\": \"now\", \"arguments\": {}}, {\"name\": \"now\", \"arguments\": {}}]"}},
+    {"firefunction-v2",
+     "functools[",
+     "",
+     {NULL},
+     {"\"}}]"},
+     {"functools[{\"name\": \"now\", \"arguments\": {}}, {\"name\": \"now\", \"arguments\": {}}]"}},
     {"granite", "<|tool_call|>", "", {"<|tool_call|>"}, {"\"}}]"}, {"<|tool_call|>[{\"name\": \"now\", \"arguments\": {}}]"}},
-    {"nemotron-v2", "<TOOLCALL>", "", {NULL}, {"\"}}]</TOOLCALL>"}, {"<TOOLCALL>[{\"name\": \"now\", \"arguments\": {}}]</TOOLCALL>"}},
-    {"jamba", "<tool_calls>", "", {NULL}, {"\"}}\n]</tool_calls>"}, {"<tool_calls>[\n    {\"name\": \"now\", \"arguments\": {}}\n]</tool_calls>"}},
-    {"lfm2", "List of tools: ", "", {"<|tool_call_start|>", "<|tool_call_end|>"}, {"\")]<|tool_call_end|>"},
+    {"nemotron-v2",
+     "<TOOLCALL>",
+     "",
+     {NULL},
+     {"\"}}]</TOOLCALL>"},
+     {"<TOOLCALL>[{\"name\": \"now\", \"arguments\": {}}]</TOOLCALL>"}},
+    {"jamba",
+     "<tool_calls>",
+     "",
+     {NULL},
+     {"\"}}\n]</tool_calls>"},
+     {"<tool_calls>[\n    {\"name\": \"now\", \"arguments\": {}}\n]</tool_calls>"}},
+    {"lfm2",
+     "List of tools: ",
+     "",
+     {"<|tool_call_start|>", "<|tool_call_end|>"},
+     {"\")]<|tool_call_end|>"},
      {"<|tool_call_start|>[get_weather(city=\"Zürich\", days=3), now()]<|tool_call_end|>"}},
-    {"minicpm3", "<|tool_call_start|> ```python", "", {"<|tool_call_start|>", "<|tool_call_end|>"}, {"\")\n```\n<|tool_call_end|>"},
+    {"minicpm3",
+     "<|tool_call_start|> ```python",
+     "",
+     {"<|tool_call_start|>", "<|tool_call_end|>"},
+     {"\")\n```\n<|tool_call_end|>"},
      {"<|tool_call_start|>\n```python\nget_weather(city=\"Z\",days=3)\nnow()\n```\n<|tool_call_end|>"}},
-    {"llama3", "ipython \"parameters\"", "", {"<|python_tag|>"}, {"\"}}"}, {"{\"name\": \"get_weather\", \"parameters\": {\"city\": \"Z\", \"days\": 3}}"}},
+    {"llama3",
+     "ipython \"parameters\"",
+     "",
+     {"<|python_tag|>"},
+     {"\"}}"},
+     {"{\"name\": \"get_weather\", \"parameters\": {\"city\": \"Z\", \"days\": 3}}"}},
     {"generic", "", "", {NULL}, {"\"}}"}, {"{\"name\": \"now\", \"arguments\": {}}", "[{\"name\": \"now\", \"arguments\": {}}]"}},
-    {"harmony", "<|channel|> <|message|> analysis", "<|start|>assistant", {"<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>"},
+    {"harmony",
+     "<|channel|> <|message|> analysis",
+     "<|start|>assistant",
+     {"<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>"},
      {"<|end|>", "\"}"},
-     {"<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary to=functions.now <|constrain|>json<|message|>{}",
+     {"<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary to=functions.now "
+      "<|constrain|>json<|message|>{}",
       " to=functions.get_weather<|channel|>commentary json<|message|>{\"city\": \"Z\", \"days\": 3}"}},
 };
 
@@ -180,9 +289,11 @@ static bool allowed(const char *name, const json_t *a) {
     if (strcmp(name, "now") == 0) return json_object_size(a) == 0;
     if (strcmp(name, "get_weather") == 0) {
         const json_t *days = json_object_get(a, "days"), *unit = json_object_get(a, "unit");
-        if (unit != NULL && (!json_is_string(unit) || (strcmp(json_string_value(unit), "c") != 0 && strcmp(json_string_value(unit), "f") != 0))) return false;
-        return only(a, "|city|days|unit|") && json_is_string(json_object_get(a, "city")) && json_is_integer(days) && json_integer_value(days) >= 0 &&
-               json_integer_value(days) <= 99;
+        if (unit != NULL &&
+            (!json_is_string(unit) || (strcmp(json_string_value(unit), "c") != 0 && strcmp(json_string_value(unit), "f") != 0)))
+            return false;
+        return only(a, "|city|days|unit|") && json_is_string(json_object_get(a, "city")) && json_is_integer(days) &&
+               json_integer_value(days) >= 0 && json_integer_value(days) <= 99;
     }
     if (strcmp(name, "send") != 0 || !only(a, "|to|zip|short|opts|in|")) return false;
     const json_t *zip = json_object_get(a, "zip"), *to = json_object_get(a, "to"), *brief = json_object_get(a, "short");
@@ -212,7 +323,8 @@ static uint32_t read_calls(const struct form *form, struct sh_answer_plan *plan,
         if (p->kind == SH_ANSWER_CALL) {
             calls++;
             name = p->name;
-            if (i + 1 == count || pieces[i + 1].kind != SH_ANSWER_ARGUMENTS) fail_msg("%s: no arguments: %s", form->name, text->bytes);
+            if (i + 1 == count || pieces[i + 1].kind != SH_ANSWER_ARGUMENTS)
+                fail_msg("%s: no arguments: %s", form->name, text->bytes);
         }
         if (p->kind != SH_ANSWER_ARGUMENTS) continue;
         json_error_t error;
@@ -305,7 +417,10 @@ static void test_walks(void **state) {
     static struct text text;
     for (size_t f = 0; f < sizeof forms / sizeof *forms; f++) {
         for (int single = 0; single < 2; single++) {
-            const struct sh_chat_request request = {.size = sizeof request, .messages = "[]", .tools = TOOLS, .tool_choice = SH_TOOLS_REQUIRED,
+            const struct sh_chat_request request = {.size = sizeof request,
+                                                    .messages = "[]",
+                                                    .tools = TOOLS,
+                                                    .tool_choice = SH_TOOLS_REQUIRED,
                                                     .single_call = single};
             struct asked a = ask(&forms[f], &request);
             uint32_t ended = 0;
@@ -324,7 +439,8 @@ static void test_walks(void **state) {
 static void test_natural(void **state) {
     (void)state;
     for (size_t f = 0; f < sizeof forms / sizeof *forms; f++) {
-        const struct sh_chat_request request = {.size = sizeof request, .messages = "[]", .tools = TOOLS, .tool_choice = SH_TOOLS_REQUIRED};
+        const struct sh_chat_request request = {
+            .size = sizeof request, .messages = "[]", .tools = TOOLS, .tool_choice = SH_TOOLS_REQUIRED};
         struct asked a = ask(&forms[f], &request);
         for (size_t i = 0; i < 3 && forms[f].natural[i] != NULL; i++) {
             static struct text text;
@@ -350,7 +466,11 @@ static int judge(const struct form *form, const struct sh_chat_request *request,
 
 static void test_named_tool(void **state) {
     (void)state;
-    const struct sh_chat_request request = {.size = sizeof request, .messages = "[]", .tools = TOOLS, .tool_choice = SH_TOOLS_REQUIRED, .tool_name = "now",
+    const struct sh_chat_request request = {.size = sizeof request,
+                                            .messages = "[]",
+                                            .tools = TOOLS,
+                                            .tool_choice = SH_TOOLS_REQUIRED,
+                                            .tool_name = "now",
                                             .single_call = true};
     assert_int_equal(judge(&forms[1], &request, "<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>"), 2);
     assert_int_equal(judge(&forms[1], &request, "<tool_call>\n{\"name\": \"send"), 0);
@@ -374,8 +494,12 @@ static void test_named_tool(void **state) {
 
 static void test_response(void **state) {
     (void)state;
-    static const char schema[] = "{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"integer\"}},\"required\":[\"a\"],\"additionalProperties\":false}";
-    struct sh_chat_request request = {.size = sizeof request, .messages = "[]", .grammar_kind = SH_GRAMMAR_SCHEMA, .grammar = schema,
+    static const char schema[] =
+        "{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"integer\"}},\"required\":[\"a\"],\"additionalProperties\":false}";
+    struct sh_chat_request request = {.size = sizeof request,
+                                      .messages = "[]",
+                                      .grammar_kind = SH_GRAMMAR_SCHEMA,
+                                      .grammar = schema,
                                       .grammar_length = sizeof schema - 1};
     const struct form plain = {"generic", "", "", {NULL}, {NULL}, {NULL}};
     assert_int_equal(judge(&plain, &request, "{\"a\": 1}"), 2);
@@ -386,12 +510,15 @@ static void test_response(void **state) {
     assert_int_equal(judge(&forms[1], &request, "<think>Hm</think>\n{\"a\": 1}"), 2);
     assert_int_equal(judge(&forms[1], &request, "{\"a\": 1}"), 2);
     assert_int_equal(judge(&forms[1], &request, "Hm"), 0);
-    const struct form closed = {"qwen3-coder", "<tool_call> <function= <parameter= </think>", "<think>\n\n</think>\n\n", {NULL}, {NULL}, {NULL}};
+    const struct form closed = {
+        "qwen3-coder", "<tool_call> <function= <parameter= </think>", "<think>\n\n</think>\n\n", {NULL}, {NULL}, {NULL}};
     assert_int_equal(judge(&closed, &request, "{\"a\": 1}"), 2);
     assert_int_equal(judge(&closed, &request, "<think>"), 0);
     /* harmony: the final channel */
     const struct form *harmony = &forms[sizeof forms / sizeof *forms - 1];
-    assert_int_equal(judge(harmony, &request, "<|channel|>analysis<|message|>Hm<|end|><|start|>assistant<|channel|>final<|message|>{\"a\": 1}"), 2);
+    assert_int_equal(judge(harmony, &request,
+                           "<|channel|>analysis<|message|>Hm<|end|><|start|>assistant<|channel|>final<|message|>{\"a\": 1}"),
+                     2);
     assert_int_equal(judge(harmony, &request, "<|channel|>final <|constrain|>json<|message|>{\"a\": 1}"), 2);
     assert_int_equal(judge(harmony, &request, "<|channel|>final<|message|>Hm"), 0);
     /* with tools a call is as good */
@@ -404,14 +531,18 @@ static void test_response(void **state) {
 
 static void test_strict(void **state) {
     (void)state;
-    static const char strict[] = "[{\"type\":\"function\",\"function\":{\"name\":\"get\",\"strict\":true,\"parameters\":{\"type\":\"object\",\"properties\":"
+    static const char strict[] = "[{\"type\":\"function\",\"function\":{\"name\":\"get\",\"strict\":true,\"parameters\":{"
+                                 "\"type\":\"object\",\"properties\":"
                                  "{\"a\":{\"type\":\"integer\"}},\"required\":[\"a\"],\"additionalProperties\":false}}}," NOW "]";
     const struct sh_chat_request request = {.size = sizeof request, .messages = "[]", .tools = strict};
     assert_int_equal(judge(&forms[1], &request, "Paris < London."), 2);
-    assert_int_equal(judge(&forms[1], &request, "So\n<tool_call>\n{\"name\": \"get\", \"arguments\": {\"a\": 1}}\n</tool_call>"), 2);
+    assert_int_equal(judge(&forms[1], &request, "So\n<tool_call>\n{\"name\": \"get\", \"arguments\": {\"a\": 1}}\n</tool_call>"),
+                     2);
     assert_int_equal(judge(&forms[1], &request, "So\n<tool_call>\n{\"name\": \"get\", \"arguments\": {\"b"), 0);
     assert_int_equal(judge(&forms[1], &request, "<tool_call>\n{\"name\": \"now\", \"arguments\": {\"b\": 1}}\n</tool_call>"), 2);
-    assert_int_equal(judge(&forms[2], &request, "So\n<tool_call>\n<function=get>\n<parameter=a>\n1\n</parameter>\n</function>\n</tool_call>"), 2);
+    assert_int_equal(
+        judge(&forms[2], &request, "So\n<tool_call>\n<function=get>\n<parameter=a>\n1\n</parameter>\n</function>\n</tool_call>"),
+        2);
     assert_int_equal(judge(&forms[2], &request, "So\n<tool_call>\n<function=get>\n<parameter=a>\nx"), 0);
     const struct sh_chat_request lax = {.size = sizeof lax, .messages = "[]", .tools = "[" NOW "]"};
     struct asked a = ask(&forms[1], &lax);
@@ -421,7 +552,8 @@ static void test_strict(void **state) {
 
 static void test_kept(void **state) {
     (void)state;
-    const struct sh_chat_request request = {.size = sizeof request, .messages = "[]", .tools = TOOLS, .tool_choice = SH_TOOLS_REQUIRED};
+    const struct sh_chat_request request = {
+        .size = sizeof request, .messages = "[]", .tools = TOOLS, .tool_choice = SH_TOOLS_REQUIRED};
     struct asked a = ask(&forms[1], &request);
     struct sh_answer_plan *plan;
     struct sh_grammar *again;
@@ -436,7 +568,8 @@ static void test_kept(void **state) {
     sh_answer_plan_free(plan);
     /* what would not be enforced is refused with the function's name */
     struct sh_chat_request odd = request;
-    odd.tools = "[{\"type\":\"function\",\"function\":{\"name\":\"odd\",\"parameters\":{\"type\":\"object\",\"dependentSchemas\":{\"a\":{\"minProperties\":3}}}}}]";
+    odd.tools = "[{\"type\":\"function\",\"function\":{\"name\":\"odd\",\"parameters\":{\"type\":\"object\",\"dependentSchemas\":"
+                "{\"a\":{\"minProperties\":3}}}}}]";
     const enum sh_code code = sh_answer_plan_create(a.format, a.vocab, &odd, "", 0, &plan, &again, &err);
     assert_int_equal(code, SH_ERR_UNSUPPORTED);
     assert_non_null(strstr(err.message, "\"odd\""));
@@ -445,7 +578,7 @@ static void test_kept(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_natural), cmocka_unit_test(test_walks),  cmocka_unit_test(test_named_tool),
+        cmocka_unit_test(test_natural),  cmocka_unit_test(test_walks),  cmocka_unit_test(test_named_tool),
         cmocka_unit_test(test_response), cmocka_unit_test(test_strict), cmocka_unit_test(test_kept),
     };
     return cmocka_run_group_tests_name("chat_constraint", tests, NULL, NULL);
