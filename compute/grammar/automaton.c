@@ -58,13 +58,14 @@ static uint32_t *new_slots(struct sh_gr_automaton *a, uint32_t n) {
     return slots;
 }
 
-bool sh_gr_automaton_init(struct sh_gr_automaton *a, const struct sh_gr_program *program) {
+bool sh_gr_automaton_init(struct sh_gr_automaton *a, const struct sh_gr_program *program, uint32_t depth) {
     *a = (struct sh_gr_automaton){.program = program};
     a->n_frame_slots = a->n_state_slots = a->n_seen_slots = 256;
     a->frame_slots = new_slots(a, a->n_frame_slots);
     a->state_slots = new_slots(a, a->n_state_slots);
     a->seen_slots = new_slots(a, a->n_seen_slots);
-    if (a->frame_slots == NULL || a->state_slots == NULL || a->seen_slots == NULL ||
+    a->levels = sh_calloc((uint64_t)depth + 1, sizeof *a->levels);
+    if (a->frame_slots == NULL || a->state_slots == NULL || a->seen_slots == NULL || a->levels == NULL ||
         !grow(a, (void **)&a->frames, &a->frames_capacity, 64, sizeof *a->frames) ||
         !grow(a, (void **)&a->states, &a->states_capacity, 64, sizeof *a->states)) {
         sh_gr_automaton_finish(a);
@@ -92,6 +93,7 @@ void sh_gr_automaton_finish(struct sh_gr_automaton *a) {
     free(a->seen);
     free(a->loops);
     free(a->seen_slots);
+    free(a->levels);
     *a = (struct sh_gr_automaton){0};
 }
 
@@ -213,6 +215,11 @@ static bool visit_place(struct sh_gr_automaton *a, uint32_t place, uint32_t top)
  * this one is left out. That also ends repeats whose items match nothing. */
 static bool visit_loop(struct sh_gr_automaton *a, struct sh_gr_step s) {
     const struct sh_gr_loop *loop = &a->program->loops[s.place & ~SH_GR_REPEAT_BIT];
+    if (s.count == SH_GR_RELATIVE) {
+        a->set_can_end = true;
+        const uint32_t again = frame(a, s.frame, s.place, SH_GR_RELATIVE);
+        return again != SH_GR_BAD && later(a, loop->item, again, 0);
+    }
     if (s.count >= loop->min) {
         for (uint32_t i = 0; i < a->n_loops; i++) {
             const struct sh_gr_step *done = &a->loops[i];
@@ -327,6 +334,28 @@ uint32_t sh_gr_start(struct sh_gr_automaton *a) {
     a->failed = SH_OK;
     begin_set(a);
     return later(a, a->program->start, 0, 0) ? closed(a) : SH_GR_UNKNOWN;
+}
+
+uint32_t sh_gr_state_at(struct sh_gr_automaton *a, uint32_t place, uint32_t top, uint32_t count) {
+    a->failed = SH_OK;
+    begin_set(a);
+    return later(a, place, top, count) ? closed(a) : SH_GR_UNKNOWN;
+}
+
+uint32_t sh_gr_state_of_all(struct sh_gr_automaton *a, const struct sh_gr_config *configs, uint32_t n, bool can_end) {
+    a->failed = SH_OK;
+    begin_set(a);
+    if (!grow(a, (void **)&a->set, &a->set_capacity, n, sizeof *a->set)) return SH_GR_UNKNOWN;
+    for (uint32_t i = 0; i < n; i++) a->set[a->n_set++] = configs[i];
+    a->set_can_end = can_end;
+    return end_set(a);
+}
+
+uint32_t sh_gr_state_of(struct sh_gr_automaton *a, struct sh_gr_config config) { return sh_gr_state_of_all(a, &config, 1, false); }
+
+uint32_t sh_gr_frame_of(struct sh_gr_automaton *a, uint32_t below, uint32_t back, uint32_t count) {
+    a->failed = SH_OK;
+    return frame(a, below, back, count);
 }
 
 uint32_t sh_gr_step(struct sh_gr_automaton *a, uint32_t state, uint32_t byte_class) {

@@ -136,6 +136,10 @@ struct sh_gr_block { /* of memory that is freed as a whole */
     uint64_t data[];
 };
 
+struct sh_gr_level { /* of a walk along the trie */
+    uint32_t *row;
+    uint32_t state, done;
+};
 struct sh_gr_step { /* of a closure: a place or a repeat to go on from */
     uint32_t place, frame, count;
 };
@@ -159,21 +163,67 @@ struct sh_gr_automaton {
     struct sh_gr_step *todo, *seen, *loops;
     uint32_t n_todo, todo_capacity, n_seen, seen_capacity, n_loops, loops_capacity;
     uint32_t *seen_slots, n_seen_slots;
+    struct sh_gr_level *levels; /* [depth of the trie + 1] */
 };
 
-bool sh_gr_automaton_init(struct sh_gr_automaton *a, const struct sh_gr_program *program);
+bool sh_gr_automaton_init(struct sh_gr_automaton *a, const struct sh_gr_program *program, uint32_t depth);
 void sh_gr_automaton_finish(struct sh_gr_automaton *a);
 
 /* The state that a text begins in. SH_GR_UNKNOWN: it failed (a->failed). */
 uint32_t sh_gr_start(struct sh_gr_automaton *a);
 /* The state behind a byte of the class: SH_GR_DEAD if none may come, SH_GR_UNKNOWN if it failed. */
 uint32_t sh_gr_step(struct sh_gr_automaton *a, uint32_t state, uint32_t byte_class);
+/* The state of this one configuration alone. */
+uint32_t sh_gr_state_of(struct sh_gr_automaton *a, struct sh_gr_config config);
+/* The state of these configurations, which are in order; it can end if `can_end`. */
+uint32_t sh_gr_state_of_all(struct sh_gr_automaton *a, const struct sh_gr_config *configs, uint32_t n, bool can_end);
+/* The state that a text is in at a place, or at a repeat with `count` items done (SH_GR_RELATIVE: see tables), above a frame. */
+uint32_t sh_gr_state_at(struct sh_gr_automaton *a, uint32_t place, uint32_t frame, uint32_t count);
+/* The number of a frame; UINT32_MAX: failed. */
+uint32_t sh_gr_frame_of(struct sh_gr_automaton *a, uint32_t below, uint32_t back, uint32_t count);
 /* Behind the token's edges; `beside` (a state or SH_GR_DEAD) is where its bytes lead. */
 uint32_t sh_gr_step_token(struct sh_gr_automaton *a, uint32_t state, int32_t token, uint32_t beside);
 /* Whether plain characters can go on from any place that follows a repeat's end. -1: failed. */
 int sh_gr_plain_behind(struct sh_gr_automaton *a, uint32_t loop, uint32_t below);
 /* A state of `from` in `to`, with its frames. */
 uint32_t sh_gr_move_state(struct sh_gr_automaton *to, const struct sh_gr_automaton *from, uint32_t state);
+
+/* ---- tables: masks of places that do not depend on the frames below ------------------------------------------------------ */
+
+/* A count that stands for any: a repeat in such a frame begins its items for ever, and a text can end between two of them. */
+#define SH_GR_RELATIVE UINT32_MAX
+
+struct sh_gr_exit { /* a node of the trie behind one at which the rule, or an item of the repeat, is complete */
+    uint32_t node;
+    uint32_t done; /* items complete */
+};
+
+/* What a configuration does below a node of the trie, whatever lies below its rule or repeat. `slices` [levels][n_words]: the tokens that
+ * need at most 1, 2, ... items of the repeat to have begun (without a repeat: one level); `deep`: those that need more. The exits, in
+ * order of the classes of their bytes: from there on what follows decides; kept are those of the wanted classes. */
+struct sh_gr_table {
+    uint32_t place, loop, node; /* loop: with the bit; 0: none */
+    enum { SH_GR_TABLE_HOT, SH_GR_TABLE_READY, SH_GR_TABLE_NEVER } kind; /* HOT: worth making */
+    uint32_t levels, n_deep, times_made;
+    uint32_t *slices;
+    struct sh_gr_exit *deep; /* node: the token; done: items that must have begun */
+    struct sh_gr_exit *exits;
+    uint32_t *first_exit; /* [n_classes + 1] */
+    uint64_t wanted[4];
+};
+enum { SH_GR_MAX_TABLES = 96 };
+struct sh_gr_tables {
+    struct sh_gr_table items[SH_GR_MAX_TABLES];
+    uint32_t n;
+    uint64_t bytes;
+    uint32_t hot; /* nodes visited that make a table worth while */
+};
+struct sh_gr_table *sh_gr_find_table(struct sh_gr_tables *tables, uint32_t place, uint32_t loop, uint32_t node); /* or NULL */
+void sh_gr_note_table(struct sh_gr_tables *tables, uint32_t place, uint32_t loop, uint32_t node);
+/* Makes it, or makes it anew with more classes wanted; it may become NEVER. False: failed (a->failed). */
+bool sh_gr_make_table(struct sh_gr_automaton *a, const struct sh_gr_lexicon *l, struct sh_gr_tables *tables, struct sh_gr_table *table,
+                      const uint64_t wanted[4]);
+void sh_gr_tables_finish(struct sh_gr_tables *tables);
 
 /* ---- grammars ---------------------------------------------------------------------------------------------------------- */
 
@@ -191,6 +241,7 @@ struct sh_grammar {
     struct sh_gr_program program;
     pthread_mutex_t lock; /* of what follows */
     struct sh_gr_automaton automaton;
+    struct sh_gr_tables tables;
     struct sh_matcher *matchers;
     uint64_t limit;   /* bytes of the automaton, beyond which it is begun anew */
     uint64_t counted; /* bytes of it that stand in lexicon->bytes */
@@ -204,7 +255,8 @@ struct sh_grammar {
 void sh_gr_trim(struct sh_grammar *grammar);
 
 /* mask.c: the state's mask, made if need be. NULL: failed (automaton->failed). Under the lock. */
-struct sh_gr_mask *sh_gr_make_mask(struct sh_gr_automaton *a, const struct sh_gr_lexicon *lexicon, uint32_t state);
+struct sh_gr_mask *sh_gr_make_mask(struct sh_gr_automaton *a, const struct sh_gr_lexicon *lexicon, struct sh_gr_tables *tables,
+                                   uint32_t state);
 void sh_gr_mask_unref(struct sh_gr_mask *mask); /* takes NULL; under the lock */
 
 /* The vocabulary's lexicon, made on first use; any thread. */

@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 
+enum { HOT_NODES = 2000 };
 static const uint64_t default_limit = (uint64_t)64 << 20;
 
 enum sh_code sh_gr_compile(struct sh_gr *gr, sh_gr_expr root, const struct sh_vocab *vocab, struct sh_grammar **out,
@@ -18,7 +19,7 @@ enum sh_code sh_gr_compile(struct sh_gr *gr, sh_gr_expr root, const struct sh_vo
         free(g);
         return code;
     }
-    if (!sh_gr_automaton_init(&g->automaton, &g->program)) {
+    if (!sh_gr_automaton_init(&g->automaton, &g->program, lexicon->depth)) {
         sh_gr_program_finish(&g->program);
         free(g);
         return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a grammar");
@@ -28,6 +29,7 @@ enum sh_code sh_gr_compile(struct sh_gr *gr, sh_gr_expr root, const struct sh_vo
     g->vocab = vocab;
     g->lexicon = lexicon;
     g->limit = default_limit;
+    g->tables.hot = HOT_NODES;
     *out = g;
     return SH_OK;
 }
@@ -41,6 +43,7 @@ void sh_grammar_unref(struct sh_grammar *g) {
     if (g == NULL || atomic_fetch_sub_explicit(&g->refs, 1, memory_order_acq_rel) > 1) return;
     atomic_fetch_sub_explicit(g->lexicon->bytes, g->counted, memory_order_relaxed);
     sh_gr_automaton_finish(&g->automaton);
+    sh_gr_tables_finish(&g->tables);
     sh_gr_program_finish(&g->program);
     pthread_mutex_destroy(&g->lock);
     free(g);
@@ -50,15 +53,15 @@ void sh_grammar_unref(struct sh_grammar *g) {
 
 /* The difference since the last time goes into the sum over all grammars, which is returned. */
 static uint64_t count_bytes(struct sh_grammar *g) {
-    const uint64_t difference = g->automaton.bytes - g->counted; /* modulo 2^64 */
-    g->counted = g->automaton.bytes;
+    const uint64_t now = g->automaton.bytes + g->tables.bytes, difference = now - g->counted; /* modulo 2^64 */
+    g->counted = now;
     return atomic_fetch_add_explicit(g->lexicon->bytes, difference, memory_order_relaxed) + difference;
 }
 
 /* Keeps of the automaton only where its matchers stand. Nothing has changed if it fails. */
 static enum sh_code begin_anew(struct sh_grammar *g) {
     struct sh_gr_automaton fresh;
-    if (!sh_gr_automaton_init(&fresh, &g->program)) return SH_ERR_NO_MEMORY;
+    if (!sh_gr_automaton_init(&fresh, &g->program, g->lexicon->depth)) return SH_ERR_NO_MEMORY;
     for (int pass = 0; pass < 2; pass++) { /* states are made once: the second pass finds those of the first */
         for (struct sh_matcher *m = g->matchers; m != NULL; m = m->next) {
             const uint32_t state = sh_gr_move_state(&fresh, &g->automaton, m->state);
@@ -147,9 +150,9 @@ enum sh_code sh_matcher_mask(struct sh_matcher *m, const uint32_t **words, uint3
     struct sh_grammar *g = m->grammar;
     pthread_mutex_lock(&g->lock);
     keep_within(g);
-    struct sh_gr_mask *mask = sh_gr_make_mask(&g->automaton, g->lexicon, m->state);
+    struct sh_gr_mask *mask = sh_gr_make_mask(&g->automaton, g->lexicon, &g->tables, m->state);
     if (mask == NULL && g->automaton.failed == SH_ERR_LIMIT && begin_anew(g) == SH_OK)
-        mask = sh_gr_make_mask(&g->automaton, g->lexicon, m->state);
+        mask = sh_gr_make_mask(&g->automaton, g->lexicon, &g->tables, m->state);
     if (mask == NULL) {
         const enum sh_code code = g->automaton.failed;
         pthread_mutex_unlock(&g->lock);
