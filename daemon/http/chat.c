@@ -81,10 +81,9 @@ static bool apply(struct api_job *job, struct api_error *err) {
     struct sh_error why;
     if (!api_constraint_compile(job, &alone, err)) return false;
     enum sh_code code = sh_chat_apply(job->chat, &request, &job->prompt, &why);
-    if (code == SH_OK && job->prompt.grammar) job->grammar = sh_grammar_ref(job->prompt.grammar);
-    else if (code == SH_OK && alone) job->grammar = sh_grammar_ref(alone);
     sh_grammar_unref(alone);
     if (code) return refuse(job, err, code, why.message);
+    job->grammar = job->prompt.grammar ? sh_grammar_ref(job->prompt.grammar) : NULL;
     code = sh_chat_tokenize(job->vocab, job->prompt.text, job->prompt.parts, job->prompt.n_parts, &job->parts[0].ids,
                             &job->parts[0].n_ids, &why);
     /* The texts may be large and are not needed any more. */

@@ -185,21 +185,25 @@ test('the former functions get a function_call', async () => {
   assert.equal(stream.finish, 'function_call');
 });
 
-// An answer that is written out: the grammar has one text. Without a form of reasoning in the way it is the whole answer.
-const say = (text) => ({ grammar: `root ::= ${JSON.stringify(text)}` });
-
-test('a model that need not call may write and call', async () => {
-  const answer = 'Let me see.<tool_call>\n{"name": "weather", "arguments": {"city": "Rome", "days": 2}}\n</tool_call>';
-  const more = { tools: [weather], ...say(answer), chat_template_kwargs: { enable_thinking: false } };
-  const whole = (await chat(more)).choices[0];
-  assert.equal(whole.message.content, 'Let me see.');
-  assert.deepEqual(withoutIds(whole.message.tool_calls).map((fn) => [fn.name, JSON.parse(fn.arguments)]), [['weather', { city: 'Rome', days: 2 }]]);
-  assert.equal(whole.finish_reason, 'tool_calls');
-  const stream = await streamed(more);
-  assert.equal(stream.message.content, 'Let me see.');
-  assert.deepEqual(withoutIds(stream.message.tool_calls), withoutIds(whole.message.tool_calls));
-  const plain = (await chat({ ...more, tools: undefined })).choices[0]; // without tools the text is the answer
-  assert.equal(plain.finish_reason, 'stop');
+test('a model that need not call writes what it is held to, or calls', async () => {
+  const more = { tools: [weather], guided_regex: 'Well[.] \\{"a": [0-9]\\}', chat_template_kwargs: { enable_thinking: false },
+    n: 8, temperature: 20, top_k: 0, top_p: 1, min_p: 0, max_tokens: 400 };
+  const answers = await Promise.all([1, 2, 3, 4].map((seed) => chat({ ...more, seed })));
+  const reasons = new Set();
+  for (const { message, finish_reason: finish } of answers.flatMap((answer) => answer.choices)) {
+    reasons.add(finish);
+    if (finish === 'length') continue;
+    assert.equal(finish, message.tool_calls ? 'tool_calls' : 'stop');
+    if (!message.tool_calls) assert.match(message.content, /^Well[.] \{"a": [0-9]\}$/);
+    for (const { id, function: fn } of message.tool_calls ?? []) {
+      assert.match(id, /^call_/);
+      assert.equal(fn.name, 'weather');
+      assert.ok(typeof JSON.parse(fn.arguments) === 'object');
+    }
+  }
+  assert.ok(reasons.has('tool_calls') && reasons.has('stop'), [...reasons].join());
+  const ids = answers.flatMap((answer) => answer.choices).flatMap(({ message }) => message.tool_calls ?? []).map((call) => call.id);
+  assert.equal(new Set(ids).size, ids.length);
 });
 
 test('reasoning is told apart, left out or left in', async () => {
@@ -228,7 +232,7 @@ test('reasoning is told apart, left out or left in', async () => {
 });
 
 test('a conversation with calls is rendered', async () => {
-  const answer = await client.chat.completions.create({ model, max_tokens: 5, guided_choice: ['1', '2'], tools: [weather], messages: [
+  const answer = await client.chat.completions.create({ model, max_tokens: 20, chat_template_kwargs: { enable_thinking: false }, guided_choice: ['1', '2'], tools: [weather], tool_choice: 'none', messages: [
     ...messages,
     { role: 'assistant', content: null, tool_calls: [{ id: 'c1', type: 'function', function: { name: 'weather', arguments: '{"city":"Rome","days":2}' } }] },
     { role: 'tool', tool_call_id: 'c1', content: 'sunny' },
