@@ -402,6 +402,38 @@ static void cancelled(void **state) {
     model_view_finish(&view);
 }
 
+/* A control token that the grammar names: it comes, is written if it is to be shown, and if it ends texts it ends this one. */
+static sh_gr_expr with_control(struct sh_gr *gr) {
+    const sh_gr_expr parts[] = {text(gr, "<"), sh_gr_token(gr, sh_vocab_bos(vocab)), text(gr, ">"), sh_gr_token(gr, sh_vocab_eos(vocab)),
+                                text(gr, "!")};
+    return sh_gr_sequence(gr, parts, SH_COUNT(parts));
+}
+static void control_tokens(void **state) {
+    (void)state;
+    struct sh_grammar *grammar = compile(with_control);
+    const int32_t shown[] = {sh_vocab_bos(vocab), sh_vocab_eos(vocab)};
+    static const struct {
+        bool show, special, ignore_eos;
+        const char *said;
+        uint32_t count;
+    } cases[] = {{false, false, false, "<>", 3}, {true, false, false, "<<s>>", 3}, {true, false, true, "<<s>></s>!", 5},
+                 {false, true, true, "<<s>></s>!", 5}, {false, false, true, "<>!", 5}};
+    for (size_t i = 0; i < SH_COUNT(cases); i++) {
+        struct front *front = front_create();
+        struct gen_params params = params_for(front, grammar, 0);
+        params.shown = shown;
+        params.n_shown = cases[i].show ? 2 : 0;
+        params.special = cases[i].special;
+        params.ignore_eos = cases[i].ignore_eos;
+        front_run(model, &params);
+        assert_string_equal(front->choices[0].text, cases[i].said);
+        assert_int_equal(front->choices[0].count, cases[i].count);
+        assert_int_equal(front->choices[0].finish, GEN_STOP);
+        front_free(front);
+    }
+    sh_grammar_unref(grammar);
+}
+
 static uint32_t bits(const uint32_t *mask) {
     uint32_t n = 0;
     for (uint32_t t = 0; t < sh_vocab_size(vocab); t++) n += mask[t / 32] >> t % 32 & 1;
@@ -546,7 +578,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(every_answer_obeys), cmocka_unit_test(forced_equals_sampled),   cmocka_unit_test(choices),
         cmocka_unit_test(ends_within_a_run),  cmocka_unit_test(end_tokens),              cmocka_unit_test(the_grammar_comes_first),
         cmocka_unit_test(the_context_ends),   cmocka_unit_test(the_empty_text),          cmocka_unit_test(cancelled),
-        cmocka_unit_test(step_by_step),       cmocka_unit_test(grammars_that_fail),
+        cmocka_unit_test(control_tokens),     cmocka_unit_test(step_by_step),       cmocka_unit_test(grammars_that_fail),
     };
     return cmocka_run_group_tests_name("daemon_constraint", tests, start, stop);
 }

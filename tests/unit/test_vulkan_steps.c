@@ -41,6 +41,7 @@ struct bench {
     struct sh_device *device;
     struct sh_exec_model *model;
     struct sh_exec_context *context;
+    const uint32_t *mask; /* of every token that submit_one samples */
 };
 static struct bench open_bench(const struct tiny_params *params, const char *test, bool validation, uint32_t max_pages) {
     struct bench b = {.t = tiny_create(params), .device = ops_open_vulkan(test, validation)};
@@ -70,7 +71,7 @@ static void submit_one(struct bench *b, uint32_t slot, int32_t token, uint32_t s
         .token = token, .sampled_from = sampled_from, .position = position, .role = SH_ROLE_GENERATED};
     const uint32_t *pages[] = {ascending};
     const struct sh_step_sequence sequence = {.n_rows = 1, .pages = pages, .n_pages = position / SH_PAGE_TOKENS + 1};
-    const struct sh_step_output output = {.sample = true, .temperature = temperature, .seed = 9, .position = position + 1};
+    const struct sh_step_output output = {.sample = true, .temperature = temperature, .seed = 9, .position = position + 1, .mask = b->mask};
     const struct sh_step step = {
         .rows = &row, .n_rows = 1, .sequences = &sequence, .n_sequences = 1, .outputs = &output, .n_outputs = 1};
     struct sh_error err = {0};
@@ -98,11 +99,20 @@ static void decode_overlapped(struct bench *b, uint32_t n_prompt, uint32_t n, fl
     free(prompt);
 }
 
+static uint32_t one_in_three[16]; /* of the vocabulary of 500 */
+static int fill_mask(void **state) {
+    (void)state;
+    for (uint32_t t = 0; t < 512; t += 3) one_in_three[t / 32] |= 1u << t % 32;
+    return 0;
+}
+
 static void validation_is_silent(void **state) {
     (void)state;
     struct bench b = open_bench(&small, __func__, true, 12);
     int32_t tokens[50];
     decode_overlapped(&b, 300, 50, 0.8f, tokens);
+    b.mask = one_in_three;
+    decode_overlapped(&b, 3, 20, 0.8f, tokens);
     assert_int_equal(b.device->executor->validation_count(b.device), 0);
     close_bench(&b);
 }
@@ -115,6 +125,10 @@ static void decoding_is_a_replay(void **state) {
     const uint64_t before = sh_vk_recordings_for_test(b.context);
     decode_overlapped(&b, 1, 120, 0, tokens);
     assert_int_equal(sh_vk_recordings_for_test(b.context), before); /* one per slot, made by the first three tokens */
+    b.mask = one_in_three; /* the same recordings, whatever is masked */
+    decode_overlapped(&b, 1, 60, 1.5f, tokens);
+    for (int i = 0; i < 60; i++) assert_int_equal(tokens[i] % 3, 0);
+    assert_int_equal(sh_vk_recordings_for_test(b.context), before);
     close_bench(&b);
 }
 
@@ -464,5 +478,5 @@ int main(void) {
         cmocka_unit_test(pipeline_cache_survives),
     };
     ops_set_filter();
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, fill_mask, NULL);
 }
