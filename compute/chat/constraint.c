@@ -468,7 +468,7 @@ static sh_gr_expr after_thought(struct build *b, const char *prompt, size_t leng
     const sh_gr_expr space = glue(b, 2);
     const sh_gr_expr rest = join(b, sh_gr_until(b->gr, f->close, strlen(f->close)), join(b, marker(b, f->close), space));
     if (b->plan->start == SH_START_THOUGHT) return join(b, rest, e);
-    if (ends_with(prompt, length, f->close)) return join(b, space, e);
+    if (ends_with(prompt, length, f->close)) return e; /* nothing of what the answer then begins with is dropped */
     return join(b, sh_gr_optional(b->gr, join(b, marker(b, f->open), rest)), e);
 }
 
