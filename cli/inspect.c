@@ -81,6 +81,29 @@ static json_t *tensors_json(const struct sh_file *file) {
     return list;
 }
 
+/* How the model would chat: {template, source, reason, tools, reasoning}, or {error}; NULL: it would not, or has no vocabulary. */
+static json_t *chat_json(const char *path, const char *architecture) {
+    struct sh_architecture_info a;
+    for (uint32_t i = 0; sh_architecture_at(i, &a); i++)
+        if (!strcmp(a.name, architecture) && !strcmp(a.family, "embedding")) return NULL;
+    struct sh_vocab *vocab;
+    struct sh_chat *chat;
+    struct sh_chat_info info;
+    struct sh_error err = {0};
+    json_t *object;
+    if (sh_vocab_open(path, &vocab, &err)) return NULL;
+    if (sh_chat_create(vocab, NULL, &chat, &err)) {
+        object = json_pack("{s:o}", "error", cli_json_text(err.message, strlen(err.message)));
+    } else {
+        sh_chat_get_info(chat, &info);
+        object = json_pack("{s:o, s:s, s:o, s:s, s:s}", "template", cli_json_text(info.name, strlen(info.name)), "source", info.source,
+                           "reason", cli_json_text(info.reason, strlen(info.reason)), "tools", info.tools, "reasoning", info.reasoning);
+    }
+    sh_chat_destroy(chat);
+    sh_vocab_close(vocab);
+    return object;
+}
+
 static void print_file_json(const struct sh_file *file, const char *path, bool full, const struct sh_error *refusal) {
     struct sh_file_summary s;
     sh_file_get_summary(file, &s);
@@ -92,6 +115,8 @@ static void print_file_json(const struct sh_file *file, const char *path, bool f
                   "context_length", (json_int_t)s.context_length, "loadable", refusal->code == SH_OK);
     json_object_set_new(object, "reason",
                         refusal->code ? cli_json_text(refusal->message, strlen(refusal->message)) : json_null());
+    json_t *chat = chat_json(path, s.architecture);
+    json_object_set_new(object, "chat", chat ? chat : json_null());
     json_object_set_new(object, "metadata", metadata_json(file, full));
     json_object_set_new(object, "tensors", tensors_json(file));
     cli_print_json(object);
@@ -161,6 +186,24 @@ static void print_tensors(const struct sh_file *file) {
     term_table_print(table, stdout);
 }
 
+static void print_chat(const char *path, const char *architecture) {
+    json_t *chat = chat_json(path, architecture);
+    const char *error = json_string_value(json_object_get(chat, "error")), *name = json_string_value(json_object_get(chat, "template")),
+               *reasoning = json_string_value(json_object_get(chat, "reasoning"));
+    if (error) {
+        term_puts(stdout, TERM_RED, "no chats: ");
+        term_puts(stdout, TERM_PLAIN, error);
+        putchar('\n');
+    } else if (name) {
+        fputs("chat template ", stdout);
+        term_puts(stdout, TERM_PLAIN, name);
+        printf(" (%s): ", json_string_value(json_object_get(chat, "source")));
+        term_puts(stdout, TERM_PLAIN, json_string_value(json_object_get(chat, "reason")));
+        printf("; tool calls: %s; reasoning: %s\n", json_string_value(json_object_get(chat, "tools")), *reasoning ? reasoning : "none");
+    }
+    json_decref(chat);
+}
+
 static void print_file(const struct sh_file *file, const char *path, bool full, const struct sh_error *refusal) {
     struct sh_file_summary s;
     char bytes[32];
@@ -181,6 +224,7 @@ static void print_file(const struct sh_file *file, const char *path, bool full, 
     putchar('\n');
     print_tensors(file);
     putchar('\n');
+    print_chat(path, s.architecture);
     if (refusal->code) {
         term_puts(stdout, TERM_RED, "would not load: ");
         term_puts(stdout, TERM_PLAIN, refusal->message);

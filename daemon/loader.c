@@ -392,12 +392,14 @@ static void note_parts(const struct job *job, struct model *m) {
     }
 }
 
-/* Vocabulary and chat. Before the weights where a template was asked for, which may be wrong; after them else, so that a load that fails
+/* Vocabulary and chat (of a model that has logits). Before the weights where a template was asked for, which may be wrong; after them else, so that a load that fails
  * leaves nothing behind. */
-static enum sh_code hold_texts(struct model *m, const struct file_identity *identity, const char *chat_template, json_t **chat,
+static enum sh_code hold_texts(const struct job *job, const struct file_identity *identity, const char *chat_template, json_t **chat,
                                struct sh_error *err) {
-    const enum sh_code code = model_hold_vocab(m, identity, err);
-    return code == SH_OK ? model_hold_chat(m, identity, chat_template, chat, err) : code;
+    const enum sh_code code = model_hold_vocab(job->model, identity, err);
+    struct sh_model_info info = {.has_logits = true};
+    if (job->engine) sh_model_get_info(job->engine, &info);
+    return code == SH_OK && info.has_logits ? model_hold_chat(job->model, identity, chat_template, chat, err) : code;
 }
 
 static void load(struct model *m) {
@@ -421,9 +423,9 @@ static void load(struct model *m) {
     on_progress(&job, SH_LOAD_HEADER, 0);
     identity_of(m->path, &identity);
     enum sh_code code = devices_acquire(job.wants.device, &job.device, &err);
-    if (code == SH_OK && chat_template) code = hold_texts(m, &identity, chat_template, &chat, &err);
+    if (code == SH_OK && chat_template) code = hold_texts(&job, &identity, chat_template, &chat, &err);
     if (code == SH_OK) code = load_somehow(&job, size_bytes, &err);
-    if (code == SH_OK && !chat_template && (code = hold_texts(m, &identity, NULL, &chat, &err)) != SH_OK) {
+    if (code == SH_OK && !chat_template && (code = hold_texts(&job, &identity, NULL, &chat, &err)) != SH_OK) {
         runner_destroy(job.runner);
         sh_model_unload(job.engine);
     }
