@@ -141,7 +141,7 @@ test('load --chat-template: a name, a file, what is wrong, another than the load
   assert.equal(result.code, 0, result.stderr);
   assert.equal(await template(), path.join(dir, 'own.jinja'));
   assert.ok(ctl(['template', 'broken', '--messages', 'messages.json']).stdout.endsWith(rendered));
-  for (const [name, message] of [['./broken.jinja', /broken\.jinja: template, line 2: /], ['nonsense', /found "nonsense", expected a file or one of default; built in/],
+  for (const [name, message] of [['./broken.jinja', /broken\.jinja: template, line 2: /], ['nonsense', /found "nonsense", expected a file or one of built in/],
     ['./nowhere.jinja', /nowhere\.jinja: No such file/]]) {
     result = ctl(['load', 'none', '--reload', '--chat-template', name]);
     assert.equal(result.code, 1);
