@@ -3,8 +3,9 @@
 #include <stdlib.h>
 
 enum {
-    MAX_CONFIGS = 1 << 14, /* of one state */
-    MAX_STEPS = 1 << 17,   /* of one closure */
+    MAX_CONFIGS = 1 << 13, /* of one state */
+    MAX_STEPS = 1 << 16,   /* of one closure */
+    MAX_WORK = 1 << 23,    /* steps of closures (and edges looked at, 16 as one) in one operation: about a second */
     BLOCK = 1 << 16,       /* bytes */
 };
 static const uint64_t max_bytes = (uint64_t)256 << 20; /* within one operation; between them the grammar's own limit counts */
@@ -146,7 +147,7 @@ static bool first_time(struct sh_gr_automaton *a, struct sh_gr_step s) {
         const struct sh_gr_step *have = &a->seen[a->seen_slots[at] - 1];
         if (have->place == s.place && have->frame == s.frame && have->count == s.count) return false;
     }
-    if (a->n_seen >= MAX_STEPS) return fail(a, SH_ERR_LIMIT);
+    if (a->n_seen >= MAX_STEPS || ++a->work > MAX_WORK) return fail(a, SH_ERR_LIMIT);
     if (!grow(a, (void **)&a->seen, &a->seen_capacity, a->n_seen + 1, sizeof *a->seen)) return false;
     if ((a->n_seen + 1) * 2 > a->n_seen_slots) {
         uint32_t *slots = new_slots(a, a->n_seen_slots * 2);
@@ -365,6 +366,7 @@ uint32_t sh_gr_step(struct sh_gr_automaton *a, uint32_t state, uint32_t byte_cla
     begin_set(a);
     for (uint32_t i = 0; i < a->states[state].n_configs; i++) {
         const struct sh_gr_config c = a->states[state].configs[i];
+        a->work += (p->places[c.place + 1].edge - p->places[c.place].edge) / 16;
         for (uint32_t e = p->places[c.place].edge; e < p->places[c.place + 1].edge; e++)
             if (sh_gr_set_has(&p->sets[p->edges[e].set], byte) && !later(a, p->edges[e].target, c.frame, 0)) return SH_GR_UNKNOWN;
     }

@@ -86,10 +86,16 @@ static enum sh_code explain(enum sh_code code, struct sh_error *err) {
 
 /* Before an operation: within the limits of memory. What does not fit then fails on its own. */
 static void keep_within(struct sh_grammar *g) {
+    g->automaton.work = 0;
     const uint64_t all = count_bytes(g);
     if (g->automaton.bytes <= g->limit && (all <= SH_GR_ALL_BYTES || g->automaton.bytes <= SH_GR_SHARE_BYTES)) return;
     (void)begin_anew(g);
     count_bytes(g);
+}
+
+/* After an operation that failed: whether another attempt may succeed, with the memory that others left. */
+static bool try_again(struct sh_grammar *g) {
+    return g->automaton.failed == SH_ERR_LIMIT && g->automaton.bytes > g->limit && begin_anew(g) == SH_OK;
 }
 
 void sh_gr_trim(struct sh_grammar *g) {
@@ -151,8 +157,7 @@ enum sh_code sh_matcher_mask(struct sh_matcher *m, const uint32_t **words, uint3
     pthread_mutex_lock(&g->lock);
     keep_within(g);
     struct sh_gr_mask *mask = sh_gr_make_mask(&g->automaton, g->lexicon, &g->tables, m->state);
-    if (mask == NULL && g->automaton.failed == SH_ERR_LIMIT && begin_anew(g) == SH_OK)
-        mask = sh_gr_make_mask(&g->automaton, g->lexicon, &g->tables, m->state);
+    if (mask == NULL && try_again(g)) mask = sh_gr_make_mask(&g->automaton, g->lexicon, &g->tables, m->state);
     if (mask == NULL) {
         const enum sh_code code = g->automaton.failed;
         pthread_mutex_unlock(&g->lock);
@@ -193,7 +198,7 @@ enum sh_code sh_matcher_accept(struct sh_matcher *m, int32_t token, struct sh_er
     pthread_mutex_lock(&g->lock);
     keep_within(g);
     uint32_t to = follow(g, m->state, token);
-    if (to == SH_GR_UNKNOWN && g->automaton.failed == SH_ERR_LIMIT && begin_anew(g) == SH_OK) to = follow(g, m->state, token);
+    if (to == SH_GR_UNKNOWN && try_again(g)) to = follow(g, m->state, token);
     const enum sh_code code = g->automaton.failed;
     if (to != SH_GR_UNKNOWN && to != SH_GR_DEAD) m->state = to;
     pthread_mutex_unlock(&g->lock);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 struct piece {
+    uint64_t first; /* eight bytes, as a number in their order: most comparisons need no more */
     const uint8_t *bytes;
     uint32_t length;
     int32_t token;
@@ -25,6 +26,7 @@ static uint32_t count_plain(const uint8_t *s, uint32_t length) {
 
 static int compare_pieces(const void *x, const void *y) {
     const struct piece *a = x, *b = y;
+    if (a->first != b->first) return a->first < b->first ? -1 : 1;
     const int order = memcmp(a->bytes, b->bytes, a->length < b->length ? a->length : b->length);
     if (order != 0) return order;
     if (a->length != b->length) return a->length < b->length ? -1 : 1;
@@ -100,7 +102,9 @@ enum sh_code sh_gr_lexicon_create(const struct sh_vocab *v, struct sh_gr_lexicon
         size_t length;
         const uint8_t *bytes = (const uint8_t *)sh_vocab_piece(v, (int32_t)t, false, &length);
         if (length == 0 || length >= UINT16_MAX) continue;
-        pieces[n++] = (struct piece){bytes, (uint32_t)length, (int32_t)t, count_plain(bytes, (uint32_t)length)};
+        uint64_t first = 0;
+        memcpy(&first, bytes, length < sizeof first ? length : sizeof first);
+        pieces[n++] = (struct piece){__builtin_bswap64(first), bytes, (uint32_t)length, (int32_t)t, count_plain(bytes, (uint32_t)length)};
         l->in_trie[t >> 6] |= (uint64_t)1 << (t & 63);
     }
     qsort(pieces, n, sizeof *pieces, compare_pieces);

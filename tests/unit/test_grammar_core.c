@@ -696,6 +696,27 @@ static void refused(void **state) {
     sh_grammar_unref(g);
     sh_gr_destroy(gr);
 
+    /* (a|b)* a (a|b){500}: a state for each set of places at which an `a` stood */
+    gr = sh_gr_create();
+    const sh_gr_expr ab = sh_gr_class(gr, &(const struct sh_gr_range){'a', 'b'}, 1, false);
+    const sh_gr_expr parts[] = {sh_gr_repeat(gr, ab, 0, SH_GR_UNLIMITED), sh_gr_text(gr, "a", 1), sh_gr_repeat(gr, ab, 500, 500)};
+    assert_int_equal(sh_gr_compile(gr, sh_gr_sequence(gr, parts, 3), v, &g, &err), SH_OK);
+    assert_int_equal(sh_matcher_create(g, &m, &err), SH_OK);
+    struct test_rng rng = {3};
+    enum sh_code code = SH_OK;
+    for (uint32_t i = 0; i < 700 && code == SH_OK; i++) {
+        const uint32_t *mask;
+        uint32_t count;
+        int32_t only;
+        code = sh_matcher_accept(m, FIRST_BYTE + 'a' + (int32_t)pick(&rng, 2), &err);
+        if (code == SH_OK && i % 50 == 0) code = sh_matcher_mask(m, &mask, &count, &only, &err);
+        assert_true(g->automaton.bytes < (uint64_t)320 << 20);
+    }
+    assert_int_equal(code, SH_OK); /* dear, but within the limits */
+    sh_matcher_destroy(m);
+    sh_grammar_unref(g);
+    sh_gr_destroy(gr);
+
     gr = sh_gr_create(); /* expressions within each other */
     sh_gr_expr deep = sh_gr_text(gr, "a", 1);
     for (uint32_t i = 0; i < 5000; i++) deep = sh_gr_repeat(gr, sh_gr_pair(gr, deep, sh_gr_text(gr, "b", 1)), 0, 7);
