@@ -375,7 +375,7 @@ static enum sh_code determinise(const struct nfa *nfa, uint32_t end, struct sh_d
             if (code == SH_OK) dfa->next[(size_t)state * dfa->n_classes + c] = to;
         }
     }
-    dfa->work = work + (uint64_t)dfa->n_states * dfa->n_classes;
+    dfa->work = work + (uint64_t)dfa->n_states * dfa->n_classes + (uint64_t)dfa->n_intervals * nfa->rx->n_sets;
     keys_free(&keys);
     free(s.list);
     free(s.mark);

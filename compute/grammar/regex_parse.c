@@ -282,7 +282,7 @@ static bool read_counts(struct parser *p, uint32_t *min, uint32_t *max) {
     return true;
 }
 
-static enum sh_code read_quantifier(struct parser *p, uint32_t *node) {
+static enum sh_code read_quantifier(struct parser *p, bool anchor, uint32_t *node) {
     if (p->at >= p->end) return SH_OK;
     const char *begin = p->at;
     uint32_t min = 0, max = SH_GR_UNLIMITED;
@@ -296,8 +296,7 @@ static enum sh_code read_quantifier(struct parser *p, uint32_t *node) {
     if (max < min) return fail_at(p, begin, SH_ERR_INVALID, "at least more than at most");
     if (min > MAX_COUNT || (max > MAX_COUNT && max != SH_GR_UNLIMITED)) return fail_at(p, begin, SH_ERR_LIMIT, "more repetitions than 1048576");
     if (p->at < p->end && *p->at == '?') p->at++;
-    const enum sh_rx_kind kind = p->rx->nodes[*node].kind;
-    if (kind == SH_RX_START || kind == SH_RX_END) return fail_at(p, begin, SH_ERR_INVALID, "an anchor cannot be repeated");
+    if (anchor) return fail_at(p, begin, SH_ERR_INVALID, "an anchor cannot be repeated");
     if (p->at < p->end && (*p->at == '*' || *p->at == '+' || *p->at == '?')) {
         return fail_at(p, p->at, SH_ERR_INVALID, "two quantifiers in a row; put a group around the first");
     }
@@ -345,8 +344,9 @@ static enum sh_code read_sequence(struct parser *p, uint32_t *node) {
     uint32_t first = 0, last = 0, n = 0;
     while (p->at < p->end && *p->at != '|' && *p->at != ')') {
         uint32_t term = 0;
+        const bool anchor = *p->at == '^' || *p->at == '$';
         enum sh_code code = read_term(p, &term);
-        if (code == SH_OK) code = read_quantifier(p, &term);
+        if (code == SH_OK) code = read_quantifier(p, anchor, &term);
         if (code != SH_OK) return code;
         if (n++ == 0) first = term;
         else p->rx->nodes[last].next = term;
