@@ -106,7 +106,7 @@ static sh_gr_expr value_of(struct build *b, const json_t *root, const json_t *sc
     if (dump == NULL) b->code = sh_fail(b->err, SH_ERR_NO_MEMORY, "no memory for the schema of \"%s\"", name);
     else b->code = sh_gr_schema(b->gr, dump, strlen(dump), &e, &inner);
     if (inner.code != SH_OK)
-        b->code = sh_fail(b->err, inner.code, "the parameters of the function \"%s\": %s", name, inner.message);
+        b->code = sh_fail(b->err, inner.code, "tools: the parameters of the function \"%s\": %s", name, inner.message);
     free(dump);
     return e;
 }
@@ -179,7 +179,7 @@ static sh_gr_expr bare_string(struct build *b, const json_t *schema, const char 
         sh_gr_expr e = SH_GR_NEVER;
         struct sh_error inner = {0};
         b->code = sh_gr_regex(b->gr, pattern, strlen(pattern), false, true, &e, &inner);
-        if (b->code != SH_OK) sh_fail(b->err, b->code, "the parameters of the function \"%s\": %s", name, inner.message);
+        if (b->code != SH_OK) sh_fail(b->err, b->code, "tools: the parameters of the function \"%s\": %s", name, inner.message);
         return e;
     }
     const json_t *min = json_object_get(schema, "minLength"), *max = json_object_get(schema, "maxLength");
@@ -188,7 +188,7 @@ static sh_gr_expr bare_string(struct build *b, const json_t *schema, const char 
     const json_int_t low = json_is_integer(min) ? json_integer_value(min) : 0;
     const json_int_t high = json_is_integer(max) ? json_integer_value(max) : (json_int_t)SH_GR_UNLIMITED;
     if (low < 0 || high < low || low >= (json_int_t)SH_GR_UNLIMITED) {
-        b->code = sh_fail(b->err, SH_ERR_INVALID, "the parameters of the function \"%s\": a string of %lld to %lld characters",
+        b->code = sh_fail(b->err, SH_ERR_INVALID, "tools: the parameters of the function \"%s\": a string of %lld to %lld characters",
                           name, (long long)low, (long long)high);
         return SH_GR_NEVER;
     }

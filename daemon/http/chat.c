@@ -48,14 +48,15 @@ static bool find_chat(struct api_job *job, struct api_error *err) {
 }
 
 /* What the engine has against a request, under the field that it is about. */
-static bool refuse(struct api_job *job, struct api_error *err, enum sh_code code, const char *why) {
-    const bool required = job->q.chat.tool_choice == SH_TOOLS_REQUIRED;
+static bool refuse(struct api_error *err, enum sh_code code, const char *why) {
+    const bool tools = strncmp(why, "tools: ", 7) == 0; /* a schema in them; what else is wrong with one is said of tools[i] */
     switch (code) {
+    case SH_ERR_INVALID: return tools ? api_fail(err, 400, "invalid_schema", "tools", "%s", why) : api_fail_chat(err, code, why);
     case SH_ERR_UNSUPPORTED:
-        return required ? api_fail(err, 400, "unsupported_schema", "tools", "%s", why)
-                        : api_fail(err, 400, "chat_template", "messages", "%s", why);
     case SH_ERR_FORMAT:
-    case SH_ERR_LIMIT: return api_fail(err, 400, "chat_template", "messages", "%s", why);
+    case SH_ERR_LIMIT:
+        if (!tools) return api_fail(err, 400, "chat_template", "messages", "%s", why);
+        return api_fail(err, 400, code == SH_ERR_LIMIT ? "schema_too_complex" : "unsupported_schema", "tools", "%s", why);
     default: return api_fail_chat(err, code, why);
     }
 }
@@ -82,7 +83,7 @@ static bool apply(struct api_job *job, struct api_error *err) {
     if (!api_constraint_compile(job, &alone, err)) return false;
     enum sh_code code = sh_chat_apply(job->chat, &request, &job->prompt, &why);
     sh_grammar_unref(alone);
-    if (code) return refuse(job, err, code, why.message);
+    if (code) return refuse(err, code, why.message);
     job->grammar = job->prompt.grammar ? sh_grammar_ref(job->prompt.grammar) : NULL;
     code = sh_chat_tokenize(job->vocab, job->prompt.text, job->prompt.parts, job->prompt.n_parts, &job->parts[0].ids,
                             &job->parts[0].n_ids, &why);

@@ -52,8 +52,8 @@ static json_t *find_tool(const json_t *tools, const char *name) {
     return NULL;
 }
 
-/* Tools whose form is right: may they be told apart? */
-static bool check_names(const json_t *tools, struct api_error *err) {
+/* Tools whose form is right: may they be told apart, and are their arguments objects? */
+static bool check_functions(const json_t *tools, struct api_error *err) {
     size_t i;
     json_t *tool;
     json_t *names = json_object();
@@ -62,7 +62,11 @@ static bool check_names(const json_t *tools, struct api_error *err) {
         char at[64];
         snprintf(at, sizeof(at), "tools[%zu].function.name", i);
         if (!ok || !(ok = check_name(json_object_get(json_object_get(tool, "function"), "name"), at, err))) break;
-        if (json_object_get(names, tool_name(tool)))
+        const json_t *type = json_object_get(json_object_get(json_object_get(tool, "function"), "parameters"), "type");
+        if (type && (!json_is_string(type) || strcmp(json_string_value(type), "object") != 0)) {
+            snprintf(at, sizeof(at), "tools[%zu].function.parameters.type", i);
+            ok = api_out_of_range(err, at, type, "\"object\"");
+        } else if (json_object_get(names, tool_name(tool)))
             ok = api_fail(err, 400, "invalid_value", at, "%s: found \"%s\" a second time, expected different names", at,
                           tool_name(tool));
         else json_object_set_new(names, tool_name(tool), json_true());
@@ -163,7 +167,7 @@ static bool parse_tools(const json_t *body, struct api_request *out, struct api_
     json_t *choice = json_incref((json_t *)api_field(body, "tool_choice"));
     bool ok = (tools || api_no_memory(err)) && former_functions(body, out, &tools, &choice, err) &&
               (!json_array_size(tools) || api_copy_json(tools, &out->chat.tools, err)) && check(&out->chat, err) &&
-              check_names(tools, err);
+              check_functions(tools, err);
     json_t *all = json_incref(tools);
     ok = ok && parse_choice(choice, &tools, out, err);
     if (ok && tools != all) { /* only some are allowed */

@@ -151,6 +151,10 @@ test('what is wrong with a form is said of its field', async () => {
     await refused(ask({ guided_regex: 'a', guided_choice: ['a'] }), 'guided_choice', 'invalid_value', /guided_regex and guided_choice/);
   }
   await refused(chat({ tools: [stop], tool_choice: 'required', guided_regex: 'a' }), 'tool_choice', 'invalid_value', /guided_regex/);
+  const tool = (properties) => ({ type: 'function', function: { name: 'f', parameters: { type: 'object', properties } } });
+  await refused(chat({ tools: [tool({ a: { type: 'strange' } })], tool_choice: 'required' }), 'tools', 'invalid_schema', /properties\/a.*type/);
+  await refused(chat({ tools: [tool({ a: { type: 'array', uniqueItems: true } })], tool_choice: 'required' }), 'tools', 'unsupported_schema',
+    /uniqueItems/);
 });
 
 test('a required call is made, whole and streamed alike', async () => {

@@ -252,6 +252,8 @@ static void test_tools(void **state) {
          "expected a JSON Schema"},
         {"\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"description\":1}}]", "tools[0].function.description",
          "a string"},
+        {"\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":{\"type\":\"array\"}}}]",
+         "tools[0].function.parameters.type", "found the string \"array\", expected \"object\""},
         {"\"tool_choice\":\"required\"", "tool_choice", "expected tools with it"},
         {TOOLS ",\"tool_choice\":\"any\"", "tool_choice", "found the string \"any\""},
         {TOOLS ",\"tool_choice\":7", "tool_choice", "found the integer 7"},
