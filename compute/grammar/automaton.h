@@ -139,6 +139,7 @@ struct sh_gr_block { /* of memory that is freed as a whole */
 struct sh_gr_level { /* of a walk along the trie */
     uint32_t *row;
     uint32_t state, done;
+    bool gate;
 };
 struct sh_gr_step { /* of a closure: a place or a repeat to go on from */
     uint32_t place, frame, count;
@@ -194,21 +195,23 @@ uint32_t sh_gr_move_state(struct sh_gr_automaton *to, const struct sh_gr_automat
 /* A count that stands for any: a repeat in such a frame begins its items for ever, and a text can end between two of them. */
 #define SH_GR_RELATIVE UINT32_MAX
 
-struct sh_gr_exit { /* a node of the trie behind one at which the rule, or an item of the repeat, is complete */
+struct sh_gr_exit { /* a node of the trie at which, or before which, the rule or an item of the repeat is complete */
     uint32_t node;
-    uint32_t done; /* items complete */
+    uint32_t done : 31; /* items complete */
+    bool gated : 1;     /* an exit behind a gate */
 };
 
 /* What a configuration does below a node of the trie, whatever lies below its rule or repeat. `slices` [levels][n_words]: the tokens that
- * need at most 1, 2, ... items of the repeat to have begun (without a repeat: one level); `deep`: those that need more. The exits, in
- * order of the classes of their bytes: from there on what follows decides; kept are those of the wanted classes. */
+ * need at most 1, 2, ... items of the repeat to have begun (without a repeat: one level); `deep`: those that need more. Where the rule or
+ * an item is complete, what follows decides from there on. Each node behind such a one is an exit; they are in order of the classes of their
+ * bytes, kept are those of the wanted classes. A node with much below it is also a gate, for what can go on with many bytes. */
 struct sh_gr_table {
     uint32_t place, loop, node; /* loop: with the bit; 0: none */
     enum { SH_GR_TABLE_HOT, SH_GR_TABLE_READY, SH_GR_TABLE_NEVER } kind; /* HOT: worth making */
-    uint32_t levels, n_deep, times_made;
+    uint32_t levels, n_deep, n_gates, times_made;
     uint32_t *slices;
     struct sh_gr_exit *deep; /* node: the token; done: items that must have begun */
-    struct sh_gr_exit *exits;
+    struct sh_gr_exit *gates, *exits;
     uint32_t *first_exit; /* [n_classes + 1] */
     uint64_t wanted[4];
 };
@@ -217,7 +220,7 @@ struct sh_gr_tables {
     struct sh_gr_table items[SH_GR_MAX_TABLES];
     uint32_t n;
     uint64_t bytes;
-    uint32_t hot; /* nodes visited that make a table worth while */
+    uint32_t hot; /* nodes visited that make a table worth while, nodes below one that make it a gate */
 };
 struct sh_gr_table *sh_gr_find_table(struct sh_gr_tables *tables, uint32_t place, uint32_t loop, uint32_t node); /* or NULL */
 void sh_gr_note_table(struct sh_gr_tables *tables, uint32_t place, uint32_t loop, uint32_t node);

@@ -2,6 +2,8 @@
 
 #include <stdlib.h>
 
+enum { MANY_BYTES = 24 }; /* that may follow: then gates are used, not the exits behind them */
+
 void sh_gr_mask_unref(struct sh_gr_mask *mask) {
     if (mask != NULL && --mask->refs == 0) free(mask);
 }
@@ -34,7 +36,7 @@ static bool walk(struct making *m, const struct sh_gr_trie *trie, uint32_t below
     const uint32_t end = nodes[below].skip;
     struct sh_gr_level *const levels = a->levels;
     uint32_t n = 0;
-    levels[nodes[below].depth] = (struct sh_gr_level){a->states[state].row, state, 0};
+    levels[nodes[below].depth] = (struct sh_gr_level){a->states[state].row, state, 0, false};
     for (uint32_t i = below + 1; i < end; n++) {
         const struct sh_gr_trie_node *node = &nodes[i];
         const struct sh_gr_level *from = &levels[node->depth - 1];
@@ -132,12 +134,20 @@ static bool apply(struct making *m, struct sh_gr_table *t, struct sh_gr_config c
     m->count_anew = true;
     for (uint32_t i = 0; i < t->n_deep; i++)
         if (t->deep[i].done <= left) m->mask->words[t->deep[i].node >> 5] |= 1u << (t->deep[i].node & 31);
+    uint32_t n_bytes = 0;
+    for (uint32_t b = 0; b < 256; b++) n_bytes += alive[p->class_of[b] >> 6] >> (p->class_of[b] & 63) & 1;
+    const bool gates = n_bytes > MANY_BYTES;
+    for (uint32_t i = 0; i < t->n_gates && gates; i++) {
+        const struct sh_gr_exit gate = t->gates[i];
+        if (t->loop != 0 && (gate.done < least || gate.done > left)) continue;
+        if (!cover(m, gate.node, behind)) return false;
+    }
     for (uint32_t k = 0; k < p->n_classes; k++) {
         if (!(alive[k >> 6] >> (k & 63) & 1)) continue;
         const uint32_t to = a->states[behind].row[k];
         for (uint32_t i = t->first_exit[k]; i < t->first_exit[k + 1]; i++) {
             const struct sh_gr_exit exit = t->exits[i];
-            if (t->loop != 0 && (exit.done < least || exit.done > left)) continue;
+            if ((gates && exit.gated) || (t->loop != 0 && (exit.done < least || exit.done > left))) continue;
             add_token(m, m->l->all.nodes[exit.node].token);
             if (!cover(m, exit.node, to)) return false;
         }

@@ -24,10 +24,11 @@ void sh_gr_note_table(struct sh_gr_tables *tables, uint32_t place, uint32_t loop
 static void empty(struct sh_gr_table *t) {
     free(t->slices);
     free(t->deep);
+    free(t->gates);
     free(t->exits);
     free(t->first_exit);
     t->slices = t->first_exit = NULL;
-    t->deep = t->exits = NULL;
+    t->deep = t->gates = t->exits = NULL;
 }
 
 void sh_gr_tables_finish(struct sh_gr_tables *tables) {
@@ -37,21 +38,22 @@ void sh_gr_tables_finish(struct sh_gr_tables *tables) {
 /* What a walk along the trie finds. */
 struct found {
     struct sh_gr_exit *tokens; /* node: the token, done: items begun */
-    struct sh_gr_exit *exits;
-    uint32_t n_tokens, tokens_capacity, n_exits, exits_capacity, most_begun;
+    struct sh_gr_exit *gates, *exits;
+    uint32_t n_tokens, tokens_capacity, n_gates, gates_capacity, n_exits, exits_capacity, most_begun;
     bool single; /* a text can be cut into items in one way only */
 };
 
-static bool add(struct sh_gr_automaton *a, struct sh_gr_exit **list, uint32_t *n, uint32_t *capacity, uint32_t node, uint32_t done) {
+static bool add(struct sh_gr_automaton *a, struct sh_gr_exit **list, uint32_t *n, uint32_t *capacity, uint32_t node, uint32_t done,
+                bool gated) {
     if (!sh_grow((void **)list, capacity, *n + 1, sizeof **list)) {
         a->failed = SH_ERR_NO_MEMORY;
         return false;
     }
-    (*list)[(*n)++] = (struct sh_gr_exit){node, done};
+    (*list)[(*n)++] = (struct sh_gr_exit){node, done & INT32_MAX, gated};
     return true;
 }
 
-static bool walk(struct sh_gr_automaton *a, const struct sh_gr_lexicon *l, const struct sh_gr_table *t, struct found *f) {
+static bool walk(struct sh_gr_automaton *a, const struct sh_gr_lexicon *l, const struct sh_gr_table *t, uint32_t hot, struct found *f) {
     const struct sh_gr_program *p = a->program;
     const struct sh_gr_trie_node *nodes = l->all.nodes;
     uint32_t top = 0, between = SH_GR_DEAD;
@@ -62,13 +64,13 @@ static bool walk(struct sh_gr_automaton *a, const struct sh_gr_lexicon *l, const
     }
     const uint32_t start = sh_gr_state_of(a, (struct sh_gr_config){t->place, top});
     if (start == SH_GR_UNKNOWN) return false;
-    a->levels[nodes[t->node].depth] = (struct sh_gr_level){a->states[start].row, start, 0};
+    a->levels[nodes[t->node].depth] = (struct sh_gr_level){a->states[start].row, start, 0, false};
     for (uint32_t i = t->node + 1; i < nodes[t->node].skip;) {
         const struct sh_gr_trie_node *node = &nodes[i];
         const struct sh_gr_level from = a->levels[node->depth - 1];
         const uint32_t byte_class = p->class_of[node->byte];
         if (a->states[from.state].can_end && (t->wanted[byte_class >> 6] >> (byte_class & 63) & 1) &&
-            !add(a, &f->exits, &f->n_exits, &f->exits_capacity, i, from.done))
+            !add(a, &f->exits, &f->n_exits, &f->exits_capacity, i, from.done, from.gate))
             return false;
         uint32_t to = from.row[byte_class];
         if (to == SH_GR_UNKNOWN) to = sh_gr_step(a, from.state, byte_class);
@@ -84,9 +86,11 @@ static bool walk(struct sh_gr_automaton *a, const struct sh_gr_lexicon *l, const
         }
         const uint32_t done = from.done + complete, begun = t->loop == 0 ? 1 : complete ? done : done + 1;
         for (int32_t token = node->token; token >= 0; token = l->same[token])
-            if (!add(a, &f->tokens, &f->n_tokens, &f->tokens_capacity, (uint32_t)token, begun)) return false;
+            if (!add(a, &f->tokens, &f->n_tokens, &f->tokens_capacity, (uint32_t)token, begun, false)) return false;
         if (node->token >= 0 && begun > f->most_begun) f->most_begun = begun;
-        a->levels[node->depth] = (struct sh_gr_level){a->states[to].row, to, done};
+        const bool gate = complete && node->skip - i > hot;
+        if (gate && !add(a, &f->gates, &f->n_gates, &f->gates_capacity, i, done, false)) return false;
+        a->levels[node->depth] = (struct sh_gr_level){a->states[to].row, to, done, gate};
         i++;
     }
     return true;
@@ -99,9 +103,12 @@ static bool fill(struct sh_gr_table *t, const struct sh_gr_lexicon *l, const str
     for (uint32_t i = 0; i < f->n_tokens; i++) t->n_deep += f->tokens[i].done > t->levels;
     t->slices = sh_calloc((uint64_t)t->levels * l->n_words, sizeof *t->slices);
     t->deep = sh_calloc(t->n_deep, sizeof *t->deep);
+    t->n_gates = f->n_gates;
+    t->gates = sh_calloc(f->n_gates, sizeof *t->gates);
     t->exits = sh_calloc(f->n_exits, sizeof *t->exits);
     t->first_exit = sh_calloc((uint64_t)p->n_classes + 1, sizeof *t->first_exit);
-    if (t->slices == NULL || t->deep == NULL || t->exits == NULL || t->first_exit == NULL) return false;
+    if (t->slices == NULL || t->deep == NULL || t->gates == NULL || t->exits == NULL || t->first_exit == NULL) return false;
+    if (f->n_gates > 0) memcpy(t->gates, f->gates, f->n_gates * sizeof *t->gates);
     uint32_t deep = 0;
     for (uint32_t i = 0; i < f->n_tokens; i++) {
         const struct sh_gr_exit token = f->tokens[i];
@@ -120,7 +127,7 @@ static bool fill(struct sh_gr_table *t, const struct sh_gr_lexicon *l, const str
 
 static uint64_t bytes_of(const struct sh_gr_table *t, const struct sh_gr_lexicon *l, const struct sh_gr_program *p) {
     return ((uint64_t)t->levels * l->n_words + p->n_classes + 1) * sizeof(uint32_t) +
-           ((uint64_t)t->n_deep + t->first_exit[p->n_classes]) * sizeof(struct sh_gr_exit);
+           ((uint64_t)t->n_deep + t->n_gates + t->first_exit[p->n_classes]) * sizeof(struct sh_gr_exit);
 }
 
 bool sh_gr_make_table(struct sh_gr_automaton *a, const struct sh_gr_lexicon *l, struct sh_gr_tables *tables, struct sh_gr_table *t,
@@ -131,7 +138,7 @@ bool sh_gr_make_table(struct sh_gr_automaton *a, const struct sh_gr_lexicon *l, 
     if (t->times_made++ == MAX_MADE || tables->bytes > max_bytes) return true;
     for (unsigned w = 0; w < 4; w++) t->wanted[w] |= wanted[w];
     struct found f = {.single = true};
-    bool ok = walk(a, l, t, &f);
+    bool ok = walk(a, l, t, tables->hot, &f);
     if (ok && f.single) {
         ok = fill(t, l, a->program, &f);
         if (ok) {
@@ -143,6 +150,7 @@ bool sh_gr_make_table(struct sh_gr_automaton *a, const struct sh_gr_lexicon *l, 
         }
     }
     free(f.tokens);
+    free(f.gates);
     free(f.exits);
     return ok;
 }

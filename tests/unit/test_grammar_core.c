@@ -321,7 +321,7 @@ static void random_expressions(void **state) {
                 }
             }
             struct sh_matcher *matcher = matcher_of(g);
-            if (round % 2) g->tables.hot = 0; /* tables for everything, */
+            if (round % 2) g->tables.hot = pick(&rng, 4); /* tables for everything, */
             if (round % 4 == 3) g->limit = 0; /* and all masks made anew */
             for (uint32_t i = 0; i < 6; i++) {
                 check_mask(matcher, v);
@@ -600,7 +600,7 @@ static void strings(void **state) {
         const enum sh_code code = sh_gr_compile(gr, root, v, &g, &err);
         sh_gr_destroy(gr);
         if (code != SH_OK) fail_msg("%s", err.message);
-        if (round % 2) g->tables.hot = 0; /* tables for everything, */
+        if (round % 2) g->tables.hot = pick(&rng, 4); /* tables for everything, */
         if (round % 4 == 3) g->limit = 0; /* and all masks made anew */
         struct sh_matcher *m = matcher_of(g);
         for (uint32_t i = 0; i < 30; i++) {
