@@ -544,6 +544,16 @@ static enum step step_key_text(struct sh_answer *a) {
     return GO;
 }
 
+/* Arguments that are a JSON string, in which the object stands. */
+static void begin_quoted(struct sh_answer *a) {
+    sh_json_begin(&a->json);
+    a->escape = 0;
+    a->high = 0;
+    a->inner_done = false;
+    a->at++;
+    a->state = QUOTED;
+}
+
 static enum step step_value(struct sh_answer *a) {
     if (!skip_space(a)) return MORE;
     const char c = a->in.text[a->at];
@@ -574,11 +584,7 @@ static enum step step_value(struct sh_answer *a) {
         a->arguments = true;
         a->state = ARGUMENTS;
     } else if (c == '"') {
-        a->escape = 0;
-        a->high = 0;
-        a->inner_done = false;
-        a->at++;
-        a->state = QUOTED;
+        begin_quoted(a);
     } else {
         a->state = OTHER_VALUE; /* null: none */
     }
@@ -711,11 +717,16 @@ static enum step step_named_body(struct sh_answer *a) {
         if (m == PERHAPS) return MORE;
         if (m == YES) return GO;
     }
-    if (a->in.text[a->at] != '{') {
-        if (!(form->flags & SH_FORM_RECIPIENT)) return BAD;
+    const char c = a->in.text[a->at];
+    if (c != '{' && (form->flags & SH_FORM_RECIPIENT)) {
         begin_code(a);
         return GO;
     }
+    if (c == '"') {
+        begin_quoted(a);
+        return GO;
+    }
+    if (c != '{') return BAD;
     sh_json_begin(&a->json);
     a->arguments = true;
     a->state = ARGUMENTS;
@@ -1104,6 +1115,8 @@ static enum step step_message_call(struct sh_answer *a) {
         sh_json_begin(&a->json);
         a->arguments = true;
         a->state = ARGUMENTS;
+    } else if (a->in.text[a->at] == '"') {
+        begin_quoted(a);
     } else {
         begin_code(a);
     }

@@ -265,6 +265,7 @@ static void test_named(void **state) {
            "0:now({})1:get_weather({\"city\": \"x\"})");
     answer(v11, "[THINK]Hm[/THINK]So[TOOL_CALLS]now[CALL_ID]abc[ARGS]{}", "R[Hm]C[So]0:now#abc({})");
     answer(v11, "[TOOL_CALLS][{\"name\": \"now\", \"arguments\": {}}]", "0:now({})");
+    answer(v11, "[TOOL_CALLS]now[ARGS]\"{\\\"a\\\": 1}\"", "0:now({\"a\": 1})");
     answer("<function=</function>", "<function=now>{\"a\": 1}</function><function=now>{}</function>",
            "0:now({\"a\": 1})1:now({})");
     static const char *const r1 = "<｜tool▁call▁begin｜> ```json <think> </think>";
