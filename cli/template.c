@@ -74,7 +74,8 @@ static json_t *read_json(const char *path) {
     if (!is_stdin) fclose(file);
     if (!read) return NULL;
     json_t *value = json_loadb(text, length, JSON_ALLOW_NUL | JSON_DECODE_ANY, &why);
-    if (!value) cli_fail("%s: not JSON at line %d, column %d: %s", is_stdin ? "standard input" : path, why.line, why.column, why.text);
+    if (!value)
+        cli_fail("%s: not JSON at line %d, column %d: %s", is_stdin ? "standard input" : path, why.line, why.column, why.text);
     free(text);
     return value;
 }
@@ -137,7 +138,8 @@ static json_t *apply_offline(const char *path, const char *which, const json_t *
                                             .messages = messages,
                                             .tools = tools,
                                             .variables = variables,
-                                            .no_generation_prompt = json_is_false(json_object_get(asked, "add_generation_prompt")),
+                                            .no_generation_prompt =
+                                                json_is_false(json_object_get(asked, "add_generation_prompt")),
                                             .continue_last = json_is_true(json_object_get(asked, "continue_last"))};
     int32_t *ids = NULL;
     size_t count = 0;
@@ -150,8 +152,8 @@ static json_t *apply_offline(const char *path, const char *which, const json_t *
         json_t *tokens = json_array();
         for (size_t i = 0; i < count; i++) json_array_append_new(tokens, json_integer(ids[i]));
         sh_chat_get_info(chat, &info);
-        reply = json_pack("{s:o, s:o, s:o, s:s, s:o, s:s, s:s}", "text", cli_json_text(prompt.text, prompt.length), "tokens", tokens,
-                          "template", cli_json_text(info.name, strlen(info.name)), "source", info.source, "reason",
+        reply = json_pack("{s:o, s:o, s:o, s:s, s:o, s:s, s:s}", "text", cli_json_text(prompt.text, prompt.length), "tokens",
+                          tokens, "template", cli_json_text(info.name, strlen(info.name)), "source", info.source, "reason",
                           cli_json_text(info.reason, strlen(info.reason)), "tools", info.tools, "reasoning", info.reasoning);
         sh_chat_prompt_finish(&prompt);
     }

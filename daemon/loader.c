@@ -392,8 +392,8 @@ static void note_parts(const struct job *job, struct model *m) {
     }
 }
 
-/* Vocabulary and chat (of a model that has logits). Before the weights where a template was asked for, which may be wrong; after them else, so that a load that fails
- * leaves nothing behind. */
+/* Vocabulary and chat (of a model that has logits). Before the weights where a template was asked for, which may be wrong; after them
+ * else, so that a load that fails leaves nothing behind. */
 static enum sh_code hold_texts(const struct job *job, const struct file_identity *identity, const char *chat_template, json_t **chat,
                                struct sh_error *err) {
     const enum sh_code code = model_hold_vocab(job->model, identity, err);
@@ -407,7 +407,8 @@ static void load(struct model *m) {
     job.wants = wants_copy(&m->wants);
     job.places = places_resolve(job.config, job.wants.places);
     job.most_layers = SH_LAYERS_AUTO;
-    const char *chat_template = job.wants.chat_template ? job.wants.chat_template : *job.config->chat_template ? job.config->chat_template : NULL;
+    const char *configured = *job.config->chat_template ? job.config->chat_template : NULL;
+    const char *chat_template = job.wants.chat_template ? job.wants.chat_template : configured;
     job.order = m->load_order;
     uint64_t size_bytes = m->size_bytes;
     model_set_state(m, MODEL_LOADING);

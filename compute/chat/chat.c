@@ -16,7 +16,7 @@ struct variant {
     struct sh_template *tmpl;
     struct sh_format *format;
     struct sh_chat_caps caps;
-    char *stop; /* NULL: none */
+    char *stop;             /* NULL: none */
     struct sh_error broken; /* code: it could not be compiled */
 };
 
@@ -70,13 +70,17 @@ static enum sh_code unknown_name(const struct sh_vocab *v, const char *which, st
     for (uint32_t i = 0; i < v->n_templates && n < sizeof names; i++)
         n += (size_t)snprintf(names + n, sizeof names - n, "%s%.40s", i > 0 ? ", " : "", v->templates[i].name);
     for (size_t i = 0; (family = sh_chat_builtin_at(i)) != NULL && n < sizeof names; i++)
-        n += (size_t)snprintf(names + n, sizeof names - n, "%s%s", i > 0 ? ", " : n > 0 ? "; built in: " : "built in: ", family->name);
+        n += (size_t)snprintf(names + n, sizeof names - n, "%s%s",
+                              i > 0   ? ", "
+                              : n > 0 ? "; built in: "
+                                      : "built in: ",
+                              family->name);
     return sh_fail(err, SH_ERR_NOT_FOUND, "chat template: found \"%.40s\", expected a file or one of %s", which, names);
 }
 
 /* `label` names the template in errors. */
-static enum sh_code make_variant(struct variant *out, const struct sh_chat *chat, const char *label, const char *text, size_t length,
-                                 struct sh_error *err) {
+static enum sh_code make_variant(struct variant *out, const struct sh_chat *chat, const char *label, const char *text,
+                                 size_t length, struct sh_error *err) {
     struct sh_error why;
     enum sh_code code = sh_template_create(text, length, &out->tmpl, &why);
     if (code != SH_OK) return sh_fail(err, code, "%.120s: %.380s", label, why.message);
@@ -90,7 +94,8 @@ static void free_variant(struct variant *v) {
     free(v->stop);
 }
 
-static enum sh_code set_names(struct sh_chat *chat, const char *name, const char *source, const char *reason, struct sh_error *err) {
+static enum sh_code set_names(struct sh_chat *chat, const char *name, const char *source, const char *reason,
+                              struct sh_error *err) {
     chat->name = strdup(name);
     chat->reason = strdup(reason);
     chat->source = source;
@@ -114,8 +119,10 @@ static enum sh_code use_own(struct sh_chat *chat, const struct sh_vocab_template
     return code == SH_OK ? set_names(chat, own->name, "model", reason, err) : code;
 }
 
-static enum sh_code use_builtin(struct sh_chat *chat, const struct sh_chat_builtin *family, const char *reason, struct sh_error *err) {
-    for (size_t i = 0; i < SH_COUNT(family->stops) && family->stops[i] != NULL; i++) chat->stops[chat->n_stops++] = family->stops[i];
+static enum sh_code use_builtin(struct sh_chat *chat, const struct sh_chat_builtin *family, const char *reason,
+                                struct sh_error *err) {
+    for (size_t i = 0; i < SH_COUNT(family->stops) && family->stops[i] != NULL; i++)
+        chat->stops[chat->n_stops++] = family->stops[i];
     const enum sh_code code = make_variant(&chat->main, chat, family->name, family->text, strlen(family->text), err);
     return code == SH_OK ? set_names(chat, family->name, "built-in", reason, err) : code;
 }
@@ -124,13 +131,15 @@ static enum sh_code choose(struct sh_chat *chat, struct sh_error *err) {
     const struct sh_vocab *v = chat->vocab;
     if (v->n_templates > 0) {
         const struct sh_vocab_template *own = find_own(v, "default"), *with_tools = find_own(v, "tool_use");
-        const enum sh_code code = use_own(chat, own != NULL ? own : &v->templates[0],
-                                          own != NULL ? "the model's own" : "the first that the model has, none being its default", err);
+        const enum sh_code code =
+            use_own(chat, own != NULL ? own : &v->templates[0],
+                    own != NULL ? "the model's own" : "the first that the model has, none being its default", err);
         if (code != SH_OK || own == NULL || with_tools == NULL) return code;
         /* one that is wrong costs the requests with tools alone */
         if (make_variant(&chat->tool_use, chat, "tokenizer.chat_template.tool_use", with_tools->text, with_tools->length,
                          &chat->tool_use.broken) != SH_OK) {
-            return chat->tool_use.broken.code == SH_ERR_NO_MEMORY ? sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a chat") : SH_OK;
+            return chat->tool_use.broken.code == SH_ERR_NO_MEMORY ? sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a chat")
+                                                                  : SH_OK;
         }
         chat->tool_use.broken.code = SH_OK;
         return SH_OK;
@@ -247,18 +256,24 @@ static bool append_mark(json_t *object, const char *key) {
     return done;
 }
 
+static enum sh_code check_last(const json_t *messages, struct sh_error *err) {
+    const size_t last = json_array_size(messages) - 1;
+    const char *role = json_string_value(json_object_get(json_array_get(messages, last), "role"));
+    if (strcmp(role, "assistant") == 0) return SH_OK;
+    return sh_fail(
+        err, SH_ERR_INVALID,
+        "messages[%zu].role: found \"%s\", expected \"assistant\": it is a message of the assistant that can be continued", last,
+        role);
+}
+
 /* The last message's content goes on, or its reasoning if it has nothing else. */
 static enum sh_code mark_end(json_t *messages, struct sh_error *err) {
-    const size_t last = json_array_size(messages) - 1;
-    json_t *message = json_array_get(messages, last), *content = json_object_get(message, "content");
-    const char *role = json_string_value(json_object_get(message, "role"));
+    json_t *message = json_array_get(messages, json_array_size(messages) - 1), *content = json_object_get(message, "content");
     bool done;
-    if (strcmp(role, "assistant") != 0)
-        return sh_fail(err, SH_ERR_INVALID, "messages[%zu].role: found \"%s\", expected \"assistant\": it is a message of the assistant that can "
-                       "be continued", last, role);
     if (json_is_array(content)) {
         json_t *part = json_array_get(content, json_array_size(content) - 1);
-        done = part != NULL ? append_mark(part, "text") : json_array_append_new(content, json_pack("{s:s,s:s}", "type", "text", "text", MARK " ")) == 0;
+        done = part != NULL ? append_mark(part, "text")
+                            : json_array_append_new(content, json_pack("{s:s,s:s}", "type", "text", "text", MARK " ")) == 0;
     } else if ((content == NULL || json_is_null(content)) && json_object_get(message, "reasoning_content") != NULL) {
         done = append_mark(message, "reasoning_content");
     } else {
@@ -281,7 +296,8 @@ static enum sh_code cut_at_mark(struct sh_chat_prompt *prompt, struct sh_error *
     size_t at = prompt->length >= n ? prompt->length - n + 1 : 0;
     while (at > 0 && memcmp(prompt->text + at - 1, mark, n) != 0) at--;
     if (at == 0)
-        return sh_fail(err, SH_ERR_INVALID, "the chat template does not show the last message as it is, so it cannot be continued");
+        return sh_fail(err, SH_ERR_INVALID,
+                       "the chat template does not show the last message as it is, so it cannot be continued");
     at--;
     const bool keeps_space = prompt->text[at + n] == ' ';
     while (!keeps_space && at > 0 && strchr(" \t\r\n", prompt->text[at - 1]) != NULL) at--;
@@ -295,25 +311,27 @@ static enum sh_code read_variables(const char *text, json_t **out, struct sh_err
     json_error_t at;
     *out = text != NULL ? json_loads(text, 0, &at) : json_object();
     if (*out == NULL)
-        return text != NULL ? sh_fail(err, SH_ERR_INVALID, "chat_template_kwargs: no JSON: %s at line %d, column %d", at.text, at.line,
-                                      at.column)
+        return text != NULL ? sh_fail(err, SH_ERR_INVALID, "chat_template_kwargs: no JSON: %s at line %d, column %d", at.text,
+                                      at.line, at.column)
                             : sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a chat's variables");
     if (!json_is_object(*out)) return sh_fail(err, SH_ERR_INVALID, "chat_template_kwargs: found no object, expected one");
     for (size_t i = 0; i < SH_COUNT(own); i++) {
         if (json_object_get(*out, own[i]) != NULL)
-            return sh_fail(err, SH_ERR_INVALID, "chat_template_kwargs.%s: found a value, expected none: the request has a field for it", own[i]);
+            return sh_fail(err, SH_ERR_INVALID,
+                           "chat_template_kwargs.%s: found a value, expected none: the request has a field for it", own[i]);
     }
     return SH_OK;
 }
 
-static enum sh_code render(const struct sh_chat *chat, const struct variant *v, const struct sh_chat_request *request, json_t *given,
-                           struct sh_chat_prompt *out, struct sh_error *err) {
-    json_t *own = sh_chat_variables(chat->bos, chat->eos, v->caps.lists, !request->no_generation_prompt && !request->continue_last);
+static enum sh_code render(const struct sh_chat *chat, const struct variant *v, const struct sh_chat_request *request,
+                           json_t *given, struct sh_chat_prompt *out, struct sh_error *err) {
+    json_t *own =
+        sh_chat_variables(chat->bos, chat->eos, v->caps.lists, !request->no_generation_prompt && !request->continue_last);
     char *trusted = own != NULL ? json_dumps(own, JSON_COMPACT) : NULL, *rest = json_dumps(given, JSON_COMPACT);
-    const enum sh_code code =
-        trusted != NULL && rest != NULL
-            ? sh_template_render_parts(v->tmpl, trusted, rest, request->now, &out->text, &out->length, &out->parts, &out->n_parts, err)
-            : sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a chat's variables");
+    const enum sh_code code = trusted != NULL && rest != NULL
+                                  ? sh_template_render_parts(v->tmpl, trusted, rest, request->now, &out->text, &out->length,
+                                                             &out->parts, &out->n_parts, err)
+                                  : sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a chat's variables");
     free(trusted);
     free(rest);
     json_decref(own);
@@ -327,6 +345,7 @@ struct input { /* a request's parts, read and checked */
 static enum sh_code read_input(const struct sh_chat_request *request, struct input *in, struct sh_error *err) {
     const char *name = request->tool_choice == SH_TOOLS_REQUIRED ? request->tool_name : NULL;
     enum sh_code code = sh_chat_read_messages(request->messages, &in->messages, err);
+    if (code == SH_OK && request->continue_last) code = check_last(in->messages, err);
     if (code == SH_OK) code = sh_chat_read_tools(request->tools, name, &in->tools, err);
     if (code == SH_OK) code = read_variables(request->variables, &in->given, err);
     if (code == SH_OK && request->tool_choice == SH_TOOLS_REQUIRED && in->tools == NULL)

@@ -30,8 +30,8 @@ const struct sh_chat_builtin *sh_chat_builtin_choose(const struct sh_vocab *voca
 /* ---- probe.c ---- */
 
 enum sh_chat_speaker { SH_CHAT_SYSTEM, SH_CHAT_USER, SH_CHAT_ASSISTANT, SH_CHAT_TOOL, SH_CHAT_SPEAKERS };
-enum { SH_TAKES_TEXT = 1, SH_TAKES_PARTS = 2 };  /* a content */
-enum { SH_TAKES_OBJECT = 1, SH_TAKES_JSON = 2 }; /* a call's arguments */
+enum { SH_TAKES_TEXT = 1, SH_TAKES_PARTS = 2 };                            /* a content */
+enum { SH_TAKES_OBJECT = 1, SH_TAKES_JSON = 2 };                           /* a call's arguments */
 enum { SH_NOTHING_NULL = 1, SH_NOTHING_ABSENT = 2, SH_NOTHING_EMPTY = 4 }; /* the content of a message that has calls alone */
 
 struct sh_chat_caps {
@@ -39,6 +39,8 @@ struct sh_chat_caps {
     uint8_t arguments;                 /* SH_TAKES_; 0: calls are not shown */
     uint8_t nothing;                   /* SH_NOTHING_; 0 where calls are not shown */
     bool beside;                       /* shows calls also in a message with a content (which it may leave out) */
+    bool one_call;                     /* shows, or takes, one call of a message alone */
+    bool short_ids;                    /* takes ids of calls that are nine letters or digits, and no others */
     bool lists;                        /* where there are no tools or documents it wants empty lists: null fails */
     bool tools;                        /* shows tools */
     bool developer;                    /* knows the word "developer" */
@@ -63,7 +65,7 @@ char *sh_chat_json(const json_t *value);
 /* Changes checked messages into what a template of these capabilities takes. `form`: how calls are written where the template does not.
  * `instructions` (may be NULL): what the model has to be told of tools, since the template does not. */
 struct sh_call_form;
-enum sh_code sh_chat_adapt(json_t *messages, const struct sh_chat_caps *caps, const struct sh_call_form *form, const char *instructions,
-                           struct sh_error *err);
+enum sh_code sh_chat_adapt(json_t *messages, const struct sh_chat_caps *caps, const struct sh_call_form *form,
+                           const char *instructions, struct sh_error *err);
 
 #endif

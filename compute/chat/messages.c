@@ -113,7 +113,8 @@ static enum sh_code check_content(const json_t *message, const char *at, bool ne
     write_place(path, "%s.content", at);
     if (content == NULL && !needed) return SH_OK;
     if (json_is_string(content)) return check_text(content, path, err);
-    if (!json_is_array(content)) return wrong(err, path, json_object_get(message, "content"), "a string or an array of text parts");
+    if (!json_is_array(content))
+        return wrong(err, path, json_object_get(message, "content"), "a string or an array of text parts");
     json_array_foreach(content, i, part) {
         char place[PLACE];
         write_place(place, "%s[%zu]", path, i);
@@ -196,13 +197,15 @@ static enum sh_code check_message(json_t *message, size_t index, struct sh_error
         if (!assistant) return wrong(err, path, calls, "calls in messages of the assistant alone");
         code = check_calls(calls, at, err);
     }
-    if (code == SH_OK && (calls == NULL || json_array_size(calls) == 0)) { /* neither null nor none means anything to a template */
+    if (code == SH_OK &&
+        (calls == NULL || json_array_size(calls) == 0)) { /* neither null nor none means anything to a template */
         json_object_del(message, "tool_calls");
         calls = NULL;
     }
     const json_t *refusal = member(message, "refusal");
     if (code == SH_OK) code = check_optional_text(message, "refusal", at, err);
-    if (code == SH_OK && refusal != NULL && member(message, "content") == NULL && json_object_set(message, "content", (json_t *)(uintptr_t)refusal) != 0)
+    if (code == SH_OK && refusal != NULL && member(message, "content") == NULL &&
+        json_object_set(message, "content", (json_t *)(uintptr_t)refusal) != 0)
         code = no_memory(err);
     static const char *const texts[] = {"name", "tool_call_id", "reasoning_content"};
     for (size_t i = 0; i < SH_COUNT(texts) && code == SH_OK; i++) {
@@ -281,7 +284,8 @@ enum sh_code sh_chat_read_tools(const char *text, const char *name, json_t **out
         const char *own = json_string_value(json_object_get(json_object_get(tool, "function"), "name"));
         known |= own != NULL && name != NULL && strcmp(own, name) == 0;
     }
-    if (code == SH_OK && !known) code = sh_fail(err, SH_ERR_INVALID, "tool_choice: found the function \"%.64s\", which is none of tools", name);
+    if (code == SH_OK && !known)
+        code = sh_fail(err, SH_ERR_INVALID, "tool_choice: found the function \"%.64s\", which is none of tools", name);
     if (code == SH_OK && json_array_size(list) > 0) *out = list;
     else json_decref(list);
     return code;
@@ -360,7 +364,8 @@ static bool add_instructions(json_t *messages, const struct sh_chat_caps *caps, 
     json_array_foreach(messages, i, message) {
         if (!system && is_role(message, "user")) return join_content(message, instructions, true);
     }
-    return json_array_insert_new(messages, 0, json_pack("{s:s,s:s}", "role", system ? "system" : "user", "content", instructions)) == 0;
+    return json_array_insert_new(messages, 0,
+                                 json_pack("{s:s,s:s}", "role", system ? "system" : "user", "content", instructions)) == 0;
 }
 
 static void add(struct sh_buffer *b, const char *text) {
@@ -578,17 +583,107 @@ static bool adapt_content(json_t *message, enum sh_chat_speaker speaker, const s
     json_t *content = json_object_get(message, "content");
     const uint8_t takes = caps->content[speaker];
     if (is_empty(content) && json_object_get(message, "tool_calls") != NULL) return adapt_nothing(message, caps);
-    if (content == NULL || json_is_null(content)) return put(message, "content", takes == SH_TAKES_PARTS ? json_array() : json_string(""));
+    if (content == NULL || json_is_null(content))
+        return put(message, "content", takes == SH_TAKES_PARTS ? json_array() : json_string(""));
     if (json_is_array(content) && (takes & SH_TAKES_PARTS) == 0) return put(message, "content", as_text(content));
     if (json_is_string(content) && takes == SH_TAKES_PARTS) return put(message, "content", as_parts(content));
     return true;
 }
 
-enum sh_code sh_chat_adapt(json_t *messages, const struct sh_chat_caps *caps, const struct sh_call_form *form, const char *instructions,
-                           struct sh_error *err) {
+/* The name of the function whose call has this id, in the messages before; NULL: there is none. */
+static const char *called_name(const json_t *messages, size_t before, const char *id) {
+    while (before-- > 0) {
+        json_t *call;
+        size_t i;
+        json_array_foreach(json_object_get(json_array_get(messages, before), "tool_calls"), i, call) {
+            const char *own = json_string_value(json_object_get(call, "id"));
+            if (own != NULL && strcmp(own, id) == 0)
+                return json_string_value(json_object_get(json_object_get(call, "function"), "name"));
+        }
+    }
+    return NULL;
+}
+
+/* Results tell which function they are of, as templates may want to know; OpenAI's clients give the call's id alone. */
+static bool name_results(json_t *messages) {
     json_t *message;
     size_t i;
+    json_array_foreach(messages, i, message) {
+        const char *id = json_string_value(json_object_get(message, "tool_call_id"));
+        if (!is_role(message, "tool") || id == NULL || json_object_get(message, "name") != NULL) continue;
+        const char *name = called_name(messages, i, id);
+        if (name != NULL && !put(message, "name", json_string(name))) return false;
+    }
+    return true;
+}
+
+/* Nine letters and digits that stand for an id (which may be such already); always the same for the same. */
+static bool shorten_id(json_t *object, const char *key) {
+    static const char alphabet[] = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    const char *id = json_string_value(json_object_get(object, key));
+    if (id == NULL || (strlen(id) == 9 && strspn(id, alphabet) == 9)) return true;
+    uint64_t hash = 14695981039346656037u; /* FNV-1a */
+    for (const char *at = id; *at != '\0'; at++) hash = (hash ^ (unsigned char)*at) * 1099511628211u;
+    char out[10] = "";
+    for (size_t i = 0; i < 9; i++, hash /= 62) out[i] = alphabet[hash % 62];
+    return put(object, key, json_string(out));
+}
+
+static bool shorten_ids(json_t *messages) {
+    json_t *message, *call;
+    size_t i, k;
     bool done = true;
+    json_array_foreach(messages, i, message) {
+        done = done && shorten_id(message, "tool_call_id");
+        json_array_foreach(json_object_get(message, "tool_calls"), k, call) done = done && shorten_id(call, "id");
+    }
+    return done;
+}
+
+static bool same_id(const json_t *call, const json_t *result) {
+    const char *a = json_string_value(json_object_get(call, "id")),
+               *b = json_string_value(json_object_get(result, "tool_call_id"));
+    return a != NULL && b != NULL && strcmp(a, b) == 0;
+}
+
+/* Several calls of a message, and the results behind it, become one call after the other, each followed by its result. */
+static bool serialise_calls(json_t *messages) {
+    for (size_t i = 0; i < json_array_size(messages); i++) {
+        json_t *calls = json_object_get(json_array_get(messages, i), "tool_calls");
+        const size_t n = json_array_size(calls);
+        if (n < 2) continue;
+        json_incref(calls);
+        json_t *first = json_pack("[O]", json_array_get(calls, 0));
+        bool done = first != NULL && json_object_set_new(json_array_get(messages, i), "tool_calls", first) == 0;
+        size_t at = i; /* the call whose results are being gathered */
+        for (size_t k = 0; k < n && done; k++) {
+            if (k > 0) {
+                json_t *next = json_pack("{s:s,s:[O]}", "role", "assistant", "tool_calls", json_array_get(calls, k));
+                done = next != NULL && json_array_insert_new(messages, ++at, next) == 0;
+            }
+            size_t from = at + 1;
+            while (done && from < json_array_size(messages) && is_role(json_array_get(messages, from), "tool")) {
+                json_t *result = json_array_get(messages, from++);
+                if (!same_id(json_array_get(calls, k), result)) continue;
+                json_incref(result);
+                json_array_remove(messages, from - 1);
+                done = json_array_insert_new(messages, ++at, result) == 0;
+            }
+        }
+        json_decref(calls);
+        if (!done) return false;
+        i = at;
+    }
+    return true;
+}
+
+enum sh_code sh_chat_adapt(json_t *messages, const struct sh_chat_caps *caps, const struct sh_call_form *form,
+                           const char *instructions, struct sh_error *err) {
+    json_t *message;
+    size_t i;
+    bool done = name_results(messages);
+    if (done && caps->short_ids) done = shorten_ids(messages);
+    if (done && caps->one_call) done = serialise_calls(messages);
     json_array_foreach(messages, i, message) {
         if (!caps->developer && is_role(message, "developer")) done = done && put(message, "role", json_string("system"));
         if (caps->arguments == 0 && json_object_get(message, "tool_calls") != NULL) done = done && write_calls(message, form);

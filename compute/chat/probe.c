@@ -10,6 +10,7 @@ struct probe {
     const struct sh_template *tmpl;
     const char *bos, *eos;
     bool lists, always_tools; /* what the template fails without */
+    bool given_up;            /* a rendering went beyond the limits: no time for more of them */
     bool failed;              /* no memory */
 };
 
@@ -31,9 +32,9 @@ json_t *sh_chat_variables(const char *bos, const char *eos, bool lists, bool add
 }
 
 static json_t *a_tool(void) {
-    return json_pack("[{s:s,s:{s:s,s:s,s:{s:s,s:{s:{s:s,s:s}},s:[s]}}}]", "type", "function", "function", "name", TOOL, "description",
-                     "It helps", "parameters", "type", "object", "properties", PARAMETER, "type", "string", "description", "a text",
-                     "required", PARAMETER);
+    return json_pack("[{s:s,s:{s:s,s:s,s:{s:s,s:{s:{s:s,s:s}},s:[s]}}}]", "type", "function", "function", "name", TOOL,
+                     "description", "It helps", "parameters", "type", "object", "properties", PARAMETER, "type", "string",
+                     "description", "a text", "required", PARAMETER);
 }
 
 /* Takes over both references; tools may be NULL. malloc'd; NULL: the template does not take that. */
@@ -46,10 +47,11 @@ static char *render(struct probe *p, json_t *messages, json_t *tools, bool promp
     if (json_object_set(variables, "messages", messages) != 0) p->failed = true;
     if (!p->failed) json = json_dumps(variables, JSON_COMPACT);
     if (json == NULL) p->failed = true;
-    if (!p->failed) {
+    if (!p->failed && !p->given_up) {
         struct sh_error why;
         const enum sh_code code = sh_template_render(p->tmpl, json, strlen(json), "2025-01-01T00:00:00", &text, &length, &why);
         if (code == SH_ERR_NO_MEMORY) p->failed = true;
+        if (code == SH_ERR_LIMIT) p->given_up = true;
     }
     free(json);
     json_decref(variables);
@@ -66,11 +68,13 @@ static json_t *message(const char *role, const char *text, bool parts) {
     return json_pack("{s:s,s:s}", "role", role, "content", text);
 }
 
+#define LONG_ID "call_0123456789abcdefghijkl"
+
 /* A message of a call: with a content, or `nothing`. The arguments as an object or as the text of one. */
 static json_t *calling(bool object, uint32_t nothing, const char *content) {
     json_t *arguments = object ? json_pack("{s:s}", KEY, VALUE) : json_string("{\"" KEY "\": \"" VALUE "\"}");
-    json_t *m = json_pack("{s:s,s:[{s:s,s:s,s:{s:s,s:o}}]}", "role", "assistant", "tool_calls", "id", CALL_ID, "type",
-                          "function", "function", "name", CALLED, "arguments", arguments);
+    json_t *m = json_pack("{s:s,s:[{s:s,s:s,s:{s:s,s:o}}]}", "role", "assistant", "tool_calls", "id", CALL_ID, "type", "function",
+                          "function", "name", CALLED, "arguments", arguments);
     if (nothing == SH_NOTHING_NULL) json_object_set_new(m, "content", json_null());
     else if (nothing != SH_NOTHING_ABSENT) json_object_set_new(m, "content", json_string(content));
     return m;
@@ -114,9 +118,7 @@ static uint8_t takes_content(struct probe *p, json_t *(*make)(bool parts)) {
     return takes;
 }
 
-static json_t *by_system(bool parts) {
-    return json_pack("[o,o]", message("system", SAID, parts), message("user", NEXT, parts));
-}
+static json_t *by_system(bool parts) { return json_pack("[o,o]", message("system", SAID, parts), message("user", NEXT, parts)); }
 static json_t *by_user(bool parts) { return json_pack("[o]", message("user", SAID, parts)); }
 static json_t *by_assistant(bool parts) {
     return json_pack("[o,o,o]", message("user", NEXT, parts), message("assistant", SAID, parts), message("user", NEXT, parts));
@@ -152,10 +154,46 @@ static void probe_arguments(struct probe *p, struct sh_chat_caps *caps) {
         if (shown == 0 || !as_json) continue;
         as_json = plain != 0;
         caps->arguments |= object != 0 ? SH_TAKES_OBJECT : SH_TAKES_JSON;
-        if ((shown & SH_NOTHING_EMPTY) != 0 && prints_null[SH_NOTHING_NULL] && !prints_null[SH_NOTHING_EMPTY]) shown &= ~(uint32_t)SH_NOTHING_NULL;
-        if ((shown & SH_NOTHING_EMPTY) != 0 && prints_null[SH_NOTHING_ABSENT] && !prints_null[SH_NOTHING_EMPTY]) shown &= ~(uint32_t)SH_NOTHING_ABSENT;
+        if ((shown & SH_NOTHING_EMPTY) != 0 && prints_null[SH_NOTHING_NULL] && !prints_null[SH_NOTHING_EMPTY])
+            shown &= ~(uint32_t)SH_NOTHING_NULL;
+        if ((shown & SH_NOTHING_EMPTY) != 0 && prints_null[SH_NOTHING_ABSENT] && !prints_null[SH_NOTHING_EMPTY])
+            shown &= ~(uint32_t)SH_NOTHING_ABSENT;
         caps->nothing = (uint8_t)(caps->nothing == 0 ? shown : caps->nothing & shown);
     }
+}
+
+/* A second call of the same message, or of a message behind the result; its argument is SAID. */
+static json_t *second_call(bool object) {
+    json_t *arguments = object ? json_pack("{s:s}", KEY, SAID) : json_string("{\"" KEY "\": \"" SAID "\"}");
+    return json_pack("{s:s,s:s,s:{s:s,s:o}}", "id", CALL_ID, "type", "function", "function", "name", CALLED, "arguments",
+                     arguments);
+}
+
+static void probe_one_call(struct probe *p, struct sh_chat_caps *caps, bool object, uint32_t nothing) {
+    const bool user_parts = (caps->content[SH_CHAT_USER] & SH_TAKES_TEXT) == 0;
+    json_t *both = calling(object, nothing, ""), *again = calling(object, nothing, "");
+    json_array_append_new(json_object_get(both, "tool_calls"), second_call(object));
+    json_array_set_new(json_object_get(again, "tool_calls"), 0, second_call(object));
+    char *text =
+        render(p, json_pack("[o,o,o,o]", message("user", NEXT, user_parts), both, result(NEXT, false), result(NEXT, false)),
+               a_tool(), true);
+    char *apart = render(p,
+                         json_pack("[o,o,o,o,o]", message("user", NEXT, user_parts), calling(object, nothing, ""),
+                                   result(NEXT, false), again, result(NEXT, false)),
+                         a_tool(), true);
+    caps->one_call = !contains(text, SAID) && contains(apart, SAID);
+    free(text);
+    free(apart);
+}
+
+static void probe_ids(struct probe *p, struct sh_chat_caps *caps, bool object, uint32_t nothing) {
+    const bool user_parts = (caps->content[SH_CHAT_USER] & SH_TAKES_TEXT) == 0;
+    json_t *call = calling(object, nothing, ""), *answer = result(NEXT, false);
+    json_object_set_new(json_array_get(json_object_get(call, "tool_calls"), 0), "id", json_string(LONG_ID));
+    json_object_set_new(answer, "tool_call_id", json_string(LONG_ID));
+    char *text = render(p, json_pack("[o,o,o]", message("user", NEXT, user_parts), call, answer), a_tool(), true);
+    caps->short_ids = !takes_arguments(text, object);
+    free(text);
 }
 
 static void probe_calls(struct probe *p, struct sh_chat_caps *caps) {
@@ -165,6 +203,10 @@ static void probe_calls(struct probe *p, struct sh_chat_caps *caps) {
     char *both = render_call(p, caps, calling(object, 0, SAID), NEXT, false);
     caps->beside = takes_arguments(both, object);
     free(both);
+    if (caps->arguments != 0) {
+        probe_one_call(p, caps, object, nothing);
+        probe_ids(p, caps, object, nothing);
+    }
     for (int parts = 0; parts < 2; parts++) {
         char *text = render_call(p, caps, calling(object, nothing, ""), SAID, parts != 0);
         if (contains(text, SAID) && !is_raw(text)) caps->content[SH_CHAT_TOOL] |= parts != 0 ? SH_TAKES_PARTS : SH_TAKES_TEXT;
@@ -179,7 +221,8 @@ static void probe_tools(struct probe *p, struct sh_chat_caps *caps) {
     caps->tools = contains(text, TOOL);
     free(text);
     if (caps->tools || caps->content[SH_CHAT_SYSTEM] == 0) return;
-    text = render(p, json_pack("[o,o]", message("system", NEXT, system_parts), message("user", NEXT, user_parts)), a_tool(), true);
+    text =
+        render(p, json_pack("[o,o]", message("system", NEXT, system_parts), message("user", NEXT, user_parts)), a_tool(), true);
     caps->tools = contains(text, TOOL);
     free(text);
 }
@@ -190,7 +233,8 @@ static void probe_reasoning(struct probe *p, struct sh_chat_caps *caps) {
     const bool user_parts = (caps->content[SH_CHAT_USER] & SH_TAKES_TEXT) == 0;
     for (size_t i = 0; i < SH_COUNT(keys) && caps->reasoning == NULL; i++) {
         for (int with_call = 0; with_call < 2 && caps->reasoning == NULL; with_call++) {
-            json_t *answer = with_call ? calling((caps->arguments & SH_TAKES_OBJECT) != 0, 0, "") : message("assistant", NEXT, false);
+            json_t *answer =
+                with_call ? calling((caps->arguments & SH_TAKES_OBJECT) != 0, 0, "") : message("assistant", NEXT, false);
             json_object_set_new(answer, keys[i], json_string(SAID));
             json_t *dialogue = json_pack("[o,o]", message("user", NEXT, user_parts), answer);
             if (with_call) json_array_append_new(dialogue, result(NEXT, false));

@@ -48,14 +48,14 @@ static enum sh_code answer(struct template_state *state, const struct sh_vocab *
     size_t bytes = 6 * prompt.length + 2048; /* a character may take six as an escape */
     for (size_t i = 0; code == SH_OK && i < count; i++) bytes += (size_t)snprintf(NULL, 0, "%d,", ids[i]);
     if (code == SH_OK && bytes > FRAME_MAX_BYTES)
-        code = sh_fail(&state->err, SH_ERR_LIMIT, "the prompt has %zu bytes and %zu tokens: a message of 16 MiB may not hold them",
-                       prompt.length, count);
+        code = sh_fail(&state->err, SH_ERR_LIMIT,
+                       "the prompt has %zu bytes and %zu tokens: a message of 16 MiB may not hold them", prompt.length, count);
     if (code == SH_OK) {
         json_t *tokens = json_array();
         for (size_t i = 0; i < count; i++) json_array_append_new(tokens, json_integer(ids[i]));
         sh_chat_get_info(chat, &info);
-        state->reply = json_pack("{so so so ss so ss ss}", "text", json_bytes(prompt.text, prompt.length), "tokens", tokens, "template",
-                                 json_bytes(info.name, strlen(info.name)), "source", info.source, "reason",
+        state->reply = json_pack("{so so so ss so ss ss}", "text", json_bytes(prompt.text, prompt.length), "tokens", tokens,
+                                 "template", json_bytes(info.name, strlen(info.name)), "source", info.source, "reason",
                                  json_bytes(info.reason, strlen(info.reason)), "tools", info.tools, "reasoning", info.reasoning);
     }
     free(ids);

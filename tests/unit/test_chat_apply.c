@@ -13,8 +13,8 @@
 
 #include <cmocka.h>
 
-#define CHATML \
-    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}" \
+#define CHATML                                                                                                                   \
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"                       \
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 
 static const char *const chatml_tokens[] = {"<|im_start|>", "<|im_end|>", NULL};
@@ -67,7 +67,8 @@ static void expect(const struct sh_chat *chat, const char *messages, const char 
 
 /* ---- which template ---- */
 
-static void check_choice(const struct sh_vocab *v, const char *which, const char *name, const char *source, const char *in_reason) {
+static void check_choice(const struct sh_vocab *v, const char *which, const char *name, const char *source,
+                         const char *in_reason) {
     struct sh_chat *chat = chat_of(v, which);
     struct sh_chat_info info;
     sh_chat_get_info(chat, &info);
@@ -81,10 +82,12 @@ static void test_choice(void **state) {
     (void)state;
     struct sh_chat *chat;
     struct sh_error err;
-    const struct chatvocab_template named[] = {
-        {NULL, "default:{% for m in messages %}{{ m.content }}{% endfor %}", 0},
-        {"tool_use", "tools:{{ tools | length }}{% for t in tools %}{{ t.function.name }}{% endfor %}{% for m in messages %}{{ m.content }}{% endfor %}", 0},
-        {"rag", "rag", 0}};
+    const struct chatvocab_template named[] = {{NULL, "default:{% for m in messages %}{{ m.content }}{% endfor %}", 0},
+                                               {"tool_use",
+                                                "tools:{{ tools | length }}{% for t in tools %}{{ t.function.name }}{% endfor "
+                                                "%}{% for m in messages %}{{ m.content }}{% endfor %}",
+                                                0},
+                                               {"rag", "rag", 0}};
     struct sh_vocab *v = chatvocab_create("named.gguf", chatml_tokens, named, 3);
     check_choice(v, NULL, "default", "model", "own");
     check_choice(v, "default", "default", "model", "asked for");
@@ -100,9 +103,11 @@ static void test_choice(void **state) {
     assert_int_equal(sh_chat_create(v, "/", &chat, &err), SH_ERR_IO);
 
     /* the one for tools, unless another was asked for */
-    const char *tools = "[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]", *messages = "[{\"role\":\"user\",\"content\":\"u\"}]";
+    const char *tools = "[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]",
+               *messages = "[{\"role\":\"user\",\"content\":\"u\"}]";
     const struct sh_chat_request with = {.size = sizeof with, .messages = messages, .tools = tools};
-    const struct sh_chat_request hidden = {.size = sizeof hidden, .messages = messages, .tools = tools, .tool_choice = SH_TOOLS_NONE};
+    const struct sh_chat_request hidden = {
+        .size = sizeof hidden, .messages = messages, .tools = tools, .tool_choice = SH_TOOLS_NONE};
     chat = chat_of(v, NULL);
     expect(chat, messages, "default:u");
     expect_request(chat, &with, "tools:1fu");
@@ -170,13 +175,16 @@ static void test_families(void **state) {
         {{"<start_of_turn>", "<end_of_turn>"},
          "gemma",
          "<s><start_of_turn>user\nU1<end_of_turn>\n<start_of_turn>model\n",
-         "<s><start_of_turn>user\nS\n\nU1<end_of_turn>\n<start_of_turn>model\nA<end_of_turn>\n<start_of_turn>user\nU2<end_of_turn>\n"
+         "<s><start_of_turn>user\nS\n\nU1<end_of_turn>\n<start_of_turn>model\nA<end_of_turn>\n<start_of_turn>user\nU2<end_of_"
+         "turn>\n"
          "<start_of_turn>model\n"},
         {{"<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>", "<|CHATBOT_TOKEN|>", "<|USER_TOKEN|>", "<|SYSTEM_TOKEN|>"},
          "command-r",
          "<s><|START_OF_TURN_TOKEN|><|USER_TOKEN|>U1<|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>",
-         "<s><|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>S<|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|><|USER_TOKEN|>U1<|END_OF_TURN_TOKEN|>"
-         "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>A<|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|><|USER_TOKEN|>U2<|END_OF_TURN_TOKEN|>"
+         "<s><|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>S<|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|><|USER_TOKEN|>U1<|END_OF_TURN_"
+         "TOKEN|>"
+         "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>A<|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|><|USER_TOKEN|>U2<|END_OF_TURN_"
+         "TOKEN|>"
          "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>"},
         {{"<｜User｜>", "<｜Assistant｜>"},
          "deepseek",
@@ -191,7 +199,8 @@ static void test_families(void **state) {
         {{"<|start|>", "<|channel|>", "<|message|>", "<|end|>"},
          "gpt-oss",
          "<|start|>user<|message|>U1<|end|><|start|>assistant",
-         "<|start|>system<|message|>S<|end|><|start|>user<|message|>U1<|end|><|start|>assistant<|channel|>final<|message|>A<|end|>"
+         "<|start|>system<|message|>S<|end|><|start|>user<|message|>U1<|end|><|start|>assistant<|channel|>final<|message|>A<|end|"
+         ">"
          "<|start|>user<|message|>U2<|end|><|start|>assistant"},
         {{"[gMASK]", "<sop>", "<|user|>", "<|assistant|>", "<|system|>"},
          "glm4",
@@ -213,7 +222,8 @@ static void test_families(void **state) {
         {"zephyr", "<|system|>\nS</s>\n<|user|>\nU1</s>\n<|assistant|>\nA</s>\n<|user|>\nU2</s>\n<|assistant|>\n", "<|user|>"},
         {"llama2", "<s>[INST] <<SYS>>\nS\n<</SYS>>\n\nU1 [/INST] A </s><s>[INST] U2 [/INST]", "[INST]"},
         {"vicuna", "S USER: U1 ASSISTANT: A</s>USER: U2 ASSISTANT:", "USER:"},
-        {"alpaca", "S\n\n### Instruction:\nU1\n\n### Response:\nA\n\n### Instruction:\nU2\n\n### Response:\n", "### Instruction:"},
+        {"alpaca", "S\n\n### Instruction:\nU1\n\n### Response:\nA\n\n### Instruction:\nU2\n\n### Response:\n",
+         "### Instruction:"},
         {"chatml", NULL, "<|im_end|>"}, /* the vocabulary has no such token, so its text ends the answer */
     };
     static const char turns[] = "[{\"role\":\"system\",\"content\":\"S\"},{\"role\":\"user\",\"content\":\"U1\"},"
@@ -267,7 +277,8 @@ static void test_refusals(void **state) {
         {"[1]", "messages[0]: found the integer 1", "object"},
         {"[{\"content\":\"x\"}]", "messages[0].role: missing", "\"user\""},
         {"[{\"role\":7,\"content\":\"x\"}]", "messages[0].role: found the integer 7", ""},
-        {"[{\"role\":\"user\",\"content\":\"x\"},{\"role\":\"critic\",\"content\":\"x\"}]", "messages[1].role: found the string \"critic\"", ""},
+        {"[{\"role\":\"user\",\"content\":\"x\"},{\"role\":\"critic\",\"content\":\"x\"}]",
+         "messages[1].role: found the string \"critic\"", ""},
         {"[{\"role\":\"us\\u0000er\",\"content\":\"x\"}]", "messages[0].role: ", ""},
         {"[{\"role\":\"user\"}]", "messages[0].content: missing", "a string or an array"},
         {"[{\"role\":\"user\",\"content\":null}]", "messages[0].content: found null", ""},
@@ -276,21 +287,26 @@ static void test_refusals(void **state) {
         {"[{\"role\":\"user\",\"content\":[1]}]", "messages[0].content[0]: found the integer 1", ""},
         {"[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"image_url\",\"image_url\":{}}]}]",
          "messages[0].content[1].type: found the string \"image_url\"", "text"},
-        {"[{\"role\":\"user\",\"content\":[{\"type\":\"input_audio\"}]}]", "messages[0].content[0].type: found the string \"input_audio\"", ""},
+        {"[{\"role\":\"user\",\"content\":[{\"type\":\"input_audio\"}]}]",
+         "messages[0].content[0].type: found the string \"input_audio\"", ""},
         {"[{\"role\":\"user\",\"content\":[{\"type\":\"text\"}]}]", "messages[0].content[0].text: missing", ""},
         {"[{\"role\":\"user\",\"content\":\"x\",\"name\":1}]", "messages[0].name: found the integer 1", ""},
         {"[{\"role\":\"assistant\"}]", "messages[0].content: missing", ""},
         {"[{\"role\":\"assistant\",\"content\":null}]", "messages[0].content: found null", ""},
-        {"[{\"role\":\"assistant\",\"content\":\"x\",\"reasoning_content\":[]}]", "messages[0].reasoning_content: found an array", ""},
+        {"[{\"role\":\"assistant\",\"content\":\"x\",\"reasoning_content\":[]}]", "messages[0].reasoning_content: found an array",
+         ""},
         {"[{\"role\":\"assistant\",\"tool_calls\":{}}]", "messages[0].tool_calls: found an object", ""},
         {"[{\"role\":\"assistant\",\"tool_calls\":[1]}]", "messages[0].tool_calls[0]: found the integer 1", ""},
-        {"[{\"role\":\"assistant\",\"tool_calls\":[{\"type\":\"custom\"}]}]", "messages[0].tool_calls[0].type: found", "\"function\""},
+        {"[{\"role\":\"assistant\",\"tool_calls\":[{\"type\":\"custom\"}]}]", "messages[0].tool_calls[0].type: found",
+         "\"function\""},
         {"[{\"role\":\"assistant\",\"tool_calls\":[{}]}]", "messages[0].tool_calls[0].function: missing", ""},
         {"[{\"role\":\"assistant\",\"tool_calls\":[{\"function\":{}}]}]", "messages[0].tool_calls[0].function.name: missing", ""},
         {"[{\"role\":\"assistant\",\"tool_calls\":[{\"function\":{\"name\":\"f\",\"arguments\":1}}]}]",
          "messages[0].tool_calls[0].function.arguments: found the integer 1", ""},
-        {"[{\"role\":\"assistant\",\"tool_calls\":[{\"id\":1,\"function\":{\"name\":\"f\"}}]}]", "messages[0].tool_calls[0].id: found", ""},
-        {"[{\"role\":\"user\",\"content\":\"x\",\"tool_calls\":[{\"function\":{\"name\":\"f\"}}]}]", "messages[0].tool_calls: found an array", "assistant"},
+        {"[{\"role\":\"assistant\",\"tool_calls\":[{\"id\":1,\"function\":{\"name\":\"f\"}}]}]",
+         "messages[0].tool_calls[0].id: found", ""},
+        {"[{\"role\":\"user\",\"content\":\"x\",\"tool_calls\":[{\"function\":{\"name\":\"f\"}}]}]",
+         "messages[0].tool_calls: found an array", "assistant"},
         {"[{\"role\":\"tool\",\"content\":\"x\",\"tool_call_id\":1}]", "messages[0].tool_call_id: found", ""},
         {"[{\"role\":\"assistant\",\"function_call\":1,\"content\":\"\"}]", "messages[0].function_call: found the integer 1", ""},
         {"[{\"role\":\"assistant\",\"content\":\"x\",\"audio\":{\"id\":\"a\"}}]", "messages[0].audio: found an object", ""},
@@ -313,7 +329,8 @@ static void test_refusals(void **state) {
         {"[{\"type\":\"function\"}]", NULL, "tools[0].function: missing"},
         {"[{\"type\":\"function\",\"function\":{}}]", NULL, "tools[0].function.name: missing"},
         {"[{\"type\":\"function\",\"function\":{\"name\":\"\"}}]", NULL, "tools[0].function.name: found the string \"\""},
-        {"[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":[]}}]", NULL, "tools[0].function.parameters: found an array"},
+        {"[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":[]}}]", NULL,
+         "tools[0].function.parameters: found an array"},
         {"[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]", "g", "tool_choice: found the function \"g\""},
         {"[]", NULL, "tool_choice: a call is required"},
         {NULL, "g", "tool_choice: found the function"},
@@ -327,7 +344,8 @@ static void test_refusals(void **state) {
         assert_int_equal(sh_chat_check(&request, &err), SH_ERR_INVALID);
         if (strncmp(err.message, tools[i].begins, strlen(tools[i].begins)) != 0) fail_msg("%zu: %s", i, err.message);
     }
-    static const char *const variables[] = {"[]", "{", "{\"messages\":[]}", "{\"tools\":null}", "{\"add_generation_prompt\":false}"};
+    static const char *const variables[] = {"[]", "{", "{\"messages\":[]}", "{\"tools\":null}",
+                                            "{\"add_generation_prompt\":false}"};
     for (size_t i = 0; i < sizeof variables / sizeof *variables; i++) {
         const struct sh_chat_request request = {
             .size = sizeof request, .messages = "[{\"role\":\"user\",\"content\":\"x\"}]", .variables = variables[i]};
@@ -348,10 +366,11 @@ static void test_templates_that_refuse(void **state) {
     (void)state;
     struct sh_error err;
     struct sh_chat_prompt prompt;
-    struct sh_vocab *v = vocab_with(NULL, "{% if messages[0].content == 'no' %}{{ raise_exception('I will not') }}{% endif %}"
-                                          "{% if messages[0].content == 'loop' %}{% for a in range(99999) %}{% for b in range(99999) %}"
-                                          "{{ '' }}{% endfor %}{% endfor %}{% endif %}"
-                                          "{% if messages[0].content == 'add' %}{{ 'a' + 1 }}{% endif %}{{ messages[0].content }}");
+    struct sh_vocab *v =
+        vocab_with(NULL, "{% if messages[0].content == 'no' %}{{ raise_exception('I will not') }}{% endif %}"
+                         "{% if messages[0].content == 'loop' %}{% for a in range(99999) %}{% for b in range(99999) %}"
+                         "{{ '' }}{% endfor %}{% endfor %}{% endif %}"
+                         "{% if messages[0].content == 'add' %}{{ 'a' + 1 }}{% endif %}{{ messages[0].content }}");
     struct sh_chat *chat = chat_of(v, NULL);
     struct sh_chat_request request = {.size = sizeof request, .messages = "[{\"role\":\"user\",\"content\":\"no\"}]"};
     assert_int_equal(sh_chat_apply(chat, &request, &prompt, &err), SH_ERR_INVALID);
@@ -362,6 +381,12 @@ static void test_templates_that_refuse(void **state) {
     assert_int_equal(sh_chat_apply(chat, &request, &prompt, &err), SH_ERR_FORMAT);
     assert_null(prompt.text);
     sh_chat_destroy(chat);
+    sh_vocab_close(v);
+    /* one that uses up its steps is not asked again and again */
+    v = vocab_with(NULL, "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}");
+    struct sh_chat *slow = chat_of(v, NULL);
+    assert_int_equal(sh_chat_apply(slow, &request, &prompt, &err), SH_ERR_LIMIT);
+    sh_chat_destroy(slow);
     sh_vocab_close(v);
     v = vocab_with(NULL, "{{ raise_exception('never') }}"); /* probes fail, the chat is there all the same */
     chat = chat_of(v, NULL);
@@ -374,9 +399,9 @@ static void test_templates_that_refuse(void **state) {
 /* ---- what is adapted ---- */
 
 #define USER(text) "{\"role\":\"user\",\"content\":\"" text "\"}"
-#define CALL(arguments) \
-    "{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"id\":\"c1\",\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":" \
-    arguments "}}]}"
+#define CALL(arguments)                                                                                                          \
+    "{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"id\":\"c1\",\"type\":\"function\",\"function\":{\"name\":"      \
+    "\"f\",\"arguments\":" arguments "}}]}"
 #define RESULT "{\"role\":\"tool\",\"tool_call_id\":\"c1\",\"name\":\"f\",\"content\":\"7\"}"
 static const char one_tool[] = "[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":{\"minimum\":0.1}}}]";
 
@@ -390,13 +415,15 @@ static void test_contents(void **state) {
     expect(chat, "[{\"role\":\"developer\",\"content\":\"d\"}," USER("u") "]",
            "<|im_start|>system\nd<|im_end|>\n<|im_start|>user\nu<|im_end|>\n<|im_start|>assistant\n");
     expect(chat, "[" USER("u") ",{\"role\":\"assistant\",\"refusal\":\"no\"}," USER("v") "]",
-           "<|im_start|>user\nu<|im_end|>\n<|im_start|>assistant\nno<|im_end|>\n<|im_start|>user\nv<|im_end|>\n<|im_start|>assistant\n");
+           "<|im_start|>user\nu<|im_end|>\n<|im_start|>assistant\nno<|im_end|>\n<|im_start|>user\nv<|im_end|>\n<|im_start|>"
+           "assistant\n");
     const struct sh_chat_request bare = {.size = sizeof bare, .messages = "[" USER("u") "]", .no_generation_prompt = true};
     expect_request(chat, &bare, "<|im_start|>user\nu<|im_end|>\n");
     sh_chat_destroy(chat);
     sh_vocab_close(v);
 
-    v = vocab_with(NULL, "{% for m in messages %}{{ m.role }}:{% for p in m.content %}{{ p.type }}={{ p.text }};{% endfor %}{% endfor %}");
+    v = vocab_with(
+        NULL, "{% for m in messages %}{{ m.role }}:{% for p in m.content %}{{ p.type }}={{ p.text }};{% endfor %}{% endfor %}");
     chat = chat_of(v, NULL);
     expect(chat, "[" USER("u") "]", "user:text=u;");
     expect(chat, "[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\",\"text\":\"b\"}]}]",
@@ -419,14 +446,16 @@ static void test_contents(void **state) {
 /* Arguments come as text from clients; templates want them as an object, as text, or do not care. */
 static void test_arguments(void **state) {
     (void)state;
-    static const char begin[] = "{% for m in messages %}{% if m.tool_calls %}{% for c in m.tool_calls %}{{ c.function.name }}(", end[] =
-        ")\n{% endfor %}{% else %}{{ m.role }} {{ m.content }}\n{% endif %}{% endfor %}{{ tools | length if tools }}";
+    static const char
+        begin[] = "{% for m in messages %}{% if m.tool_calls %}{% for c in m.tool_calls %}{{ c.function.name }}(",
+        end[] = ")\n{% endfor %}{% else %}{{ m.role }} {{ m.content }}\n{% endif %}{% endfor %}{{ tools | length if tools }}";
     static const struct {
         const char *arguments, *from_text, *from_object;
     } cases[] = {
         {"{{ c.function.arguments | tojson }}", "{\"x\": [1, 0.1]}", "{\"x\": [1, 0.1]}"},
         {"{{ c.function.arguments }}", "{ \"x\": [1,0.1] }", "{\"x\": [1, 0.1]}"},
-        {"{% if c.function.arguments is string %}{{ c.function.arguments }}{% else %}{{ c.function.arguments | tojson }}{% endif %}",
+        {"{% if c.function.arguments is string %}{{ c.function.arguments }}{% else %}{{ c.function.arguments | tojson }}{% endif "
+         "%}",
          "{ \"x\": [1,0.1] }", "{\"x\": [1, 0.1]}"},
         {"{% for k, v in c.function.arguments.items() %}<{{ k }}>{{ v | tojson }}{% endfor %}", "<x>[1, 0.1]", "<x>[1, 0.1]"},
     };
@@ -442,8 +471,9 @@ static void test_arguments(void **state) {
         sh_chat_destroy(chat);
         sh_vocab_close(v);
     }
-    struct sh_vocab *v = vocab_with(NULL, "{% for m in messages %}{% for c in m.tool_calls %}{{ c.function.name }}({{ c.function.arguments | tojson }}"
-                                          "){% endfor %}{{ m.role }}={{ m.content }};{% endfor %}");
+    struct sh_vocab *v = vocab_with(
+        NULL, "{% for m in messages %}{% for c in m.tool_calls %}{{ c.function.name }}({{ c.function.arguments | tojson }}"
+              "){% endfor %}{{ m.role }}={{ m.content }};{% endfor %}");
     struct sh_chat *chat = chat_of(v, NULL);
     expect(chat, "[" USER("u") "," CALL("\" \"") "," RESULT "]", "user=u;f({})assistant=;tool=7;");
     expect(chat, "[" USER("u") "," CALL("null") "," RESULT "]", "user=u;f({})assistant=;tool=7;");
@@ -453,8 +483,10 @@ static void test_arguments(void **state) {
     assert_non_null(strstr(text, "error: messages[1].tool_calls[0].function.arguments: found the string \"{x\""));
     free(text);
     /* the forms from before there were tools */
-    expect(chat, "[" USER("u") ",{\"role\":\"assistant\",\"content\":null,\"function_call\":{\"name\":\"f\",\"arguments\":\"{}\"}},"
-                 "{\"role\":\"function\",\"name\":\"f\",\"content\":\"7\"}]", "user=u;f({})assistant=;tool=7;");
+    expect(chat,
+           "[" USER("u") ",{\"role\":\"assistant\",\"content\":null,\"function_call\":{\"name\":\"f\",\"arguments\":\"{}\"}},"
+                         "{\"role\":\"function\",\"name\":\"f\",\"content\":\"7\"}]",
+           "user=u;f({})assistant=;tool=7;");
     sh_chat_destroy(chat);
     sh_vocab_close(v);
 }
@@ -462,12 +494,16 @@ static void test_arguments(void **state) {
 /* A template that knows neither tools nor calls: nothing is lost. */
 static void test_no_tools(void **state) {
     (void)state;
-    static const char history[] = "[{\"role\":\"system\",\"content\":\"S\"}," USER("u") "," CALL("\"{\\\"x\\\":1}\"") "," RESULT "," RESULT "," USER("v") "]";
+    static const char history[] =
+        "[{\"role\":\"system\",\"content\":\"S\"}," USER("u") "," CALL("\"{\\\"x\\\":1}\"") "," RESULT "," RESULT
+                                                                                            "," USER("v") "]";
     struct sh_vocab *v = vocab_with(chatml_tokens, CHATML);
     struct sh_chat *chat = chat_of(v, NULL);
     expect(chat, history,
-           "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nu<|im_end|>\n<|im_start|>assistant\n{\"name\": \"f\", \"arguments\": {\"x\":1}}"
-           "<|im_end|>\n<|im_start|>user\nResult of the tool f:\n7\n\nResult of the tool f:\n7\n\nv<|im_end|>\n<|im_start|>assistant\n");
+           "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nu<|im_end|>\n<|im_start|>assistant\n{\"name\": \"f\", "
+           "\"arguments\": {\"x\":1}}"
+           "<|im_end|>\n<|im_start|>user\nResult of the tool f:\n7\n\nResult of the tool "
+           "f:\n7\n\nv<|im_end|>\n<|im_start|>assistant\n");
     struct sh_chat_request request = {.size = sizeof request, .messages = "[" USER("u") "]", .tools = one_tool};
     char *text = applied(chat, &request);
     assert_int_equal(strncmp(text, "<|im_start|>system\n", 19), 0);
@@ -485,7 +521,7 @@ static void test_no_tools(void **state) {
 
     /* no system messages either: the first of the user has it */
     v = vocab_with(NULL, "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif "
-               "%}[{{ m.role }}]{{ m.content }}{% endfor %}");
+                         "%}[{{ m.role }}]{{ m.content }}{% endfor %}");
     chat = chat_of(v, NULL);
     const struct sh_chat_request with = {.size = sizeof with,
                                          .messages = "[" USER("u") ",{\"role\":\"assistant\",\"content\":\"a\"}," USER("v") "]",
@@ -500,7 +536,7 @@ static void test_no_tools(void **state) {
 
     /* calls that the template tells of tools but leaves out of what was said, in the form that it asks for */
     v = vocab_with(NULL, "{% if tools %}{{ tools | tojson }} within <tool_call></tool_call>{% endif %}{% for m in "
-               "messages %}[{{ m.role }}]{{ m.content }}{% endfor %}");
+                         "messages %}[{{ m.role }}]{{ m.content }}{% endfor %}");
     chat = chat_of(v, NULL);
     struct sh_chat_info info;
     sh_chat_get_info(chat, &info);
@@ -520,21 +556,27 @@ static void test_written_calls(void **state) {
         const char *mark, *form, *want;
     } cases[] = {
         {"List of tools: ", "lfm2", "<|tool_call_start|>[f(x=[1, 0.1, None, True], y={\"a\": \"b\"}), f()]<|tool_call_end|>"},
-        {"<|tool_call|>", "granite", "<|tool_call|>[{\"name\": \"f\", \"arguments\": {\"x\": [1, 0.1, null, true], \"y\": {\"a\": \"b\"}}}, "
-                                     "{\"name\": \"f\", \"arguments\": {}}]"},
+        {"<|tool_call|>", "granite",
+         "<|tool_call|>[{\"name\": \"f\", \"arguments\": {\"x\": [1, 0.1, null, true], \"y\": {\"a\": \"b\"}}}, "
+         "{\"name\": \"f\", \"arguments\": {}}]"},
         {"<function=</function>", "functionary-v3.1",
          "<function=f>{\"x\": [1, 0.1, null, true], \"y\": {\"a\": \"b\"}}</function>\n<function=f>{}</function>"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char text[512];
-        snprintf(text, sizeof text, "{%% if tools %%}%s{{ tools | tojson }}{%% endif %%}{%% for m in messages %%}{{ m.content }}{%% endfor %%}", cases[i].mark);
+        snprintf(text, sizeof text,
+                 "{%% if tools %%}%s{{ tools | tojson }}{%% endif %%}{%% for m in messages %%}{{ m.content }}{%% endfor %%}",
+                 cases[i].mark);
         struct sh_vocab *v = vocab_with(NULL, text);
         struct sh_chat *chat = chat_of(v, NULL);
         struct sh_chat_info info;
         sh_chat_get_info(chat, &info);
         assert_string_equal(info.tools, cases[i].form);
-        expect(chat, "[{\"role\":\"assistant\",\"tool_calls\":[{\"function\":{\"name\":\"f\",\"arguments\":{\"x\":[1,0.1,null,true],\"y\":{\"a\":\"b\"}}}},"
-                     "{\"function\":{\"name\":\"f\"}}]}]", cases[i].want);
+        expect(chat,
+               "[{\"role\":\"assistant\",\"tool_calls\":[{\"function\":{\"name\":\"f\",\"arguments\":{\"x\":[1,0.1,null,true],"
+               "\"y\":{\"a\":\"b\"}}}},"
+               "{\"function\":{\"name\":\"f\"}}]}]",
+               cases[i].want);
         sh_chat_destroy(chat);
         sh_vocab_close(v);
     }
@@ -543,8 +585,9 @@ static void test_written_calls(void **state) {
 /* Calls are shown only beside no content; only beside null. */
 static void test_calls_or_content(void **state) {
     (void)state;
-    struct sh_vocab *v = vocab_with(NULL, "{% for m in messages %}{% if m.tool_calls and m.content is none %}call {{ m.tool_calls[0].function.name }} "
-                                          "{{ m.tool_calls[0].function.arguments | tojson }}{% else %}{{ m.role }} {{ m.content }}{% endif %};{% endfor %}");
+    struct sh_vocab *v = vocab_with(
+        NULL, "{% for m in messages %}{% if m.tool_calls and m.content is none %}call {{ m.tool_calls[0].function.name }} "
+              "{{ m.tool_calls[0].function.arguments | tojson }}{% else %}{{ m.role }} {{ m.content }}{% endif %};{% endfor %}");
     struct sh_chat *chat = chat_of(v, NULL);
     static const char call[] = "\"tool_calls\":[{\"id\":\"c\",\"function\":{\"name\":\"f\",\"arguments\":\"{}\"}}]}";
     char messages[512];
@@ -558,9 +601,80 @@ static void test_calls_or_content(void **state) {
     sh_vocab_close(v);
 }
 
+#define TWO_CALLS                                                                                                                \
+    "{\"role\":\"assistant\",\"content\":\"t\",\"tool_calls\":[{\"id\":\"c1\",\"function\":{\"name\":\"f\",\"arguments\":\"{}"   \
+    "\"}},"                                                                                                                      \
+    "{\"id\":\"c2\",\"function\":{\"name\":\"g\",\"arguments\":\"{}\"}}]},{\"role\":\"tool\",\"tool_call_id\":\"c2\","           \
+    "\"content\":\"2\"},"                                                                                                        \
+    "{\"role\":\"tool\",\"tool_call_id\":\"c1\",\"content\":\"1\"}"
+
+/* A template that takes one call of a message gets one after the other, each with its result. */
+static void test_one_call(void **state) {
+    (void)state;
+    static const char *const heads[] = {
+        "{% if m.tool_calls | length > 1 %}{{ raise_exception('one call') }}{% endif %}", /* refuses, */
+        ""};                                                                              /* or leaves the others out */
+    for (size_t i = 0; i < 2; i++) {
+        char text[512];
+        snprintf(
+            text, sizeof text,
+            "{%% for m in messages %%}%s[{{ m.role }}{{ ' ' ~ m.name if m.name }}]{{ m.content }}{%% if m.tool_calls %%}"
+            "({{ m.tool_calls[0].function.name }} {{ m.tool_calls[0].function.arguments | tojson }}){%% endif %%}{%% endfor %%}",
+            heads[i]);
+        struct sh_vocab *v = vocab_with(NULL, text);
+        struct sh_chat *chat = chat_of(v, NULL);
+        expect(chat, "[" USER("u") "," TWO_CALLS "," USER("v") "]",
+               "[user]u[assistant]t(f {})[tool f]1[assistant](g {})[tool g]2[user]v");
+        expect(chat, "[" USER("u") "," TWO_CALLS "]", "[user]u[assistant]t(f {})[tool f]1[assistant](g {})[tool g]2");
+        sh_chat_destroy(chat);
+        sh_vocab_close(v);
+    }
+    struct sh_vocab *v =
+        vocab_with(NULL, "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% for c in m.tool_calls %}({{ c.function.name }} "
+                         "{{ c.function.arguments | tojson }}){% endfor %}{% endfor %}");
+    struct sh_chat *chat = chat_of(v, NULL); /* one that takes several has them as they are */
+    expect(chat, "[" USER("u") "," TWO_CALLS "]", "[user]u[assistant]t(f {})(g {})[tool]2[tool]1");
+    sh_chat_destroy(chat);
+    sh_vocab_close(v);
+}
+
+/* Ids that a template would refuse are replaced, the same by the same; others stay. */
+static void test_ids(void **state) {
+    (void)state;
+    static const char show[] = "{% for m in messages %}{% for c in m.tool_calls %}{% if SHORT and c.id | length != 9 %}{{ "
+                               "raise_exception('nine') }}{% endif %}"
+                               "<{{ c.id }}>{{ c.function.name }} {{ c.function.arguments | tojson }}{% endfor %}{{ "
+                               "m.tool_call_id }}{{ m.content }}{% endfor %}";
+    for (int wants_short = 0; wants_short < 2; wants_short++) {
+        char text[512], *at, id[10];
+        snprintf(text, sizeof text, "%s", show);
+        at = strstr(text, "SHORT");
+        memcpy(at, wants_short ? "true " : "none ", 5);
+        struct sh_vocab *v = vocab_with(NULL, text);
+        struct sh_chat *chat = chat_of(v, NULL);
+        const struct sh_chat_request request = {.size = sizeof request, .messages = "[" USER("u") "," CALL("{}") "," RESULT "]"};
+        char *got = applied(chat, &request);
+        if (wants_short) {
+            assert_int_equal(sscanf(got, "u<%9[0-9a-zA-Z]>f {}", id), 1);
+            assert_int_equal(strlen(id), 9);
+            assert_non_null(strstr(strstr(got, id) + 9, id));
+        } else {
+            assert_string_equal(got, "u<c1>f {}c17");
+        }
+        free(got);
+        expect(
+            chat,
+            "[{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{\"id\":\"aB3456789\",\"function\":{\"name\":\"f\"}}]}]",
+            "<aB3456789>f {}");
+        sh_chat_destroy(chat);
+        sh_vocab_close(v);
+    }
+}
+
 static void test_reasoning_key(void **state) {
     (void)state;
-    struct sh_vocab *v = vocab_with(NULL, "{% for m in messages %}{% if m.thinking %}({{ m.thinking }}){% endif %}{{ m.content }}{% endfor %}");
+    struct sh_vocab *v =
+        vocab_with(NULL, "{% for m in messages %}{% if m.thinking %}({{ m.thinking }}){% endif %}{{ m.content }}{% endfor %}");
     struct sh_chat *chat = chat_of(v, NULL);
     expect(chat, "[" USER("u") ",{\"role\":\"assistant\",\"reasoning_content\":\"hm\",\"content\":\"a\"}]", "u(hm)a");
     sh_chat_destroy(chat);
@@ -574,22 +688,32 @@ static void test_continue(void **state) {
     static const struct {
         const char *text, *messages, *want;
     } cases[] = {
-        {CHATML, "[" USER("u") ",{\"role\":\"assistant\",\"content\":\"Sure, \"}]", "<|im_start|>user\nu<|im_end|>\n<|im_start|>assistant\nSure, "},
-        {CHATML, "[" USER("u") ",{\"role\":\"assistant\",\"content\":\"\"}]", "<|im_start|>user\nu<|im_end|>\n<|im_start|>assistant\n"},
-        {CHATML, "[" USER("u") ",{\"role\":\"assistant\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\",\"text\":\"b\"}]}]",
+        {CHATML, "[" USER("u") ",{\"role\":\"assistant\",\"content\":\"Sure, \"}]",
+         "<|im_start|>user\nu<|im_end|>\n<|im_start|>assistant\nSure, "},
+        {CHATML, "[" USER("u") ",{\"role\":\"assistant\",\"content\":\"\"}]",
+         "<|im_start|>user\nu<|im_end|>\n<|im_start|>assistant\n"},
+        {CHATML,
+         "[" USER("u") ",{\"role\":\"assistant\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\",\"text\":"
+                       "\"b\"}]}]",
          "<|im_start|>user\nu<|im_end|>\n<|im_start|>assistant\na\nb"},
         /* one that trims: so does the prompt */
         {"{% for m in messages %}{{ '[' + m.role + '] ' + m.content | trim + '</s>' }}{% endfor %}",
          "[" USER("u") ",{\"role\":\"assistant\",\"content\":\" Sure, \\n\"}]", "[user] u</s>[assistant] Sure,"},
         /* the same words stand elsewhere, too */
         {"{% for m in messages %}{{ '[' + m.role + '] ' + m.content + '</s>' }}{% endfor %} assistant",
-         "[" USER("assistant") ",{\"role\":\"assistant\",\"content\":\"assistant\"}]", "[user] assistant</s>[assistant] assistant"},
+         "[" USER("assistant") ",{\"role\":\"assistant\",\"content\":\"assistant\"}]",
+         "[user] assistant</s>[assistant] assistant"},
         /* reasoning that is finished, and reasoning that is not */
-        {"{% for m in messages %}{{ m.role }}:{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}{{ m.content }};{% endfor %}",
-         "[" USER("u") ",{\"role\":\"assistant\",\"reasoning_content\":\"hm\",\"content\":\"a\"}]", "user:u;assistant:<think>hm</think>a"},
-        {"{% for m in messages %}{{ m.role }}:{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}{{ m.content }};{% endfor %}",
+        {"{% for m in messages %}{{ m.role }}:{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}{{ "
+         "m.content }};{% endfor %}",
+         "[" USER("u") ",{\"role\":\"assistant\",\"reasoning_content\":\"hm\",\"content\":\"a\"}]",
+         "user:u;assistant:<think>hm</think>a"},
+        {"{% for m in messages %}{{ m.role }}:{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}{{ "
+         "m.content }};{% endfor %}",
          "[" USER("u") ",{\"role\":\"assistant\",\"reasoning_content\":\"hm\"}]", "user:u;assistant:<think>hm"},
-        {CHATML, "[" USER("u") "]", "error: messages[0].role: found \"user\", expected \"assistant\": it is a message of the assistant that can be continued"},
+        {CHATML, "[" USER("u") "]",
+         "error: messages[0].role: found \"user\", expected \"assistant\": it is a message of the assistant that can be "
+         "continued"},
         {"{{ messages[0].content }}", "[" USER("u") ",{\"role\":\"assistant\",\"content\":\"a\"}]",
          "error: the chat template does not show the last message as it is, so it cannot be continued"},
     };
@@ -636,11 +760,21 @@ static void test_tokens(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_choice),        cmocka_unit_test(test_broken_templates),      cmocka_unit_test(test_families),
-        cmocka_unit_test(test_refusals),      cmocka_unit_test(test_templates_that_refuse), cmocka_unit_test(test_contents),
-        cmocka_unit_test(test_arguments),     cmocka_unit_test(test_no_tools),              cmocka_unit_test(test_calls_or_content),
+        cmocka_unit_test(test_choice),
+        cmocka_unit_test(test_broken_templates),
+        cmocka_unit_test(test_families),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_templates_that_refuse),
+        cmocka_unit_test(test_contents),
+        cmocka_unit_test(test_arguments),
+        cmocka_unit_test(test_no_tools),
+        cmocka_unit_test(test_calls_or_content),
         cmocka_unit_test(test_written_calls),
-        cmocka_unit_test(test_reasoning_key), cmocka_unit_test(test_continue),              cmocka_unit_test(test_tokens),
+        cmocka_unit_test(test_one_call),
+        cmocka_unit_test(test_ids),
+        cmocka_unit_test(test_reasoning_key),
+        cmocka_unit_test(test_continue),
+        cmocka_unit_test(test_tokens),
     };
     return cmocka_run_group_tests_name("chat_apply", tests, NULL, NULL);
 }

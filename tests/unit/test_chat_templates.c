@@ -15,11 +15,39 @@
 #include <cmocka.h>
 
 /* Marks of many families, so that there is something to smuggle. */
-static const char *const marks[] = {
-    "<|im_start|>", "<|im_end|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>", "<start_of_turn>", "<end_of_turn>", "[INST]",
-    "[/INST]", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>", "<|start|>", "<|channel|>", "<|message|>", "<|return|>",
-    "<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>", "<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>", "<|USER_TOKEN|>",
-    "<|CHATBOT_TOKEN|>", "[TOOL_CALLS]", "<tool_call>", "</tool_call>", "<|python_tag|>", "[gMASK]", "<sop>", "<|turn>", "<turn|>", NULL};
+static const char *const marks[] = {"<|im_start|>",
+                                    "<|im_end|>",
+                                    "<|eot_id|>",
+                                    "<|start_header_id|>",
+                                    "<|end_header_id|>",
+                                    "<start_of_turn>",
+                                    "<end_of_turn>",
+                                    "[INST]",
+                                    "[/INST]",
+                                    "<|user|>",
+                                    "<|assistant|>",
+                                    "<|system|>",
+                                    "<|end|>",
+                                    "<|start|>",
+                                    "<|channel|>",
+                                    "<|message|>",
+                                    "<|return|>",
+                                    "<｜User｜>",
+                                    "<｜Assistant｜>",
+                                    "<｜end▁of▁sentence｜>",
+                                    "<|START_OF_TURN_TOKEN|>",
+                                    "<|END_OF_TURN_TOKEN|>",
+                                    "<|USER_TOKEN|>",
+                                    "<|CHATBOT_TOKEN|>",
+                                    "[TOOL_CALLS]",
+                                    "<tool_call>",
+                                    "</tool_call>",
+                                    "<|python_tag|>",
+                                    "[gMASK]",
+                                    "<sop>",
+                                    "<|turn>",
+                                    "<turn|>",
+                                    NULL};
 
 /* ---- what templates can take ---- */
 
@@ -29,6 +57,7 @@ struct expected_caps {
     uint8_t arguments, nothing;
     bool beside, lists, tools, developer;
     const char *reasoning; /* "": not shown */
+    bool one_call, short_ids;
 };
 #define T SH_TAKES_TEXT
 #define B (SH_TAKES_TEXT | SH_TAKES_PARTS)
@@ -53,7 +82,7 @@ static const struct expected_caps table[] = {
     {"LFM2-8B-A1B", T, T, T, T, 0, 0, false, false, true, false, ""},
     {"LFM2.5-Instruct", T, T, T, T, 0, 0, false, false, true, false, ""},
     {"MiMo-VL", T, T, T, T, O, 7, true, false, true, false, ""},
-    {"Mistral-Small-3.2-24B-Instruct-2506", B, B, B, T, O, 7, true, false, true, false, ""},
+    {"Mistral-Small-3.2-24B-Instruct-2506", B, B, B, T, O, 7, true, false, true, false, "", false, true},
     {"NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", T, T, T, T, O, 7, true, false, true, false, "reasoning_content"},
     {"NousResearch-Hermes-3-Llama-3.1-8B-tool_use", T, T, T, T, O | J, 7, true, true, true, false, ""},
     {"Qwen-QwQ-32B", T, T, T, T, O, 4, true, false, true, false, ""},
@@ -80,18 +109,18 @@ static const struct expected_caps table[] = {
     {"meetkai-functionary-medium-v3.1", T, T, T, T, O, 7, true, false, true, false, ""},
     {"meetkai-functionary-medium-v3.2", T, T, T, T, J, 7, true, false, true, false, ""},
     {"meta-llama-Llama-2-chat", T, T, T, 0, 0, 0, false, false, false, false, ""},
-    {"meta-llama-Llama-3.1-8B-Instruct", T, T, T, T, O, 7, true, false, true, false, ""},
-    {"meta-llama-Llama-3.2-3B-Instruct", T, T, T, T, O, 7, true, false, true, false, ""},
+    {"meta-llama-Llama-3.1-8B-Instruct", T, T, T, T, O, 7, true, false, true, false, "", true},
+    {"meta-llama-Llama-3.2-3B-Instruct", T, T, T, T, O, 7, true, false, true, false, "", true},
     {"microsoft-Phi-3.5-mini-instruct", T, T, T, 0, 0, 0, false, false, false, false, ""},
     {"mistral-common-v1_spm", B, B, B, 0, 0, 0, false, false, false, false, ""},
-    {"mistral-common-v3_spm", B, B, B, T, O | J, 7, false, false, true, false, ""},
-    {"mistral-common-v7_spm", B, B, B, T, O | J, 7, true, false, true, false, ""},
+    {"mistral-common-v3_spm", B, B, B, T, O | J, 7, false, false, true, false, "", false, true},
+    {"mistral-common-v7_spm", B, B, B, T, O | J, 7, true, false, true, false, "", false, true},
     {"mistralai-Ministral-3-14B-Reasoning-2512", B, B, B, T, O | J, 6, true, false, true, false, ""},
-    {"mistralai-Mistral-Nemo-Instruct-2407", T, T, T, T, O, 7, true, false, true, false, ""},
+    {"mistralai-Mistral-Nemo-Instruct-2407", T, T, T, T, O, 7, true, false, true, false, "", false, true},
     {"mistralai-Mixtral-8x7B-Instruct-v0.1", 0, T, T, 0, 0, 0, false, false, false, false, ""},
     {"moonshotai-Kimi-K2", B, B, B, T, O, 7, true, false, true, false, ""},
     {"ollama-gemma4_e2b", B, B, B, B, O, 7, true, false, true, true, "reasoning_content"},
-    {"openai-gpt-oss-120b", T, T, T, T, O, 6, true, false, true, true, "thinking"},
+    {"openai-gpt-oss-120b", T, T, T, T, O, 6, true, false, true, true, "thinking", true},
     {"openbmb-MiniCPM3-4B", T, T, T, T, O, 7, true, false, true, false, ""},
     {"openchat-openchat-3.5-0106", T, T, T, 0, 0, 0, false, false, false, false, ""},
     {"stepfun-ai-Step-3.5-Flash", B, B, B, B, O, 7, true, false, true, false, "reasoning_content"},
@@ -121,11 +150,13 @@ static void test_capabilities(void **state) {
         while (row < sizeof table / sizeof *table && strcmp(table[row].name, name) != 0) row++;
         const struct expected_caps *e = &table[row];
         const char *reasoning = c.reasoning != NULL ? c.reasoning : "";
-        if (row == sizeof table / sizeof *table || c.content[0] != e->system || c.content[1] != e->user || c.content[2] != e->assistant ||
-            c.content[3] != e->tool || c.arguments != e->arguments || c.nothing != e->nothing || c.beside != e->beside ||
-            c.lists != e->lists || c.tools != e->tools || c.developer != e->developer || strcmp(reasoning, e->reasoning) != 0) {
-            print_error("{\"%s\", %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, \"%s\"},\n", name, c.content[0], c.content[1], c.content[2],
-                        c.content[3], c.arguments, c.nothing, c.beside, c.lists, c.tools, c.developer, reasoning);
+        if (row == sizeof table / sizeof *table || c.content[0] != e->system || c.content[1] != e->user ||
+            c.content[2] != e->assistant || c.content[3] != e->tool || c.arguments != e->arguments || c.nothing != e->nothing ||
+            c.beside != e->beside || c.lists != e->lists || c.tools != e->tools || c.developer != e->developer ||
+            strcmp(reasoning, e->reasoning) != 0 || c.one_call != e->one_call || c.short_ids != e->short_ids) {
+            print_error("{\"%s\", %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, \"%s\", %d, %d},\n", name, c.content[0], c.content[1],
+                        c.content[2], c.content[3], c.arguments, c.nothing, c.beside, c.lists, c.tools, c.developer, reasoning,
+                        c.one_call, c.short_ids);
             wrong++;
         }
         free(stop);
@@ -148,7 +179,8 @@ struct texts {
 
 static struct sh_chat_request request_of(const json_t *c, struct texts *texts) {
     const json_t *tools = json_object_get(c, "tools");
-    json_t *variables = json_pack("{s:O,s:O}", "bos_token", json_object_get(c, "bos_token"), "eos_token", json_object_get(c, "eos_token"));
+    json_t *variables =
+        json_pack("{s:O,s:O}", "bos_token", json_object_get(c, "bos_token"), "eos_token", json_object_get(c, "eos_token"));
     json_object_update(variables, json_object_get(c, "kwargs"));
     texts->messages = json_dumps(json_object_get(c, "messages"), 0);
     texts->tools = json_is_array(tools) ? json_dumps(tools, 0) : NULL;
@@ -195,14 +227,20 @@ static bool as_it_is(const struct expected_caps *e, const json_t *c) {
     json_array_foreach(json_object_get(c, "messages"), i, m) {
         const char *role = json_string_value(json_object_get(m, "role"));
         const json_t *content = json_object_get(m, "content"), *calls = json_object_get(m, "tool_calls");
-        const int nothing = content == NULL ? SH_NOTHING_ABSENT : json_is_null(content) ? SH_NOTHING_NULL
-                            : json_string_length(content) == 0 ? SH_NOTHING_EMPTY : 0;
+        const int nothing = content == NULL                    ? SH_NOTHING_ABSENT
+                            : json_is_null(content)            ? SH_NOTHING_NULL
+                            : json_string_length(content) == 0 ? SH_NOTHING_EMPTY
+                                                               : 0;
         if (strcmp(role, "tool") == 0 ? e->tool == 0 || !takes(e->tool, content)
                                       : !takes(strcmp(role, "system") == 0 && e->system != 0 ? e->system
                                                : strcmp(role, "assistant") == 0              ? e->assistant
-                                                                                             : e->user, content)) {
+                                                                                             : e->user,
+                                               content)) {
             return false;
         }
+        const char *id = json_string_value(json_object_get(json_array_get(calls, 0), "id"));
+        if (e->short_ids && id != NULL && strlen(id) != 9) return false;
+        if (e->one_call && json_array_size(calls) > 1) return false;
         if (calls != NULL && (nothing != 0 ? (e->nothing & nothing) == 0 : !e->beside)) return false;
         json_array_foreach(calls, k, call) {
             const json_t *arguments = json_object_get(json_object_get(call, "function"), "arguments");
@@ -217,7 +255,8 @@ static void run_case(const struct expected_caps *e, const struct sh_chat *chat, 
     struct sh_chat_prompt prompt;
     struct sh_error err, why;
     const struct sh_chat_request request = request_of(c, &texts);
-    const char *want = json_string_value(json_object_get(c, "expect")), *alt = json_string_value(json_object_get(c, "expect_alt")),
+    const char *want = json_string_value(json_object_get(c, "expect")),
+               *alt = json_string_value(json_object_get(c, "expect_alt")),
                *refusal = json_string_value(json_object_get(c, "expect_error"));
     const enum sh_code code = sh_chat_apply(chat, &request, &prompt, &err);
     if (sh_chat_check(&request, &why) != SH_OK) {
@@ -227,7 +266,8 @@ static void run_case(const struct expected_caps *e, const struct sh_chat *chat, 
         tally->adapted++;
     } else if (refusal != NULL && code == SH_ERR_INVALID) {
         tally->refused++;
-    } else if (refusal == NULL && code == SH_OK && (strcmp(prompt.text, want) == 0 || (alt != NULL && strcmp(prompt.text, alt) == 0))) {
+    } else if (refusal == NULL && code == SH_OK &&
+               (strcmp(prompt.text, want) == 0 || (alt != NULL && strcmp(prompt.text, alt) == 0))) {
         tally->equal++;
     } else {
         print_error("%s: %s\n want: %s\n got:  %s\n", e->name, json_string_value(json_object_get(c, "name")),
@@ -270,7 +310,7 @@ static void test_renderings(void **state) {
     sh_vocab_close(v);
     assert_int_equal(tally.wrong, 0);
     assert_true(tally.equal >= 1710);
-    assert_true(tally.refused >= 65);
+    assert_true(tally.refused >= 45);
     assert_true(tally.invalid <= 153);
 }
 
@@ -278,19 +318,22 @@ static void test_renderings(void **state) {
 
 /* How often each control token stands in the prompt of a conversation in which `text` is said by everybody and stands wherever a request can
  * have text. False: the template refuses it. */
-static bool count_tokens(const struct sh_vocab *v, const struct sh_chat *chat, int kind, const char *text, size_t *counts, size_t n_counts) {
-    json_t *messages = json_pack("[{s:s,s:s},{s:s,s:s},{s:s,s:s}]", "role", "user", "content", text, "role", "assistant", "content", text,
-                                 "role", "user", "content", text);
+static bool count_tokens(const struct sh_vocab *v, const struct sh_chat *chat, int kind, const char *text, size_t *counts,
+                         size_t n_counts) {
+    json_t *messages = json_pack("[{s:s,s:s},{s:s,s:s},{s:s,s:s}]", "role", "user", "content", text, "role", "assistant",
+                                 "content", text, "role", "user", "content", text);
     json_t *arguments = json_pack("{s:s}", "key", text), *tools = NULL;
     char *arguments_text = json_dumps(arguments, 0);
     if (kind == 1) json_array_insert_new(messages, 0, json_pack("{s:s,s:s}", "role", "system", "content", text));
     if (kind == 2) {
-        tools = json_pack("[{s:s,s:{s:s,s:s,s:{s:s,s:{s:{s:s,s:s}}}}}]", "type", "function", "function", "name", "f", "description", text,
-                          "parameters", "type", "object", "properties", "key", "type", "string", "description", text);
+        tools =
+            json_pack("[{s:s,s:{s:s,s:s,s:{s:s,s:{s:{s:s,s:s}}}}}]", "type", "function", "function", "name", "f", "description",
+                      text, "parameters", "type", "object", "properties", "key", "type", "string", "description", text);
         json_array_append_new(messages, json_pack("{s:s,s:n,s:s,s:[{s:s,s:s,s:{s:s,s:s}}]}", "role", "assistant", "content",
                                                   "reasoning_content", text, "tool_calls", "id", "call00001", "type", "function",
                                                   "function", "name", "f", "arguments", arguments_text));
-        json_array_append_new(messages, json_pack("{s:s,s:s,s:s,s:s}", "role", "tool", "tool_call_id", "call00001", "name", "f", "content", text));
+        json_array_append_new(
+            messages, json_pack("{s:s,s:s,s:s,s:s}", "role", "tool", "tool_call_id", "call00001", "name", "f", "content", text));
     }
     char *messages_text = json_dumps(messages, 0), *tools_text = tools != NULL ? json_dumps(tools, 0) : NULL;
     const struct sh_chat_request request = {.size = sizeof request, .messages = messages_text, .tools = tools_text};
@@ -344,7 +387,8 @@ static void test_no_smuggling(void **state) {
                 if (!count_tokens(v, chat, kind, which == 0 ? hostile : split, counts, N)) continue; /* refusing it is safe */
                 for (size_t k = 0; k < N; k++) {
                     if (counts[k] == honest[k]) continue;
-                    print_error("%s, conversation %d: token %zu %zu times instead of %zu\n", found.gl_pathv[i], kind, k, counts[k], honest[k]);
+                    print_error("%s, conversation %d: token %zu %zu times instead of %zu\n", found.gl_pathv[i], kind, k,
+                                counts[k], honest[k]);
                     wrong++;
                 }
             }
