@@ -278,7 +278,8 @@ static json_t *chunk(const struct api_job *job, const struct api_part *part, con
                      const struct api_piece *piece) {
     (void)part;
     (void)piece;
-    json_t *content = job->q.chat.tools ? json_null() : json_string(""); /* there may be calls alone */
+    const bool calls = job->q.chat.tools && job->q.chat.tool_choice != SH_TOOLS_NONE;
+    json_t *content = calls ? json_null() : json_string(""); /* there may be calls alone */
     return shape(job, choice, json_pack("{s:s,s:o}", "role", "assistant", "content", content), NULL, NULL);
 }
 

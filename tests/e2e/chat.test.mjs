@@ -47,6 +47,12 @@ const thinker = `{% for message in messages %}<|im_start|>{{ message.role }}
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 <think>
 {% endif %}`;
+// Calls as Mistral writes them, whose ids are nine letters and digits.
+const mistral = `{{- bos_token }}{% if tools %}[AVAILABLE_TOOLS]{{ tools | tojson }}[/AVAILABLE_TOOLS]{% endif %}
+{%- for message in messages %}{% if message.role == 'user' %}[INST]{{ message.content }}[/INST]
+{%- elif message.tool_calls %}[TOOL_CALLS][{% for call in message.tool_calls %}{{ call.function | tojson }}, "id": "{{ call.id }}"{% endfor %}]{{ eos_token }}
+{%- elif message.role == 'tool' %}[TOOL_RESULTS]{"content": {{ message.content }}}[/TOOL_RESULTS]
+{%- else %}{{ message.content }}{% endif %}{% endfor %}`;
 const messages = [{ role: 'user', content: 'Hello.' }];
 const weather = { type: 'function', function: { name: 'weather', description: 'd', parameters: { type: 'object',
   properties: { city: { type: 'string', maxLength: 8 }, days: { type: 'integer', minimum: 1, maximum: 9 } }, required: ['city', 'days'],
@@ -60,11 +66,13 @@ before(async () => {
   dir = mkdtempSync(path.join(tmpdir(), 'shimmyd-chat-'));
   writeFileSync(path.join(dir, 'template.jinja'), template);
   writeFileSync(path.join(dir, 'thinker.jinja'), thinker);
-  const control = ['<|im_start|>', '<|im_end|>', '<think>', '</think>', '<tool_call>', '</tool_call>'];
+  writeFileSync(path.join(dir, 'mistral.jinja'), mistral);
+  const control = ['<|im_start|>', '<|im_end|>', '<think>', '</think>', '<tool_call>', '</tool_call>', '[TOOL_CALLS]'];
   await run(path.join(build, 'tests/tools/genmodel'), [path.join(dir, `${model}.gguf`), '--embd', '64', '--heads', '2', '--kv-heads', '1',
     '--ff', '128', '--vocab', '1500', '--context', '2048', '--bpe', '--pieces', ...control.flatMap((token) => ['--control', token]),
     '--eos', '<|im_end|>', '--chat-template', path.join(dir, 'template.jinja'),
-    '--named-template', `thinker=${path.join(dir, 'thinker.jinja')}`]);
+    '--named-template', `thinker=${path.join(dir, 'thinker.jinja')}`,
+    '--named-template', `mistral=${path.join(dir, 'mistral.jinja')}`]);
   daemon = await new Daemon({ models: dir }).start();
   client = new OpenAI({ baseURL: `${daemon.url}/v1`, apiKey: 'none', maxRetries: 0 });
 });
@@ -73,7 +81,8 @@ after(async () => {
   rmSync(dir, { recursive: true, force: true });
 });
 
-const chat = (more) => client.chat.completions.create({ model, messages, max_tokens: 300, seed: 3, ...more });
+// What is random does not begin to think, and so comes to its end.
+const chat = (more) => client.chat.completions.create({ model, messages, max_tokens: 300, seed: 3, enable_thinking: false, ...more });
 const complete = (more) => client.completions.create({ model, prompt: 'Hello', max_tokens: 100, seed: 3, ...more });
 
 // The message that a stream adds up to, as the client's own helpers do it, and its chunks.
@@ -177,6 +186,13 @@ test('a required call is made, whole and streamed alike', async () => {
   for (const one of any.message.tool_calls) assert.ok(['weather', 'stop'].includes(one.function.name));
 });
 
+test('ids that are made up have the form that the template wants', async () => {
+  const { message, finish_reason: finish } = (await chat({ chat_template: 'mistral', tools: [stop, weather], tool_choice: 'required' })).choices[0];
+  assert.equal(finish, 'tool_calls');
+  assert.ok(message.tool_calls.length > 0);
+  for (const { id } of message.tool_calls) assert.match(id, /^[0-9A-Za-z]{9}$/);
+});
+
 test('the former functions get a function_call', async () => {
   const more = { functions: [weather.function], function_call: { name: 'weather' } };
   const whole = (await chat(more)).choices[0];
@@ -190,7 +206,7 @@ test('the former functions get a function_call', async () => {
 });
 
 test('a model that need not call writes what it is held to, or calls', async () => {
-  const more = { tools: [weather], guided_regex: 'Well[.] \\{"a": [0-9]\\}', chat_template_kwargs: { enable_thinking: false },
+  const more = { tools: [weather], guided_regex: 'Well[.] \\{"a": [0-9]\\}',
     n: 8, temperature: 20, top_k: 0, top_p: 1, min_p: 0, max_tokens: 400 };
   const answers = await Promise.all([1, 2, 3, 4].map((seed) => chat({ ...more, seed })));
   const reasons = new Set();
