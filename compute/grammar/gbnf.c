@@ -402,7 +402,7 @@ static enum sh_code read_sequence(struct gbnf *g, bool nested, sh_gr_expr *out) 
         if (code != SH_OK) return code;
         if (!push(g, item)) return no_memory(g);
     }
-    *out = sh_gr_sequence(g->gr, g->stack + base, g->n_stack - base);
+    *out = sh_gr_sequence(g->gr, g->n_stack > base ? &g->stack[base] : NULL, g->n_stack - base);
     g->n_stack = base;
     return SH_OK;
 }
