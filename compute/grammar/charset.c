@@ -109,8 +109,8 @@ static sh_gr_expr class_between(struct sh_gr *gr, const struct sh_gr_range *rang
             all = sh_gr_choice(gr, (sh_gr_expr[]){all, sh_gr_class(gr, some, n_some, false)}, 2);
             n_some = 0;
         }
-        some[n_some++] = (struct sh_gr_range){ranges[i].first > low ? ranges[i].first : low,
-                                              ranges[i].last < high ? ranges[i].last : high};
+        some[n_some++] =
+            (struct sh_gr_range){ranges[i].first > low ? ranges[i].first : low, ranges[i].last < high ? ranges[i].last : high};
     }
     if (n_some == 0) return all;
     const sh_gr_expr rest = sh_gr_class(gr, some, n_some, false);

@@ -22,8 +22,8 @@ struct sh_charset {
 void sh_charset_free(struct sh_charset *set); /* leaves it empty */
 void sh_charset_add(struct sh_charset *set, uint32_t first, uint32_t last);
 void sh_charset_add_set(struct sh_charset *set, const struct sh_charset *other);
-void sh_charset_settle(struct sh_charset *set); /* sorts and joins; surrogates are taken out */
-void sh_charset_negate(struct sh_charset *set); /* of a settled one */
+void sh_charset_settle(struct sh_charset *set);                              /* sorts and joins; surrogates are taken out */
+void sh_charset_negate(struct sh_charset *set);                              /* of a settled one */
 bool sh_charset_contains(const struct sh_charset *set, uint32_t code_point); /* of a settled one */
 /* One code point of a settled set; in_json: as it stands in a JSON string, escaped where it must be and else plain. */
 sh_gr_expr sh_charset_expr(struct sh_gr *gr, const struct sh_gr_range *ranges, uint32_t n, bool in_json);
@@ -50,7 +50,7 @@ struct sh_rx {
 /* SH_ERR_INVALID and SH_ERR_UNSUPPORTED name what was found and the character (1 is the first). */
 enum sh_code sh_rx_parse(const char *pattern, size_t length, struct sh_rx **out, struct sh_error *err);
 uint64_t sh_rx_work(const struct sh_rx *rx); /* its size: nodes and ranges */
-void sh_rx_free(struct sh_rx *rx); /* takes NULL */
+void sh_rx_free(struct sh_rx *rx);           /* takes NULL */
 /* A property as in \p{...}: adds its code points. False: there is none of that name. Any thread; what is found is kept for good.
  * (regex_property.c) */
 bool sh_rx_property(const char *name, size_t length, struct sh_charset *set);
@@ -63,8 +63,12 @@ enum { SH_DFA_MAX_STATES = 20000, SH_DFA_MAX_EDGES = 400000 };
 struct sh_dfa;
 /* SH_ERR_LIMIT: more states than the limits. */
 enum sh_code sh_dfa_from_rx(const struct sh_rx *rx, bool search, struct sh_dfa **out, struct sh_error *err);
-struct sh_text { const char *p; size_t n; };
-enum sh_code sh_dfa_from_texts(const struct sh_text *texts, uint32_t n, struct sh_dfa **out, struct sh_error *err); /* one of them */
+struct sh_text {
+    const char *p;
+    size_t n;
+};
+enum sh_code sh_dfa_from_texts(const struct sh_text *texts, uint32_t n, struct sh_dfa **out,
+                               struct sh_error *err);                                                    /* one of them */
 enum sh_code sh_dfa_from_lengths(uint32_t min, uint32_t max, struct sh_dfa **out, struct sh_error *err); /* in code points */
 enum sh_code sh_dfa_copy(const struct sh_dfa *dfa, struct sh_dfa **out, struct sh_error *err);
 void sh_dfa_free(struct sh_dfa *dfa); /* takes NULL */

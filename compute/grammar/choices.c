@@ -11,8 +11,8 @@ enum sh_code sh_gr_choices(struct sh_gr *gr, const char *array, size_t length, s
     json_error_t why;
     json_t *list = json_loadb(array, length, 0, &why);
     if (list == NULL) {
-        return sh_fail(err, SH_ERR_INVALID, "the choices are no JSON: %s in line %d, column %d; expected an array of strings", why.text,
-                       why.line, why.column);
+        return sh_fail(err, SH_ERR_INVALID, "the choices are no JSON: %s in line %d, column %d; expected an array of strings",
+                       why.text, why.line, why.column);
     }
     enum sh_code code = SH_OK;
     const size_t n = json_array_size(list);

@@ -13,7 +13,7 @@
 #define NONE UINT32_MAX
 enum {
     MAX_NFA_STATES = 40000,
-    MAX_STEPS = 400000,        /* of building an NFA, */
+    MAX_STEPS = 400000,          /* of building an NFA, */
     MAX_WORK = 40 * 1000 * 1000, /* of making it deterministic: members of state sets looked at */
 };
 
@@ -28,7 +28,8 @@ struct sh_dfa {
 
 static enum sh_code no_memory(struct sh_error *err) { return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for an automaton"); }
 static enum sh_code too_large(struct sh_error *err) {
-    return sh_fail(err, SH_ERR_LIMIT, "the conditions on a string together are too large for an automaton of %d states", SH_DFA_MAX_STATES);
+    return sh_fail(err, SH_ERR_LIMIT, "the conditions on a string together are too large for an automaton of %d states",
+                   SH_DFA_MAX_STATES);
 }
 
 void sh_dfa_free(struct sh_dfa *dfa) {
@@ -52,7 +53,8 @@ static struct sh_dfa *new_dfa(uint32_t n_intervals) {
 
 /* Room for the state's row; SH_ERR_LIMIT. Rows are written by index, as they move. */
 static enum sh_code add_state(struct sh_dfa *dfa, uint32_t *capacity, bool accept, uint32_t *out, struct sh_error *err) {
-    if (dfa->n_states >= SH_DFA_MAX_STATES || (uint64_t)(dfa->n_states + 1) * dfa->n_classes > 8u * SH_DFA_MAX_EDGES) return too_large(err);
+    if (dfa->n_states >= SH_DFA_MAX_STATES || (uint64_t)(dfa->n_states + 1) * dfa->n_classes > 8u * SH_DFA_MAX_EDGES)
+        return too_large(err);
     if (dfa->n_states == *capacity) {
         const uint32_t more = *capacity > 0 ? *capacity * 2 : 16;
         uint32_t *next = realloc(dfa->next, (size_t)more * dfa->n_classes * sizeof *next);
@@ -210,7 +212,9 @@ static uint32_t nfa_build(struct nfa *nfa, uint32_t node, uint32_t from) {
     uint32_t to;
     switch (n->kind) {
     case SH_RX_EMPTY: return from;
-    case SH_RX_SET: case SH_RX_START: case SH_RX_END:
+    case SH_RX_SET:
+    case SH_RX_START:
+    case SH_RX_END:
         to = nfa_state(nfa);
         nfa_edge(nfa, from, n->kind == SH_RX_SET ? n->set : n->kind == SH_RX_START ? AT_START : AT_END, to);
         return to;
@@ -284,7 +288,8 @@ static enum sh_code make_classes(const struct sh_rx *rx, struct sh_dfa **out, ui
     }
     qsort(dfa->starts, n, sizeof *dfa->starts, compare_u32);
     for (uint32_t i = 0; i < n; i++) {
-        if (dfa->starts[i] > SH_MAX_CODE_POINT || (dfa->n_intervals > 0 && dfa->starts[dfa->n_intervals - 1] == dfa->starts[i])) continue;
+        if (dfa->starts[i] > SH_MAX_CODE_POINT || (dfa->n_intervals > 0 && dfa->starts[dfa->n_intervals - 1] == dfa->starts[i]))
+            continue;
         dfa->starts[dfa->n_intervals++] = dfa->starts[i];
     }
     /* Each set splits the classes in two: what is in it and what is not. */
@@ -319,7 +324,8 @@ static enum sh_code make_classes(const struct sh_rx *rx, struct sh_dfa **out, ui
     return SH_OK;
 }
 
-static enum sh_code determinise(const struct nfa *nfa, uint32_t end, struct sh_dfa *dfa, const uint8_t *inside, struct sh_error *err) {
+static enum sh_code determinise(const struct nfa *nfa, uint32_t end, struct sh_dfa *dfa, const uint8_t *inside,
+                                struct sh_error *err) {
     struct keys keys = {0};
     struct scratch s = {.list = sh_calloc((uint64_t)nfa->n_states + 1, sizeof *s.list),
                         .mark = sh_calloc((uint64_t)nfa->n_states + 1, sizeof *s.mark)};
@@ -360,7 +366,8 @@ static enum sh_code determinise(const struct nfa *nfa, uint32_t end, struct sh_d
                 for (uint32_t e = nfa->edges_of[members[i]]; e != NONE; e = nfa->edges[e].next) {
                     const struct edge *edge = &nfa->edges[e];
                     work++;
-                    if (edge->label > nfa->any || (edge->label < nfa->any && !inside[(size_t)edge->label * dfa->n_classes + c])) continue;
+                    if (edge->label > nfa->any || (edge->label < nfa->any && !inside[(size_t)edge->label * dfa->n_classes + c]))
+                        continue;
                     if (s.mark[edge->to] == s.round) continue;
                     s.mark[edge->to] = s.round;
                     s.list[s.n++] = edge->to;
@@ -448,7 +455,8 @@ enum sh_code sh_dfa_from_texts(const struct sh_text *texts, uint32_t n, struct s
     }
     qsort(dfa->starts, n_starts, sizeof *dfa->starts, compare_u32);
     for (uint32_t i = 0; i < n_starts; i++) {
-        if (dfa->starts[i] > SH_MAX_CODE_POINT || (dfa->n_intervals > 0 && dfa->starts[dfa->n_intervals - 1] == dfa->starts[i])) continue;
+        if (dfa->starts[i] > SH_MAX_CODE_POINT || (dfa->n_intervals > 0 && dfa->starts[dfa->n_intervals - 1] == dfa->starts[i]))
+            continue;
         dfa->class_of[dfa->n_intervals] = dfa->n_intervals;
         dfa->starts[dfa->n_intervals++] = dfa->starts[i];
     }
@@ -582,7 +590,9 @@ out:
     return SH_OK;
 }
 
-enum sh_code sh_dfa_intersect(struct sh_dfa **a, const struct sh_dfa *b, struct sh_error *err) { return product(a, b, false, err); }
+enum sh_code sh_dfa_intersect(struct sh_dfa **a, const struct sh_dfa *b, struct sh_error *err) {
+    return product(a, b, false, err);
+}
 enum sh_code sh_dfa_subtract(struct sh_dfa **a, const struct sh_dfa *b, struct sh_error *err) { return product(a, b, true, err); }
 
 /* ---- asking ---------------------------------------------------------------------------------------------------------- */
@@ -611,7 +621,7 @@ struct writer {
     struct sh_gr *gr;
     const struct sh_dfa *dfa;
     bool in_json;
-    struct keys sets; /* of classes, */
+    struct keys sets;    /* of classes, */
     sh_gr_expr *written; /* and their expressions */
     uint32_t written_capacity;
     uint32_t *classes;          /* [n_classes] at work */
@@ -626,7 +636,8 @@ static bool write_classes(struct writer *w, uint32_t n, sh_gr_expr *out) {
         uint32_t n_ranges = 0;
         for (uint32_t i = 0; i < w->dfa->n_intervals; i++) {
             if (bsearch(&w->dfa->class_of[i], w->classes, n, sizeof *w->classes, compare_u32) == NULL) continue;
-            const uint32_t first = w->dfa->starts[i], last = i + 1 < w->dfa->n_intervals ? w->dfa->starts[i + 1] - 1 : SH_MAX_CODE_POINT;
+            const uint32_t first = w->dfa->starts[i],
+                           last = i + 1 < w->dfa->n_intervals ? w->dfa->starts[i + 1] - 1 : SH_MAX_CODE_POINT;
             if (n_ranges > 0 && w->ranges[n_ranges - 1].last + 1 == first) w->ranges[n_ranges - 1].last = last;
             else w->ranges[n_ranges++] = (struct sh_gr_range){first, last};
         }

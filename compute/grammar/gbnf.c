@@ -72,7 +72,8 @@ static enum sh_code expected(const struct gbnf *g, const char *what) {
     char found[16];
     place(g, g->at, &line, &column);
     describe(g, g->at, found);
-    return sh_fail(g->err, SH_ERR_INVALID, "grammar, line %u, column %u: expected %s, found %s", (unsigned)line, (unsigned)column, what, found);
+    return sh_fail(g->err, SH_ERR_INVALID, "grammar, line %u, column %u: expected %s, found %s", (unsigned)line, (unsigned)column,
+                   what, found);
 }
 
 static enum sh_code no_memory(const struct gbnf *g) { return sh_fail(g->err, SH_ERR_NO_MEMORY, "no memory for a grammar"); }
@@ -172,7 +173,12 @@ static enum sh_code read_character(struct gbnf *g, uint32_t *out) {
     case 'n': *out = '\n'; break;
     case 'r': *out = '\r'; break;
     case 't': *out = '\t'; break;
-    case '\\': case '"': case '[': case ']': case '-': case '^': *out = (uint8_t)kind; break;
+    case '\\':
+    case '"':
+    case '[':
+    case ']':
+    case '-':
+    case '^': *out = (uint8_t)kind; break;
     case 'x': digits = 2; break;
     case 'u': digits = 4; break;
     case 'U': digits = 8; break;
@@ -185,9 +191,13 @@ static enum sh_code read_character(struct gbnf *g, uint32_t *out) {
         const char d = g->at < g->end ? *g->at : 0;
         if (d >= '0' && d <= '9') c = c << 4 | (uint32_t)(d - '0');
         else if ((d >= 'a' && d <= 'f') || (d >= 'A' && d <= 'F')) c = c << 4 | (uint32_t)((d | 0x20) - 'a' + 10);
-        else return expected(g, digits == 2 ? "two hexadecimal digits" : digits == 4 ? "four hexadecimal digits" : "eight hexadecimal digits");
+        else
+            return expected(g, digits == 2   ? "two hexadecimal digits"
+                               : digits == 4 ? "four hexadecimal digits"
+                                             : "eight hexadecimal digits");
     }
-    if (c > 0x10FFFF || (c >= 0xD800 && c <= 0xDFFF)) return fail_at(g, begin, SH_ERR_INVALID, "this escape is no Unicode character");
+    if (c > 0x10FFFF || (c >= 0xD800 && c <= 0xDFFF))
+        return fail_at(g, begin, SH_ERR_INVALID, "this escape is no Unicode character");
     *out = (uint32_t)c;
     return SH_OK;
 }
@@ -198,7 +208,8 @@ static enum sh_code read_literal(struct gbnf *g, sh_gr_expr *out) {
     char run[256];
     size_t n = 0;
     for (;;) {
-        if (g->at >= g->end || *g->at == '\n') return fail_at(g, begin, SH_ERR_INVALID, "this text has no closing '\"' in its line");
+        if (g->at >= g->end || *g->at == '\n')
+            return fail_at(g, begin, SH_ERR_INVALID, "this text has no closing '\"' in its line");
         if (*g->at == '"') break;
         uint32_t c;
         const enum sh_code code = read_character(g, &c);
@@ -233,7 +244,8 @@ static enum sh_code read_class(struct gbnf *g, sh_gr_expr *out) {
         if (code == SH_OK && g->end - g->at >= 2 && *g->at == '-' && g->at[1] != ']') {
             g->at++;
             code = read_character(g, &r.last);
-            if (code == SH_OK && r.last < r.first) code = fail_at(g, first, SH_ERR_INVALID, "the range's end lies before its beginning");
+            if (code == SH_OK && r.last < r.first)
+                code = fail_at(g, first, SH_ERR_INVALID, "the range's end lies before its beginning");
         }
         if (code == SH_OK && !sh_grow((void **)&ranges, &capacity, n + 1, sizeof *ranges)) code = no_memory(g);
         if (code == SH_OK) ranges[n++] = r;
@@ -254,7 +266,8 @@ static enum sh_code read_token(struct gbnf *g, int32_t *out) {
         uint64_t id = 0;
         g->at += 2;
         const char *digits = g->at;
-        for (; g->at < g->end && *g->at >= '0' && *g->at <= '9' && id < INT32_MAX; g->at++) id = id * 10 + (uint32_t)(*g->at - '0');
+        for (; g->at < g->end && *g->at >= '0' && *g->at <= '9' && id < INT32_MAX; g->at++)
+            id = id * 10 + (uint32_t)(*g->at - '0');
         if (g->at == digits) return expected(g, "a token's number");
         if (g->end - g->at < 2 || g->at[0] != ']' || g->at[1] != '>') return expected(g, "\"]>\" behind the token's number");
         g->at += 2;
@@ -277,7 +290,9 @@ static enum sh_code read_token(struct gbnf *g, int32_t *out) {
         if (count == 1) *out = ids[0];
         free(ids);
     }
-    return count == 1 ? SH_OK : fail_at(g, begin, SH_ERR_INVALID, "this is not one token of the vocabulary; write it as a text in quotes");
+    return count == 1
+               ? SH_OK
+               : fail_at(g, begin, SH_ERR_INVALID, "this is not one token of the vocabulary; write it as a text in quotes");
 }
 
 /* ---- rules ---- */
@@ -431,7 +446,8 @@ static enum sh_code read_rule(struct gbnf *g) {
     g->at += 3;
     struct name *name = find_name(g, begin, n);
     if (name == NULL) return no_memory(g);
-    if (name->defined != NULL) return fail_at(g, begin, SH_ERR_INVALID, "this rule was defined before; join alternatives with '|'");
+    if (name->defined != NULL)
+        return fail_at(g, begin, SH_ERR_INVALID, "this rule was defined before; join alternatives with '|'");
     name->defined = begin;
     const uint32_t rule = name->rule;
     sh_gr_expr expr = SH_GR_NEVER;
@@ -452,12 +468,13 @@ static enum sh_code read_grammar(struct gbnf *g, sh_gr_expr *out) {
         if (name->defined != NULL) continue;
         uint32_t line, column;
         place(g, name->used, &line, &column);
-        return sh_fail(g->err, SH_ERR_INVALID, "grammar, line %u, column %u: there is no rule \"%.*s\"", (unsigned)line, (unsigned)column,
-                       (int)(name->length < 100 ? name->length : 100), name->text);
+        return sh_fail(g->err, SH_ERR_INVALID, "grammar, line %u, column %u: there is no rule \"%.*s\"", (unsigned)line,
+                       (unsigned)column, (int)(name->length < 100 ? name->length : 100), name->text);
     }
     struct name *root = find_name(g, "root", 4);
     if (root == NULL) return no_memory(g);
-    if (root->defined == NULL) return sh_fail(g->err, SH_ERR_INVALID, "the grammar has no rule \"root\", which is the whole text");
+    if (root->defined == NULL)
+        return sh_fail(g->err, SH_ERR_INVALID, "the grammar has no rule \"root\", which is the whole text");
     *out = sh_gr_ref(g->gr, root->rule);
     return SH_OK;
 }

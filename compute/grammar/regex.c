@@ -42,7 +42,8 @@ static sh_gr_expr write_node(struct writer *w, uint32_t node) {
     case SH_RX_SEQUENCE: return write_children(w, n->first, 0, false);
     case SH_RX_CHOICE: return write_children(w, n->first, 0, true);
     case SH_RX_REPEAT: return sh_gr_repeat(w->gr, write_node(w, n->first), n->min, n->max);
-    case SH_RX_START: case SH_RX_END: break;
+    case SH_RX_START:
+    case SH_RX_END: break;
     }
     w->anchor = true;
     return SH_GR_NEVER;
@@ -77,7 +78,8 @@ enum sh_code sh_rx_expr(struct sh_gr *gr, struct sh_rx *rx, bool in_json, bool s
     if (root->kind != SH_RX_CHOICE) {
         *out = write_alternative(&w, rx->root, search);
     } else {
-        for (uint32_t child = root->first; child != 0 && !w.anchor; child = rx->nodes[child].next) push(&w, write_alternative(&w, child, search));
+        for (uint32_t child = root->first; child != 0 && !w.anchor; child = rx->nodes[child].next)
+            push(&w, write_alternative(&w, child, search));
         *out = w.failed || w.anchor ? SH_GR_NEVER : sh_gr_choice(gr, w.stack, w.n_stack);
     }
     free(w.stack);
@@ -86,7 +88,8 @@ enum sh_code sh_rx_expr(struct sh_gr *gr, struct sh_rx *rx, bool in_json, bool s
     struct sh_dfa *dfa = NULL;
     enum sh_code code = sh_dfa_from_rx(rx, search, &dfa, err);
     if (code == SH_ERR_LIMIT) {
-        return sh_fail(err, SH_ERR_UNSUPPORTED, "regular expression: in one of this size ^ may stand only at the beginning and $ only at the end");
+        return sh_fail(err, SH_ERR_UNSUPPORTED,
+                       "regular expression: in one of this size ^ may stand only at the beginning and $ only at the end");
     }
     if (code == SH_OK) code = sh_dfa_expr(gr, dfa, in_json, out, err);
     sh_dfa_free(dfa);

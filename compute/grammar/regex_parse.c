@@ -25,7 +25,9 @@ static enum sh_code fail_at(const struct parser *p, const char *at, enum sh_code
     return sh_fail(p->err, code, "regular expression, character %u: %s", character, what);
 }
 
-static enum sh_code no_memory(const struct parser *p) { return sh_fail(p->err, SH_ERR_NO_MEMORY, "no memory for a regular expression"); }
+static enum sh_code no_memory(const struct parser *p) {
+    return sh_fail(p->err, SH_ERR_NO_MEMORY, "no memory for a regular expression");
+}
 
 /* ---- the tree ---- */
 
@@ -59,8 +61,9 @@ static void add_word(struct sh_charset *set) {
 
 /* WhiteSpace and LineTerminator of ECMA-262. */
 static void add_space(struct sh_charset *set) {
-    static const struct sh_gr_range space[] = {{9, 13}, {' ', ' '}, {0xA0, 0xA0}, {0x1680, 0x1680}, {0x2000, 0x200A}, {0x2028, 0x2029},
-                                               {0x202F, 0x202F}, {0x205F, 0x205F}, {0x3000, 0x3000}, {0xFEFF, 0xFEFF}};
+    static const struct sh_gr_range space[] = {{9, 13},          {' ', ' '},       {0xA0, 0xA0},     {0x1680, 0x1680},
+                                               {0x2000, 0x200A}, {0x2028, 0x2029}, {0x202F, 0x202F}, {0x205F, 0x205F},
+                                               {0x3000, 0x3000}, {0xFEFF, 0xFEFF}};
     for (uint32_t i = 0; i < SH_COUNT(space); i++) sh_charset_add(set, space[i].first, space[i].last);
 }
 
@@ -92,7 +95,8 @@ static bool read_hex(struct parser *p, uint32_t digits, uint32_t *out) {
 static bool read_unicode_escape(struct parser *p, uint32_t *out) { /* behind \u */
     if (p->at < p->end && *p->at == '{') {
         uint32_t c = 0, n = 0;
-        for (p->at++; p->at < p->end && hex_digit(*p->at) >= 0 && c <= SH_MAX_CODE_POINT; p->at++, n++) c = c << 4 | (uint32_t)hex_digit(*p->at);
+        for (p->at++; p->at < p->end && hex_digit(*p->at) >= 0 && c <= SH_MAX_CODE_POINT; p->at++, n++)
+            c = c << 4 | (uint32_t)hex_digit(*p->at);
         if (n == 0 || c > SH_MAX_CODE_POINT || p->at >= p->end || *p->at != '}') return false;
         p->at++;
         *out = c;
@@ -112,13 +116,16 @@ static bool read_unicode_escape(struct parser *p, uint32_t *out) { /* behind \u 
 }
 
 static enum sh_code read_property(struct parser *p, const char *begin, struct sh_charset *set) { /* behind \p */
-    if (p->at >= p->end || *p->at != '{') return fail_at(p, begin, SH_ERR_INVALID, "expected '{' and a property's name behind \\p");
+    if (p->at >= p->end || *p->at != '{')
+        return fail_at(p, begin, SH_ERR_INVALID, "expected '{' and a property's name behind \\p");
     const char *name = ++p->at;
     while (p->at < p->end && *p->at != '}') p->at++;
     if (p->at >= p->end) return fail_at(p, begin, SH_ERR_INVALID, "this property has no closing '}'");
-    if (++p->properties > MAX_PROPERTIES) return fail_at(p, begin, SH_ERR_LIMIT, "more than 64 properties (\\p) in one expression");
+    if (++p->properties > MAX_PROPERTIES)
+        return fail_at(p, begin, SH_ERR_LIMIT, "more than 64 properties (\\p) in one expression");
     if (!sh_rx_property(name, (size_t)(p->at - name), set)) {
-        return fail_at(p, begin, SH_ERR_UNSUPPORTED, "this property of characters (\\p) is not known here; write the characters as ranges");
+        return fail_at(p, begin, SH_ERR_UNSUPPORTED,
+                       "this property of characters (\\p) is not known here; write the characters as ranges");
     }
     p->at++;
     return SH_OK;
@@ -126,7 +133,8 @@ static enum sh_code read_property(struct parser *p, const char *begin, struct sh
 
 static enum sh_code read_code_point(struct parser *p, uint32_t *out) {
     size_t length;
-    if (sh_utf8_scan(p->at, (size_t)(p->end - p->at), &length, out) != SH_UTF8_OK) return fail_at(p, p->at, SH_ERR_INVALID, "this is no UTF-8");
+    if (sh_utf8_scan(p->at, (size_t)(p->end - p->at), &length, out) != SH_UTF8_OK)
+        return fail_at(p, p->at, SH_ERR_INVALID, "this is no UTF-8");
     p->at += length;
     return SH_OK;
 }
@@ -141,7 +149,14 @@ static enum sh_code read_escape(struct parser *p, bool in_class, struct sh_chars
     void (*const add)(struct sh_charset *) = (c | 0x20) == 'd' ? add_digits : (c | 0x20) == 'w' ? add_word : add_space;
     enum sh_code code = SH_OK;
     switch (c) {
-    case 'd': case 'D': case 'w': case 'W': case 's': case 'S': case 'p': case 'P':
+    case 'd':
+    case 'D':
+    case 'w':
+    case 'W':
+    case 's':
+    case 'S':
+    case 'p':
+    case 'P':
         *is_set = true;
         if ((c | 0x20) == 'p') code = read_property(p, begin, &some);
         else add(&some);
@@ -163,20 +178,26 @@ static enum sh_code read_escape(struct parser *p, bool in_class, struct sh_chars
     case 'B': return fail_at(p, begin, SH_ERR_UNSUPPORTED, "word boundaries (\\B) are not enforced here");
     case 'k': return fail_at(p, begin, SH_ERR_UNSUPPORTED, "back references (\\k) are not enforced here");
     case '0':
-        if (p->at < p->end && *p->at >= '0' && *p->at <= '9') return fail_at(p, begin, SH_ERR_INVALID, "octal escapes are not of ECMA-262");
+        if (p->at < p->end && *p->at >= '0' && *p->at <= '9')
+            return fail_at(p, begin, SH_ERR_INVALID, "octal escapes are not of ECMA-262");
         *out = 0;
         return SH_OK;
     case 'c':
-        if (p->at >= p->end || (*p->at | 0x20) < 'a' || (*p->at | 0x20) > 'z') return fail_at(p, begin, SH_ERR_INVALID, "expected a letter behind \\c");
+        if (p->at >= p->end || (*p->at | 0x20) < 'a' || (*p->at | 0x20) > 'z')
+            return fail_at(p, begin, SH_ERR_INVALID, "expected a letter behind \\c");
         *out = (uint32_t)*p->at++ & 31;
         return SH_OK;
-    case 'x': return read_hex(p, 2, out) ? SH_OK : fail_at(p, begin, SH_ERR_INVALID, "expected two hexadecimal digits behind \\x");
+    case 'x':
+        return read_hex(p, 2, out) ? SH_OK : fail_at(p, begin, SH_ERR_INVALID, "expected two hexadecimal digits behind \\x");
     case 'u':
-        return read_unicode_escape(p, out) ? SH_OK : fail_at(p, begin, SH_ERR_INVALID, "expected four hexadecimal digits, or {digits}, behind \\u");
+        return read_unicode_escape(p, out)
+                   ? SH_OK
+                   : fail_at(p, begin, SH_ERR_INVALID, "expected four hexadecimal digits, or {digits}, behind \\u");
     default: break;
     }
     if (c >= '1' && c <= '9') return fail_at(p, begin, SH_ERR_UNSUPPORTED, "back references are not enforced here");
-    if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z')) return fail_at(p, begin, SH_ERR_INVALID, "this escape is not of ECMA-262");
+    if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'))
+        return fail_at(p, begin, SH_ERR_INVALID, "this escape is not of ECMA-262");
     p->at--;
     return read_code_point(p, out);
 }
@@ -209,7 +230,8 @@ static enum sh_code read_class(struct parser *p, uint32_t *node) {
             if (code == SH_OK && (is_set || last_is_set)) {
                 code = fail_at(p, from, SH_ERR_INVALID, "a range from or to a class like \\d; write the '-' first or last");
             }
-            if (code == SH_OK && last < first) code = fail_at(p, from, SH_ERR_INVALID, "the range's end lies before its beginning");
+            if (code == SH_OK && last < first)
+                code = fail_at(p, from, SH_ERR_INVALID, "the range's end lies before its beginning");
         }
         if (code == SH_OK && !is_set) sh_charset_add(&set, first, last);
     }
@@ -234,19 +256,22 @@ static enum sh_code read_group(struct parser *p, uint32_t *node) {
         const ptrdiff_t left = p->end - p->at;
         if (left >= 2 && p->at[1] == ':') {
             p->at += 2;
-        } else if ((left >= 2 && (p->at[1] == '=' || p->at[1] == '!')) || (left >= 3 && p->at[1] == '<' && (p->at[2] == '=' || p->at[2] == '!'))) {
+        } else if ((left >= 2 && (p->at[1] == '=' || p->at[1] == '!')) ||
+                   (left >= 3 && p->at[1] == '<' && (p->at[2] == '=' || p->at[2] == '!'))) {
             return fail_at(p, begin, SH_ERR_UNSUPPORTED, "look-around is not enforced here");
         } else if (left >= 3 && p->at[1] == '<') {
             for (p->at += 2; p->at < p->end && *p->at != '>'; p->at++) {
                 const char c = *p->at;
-                if ((c & 0x80) == 0 && c != '_' && c != '$' && !(c >= '0' && c <= '9') && !((c | 0x20) >= 'a' && (c | 0x20) <= 'z')) {
+                if ((c & 0x80) == 0 && c != '_' && c != '$' && !(c >= '0' && c <= '9') &&
+                    !((c | 0x20) >= 'a' && (c | 0x20) <= 'z')) {
                     return fail_at(p, p->at, SH_ERR_INVALID, "expected a group's name and '>'");
                 }
             }
             if (p->at >= p->end) return fail_at(p, begin, SH_ERR_INVALID, "this group's name has no closing '>'");
             p->at++;
         } else {
-            return fail_at(p, begin, SH_ERR_UNSUPPORTED, "this kind of group is not enforced here; (...), (?:...) and (?<name>...) are");
+            return fail_at(p, begin, SH_ERR_UNSUPPORTED,
+                           "this kind of group is not enforced here; (...), (?:...) and (?<name>...) are");
         }
     }
     if (++p->depth > SH_GR_MAX_DEPTH) return fail_at(p, begin, SH_ERR_LIMIT, "groups are nested too deeply");
@@ -294,7 +319,8 @@ static enum sh_code read_quantifier(struct parser *p, bool anchor, uint32_t *nod
         return SH_OK;
     }
     if (max < min) return fail_at(p, begin, SH_ERR_INVALID, "at least more than at most");
-    if (min > MAX_COUNT || (max > MAX_COUNT && max != SH_GR_UNLIMITED)) return fail_at(p, begin, SH_ERR_LIMIT, "more repetitions than 1048576");
+    if (min > MAX_COUNT || (max > MAX_COUNT && max != SH_GR_UNLIMITED))
+        return fail_at(p, begin, SH_ERR_LIMIT, "more repetitions than 1048576");
     if (p->at < p->end && *p->at == '?') p->at++;
     if (anchor) return fail_at(p, begin, SH_ERR_INVALID, "an anchor cannot be repeated");
     if (p->at < p->end && (*p->at == '*' || *p->at == '+' || *p->at == '?')) {
@@ -312,11 +338,14 @@ static enum sh_code read_term(struct parser *p, uint32_t *node) {
     switch (*p->at) {
     case '(': return read_group(p, node);
     case '[': return read_class(p, node);
-    case '^': case '$':
+    case '^':
+    case '$':
         p->rx->anchors = true;
         *node = add_node(p->rx, (struct sh_rx_node){.kind = *p->at++ == '^' ? SH_RX_START : SH_RX_END});
         return *node != 0 ? SH_OK : no_memory(p);
-    case '*': case '+': case '?': return fail_at(p, p->at, SH_ERR_INVALID, "there is nothing before this quantifier that it could repeat");
+    case '*':
+    case '+':
+    case '?': return fail_at(p, p->at, SH_ERR_INVALID, "there is nothing before this quantifier that it could repeat");
     case '.':
         p->at++;
         add_lines(&set);
@@ -327,9 +356,7 @@ static enum sh_code read_term(struct parser *p, uint32_t *node) {
         code = read_escape(p, false, &set, &is_set, &c);
         if (code == SH_OK && !is_set) sh_charset_add(&set, c, c);
         break;
-    default:
-        code = read_code_point(p, &c);
-        sh_charset_add(&set, c, c);
+    default: code = read_code_point(p, &c); sh_charset_add(&set, c, c);
     }
     if (code == SH_OK) {
         sh_charset_settle(&set);

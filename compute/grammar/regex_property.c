@@ -16,20 +16,55 @@
 
 /* ECMA-262 knows long names of general categories, PCRE2 only the short ones. */
 static const char *const categories[][2] = {
-    {"Letter", "L"}, {"Cased_Letter", "L&"}, {"LC", "L&"}, {"Uppercase_Letter", "Lu"}, {"Lowercase_Letter", "Ll"}, {"Titlecase_Letter", "Lt"},
-    {"Modifier_Letter", "Lm"}, {"Other_Letter", "Lo"}, {"Mark", "M"}, {"Combining_Mark", "M"}, {"Nonspacing_Mark", "Mn"}, {"Spacing_Mark", "Mc"},
-    {"Enclosing_Mark", "Me"}, {"Number", "N"}, {"Decimal_Number", "Nd"}, {"digit", "Nd"}, {"Letter_Number", "Nl"}, {"Other_Number", "No"},
-    {"Punctuation", "P"}, {"punct", "P"}, {"Connector_Punctuation", "Pc"}, {"Dash_Punctuation", "Pd"}, {"Open_Punctuation", "Ps"},
-    {"Close_Punctuation", "Pe"}, {"Initial_Punctuation", "Pi"}, {"Final_Punctuation", "Pf"}, {"Other_Punctuation", "Po"}, {"Symbol", "S"},
-    {"Math_Symbol", "Sm"}, {"Currency_Symbol", "Sc"}, {"Modifier_Symbol", "Sk"}, {"Other_Symbol", "So"}, {"Separator", "Z"},
-    {"Space_Separator", "Zs"}, {"Line_Separator", "Zl"}, {"Paragraph_Separator", "Zp"}, {"Other", "C"}, {"Control", "Cc"}, {"cntrl", "Cc"},
-    {"Format", "Cf"}, {"Private_Use", "Co"}, {"Unassigned", "Cn"},
+    {"Letter", "L"},
+    {"Cased_Letter", "L&"},
+    {"LC", "L&"},
+    {"Uppercase_Letter", "Lu"},
+    {"Lowercase_Letter", "Ll"},
+    {"Titlecase_Letter", "Lt"},
+    {"Modifier_Letter", "Lm"},
+    {"Other_Letter", "Lo"},
+    {"Mark", "M"},
+    {"Combining_Mark", "M"},
+    {"Nonspacing_Mark", "Mn"},
+    {"Spacing_Mark", "Mc"},
+    {"Enclosing_Mark", "Me"},
+    {"Number", "N"},
+    {"Decimal_Number", "Nd"},
+    {"digit", "Nd"},
+    {"Letter_Number", "Nl"},
+    {"Other_Number", "No"},
+    {"Punctuation", "P"},
+    {"punct", "P"},
+    {"Connector_Punctuation", "Pc"},
+    {"Dash_Punctuation", "Pd"},
+    {"Open_Punctuation", "Ps"},
+    {"Close_Punctuation", "Pe"},
+    {"Initial_Punctuation", "Pi"},
+    {"Final_Punctuation", "Pf"},
+    {"Other_Punctuation", "Po"},
+    {"Symbol", "S"},
+    {"Math_Symbol", "Sm"},
+    {"Currency_Symbol", "Sc"},
+    {"Modifier_Symbol", "Sk"},
+    {"Other_Symbol", "So"},
+    {"Separator", "Z"},
+    {"Space_Separator", "Zs"},
+    {"Line_Separator", "Zl"},
+    {"Paragraph_Separator", "Zp"},
+    {"Other", "C"},
+    {"Control", "Cc"},
+    {"cntrl", "Cc"},
+    {"Format", "Cf"},
+    {"Private_Use", "Co"},
+    {"Unassigned", "Cn"},
 };
 static const char *const short_categories =
     " L Lu Ll Lt Lm Lo M Mn Mc Me N Nd Nl No P Pc Pd Ps Pe Pi Pf Po S Sm Sc Sk So Z Zs Zl Zp C Cc Cf Co Cn ";
-static const char *const scripts[] = {"Latin", "Greek", "Cyrillic", "Armenian", "Hebrew", "Arabic", "Devanagari", "Bengali", "Gurmukhi",
-                                      "Gujarati", "Tamil", "Telugu", "Kannada", "Malayalam", "Sinhala", "Thai", "Lao", "Tibetan", "Myanmar",
-                                      "Georgian", "Hangul", "Ethiopic", "Khmer", "Mongolian", "Hiragana", "Katakana", "Bopomofo", "Han", "Common"};
+static const char *const scripts[] = {
+    "Latin",  "Greek",    "Cyrillic", "Armenian",  "Hebrew",   "Arabic",   "Devanagari", "Bengali", "Gurmukhi", "Gujarati",
+    "Tamil",  "Telugu",   "Kannada",  "Malayalam", "Sinhala",  "Thai",     "Lao",        "Tibetan", "Myanmar",  "Georgian",
+    "Hangul", "Ethiopic", "Khmer",    "Mongolian", "Hiragana", "Katakana", "Bopomofo",   "Han",     "Common"};
 
 /* PCRE2's name for it, as an expression; false: not one of ours. */
 static bool translate(const char *name, char out[64]) {
@@ -45,7 +80,8 @@ static bool translate(const char *name, char out[64]) {
         const size_t n = strlen(script_ways[i]);
         for (uint32_t k = 0; strncmp(name, script_ways[i], n) == 0 && k < SH_COUNT(scripts); k++) {
             /* PCRE2 10.40 and later takes a bare name for the script's extensions. */
-            if (strcmp(name + n, scripts[k]) == 0) return snprintf(out, 64, PCRE2_MAJOR > 10 || PCRE2_MINOR >= 40 ? "\\p{sc:%s}+" : "\\p{%s}+", scripts[k]) > 0;
+            if (strcmp(name + n, scripts[k]) == 0)
+                return snprintf(out, 64, PCRE2_MAJOR > 10 || PCRE2_MINOR >= 40 ? "\\p{sc:%s}+" : "\\p{%s}+", scripts[k]) > 0;
         }
     }
     for (uint32_t i = 0; i < SH_COUNT(categories); i++) {

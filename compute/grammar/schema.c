@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #define FREE UINT32_MAX
+enum { MAX_PATH = 256 }; /* bytes of a node's path that are kept */
 
 const struct sh_keyword sh_keywords[] = {
     {"type", SH_KEYWORD_ENFORCED},
@@ -137,29 +138,26 @@ static enum sh_code intern_node(struct sh_schema *s, const json_t *json, char *p
     return SH_OK;
 }
 
-enum sh_code sh_schema_child(struct sh_schema *s, uint32_t parent, const json_t *json, const char *key, const char *name, size_t index,
-                             uint32_t *out) {
+enum sh_code sh_schema_child(struct sh_schema *s, uint32_t parent, const json_t *json, const char *key, const char *name,
+                             size_t index, uint32_t *out) {
     uint32_t *slot = s->n_slots > 0 ? node_slot(s, json) : NULL;
     if (slot != NULL && *slot != FREE) {
         *out = *slot;
         return SH_OK;
     }
-    const char *above = s->nodes[parent].path;
-    const size_t n = strlen(above), longest = n + strlen(key) + (name != NULL ? 2 * strlen(name) : 24) + 3;
-    char *path = malloc(longest);
-    if (path == NULL) return sh_schema_no_memory(s);
-    int at = snprintf(path, longest, "%s/%s", above, key);
-    if (name == NULL && index != SIZE_MAX) {
-        snprintf(path + at, longest - (size_t)at, "/%zu", index);
-    } else if (name != NULL) {
+    char path[MAX_PATH]; /* what does not fit is left out: it is for people */
+    size_t at = (size_t)snprintf(path, sizeof path, "%s/%s", s->nodes[parent].path, key);
+    if (name == NULL && index != SIZE_MAX && at < sizeof path) {
+        snprintf(path + at, sizeof path - at, "/%zu", index);
+    } else if (name != NULL && at + 1 < sizeof path) {
         path[at++] = '/';
-        for (; *name != 0; name++) {
+        for (; *name != 0 && at + 2 < sizeof path; name++) {
             if (*name == '~' || *name == '/') path[at++] = '~';
             path[at++] = *name == '~' ? '0' : *name == '/' ? '1' : *name;
         }
         path[at] = 0;
     }
-    return intern_node(s, json, path, out);
+    return intern_node(s, json, strdup(path), out);
 }
 
 bool sh_schema_add(struct sh_schema_list *list, uint32_t node) {
@@ -193,7 +191,8 @@ static enum sh_code check_value(struct sh_schema *s, uint32_t node, const char *
     static const char *const strings[] = {"pattern", "format", "$ref"};
     const char *wanted = NULL;
     for (size_t i = 0; i < SH_COUNT(schemas); i++) {
-        if (strcmp(key, schemas[i]) == 0 && !json_is_object(value) && !json_is_boolean(value)) wanted = "a schema: an object, true or false";
+        if (strcmp(key, schemas[i]) == 0 && !json_is_object(value) && !json_is_boolean(value))
+            wanted = "a schema: an object, true or false";
     }
     for (size_t i = 0; i < SH_COUNT(maps); i++) {
         const char *name;
@@ -214,7 +213,8 @@ static enum sh_code check_value(struct sh_schema *s, uint32_t node, const char *
         }
     }
     for (size_t i = 0; i < SH_COUNT(counts); i++) {
-        if (strcmp(key, counts[i]) == 0 && !(json_is_number(value) && sh_json_is_integer(value) && json_number_value(value) >= 0)) {
+        if (strcmp(key, counts[i]) == 0 &&
+            !(json_is_number(value) && sh_json_is_integer(value) && json_number_value(value) >= 0)) {
             wanted = "a whole number, 0 or more";
         }
     }
@@ -227,7 +227,8 @@ static enum sh_code check_value(struct sh_schema *s, uint32_t node, const char *
     if (strcmp(key, "items") == 0) {
         size_t k;
         const json_t *one;
-        if (!json_is_object(value) && !json_is_boolean(value) && !json_is_array(value)) wanted = "a schema: an object, true or false";
+        if (!json_is_object(value) && !json_is_boolean(value) && !json_is_array(value))
+            wanted = "a schema: an object, true or false";
         json_array_foreach(value, k, one) {
             if (!json_is_object(one) && !json_is_boolean(one)) wanted = "a schema, or an array of schemas";
         }
@@ -262,7 +263,8 @@ static enum sh_code check_keywords(struct sh_schema *s, uint32_t node) {
             if (code != SH_OK) return code;
             continue;
         }
-        if ((strcmp(key, "$id") == 0 || strcmp(key, "$anchor") == 0) && node == 0) continue; /* a name for the whole, which nothing here refers to */
+        if ((strcmp(key, "$id") == 0 || strcmp(key, "$anchor") == 0) && node == 0)
+            continue; /* a name for the whole, which nothing here refers to */
         if (strcmp(key, "uniqueItems") == 0) {
             const json_t *most = json_object_get(json, "maxItems");
             if (json_is_false(value) || (json_is_number(most) && json_number_value(most) <= 1)) continue;
@@ -270,7 +272,8 @@ static enum sh_code check_keywords(struct sh_schema *s, uint32_t node) {
         return sh_schema_fail(s, node, SH_ERR_UNSUPPORTED, "\"%s\" is not enforced here; leave it out", key);
     }
     if (json_is_object(json_object_get(json, "unevaluatedProperties"))) {
-        return sh_schema_fail(s, node, SH_ERR_UNSUPPORTED, "\"unevaluatedProperties\" is not enforced here with a schema; write false, or leave it out");
+        return sh_schema_fail(s, node, SH_ERR_UNSUPPORTED,
+                              "\"unevaluatedProperties\" is not enforced here with a schema; write false, or leave it out");
     }
     return SH_OK;
 }
@@ -306,7 +309,8 @@ static enum sh_code resolve(struct sh_schema *s, uint32_t node, const char *ref,
         return SH_OK;
     }
     if (strncmp(ref, "#/", 2) != 0) {
-        return sh_schema_fail(s, node, SH_ERR_UNSUPPORTED, "the reference \"%s\" does not begin with #/; only those into this schema are followed", ref);
+        return sh_schema_fail(s, node, SH_ERR_UNSUPPORTED,
+                              "the reference \"%s\" does not begin with #/; only those into this schema are followed", ref);
     }
     char *parts = strdup(ref + 2);
     if (parts == NULL) return sh_schema_no_memory(s);
@@ -315,7 +319,8 @@ static enum sh_code resolve(struct sh_schema *s, uint32_t node, const char *ref,
         rest = decode_part(part);
         if (json_is_object(at)) {
             at = json_object_get(at, part);
-        } else if (json_is_array(at) && part[0] >= '0' && part[0] <= '9' && strspn(part, "0123456789") == strlen(part) && strlen(part) < 10) {
+        } else if (json_is_array(at) && part[0] >= '0' && part[0] <= '9' && strspn(part, "0123456789") == strlen(part) &&
+                   strlen(part) < 10) {
             at = json_array_get(at, strtoul(part, NULL, 10));
         } else {
             at = NULL;
@@ -323,7 +328,7 @@ static enum sh_code resolve(struct sh_schema *s, uint32_t node, const char *ref,
     }
     free(parts);
     if (at == NULL) return sh_schema_fail(s, node, SH_ERR_INVALID, "the reference \"%s\" leads nowhere", ref);
-    return intern_node(s, at, strdup(ref), out);
+    return intern_node(s, at, strndup(ref, MAX_PATH), out);
 }
 
 /* ---- conjunctions ------------------------------------------------------------------------------------------------------- */
@@ -403,7 +408,7 @@ static void shapes_free(struct shapes *shapes) {
     free(shapes->items);
 }
 
-struct expansion { /* a way through the alternatives, so far */
+struct expansion {                        /* a way through the alternatives, so far */
     struct sh_schema_list parts, parents; /* parents[i]: index in parts of what part i came from, UINT32_MAX: the conjunction */
     struct sh_schema_list choices; /* anyOf and oneOf still to be taken: node, 0 or 1 for oneOf, index of the part, in turns */
     uint32_t choices_taken;
@@ -443,7 +448,8 @@ static bool sees_all(const struct sh_schema *s, const struct expansion *x, uint3
 }
 
 static enum sh_code too_many_steps(struct sh_schema *s, uint32_t node) {
-    return sh_schema_fail(s, node, SH_ERR_LIMIT, "the schema's combinations and patterns take more than %d steps", SH_SCHEMA_MAX_STEPS);
+    return sh_schema_fail(s, node, SH_ERR_LIMIT, "the schema's combinations and patterns take more than %d steps",
+                          SH_SCHEMA_MAX_STEPS);
 }
 
 enum sh_code sh_schema_charge(struct sh_schema *s, uint32_t node, uint64_t work) {
@@ -455,7 +461,8 @@ enum sh_code sh_schema_charge(struct sh_schema *s, uint32_t node, uint64_t work)
 /* Takes a schema, and all that applies together with it without a choice, into the expansion. *dead: it allows nothing. */
 static enum sh_code take(struct sh_schema *s, struct expansion *x, uint32_t node, uint32_t parent, bool *dead, uint32_t depth) {
     if (++s->steps > SH_SCHEMA_MAX_STEPS) return too_many_steps(s, node);
-    if (depth > SH_GR_MAX_DEPTH) return sh_schema_fail(s, node, SH_ERR_LIMIT, "more than %d references or allOf within each other", SH_GR_MAX_DEPTH);
+    if (depth > SH_GR_MAX_DEPTH)
+        return sh_schema_fail(s, node, SH_ERR_LIMIT, "more than %d references or allOf within each other", SH_GR_MAX_DEPTH);
     enum sh_code code = check_keywords(s, node);
     if (code != SH_OK) return code;
     const json_t *json = s->nodes[node].json;
@@ -475,7 +482,8 @@ static enum sh_code take(struct sh_schema *s, struct expansion *x, uint32_t node
     const uint32_t self = x->parts.n;
     if (!append(&x->parts, node) || !append(&x->parents, parent)) return sh_schema_no_memory(s);
     if (json_is_false(json_object_get(json, "unevaluatedProperties")) && !sees_all(s, x, self)) {
-        return sh_schema_fail(s, node, SH_ERR_UNSUPPORTED, "\"unevaluatedProperties\" is not enforced here within allOf, anyOf or oneOf; write it outside");
+        return sh_schema_fail(s, node, SH_ERR_UNSUPPORTED,
+                              "\"unevaluatedProperties\" is not enforced here within allOf, anyOf or oneOf; write it outside");
     }
     const json_t *ref = json_object_get(json, "$ref");
     if (ref != NULL) {
@@ -510,8 +518,8 @@ static enum sh_code expand_choice(struct sh_schema *s, const struct expansion *x
         struct expansion next = {.choices_taken = x->choices_taken + 1};
         uint32_t node = 0;
         bool dead = false;
-        if (!copy_list(&next.parts, &x->parts) || !copy_list(&next.parents, &x->parents) || !copy_list(&next.choices, &x->choices) ||
-            !copy_list(&next.taken, &x->taken) ||
+        if (!copy_list(&next.parts, &x->parts) || !copy_list(&next.parents, &x->parents) ||
+            !copy_list(&next.choices, &x->choices) || !copy_list(&next.taken, &x->taken) ||
             (choice[1] != 0 && (!append(&next.taken, choice[0]) || !append(&next.taken, (uint32_t)i)))) {
             code = sh_schema_no_memory(s);
         }
@@ -527,7 +535,8 @@ static enum sh_code expand_choice(struct sh_schema *s, const struct expansion *x
 static enum sh_code expand(struct sh_schema *s, const struct expansion *x, struct shapes *out) {
     if (x->choices_taken * 3 < x->choices.n) return expand_choice(s, x, out);
     if (out->n >= SH_SCHEMA_MAX_SHAPES) {
-        return sh_schema_fail(s, x->parts.items[0], SH_ERR_LIMIT, "anyOf and oneOf together make more than %d alternatives", SH_SCHEMA_MAX_SHAPES);
+        return sh_schema_fail(s, x->parts.items[0], SH_ERR_LIMIT, "anyOf and oneOf together make more than %d alternatives",
+                              SH_SCHEMA_MAX_SHAPES);
     }
     if (!sh_grow((void **)&out->items, &out->capacity, out->n + 1, sizeof *out->items)) return sh_schema_no_memory(s);
     const enum sh_code code = sh_shape_gather(s, &x->parts, &out->items[out->n]);
@@ -559,10 +568,11 @@ static enum sh_code check_one_of(struct sh_schema *s, const struct sh_shape *a, 
             const uint32_t node = a->taken.items[i], first = a->taken.items[i + 1], second = b->taken.items[k + 1];
             if (node != b->taken.items[k] || first == second || sh_shape_apart(s, a, b)) continue;
             if (s->steps > SH_SCHEMA_MAX_STEPS) return too_many_steps(s, node);
-            return sh_schema_fail(s, node, SH_ERR_UNSUPPORTED,
-                                  "\"oneOf\": a value may satisfy branches %u and %u at once, which is not excluded here; use anyOf, or tell "
-                                  "them apart by type or by a required constant",
-                                  (unsigned)(first < second ? first : second), (unsigned)(first < second ? second : first));
+            return sh_schema_fail(
+                s, node, SH_ERR_UNSUPPORTED,
+                "\"oneOf\": a value may satisfy branches %u and %u at once, which is not excluded here; use anyOf, or tell "
+                "them apart by type or by a required constant",
+                (unsigned)(first < second ? first : second), (unsigned)(first < second ? second : first));
         }
     }
     return SH_OK;
@@ -616,18 +626,22 @@ static bool too_deep(const json_t *json, uint32_t depth) {
 }
 
 enum sh_code sh_gr_schema(struct sh_gr *gr, const char *schema, size_t length, sh_gr_expr *out, struct sh_error *err) {
-    if (length > SH_GR_MAX_TEXT) return sh_fail(err, SH_ERR_LIMIT, "the schema has %zu bytes, at most %d are allowed", length, SH_GR_MAX_TEXT);
+    if (length > SH_GR_MAX_TEXT)
+        return sh_fail(err, SH_ERR_LIMIT, "the schema has %zu bytes, at most %d are allowed", length, SH_GR_MAX_TEXT);
     json_error_t why;
-    struct sh_schema s = {.gr = gr, .err = err, .document = json_loadb(schema, length, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, &why)};
+    struct sh_schema s = {
+        .gr = gr, .err = err, .document = json_loadb(schema, length, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, &why)};
     if (s.document == NULL) {
         return sh_fail(err, SH_ERR_INVALID, "the schema is no JSON: %s in line %d, column %d", why.text, why.line, why.column);
     }
     uint32_t root;
-    enum sh_code code = too_deep(s.document, 0) ? sh_fail(err, SH_ERR_LIMIT, "the schema is nested more than %d deep", SH_GR_MAX_DEPTH)
-                                                : intern_node(&s, s.document, strdup("#"), &root);
+    enum sh_code code = too_deep(s.document, 0)
+                            ? sh_fail(err, SH_ERR_LIMIT, "the schema is nested more than %d deep", SH_GR_MAX_DEPTH)
+                            : intern_node(&s, s.document, strdup("#"), &root);
     struct sh_schema_list list = {0};
     if (code == SH_OK) code = check_keywords(&s, root);
-    if (code == SH_OK && json_is_false(s.document)) code = sh_schema_fail(&s, root, SH_ERR_INVALID, "the schema `false` allows no value");
+    if (code == SH_OK && json_is_false(s.document))
+        code = sh_schema_fail(&s, root, SH_ERR_INVALID, "the schema `false` allows no value");
     if (code == SH_OK && !append(&list, root)) code = sh_schema_no_memory(&s);
     if (code == SH_OK) code = sh_schema_rule(&s, &list, false, out);
     for (uint32_t i = 0; code == SH_OK && i < s.n_rules; i++) code = write_rule(&s, i);

@@ -19,14 +19,15 @@
 #include <jansson.h>
 
 enum {
-    SH_JSON_DIGITS = 15, /* of an integer that no bound calls for, before and behind the point of a number: doubles tell these apart */
+    SH_JSON_DIGITS =
+        15, /* of an integer that no bound calls for, before and behind the point of a number: doubles tell these apart */
 };
 sh_gr_expr sh_json_string(struct sh_gr *gr, uint32_t min, uint32_t max); /* with its quotes; lengths in code points */
 sh_gr_expr sh_json_digits(struct sh_gr *gr, uint32_t min, uint32_t max);
 sh_gr_expr sh_json_number(struct sh_gr *gr);
 /* Brackets around items that are not empty, or, if that may be, around nothing. */
 sh_gr_expr sh_json_list(struct sh_gr *gr, const char *open, sh_gr_expr items, const char *close, bool may_be_empty);
-sh_gr_expr sh_json_next(struct sh_gr *gr, sh_gr_expr item); /* a comma and the item */
+sh_gr_expr sh_json_next(struct sh_gr *gr, sh_gr_expr item);                     /* a comma and the item */
 sh_gr_expr sh_json_member(struct sh_gr *gr, sh_gr_expr name, sh_gr_expr value); /* name with its quotes */
 
 /* ---- keywords: one table, which the manual page is held against ---- */
@@ -45,21 +46,21 @@ struct sh_format_of_string {
     const char *name, *pattern; /* of the whole string */
 };
 extern const struct sh_format_of_string sh_string_formats[]; /* ends with a name of NULL */
-const char *sh_string_format(const char *name); /* its pattern; NULL: unknown */
+const char *sh_string_format(const char *name);              /* its pattern; NULL: unknown */
 
 /* ---- the document ---- */
 
 enum {
-    SH_SCHEMA_MAX_RULES = 20000,  /* conjunctions */
-    SH_SCHEMA_MAX_SHAPES = 256,   /* of one conjunction */
-    SH_SCHEMA_MAX_PARTS = 256,    /* schemas of one shape */
+    SH_SCHEMA_MAX_RULES = 20000,   /* conjunctions */
+    SH_SCHEMA_MAX_SHAPES = 256,    /* of one conjunction */
+    SH_SCHEMA_MAX_PARTS = 256,     /* schemas of one shape */
     SH_SCHEMA_MAX_STEPS = 2000000, /* schemas looked at, over all, and work on patterns in units of 8 */
-    SH_SCHEMA_MAX_PATTERNS = 32,  /* of patternProperties, over all */
+    SH_SCHEMA_MAX_PATTERNS = 32,   /* of patternProperties, over all */
 };
 
 struct sh_schema_node { /* a schema in the document */
     const json_t *json;
-    char *path; /* "#/properties/x" */
+    char *path;   /* "#/properties/x" */
     bool checked; /* its keywords are known */
 };
 struct sh_schema_list { /* numbers of nodes */
@@ -68,11 +69,11 @@ struct sh_schema_list { /* numbers of nodes */
 struct sh_conjunction {
     struct sh_schema_list nodes; /* ascending, each once */
     uint32_t rule;
-    bool may_be_never; /* it is no error that nothing satisfies it, */
+    bool may_be_never;         /* it is no error that nothing satisfies it, */
     const char *contradiction; /* and then this says why */
     uint32_t contradiction_node;
 };
-struct sh_name_pattern { /* of patternProperties */
+struct sh_name_pattern {   /* of patternProperties */
     uint32_t parent, node; /* the schema that has it, and that of the values */
     const char *text;
     struct sh_dfa *dfa;
@@ -98,8 +99,8 @@ enum sh_code sh_schema_no_memory(struct sh_schema *s);
 /* Counts work on patterns; SH_ERR_LIMIT. */
 enum sh_code sh_schema_charge(struct sh_schema *s, uint32_t node, uint64_t work);
 /* The node of a schema that lies in `parent` under key, and there under name (NULL: none) or index. */
-enum sh_code sh_schema_child(struct sh_schema *s, uint32_t parent, const json_t *json, const char *key, const char *name, size_t index,
-                             uint32_t *out);
+enum sh_code sh_schema_child(struct sh_schema *s, uint32_t parent, const json_t *json, const char *key, const char *name,
+                             size_t index, uint32_t *out);
 bool sh_schema_add(struct sh_schema_list *list, uint32_t node); /* if it is not in it; false: no memory */
 /* The rule for values that satisfy all of the list (none: any value), as an expression. The list is taken over. That nothing can
  * satisfy it is the schema's error, unless it may_be_never. */
@@ -112,15 +113,15 @@ bool sh_schema_is_false(const struct sh_schema *s, const struct sh_schema_list *
 /* ---- shapes ---- */
 
 enum { /* types of values */
-    SH_TYPE_NULL = 1,
-    SH_TYPE_BOOLEAN = 2,
-    SH_TYPE_INTEGER = 4,
-    SH_TYPE_FRACTION = 8, /* numbers that are no integers */
-    SH_TYPE_STRING = 16,
-    SH_TYPE_ARRAY = 32,
-    SH_TYPE_OBJECT = 64,
-    SH_TYPE_NUMBER = SH_TYPE_INTEGER | SH_TYPE_FRACTION,
-    SH_TYPE_ALL = 127,
+       SH_TYPE_NULL = 1,
+       SH_TYPE_BOOLEAN = 2,
+       SH_TYPE_INTEGER = 4,
+       SH_TYPE_FRACTION = 8, /* numbers that are no integers */
+       SH_TYPE_STRING = 16,
+       SH_TYPE_ARRAY = 32,
+       SH_TYPE_OBJECT = 64,
+       SH_TYPE_NUMBER = SH_TYPE_INTEGER | SH_TYPE_FRACTION,
+       SH_TYPE_ALL = 127,
 };
 struct sh_bound {
     const json_t *number; /* NULL: none */
@@ -130,8 +131,9 @@ struct sh_bound {
 struct sh_shape {
     struct sh_schema_list parts;
     struct sh_schema_list taken; /* which branch of which oneOf it comes from: node and branch, in turns */
-    unsigned types;     /* what the schemas allow */
-    unsigned generated; /* the part of it that is generated: where no schema names a type, those that the other keywords are about */
+    unsigned types;              /* what the schemas allow */
+    unsigned
+        generated; /* the part of it that is generated: where no schema names a type, those that the other keywords are about */
     bool has_enum;
     const json_t **values; /* what all enum and const have in common and the other keywords allow */
     uint32_t n_values;
@@ -162,7 +164,7 @@ bool sh_json_no_integers(const struct sh_bound *min, const struct sh_bound *max)
 /* False: a bound has more digits than are generated. */
 bool sh_json_numbers(struct sh_gr *gr, const struct sh_bound *min, const struct sh_bound *max, sh_gr_expr *out);
 int sh_json_compare(const json_t *a, const json_t *b); /* two numbers, exactly: < 0, 0, > 0 */
-bool sh_json_is_integer(const json_t *number); /* 2 and 2.0 */
-bool sh_json_equal(const json_t *a, const json_t *b); /* as JSON Schema has it: 1 equals 1.0 */
+bool sh_json_is_integer(const json_t *number);         /* 2 and 2.0 */
+bool sh_json_equal(const json_t *a, const json_t *b);  /* as JSON Schema has it: 1 equals 1.0 */
 
 #endif

@@ -72,7 +72,8 @@ static sh_gr_expr fixed(struct sh_gr *gr, uint64_t low, uint64_t high, uint32_t 
     const uint64_t unit = power(n - 1);
     const uint32_t first = (uint32_t)(low / unit), last = (uint32_t)(high / unit);
     const uint64_t low_rest = low % unit, high_rest = high % unit;
-    if (low_rest == 0 && high_rest == unit - 1) return sh_gr_pair(gr, digit_between(gr, first, last), sh_json_digits(gr, n - 1, n - 1));
+    if (low_rest == 0 && high_rest == unit - 1)
+        return sh_gr_pair(gr, digit_between(gr, first, last), sh_json_digits(gr, n - 1, n - 1));
     if (first == last) return sh_gr_pair(gr, digit_between(gr, first, first), fixed(gr, low_rest, high_rest, n - 1));
     sh_gr_expr all[3] = {sh_gr_pair(gr, digit_between(gr, first, first), fixed(gr, low_rest, unit - 1, n - 1)), SH_GR_NEVER,
                          sh_gr_pair(gr, digit_between(gr, last, last), fixed(gr, 0, high_rest, n - 1))};
@@ -86,7 +87,8 @@ static sh_gr_expr magnitudes(struct sh_gr *gr, uint64_t low, uint64_t high) {
     uint32_t n = 0;
     if (low > high) return SH_GR_NEVER;
     for (uint32_t digits = 1; digits <= 19; digits++) {
-        const uint64_t least = digits == 1 ? 0 : power(digits - 1), most = digits == 19 ? 9999999999999999999u : power(digits) - 1;
+        const uint64_t least = digits == 1 ? 0 : power(digits - 1),
+                       most = digits == 19 ? 9999999999999999999u : power(digits) - 1;
         if (most < low || least > high) continue;
         all[n++] = fixed(gr, low > least ? low : least, high < most ? high : most, digits);
     }
@@ -210,10 +212,13 @@ static sh_gr_expr fraction_from(const struct fraction *f, uint32_t i, bool at_lo
 }
 
 /* A whole number, and perhaps a point and digits, so that the fraction lies between the bounds. */
-static sh_gr_expr with_fraction(struct sh_gr *gr, sh_gr_expr whole, const struct decimal *low, const struct decimal *high, uint32_t n) {
+static sh_gr_expr with_fraction(struct sh_gr *gr, sh_gr_expr whole, const struct decimal *low, const struct decimal *high,
+                                uint32_t n) {
     const struct fraction f = {gr, low, high, n};
-    const bool bare = (low == NULL || (zeros(low, 0) && !low->exclusive)) && (high == NULL || !zeros(high, 0) || !high->exclusive);
-    const sh_gr_expr point = n > 0 ? sh_gr_pair(gr, sh_gr_text(gr, ".", 1), fraction_from(&f, 0, low != NULL, high != NULL)) : SH_GR_NEVER;
+    const bool bare =
+        (low == NULL || (zeros(low, 0) && !low->exclusive)) && (high == NULL || !zeros(high, 0) || !high->exclusive);
+    const sh_gr_expr point =
+        n > 0 ? sh_gr_pair(gr, sh_gr_text(gr, ".", 1), fraction_from(&f, 0, low != NULL, high != NULL)) : SH_GR_NEVER;
     return sh_gr_pair(gr, whole, bare ? sh_gr_optional(gr, point) : point);
 }
 

@@ -6,22 +6,37 @@
 static const struct {
     const char *name;
     unsigned types;
-} type_names[] = {{"null", SH_TYPE_NULL}, {"boolean", SH_TYPE_BOOLEAN}, {"integer", SH_TYPE_INTEGER}, {"number", SH_TYPE_NUMBER},
-                  {"string", SH_TYPE_STRING}, {"array", SH_TYPE_ARRAY}, {"object", SH_TYPE_OBJECT}};
+} type_names[] = {{"null", SH_TYPE_NULL},     {"boolean", SH_TYPE_BOOLEAN}, {"integer", SH_TYPE_INTEGER},
+                  {"number", SH_TYPE_NUMBER}, {"string", SH_TYPE_STRING},   {"array", SH_TYPE_ARRAY},
+                  {"object", SH_TYPE_OBJECT}};
 
 /* What a keyword is about, for schemas that name no type. */
 static const struct {
     const char *name;
     unsigned types;
-} about[] = {{"properties", SH_TYPE_OBJECT}, {"required", SH_TYPE_OBJECT}, {"additionalProperties", SH_TYPE_OBJECT},
-             {"patternProperties", SH_TYPE_OBJECT}, {"unevaluatedProperties", SH_TYPE_OBJECT}, {"minProperties", SH_TYPE_OBJECT},
-             {"maxProperties", SH_TYPE_OBJECT}, {"items", SH_TYPE_ARRAY}, {"prefixItems", SH_TYPE_ARRAY}, {"minItems", SH_TYPE_ARRAY},
-             {"maxItems", SH_TYPE_ARRAY}, {"minLength", SH_TYPE_STRING}, {"maxLength", SH_TYPE_STRING}, {"pattern", SH_TYPE_STRING},
-             {"format", SH_TYPE_STRING}, {"minimum", SH_TYPE_NUMBER}, {"maximum", SH_TYPE_NUMBER},
-             {"exclusiveMinimum", SH_TYPE_NUMBER}, {"exclusiveMaximum", SH_TYPE_NUMBER}};
+} about[] = {{"properties", SH_TYPE_OBJECT},
+             {"required", SH_TYPE_OBJECT},
+             {"additionalProperties", SH_TYPE_OBJECT},
+             {"patternProperties", SH_TYPE_OBJECT},
+             {"unevaluatedProperties", SH_TYPE_OBJECT},
+             {"minProperties", SH_TYPE_OBJECT},
+             {"maxProperties", SH_TYPE_OBJECT},
+             {"items", SH_TYPE_ARRAY},
+             {"prefixItems", SH_TYPE_ARRAY},
+             {"minItems", SH_TYPE_ARRAY},
+             {"maxItems", SH_TYPE_ARRAY},
+             {"minLength", SH_TYPE_STRING},
+             {"maxLength", SH_TYPE_STRING},
+             {"pattern", SH_TYPE_STRING},
+             {"format", SH_TYPE_STRING},
+             {"minimum", SH_TYPE_NUMBER},
+             {"maximum", SH_TYPE_NUMBER},
+             {"exclusiveMinimum", SH_TYPE_NUMBER},
+             {"exclusiveMaximum", SH_TYPE_NUMBER}};
 
 #define UP_TO_99 "[0-9]{1,2}"
-#define MONTH_AND_DAY "(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)|02-(?:0[1-9]|1[0-9]|2[0-8]))"
+#define MONTH_AND_DAY                                                                                                            \
+    "(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)|02-(?:0[1-9]|1[0-9]|2[0-8]))"
 #define YEAR "(?:[1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])"
 #define LEAP_YEAR "(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:0[48]|[2468][048]|[13579][26])00)"
 #define DATE "(?:" YEAR "-" MONTH_AND_DAY "|" LEAP_YEAR "-02-29)"
@@ -41,8 +56,8 @@ const struct sh_format_of_string sh_string_formats[] = {
                  "|[0-9]{1,6}Y(?:[0-9]{1,6}M(?:[0-9]{1,6}D)?)?|[0-9]{1,6}M(?:[0-9]{1,6}D)?|[0-9]{1,6}D)"},
     {"uuid", HEX_DIGITS "{8}-" HEX_DIGITS "{4}-" HEX_DIGITS "{4}-" HEX_DIGITS "{4}-" HEX_DIGITS "{12}"},
     {"ipv4", BYTE "\\." BYTE "\\." BYTE "\\." BYTE},
-    {"ipv6", "(?:" HEX_DIGITS "{1,4}:){7}" HEX_DIGITS "{1,4}|::|(?:" HEX_DIGITS "{1,4}:){1,6}(?::" HEX_DIGITS "{1,4})|(?:" HEX_DIGITS
-             "{1,4}:){1,7}:|:(?::" HEX_DIGITS "{1,4}){1,7}"},
+    {"ipv6", "(?:" HEX_DIGITS "{1,4}:){7}" HEX_DIGITS "{1,4}|::|(?:" HEX_DIGITS "{1,4}:){1,6}(?::" HEX_DIGITS
+             "{1,4})|(?:" HEX_DIGITS "{1,4}:){1,7}:|:(?::" HEX_DIGITS "{1,4}){1,7}"},
     {"email", ATOM "(?:\\." ATOM "){0,2}@(?:" LABEL "\\.){1,4}[A-Za-z]{2,20}"},
     {"hostname", LABEL "(?:\\." LABEL "){0,4}"},
     {"uri", "(?:https?|ftp)://" LABEL "(?:\\." LABEL "){0,4}(?::[1-9][0-9]{0,3})?(?:/" IN_URI "*)*(?:\\?(?:" IN_URI "|[/?])*)?"
@@ -86,7 +101,8 @@ static enum sh_code read_types(struct sh_schema *s, uint32_t node, const json_t 
         }
     }
     if (*out == 0) {
-        return sh_schema_fail(s, node, SH_ERR_INVALID, "\"type\" must be one or several of null, boolean, integer, number, string, array, object");
+        return sh_schema_fail(s, node, SH_ERR_INVALID,
+                              "\"type\" must be one or several of null, boolean, integer, number, string, array, object");
     }
     if (json_is_true(json_object_get(json, "nullable"))) *out |= SH_TYPE_NULL;
     return SH_OK;
@@ -111,7 +127,8 @@ static void bound(struct sh_bound *b, const json_t *json, uint32_t node, const c
 static unsigned type_of(const json_t *value) {
     switch (json_typeof(value)) {
     case JSON_NULL: return SH_TYPE_NULL;
-    case JSON_TRUE: case JSON_FALSE: return SH_TYPE_BOOLEAN;
+    case JSON_TRUE:
+    case JSON_FALSE: return SH_TYPE_BOOLEAN;
     case JSON_INTEGER: return SH_TYPE_INTEGER;
     case JSON_REAL: return sh_json_is_integer(value) ? SH_TYPE_INTEGER : SH_TYPE_FRACTION;
     case JSON_STRING: return SH_TYPE_STRING;
@@ -129,7 +146,8 @@ static uint32_t code_points(const json_t *string) {
 
 static bool structural(const struct sh_schema *s, const struct sh_shape *shape, unsigned type, uint32_t *node) {
     static const char *const arrays[] = {"items", "prefixItems"};
-    static const char *const objects[] = {"properties", "required", "additionalProperties", "patternProperties", "unevaluatedProperties"};
+    static const char *const objects[] = {"properties", "required", "additionalProperties", "patternProperties",
+                                          "unevaluatedProperties"};
     const char *const *keys = type == SH_TYPE_ARRAY ? arrays : objects;
     const size_t n = type == SH_TYPE_ARRAY ? SH_COUNT(arrays) : SH_COUNT(objects);
     for (uint32_t i = 0; i < shape->parts.n; i++) {
@@ -142,7 +160,8 @@ static bool structural(const struct sh_schema *s, const struct sh_shape *shape, 
 }
 
 /* Whether the other keywords allow a value that enum or const names. */
-static enum sh_code allows(struct sh_schema *s, const struct sh_shape *shape, const struct sh_dfa *string, const json_t *value, bool *ok) {
+static enum sh_code allows(struct sh_schema *s, const struct sh_shape *shape, const struct sh_dfa *string, const json_t *value,
+                           bool *ok) {
     const unsigned type = type_of(value);
     *ok = (type & shape->types) != 0;
     if (!*ok) return SH_OK;
@@ -158,11 +177,13 @@ static enum sh_code allows(struct sh_schema *s, const struct sh_shape *shape, co
         uint32_t node;
         const size_t n = json_is_array(value) ? json_array_size(value) : json_object_size(value);
         if (structural(s, shape, type, &node)) {
-            return sh_schema_fail(s, node, SH_ERR_UNSUPPORTED,
-                                  "\"enum\" or \"const\" with %s beside keywords for their parts is not enforced here; leave those out",
-                                  json_is_array(value) ? "arrays" : "objects");
+            return sh_schema_fail(
+                s, node, SH_ERR_UNSUPPORTED,
+                "\"enum\" or \"const\" with %s beside keywords for their parts is not enforced here; leave those out",
+                json_is_array(value) ? "arrays" : "objects");
         }
-        *ok = json_is_array(value) ? n >= shape->min_items && n <= shape->max_items : n >= shape->min_properties && n <= shape->max_properties;
+        *ok = json_is_array(value) ? n >= shape->min_items && n <= shape->max_items
+                                   : n >= shape->min_properties && n <= shape->max_properties;
     }
     return SH_OK;
 }
@@ -201,12 +222,14 @@ static enum sh_code gather_values(struct sh_schema *s, struct sh_shape *shape) {
             s->steps += 1 + (uint32_t)json_array_size(json_object_get(json, "enum")) / 16;
             ok = among(value, json);
         }
-        if (s->steps > SH_SCHEMA_MAX_STEPS) code = sh_schema_fail(s, first, SH_ERR_LIMIT, "several \"enum\" of this size cannot be joined");
+        if (s->steps > SH_SCHEMA_MAX_STEPS)
+            code = sh_schema_fail(s, first, SH_ERR_LIMIT, "several \"enum\" of this size cannot be joined");
         if (ok) code = allows(s, shape, string, value, &ok);
         if (code == SH_OK && ok) shape->values[shape->n_values++] = value;
     }
     sh_dfa_free(string);
-    if (code == SH_OK && shape->n_values == 0) contradict(shape, first, "no value of \"enum\" or \"const\" is allowed by the rest of the schema");
+    if (code == SH_OK && shape->n_values == 0)
+        contradict(shape, first, "no value of \"enum\" or \"const\" is allowed by the rest of the schema");
     return code;
 }
 
@@ -236,8 +259,10 @@ static enum sh_code gather(struct sh_schema *s, struct sh_shape *shape) {
         bound(&shape->max, json, node, "maximum", false, false);
         bound(&shape->max, json, node, "exclusiveMaximum", true, false);
         const uint32_t last = node;
-        if ((shape->types & SH_TYPE_STRING) && shape->min_length > shape->max_length) contradict(shape, last, "\"minLength\" is greater than \"maxLength\"");
-        if ((shape->types & SH_TYPE_ARRAY) && shape->min_items > shape->max_items) contradict(shape, last, "\"minItems\" is greater than \"maxItems\"");
+        if ((shape->types & SH_TYPE_STRING) && shape->min_length > shape->max_length)
+            contradict(shape, last, "\"minLength\" is greater than \"maxLength\"");
+        if ((shape->types & SH_TYPE_ARRAY) && shape->min_items > shape->max_items)
+            contradict(shape, last, "\"minItems\" is greater than \"maxItems\"");
         if ((shape->types & SH_TYPE_OBJECT) && shape->min_properties > shape->max_properties) {
             contradict(shape, last, "\"minProperties\" is greater than \"maxProperties\"");
         }
@@ -255,7 +280,8 @@ static enum sh_code gather(struct sh_schema *s, struct sh_shape *shape) {
 }
 
 enum sh_code sh_shape_gather(struct sh_schema *s, const struct sh_schema_list *parts, struct sh_shape *out) {
-    *out = (struct sh_shape){.types = SH_TYPE_ALL, .max_length = SH_GR_UNLIMITED, .max_items = SH_GR_UNLIMITED, .max_properties = SH_GR_UNLIMITED};
+    *out = (struct sh_shape){
+        .types = SH_TYPE_ALL, .max_length = SH_GR_UNLIMITED, .max_items = SH_GR_UNLIMITED, .max_properties = SH_GR_UNLIMITED};
     enum sh_code code = SH_OK;
     for (uint32_t i = 0; code == SH_OK && i < parts->n; i++) {
         if (!sh_schema_add(&out->parts, parts->items[i])) code = sh_schema_no_memory(s);
@@ -287,7 +313,8 @@ static enum sh_code intersect(struct sh_schema *s, uint32_t node, const char *pa
     }
     if (code == SH_OK) code = sh_dfa_intersect(all, dfa, &why);
     sh_dfa_free(dfa);
-    return code == SH_OK ? sh_schema_charge(s, node, sh_dfa_work(*all)) : sh_schema_fail(s, node, code == SH_ERR_LIMIT ? SH_ERR_UNSUPPORTED : code, "%s", why.message);
+    return code == SH_OK ? sh_schema_charge(s, node, sh_dfa_work(*all))
+                         : sh_schema_fail(s, node, code == SH_ERR_LIMIT ? SH_ERR_UNSUPPORTED : code, "%s", why.message);
 }
 
 enum sh_code sh_shape_string(struct sh_schema *s, const struct sh_shape *shape, struct sh_dfa **out) {
@@ -302,7 +329,9 @@ enum sh_code sh_shape_string(struct sh_schema *s, const struct sh_shape *shape, 
         if (code == SH_OK && format != NULL) {
             const char *known = sh_string_format(json_string_value(format));
             if (known != NULL) code = intersect(s, node, known, false, out);
-            else code = sh_schema_fail(s, node, SH_ERR_UNSUPPORTED, "the format \"%s\" is not enforced here; leave it out", json_string_value(format));
+            else
+                code = sh_schema_fail(s, node, SH_ERR_UNSUPPORTED, "the format \"%s\" is not enforced here; leave it out",
+                                      json_string_value(format));
         }
     }
     if (code == SH_OK && *out != NULL && (shape->min_length > 0 || shape->max_length != SH_GR_UNLIMITED)) {
@@ -335,7 +364,8 @@ enum sh_code sh_schema_name_pattern(struct sh_schema *s, uint32_t parent, const 
         return SH_OK;
     }
     if (code == SH_OK && s->n_patterns == SH_SCHEMA_MAX_PATTERNS) {
-        code = sh_schema_fail(s, parent, SH_ERR_LIMIT, "more than %d patterns in \"patternProperties\", over the whole schema", SH_SCHEMA_MAX_PATTERNS);
+        code = sh_schema_fail(s, parent, SH_ERR_LIMIT, "more than %d patterns in \"patternProperties\", over the whole schema",
+                              SH_SCHEMA_MAX_PATTERNS);
     }
     struct sh_dfa *dfa = NULL;
     if (code == SH_OK) code = intersect(s, parent, pattern, true, &dfa);
@@ -360,7 +390,8 @@ bool sh_shape_requires(const struct sh_schema *s, const struct sh_shape *shape, 
     return false;
 }
 
-enum sh_code sh_shape_member(struct sh_schema *s, const struct sh_shape *shape, const char *name, struct sh_schema_list *out, bool *forbidden) {
+enum sh_code sh_shape_member(struct sh_schema *s, const struct sh_shape *shape, const char *name, struct sh_schema_list *out,
+                             bool *forbidden) {
     enum sh_code code = SH_OK;
     s->steps += shape->parts.n;
     *forbidden = false;
@@ -401,7 +432,8 @@ bool sh_shape_has_extras(const struct sh_schema *s, const struct sh_shape *shape
     bool named = false, wanted = false;
     for (uint32_t i = 0; i < shape->parts.n; i++) {
         const json_t *json = json_of(s, shape->parts.items[i]);
-        const json_t *more = json_object_get(json, "additionalProperties"), *rest = json_object_get(json, "unevaluatedProperties");
+        const json_t *more = json_object_get(json, "additionalProperties"),
+                     *rest = json_object_get(json, "unevaluatedProperties");
         if (json_is_false(more) && json_object_get(json, "patternProperties") == NULL) return false;
         if (json_is_false(rest)) named = true;
         if (json_object_get(json, "properties") != NULL) named = true;
@@ -445,7 +477,8 @@ static bool objects_apart(struct sh_schema *s, const struct sh_shape *a, const s
                 bool apart = false;
                 if (sh_shape_member(s, x, name, &in_x, &no_x) == SH_OK && sh_shape_member(s, y, name, &in_y, &no_y) == SH_OK) {
                     const json_t *values_x = listed(s, &in_x, &constant_x), *values_y = listed(s, &in_y, &constant_y);
-                    apart = no_y || (values_x != NULL && values_y != NULL && !lists_meet(values_x, constant_x, values_y, constant_y));
+                    apart =
+                        no_y || (values_x != NULL && values_y != NULL && !lists_meet(values_x, constant_x, values_y, constant_y));
                     /* Of b's requirements: a is generated without extras, and without a member that it does not name. */
                     if (swap && !sh_shape_has_extras(s, y) && in_y.n == 0 && !sh_shape_requires(s, y, name)) apart = true;
                 }

@@ -108,7 +108,8 @@ static enum sh_code write_string(struct sh_schema *s, struct sh_shape *shape, sh
     } else {
         struct sh_dfa *dfa = NULL;
         code = sh_shape_string(s, shape, &dfa);
-        if (code == SH_OK && sh_dfa_is_empty(dfa)) contradict(shape, node, "no string satisfies its patterns, formats and lengths together");
+        if (code == SH_OK && sh_dfa_is_empty(dfa))
+            contradict(shape, node, "no string satisfies its patterns, formats and lengths together");
         if (code == SH_OK) code = sh_dfa_expr(s->gr, dfa, true, &inside, s->err);
         sh_dfa_free(dfa);
     }
@@ -185,7 +186,9 @@ static enum sh_code write_array(struct sh_schema *s, struct sh_shape *shape, sh_
             const uint32_t more = max == SH_GR_UNLIMITED ? max : max - fixed, least = min > fixed ? min - fixed : 0;
             const sh_gr_expr next = sh_json_next(s->gr, places[n]);
             if (fixed > 0) all = sh_gr_repeat(s->gr, next, least, more);
-            else all = sh_gr_pair(s->gr, places[0], sh_gr_repeat(s->gr, next, least > 1 ? least - 1 : 0, more == SH_GR_UNLIMITED ? more : more - 1));
+            else
+                all = sh_gr_pair(s->gr, places[0],
+                                 sh_gr_repeat(s->gr, next, least > 1 ? least - 1 : 0, more == SH_GR_UNLIMITED ? more : more - 1));
         }
         for (uint32_t i = fixed; i-- > 0;) {
             all = sh_gr_pair(s->gr, i > 0 ? sh_json_next(s->gr, places[i]) : places[i], all);
@@ -210,7 +213,8 @@ struct members {
     json_t *names, *required; /* sets */
 };
 
-static enum sh_code add_member(struct sh_schema *s, struct sh_shape *shape, struct members *all, const char *name, uint32_t node) {
+static enum sh_code add_member(struct sh_schema *s, struct sh_shape *shape, struct members *all, const char *name,
+                               uint32_t node) {
     if (json_object_get(all->names, name) != NULL) return SH_OK;
     if (json_object_set_new(all->names, name, json_true()) != 0) return sh_schema_no_memory(s);
     struct member m = {name, SH_GR_NEVER, json_object_get(all->required, name) != NULL};
@@ -221,7 +225,8 @@ static enum sh_code add_member(struct sh_schema *s, struct sh_shape *shape, stru
         sh_gr_expr value;
         code = sh_schema_rule(s, &list, false, &value);
         if (code == SH_OK) m.expr = sh_json_member(s->gr, quoted(s->gr, name, strlen(name)), value);
-        if (code == SH_OK && !sh_grow((void **)&all->items, &all->capacity, all->n + 1, sizeof *all->items)) code = sh_schema_no_memory(s);
+        if (code == SH_OK && !sh_grow((void **)&all->items, &all->capacity, all->n + 1, sizeof *all->items))
+            code = sh_schema_no_memory(s);
         if (code == SH_OK) all->items[all->n++] = m, all->n_required += m.required;
     } else if (code == SH_OK && m.required) {
         contradict(shape, node, "a name in \"required\" is not allowed by the rest of the schema");
@@ -235,7 +240,8 @@ static enum sh_code gather_members(struct sh_schema *s, struct sh_shape *shape, 
     for (uint32_t i = 0; i < shape->parts.n; i++) {
         const json_t *list = json_object_get(json_of(s, shape->parts.items[i]), "required");
         for (size_t k = 0; k < json_array_size(list); k++) {
-            if (json_object_set_new(all->required, json_string_value(json_array_get(list, k)), json_true()) != 0) return sh_schema_no_memory(s);
+            if (json_object_set_new(all->required, json_string_value(json_array_get(list, k)), json_true()) != 0)
+                return sh_schema_no_memory(s);
         }
     }
     for (uint32_t i = 0; i < shape->parts.n; i++) {
@@ -291,14 +297,16 @@ static enum sh_code write_extra_class(struct extras *x, const struct sh_dfa *nam
     const bool none = sh_schema_is_false(s, &list) || (!evaluated && (closed || x->n_patterns > 0));
     if (code == SH_OK && !none) {
         if (x->n_items == MAX_NAME_CLASSES) {
-            code = sh_schema_fail(s, x->shape->parts.items[0], SH_ERR_LIMIT, "\"patternProperties\" tell more than %d kinds of names apart", MAX_NAME_CLASSES);
+            code = sh_schema_fail(s, x->shape->parts.items[0], SH_ERR_LIMIT,
+                                  "\"patternProperties\" tell more than %d kinds of names apart", MAX_NAME_CLASSES);
         }
         sh_gr_expr name = SH_GR_NEVER, value = SH_GR_NEVER;
         const sh_gr_expr quote = text(s->gr, "\"");
         if (code == SH_OK) code = sh_dfa_expr(s->gr, names, false, &name, s->err);
         if (code == SH_OK) code = sh_schema_rule(s, &list, true, &value);
         if (code == SH_OK) {
-            x->items[x->n_items++] = sh_json_member(s->gr, sh_gr_sequence(s->gr, (const sh_gr_expr[]){quote, name, quote}, 3), value);
+            x->items[x->n_items++] =
+                sh_json_member(s->gr, sh_gr_sequence(s->gr, (const sh_gr_expr[]){quote, name, quote}, 3), value);
         }
     }
     free(list.items);
@@ -322,7 +330,8 @@ static enum sh_code split_names(struct extras *x, const struct sh_dfa *names, ui
 }
 
 /* A member of any name but those in `members`; NEVER: there are none. */
-static enum sh_code write_extra(struct sh_schema *s, const struct sh_shape *shape, const struct members *members, sh_gr_expr *out) {
+static enum sh_code write_extra(struct sh_schema *s, const struct sh_shape *shape, const struct members *members,
+                                sh_gr_expr *out) {
     *out = SH_GR_NEVER;
     if (!sh_shape_has_extras(s, shape)) return SH_OK;
     struct extras x = {.s = s, .shape = shape};
@@ -367,13 +376,15 @@ static enum sh_code write_extra(struct sh_schema *s, const struct sh_shape *shap
 
 /* The members from `i` on, in order, when `count` of those before are there, which `after` one of them makes begin with a comma.
  * Extra names may repeat, and readers keep the last: however many there are, only one of them counts for minProperties. */
-static enum sh_code write_members(struct sh_schema *s, struct sh_shape *shape, const struct members *m, sh_gr_expr extra, sh_gr_expr *out,
-                                  bool *may_be_empty) {
+static enum sh_code write_members(struct sh_schema *s, struct sh_shape *shape, const struct members *m, sh_gr_expr extra,
+                                  sh_gr_expr *out, bool *may_be_empty) {
     const uint32_t min = shape->min_properties, max = shape->max_properties;
-    const bool counted = min > m->n_required || max < m->n + (extra != SH_GR_NEVER) || (extra != SH_GR_NEVER && max != SH_GR_UNLIMITED);
+    const bool counted =
+        min > m->n_required || max < m->n + (extra != SH_GR_NEVER) || (extra != SH_GR_NEVER && max != SH_GR_UNLIMITED);
     const uint32_t width = counted ? m->n + 1 : 1;
     if ((uint64_t)width * (m->n + 1) > SH_GR_MAX_EXPRESSIONS) {
-        return sh_schema_fail(s, shape->parts.items[0], SH_ERR_LIMIT, "too many members for \"minProperties\" or \"maxProperties\"");
+        return sh_schema_fail(s, shape->parts.items[0], SH_ERR_LIMIT,
+                              "too many members for \"minProperties\" or \"maxProperties\"");
     }
     sh_gr_expr *after = sh_calloc((uint64_t)width * 2, sizeof *after), *before = after != NULL ? after + width : NULL;
     if (after == NULL) return sh_schema_no_memory(s);
@@ -415,13 +426,15 @@ static enum sh_code write_object(struct sh_schema *s, struct sh_shape *shape, sh
     bool may_be_empty = false;
     if (code == SH_OK) code = gather_members(s, shape, &members);
     if (code == SH_OK) code = write_extra(s, shape, &members, &extra);
-    if (code == SH_OK && members.n_required > shape->max_properties) contradict(shape, node, "more names are required than \"maxProperties\" allows");
+    if (code == SH_OK && members.n_required > shape->max_properties)
+        contradict(shape, node, "more names are required than \"maxProperties\" allows");
     if (code == SH_OK && shape->min_properties > members.n && extra == SH_GR_NEVER) {
         contradict(shape, node, "\"minProperties\" asks for more members than are generated; list them in \"properties\"");
     }
     if (code == SH_OK && shape->min_properties > members.n + 1) {
-        code = sh_schema_fail(s, node, SH_ERR_UNSUPPORTED,
-                              "\"minProperties\" is enforced only up to one more than \"properties\" names, as other names may repeat; lower it");
+        code = sh_schema_fail(
+            s, node, SH_ERR_UNSUPPORTED,
+            "\"minProperties\" is enforced only up to one more than \"properties\" names, as other names may repeat; lower it");
     }
     if (code == SH_OK && shape->contradiction == NULL) code = write_members(s, shape, &members, extra, &all, &may_be_empty);
     if (code == SH_OK) *out = sh_json_list(s->gr, "{", all, "}", may_be_empty);
@@ -447,11 +460,13 @@ enum sh_code sh_shape_expr(struct sh_schema *s, struct sh_shape *shape, sh_gr_ex
     if (shape->generated & SH_TYPE_FRACTION) {
         if (!sh_json_numbers(s->gr, &shape->min, &shape->max, &kinds[n++])) {
             return sh_schema_fail(s, shape->min.number != NULL ? shape->min.node : shape->max.node, SH_ERR_UNSUPPORTED,
-                                  "a number's bound may have at most %d digits before and %d behind the point", SH_JSON_DIGITS, SH_JSON_DIGITS);
+                                  "a number's bound may have at most %d digits before and %d behind the point", SH_JSON_DIGITS,
+                                  SH_JSON_DIGITS);
         }
     } else if (shape->generated & SH_TYPE_INTEGER) {
         kinds[n++] = sh_json_integers(s->gr, &shape->min, &shape->max);
-        if (sh_json_no_integers(&shape->min, &shape->max)) contradict(shape, shape->min.node, "no integer lies between the bounds");
+        if (sh_json_no_integers(&shape->min, &shape->max))
+            contradict(shape, shape->min.node, "no integer lies between the bounds");
     }
     if (shape->generated & SH_TYPE_STRING) code = write_string(s, shape, &kinds[n++]);
     if (code == SH_OK && (shape->generated & SH_TYPE_ARRAY)) code = write_array(s, shape, &kinds[n++]);

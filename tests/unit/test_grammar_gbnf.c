@@ -56,8 +56,9 @@ static void test_repeats(void **state) {
 
 static void test_rules(void **state) {
     (void)state;
-    TAKES("# first\n\nroot ::= a | b c # end\na ::= \"x\"\nb ::= \"y\"\r\nc-1 ::= \"u\"\nc ::= c-1 | under_score\nunder_score ::= \"z\"", LIST("x", "yu", "yz"),
-          LIST("y", "xz", ""));
+    TAKES("# first\n\nroot ::= a | b c # end\na ::= \"x\"\nb ::= \"y\"\r\nc-1 ::= \"u\"\nc ::= c-1 | under_score\nunder_score "
+          "::= \"z\"",
+          LIST("x", "yu", "yz"), LIST("y", "xz", ""));
     TAKES("root ::= (\n  \"a\" # one\n  \"b\"\n  | \"c\"\n)+", LIST("ab", "c", "abc"), LIST("a", "b"));
     TAKES("root ::= \"a\" |\n \"b\"\n | \"c\"", LIST("a", "b", "c"), LIST("ab"));
     TAKES("root ::=\n \"a\"\n \"b\"\nother ::= \"c\"", LIST("ab"), LIST("a", "abc"));
@@ -75,15 +76,19 @@ static void test_whole(void **state) {
           "num   ::= [0-9]+ ws\n"
           "ws    ::= [ \\t\\n]*\n",
           LIST("a=1\n", "(a +2) *b = c1\nx=y\n"), LIST("a=\n", "1+=2\n", "=1\n"));
-    TAKES("root ::= item+\nitem ::= \"- \" [^\\r\\n\\x0b\\x0c\\x85\\u2028\\u2029]+ \"\\n\"", LIST("- a\n- b c\n"), LIST("- a", "-a\n"));
+    TAKES("root ::= item+\nitem ::= \"- \" [^\\r\\n\\x0b\\x0c\\x85\\u2028\\u2029]+ \"\\n\"", LIST("- a\n- b c\n"),
+          LIST("- a", "-a\n"));
     TAKES("root   ::= object\n"
           "value  ::= object | array | string | number | (\"true\" | \"false\" | \"null\") ws\n"
           "object ::=\n  \"{\" ws (\n            string \":\" ws value\n    (\",\" ws string \":\" ws value)*\n  )? \"}\" ws\n"
           "array  ::=\n  \"[\" ws (\n            value\n    (\",\" ws value)*\n  )? \"]\" ws\n"
-          "string ::=\n  \"\\\"\" (\n    [^\"\\\\\\x7F\\x00-\\x1F] |\n    \"\\\\\" ([\"\\\\bfnrt] | \"u\" [0-9a-fA-F]{4}) # escapes\n  )* \"\\\"\" ws\n"
+          "string ::=\n  \"\\\"\" (\n    [^\"\\\\\\x7F\\x00-\\x1F] |\n    \"\\\\\" ([\"\\\\bfnrt] | \"u\" [0-9a-fA-F]{4}) # "
+          "escapes\n  )* \"\\\"\" ws\n"
           "number ::= (\"-\"? ([0-9] | [1-9] [0-9]{0,15})) (\".\" [0-9]+)? ([eE] [-+]? [0-9] [1-9]{0,15})? ws\n"
-          "# Optional space: by convention, applied in this grammar after literal chars when allowed\nws ::= | \" \" | \"\\n\" [ \\t]{0,20}\n",
-          LIST("{}", "{\"a\": [1, -2.5e3, true, null], \"b\\u00e9\": {\"c\": \"\\n\"}}"), LIST("[]", "{\"a\"}", "{\"a\":01}", "{a:1}"));
+          "# Optional space: by convention, applied in this grammar after literal chars when allowed\nws ::= | \" \" | \"\\n\" [ "
+          "\\t]{0,20}\n",
+          LIST("{}", "{\"a\": [1, -2.5e3, true, null], \"b\\u00e9\": {\"c\": \"\\n\"}}"),
+          LIST("[]", "{\"a\"}", "{\"a\":01}", "{a:1}"));
 }
 
 static enum grammar_verdict judge_tokens(struct sh_grammar *g, const int32_t *tokens, size_t n) {
@@ -106,7 +111,8 @@ static void test_tokens(void **state) {
         assert_int_equal(judge_tokens(g, (const int32_t[]){open}, 1), GRAMMAR_YES);
         assert_int_equal(judge_tokens(g, (const int32_t[]){open, a, a}, 3), GRAMMAR_YES);
         assert_int_equal(judge_tokens(g, (const int32_t[]){a}, 1), GRAMMAR_NO);
-        assert_int_equal(judge_tokens(g, (const int32_t[]){GRAMMAR_FIRST_BYTE + '<'}, 1), GRAMMAR_NO); /* its text is not the token */
+        assert_int_equal(judge_tokens(g, (const int32_t[]){GRAMMAR_FIRST_BYTE + '<'}, 1),
+                         GRAMMAR_NO); /* its text is not the token */
         sh_grammar_unref(g);
     }
     struct sh_grammar *g = grammar_of(SH_GRAMMAR_GBNF, "root ::= !<call>* <call>");
@@ -189,7 +195,8 @@ static void test_hostile(void **state) {
 
 static void test_choices(void **state) {
     (void)state;
-    grammar_check(SH_GRAMMAR_CHOICE, "[\"yes\", \"no\", \"yes, but\", \"\\u00e9\\n\"]", LIST("yes", "no", "yes, but", "\xC3\xA9\n"), LIST("", "y", "\"no\"", "yesno"));
+    grammar_check(SH_GRAMMAR_CHOICE, "[\"yes\", \"no\", \"yes, but\", \"\\u00e9\\n\"]",
+                  LIST("yes", "no", "yes, but", "\xC3\xA9\n"), LIST("", "y", "\"no\"", "yesno"));
     grammar_refused(SH_GRAMMAR_CHOICE, "[]", SH_ERR_INVALID, "at least one string");
     grammar_refused(SH_GRAMMAR_CHOICE, "{}", SH_ERR_INVALID, "at least one string");
     grammar_refused(SH_GRAMMAR_CHOICE, "[\"a\", 1]", SH_ERR_INVALID, "choice 2 is no string");

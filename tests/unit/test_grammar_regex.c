@@ -18,7 +18,15 @@
 
 static void test_characters(void **state) {
     (void)state;
-    TAKES("a.c", LIST("abc", "a\xC3\xA9" "c", "a\tc"), LIST("ac", "a\nc", "a\rc", "a\xE2\x80\xA8" "c", "abbc"));
+    TAKES("a.c",
+          LIST("abc",
+               "a\xC3\xA9"
+               "c",
+               "a\tc"),
+          LIST("ac", "a\nc", "a\rc",
+               "a\xE2\x80\xA8"
+               "c",
+               "abbc"));
     TAKES("\\d\\D\\w\\W\\s\\S", LIST("1aa- a", "0-_ \xC2\xA0\xC3\xA9"), LIST("aaa- a", "11a- a", "1aaa a", "1aa-aa"));
     TAKES("\\n\\t\\r\\v\\f\\0\\cA\\x41\\u00e9\\u{1F600}\\ud83d\\ude00", NULL, LIST("n"));
     TAKES("\\x41\\u00e9\\u{1F600}\\ud83d\\ude01\\cJ", LIST("A\xC3\xA9\xF0\x9F\x98\x80\xF0\x9F\x98\x81\n"), LIST("A"));
@@ -31,7 +39,10 @@ static void test_characters(void **state) {
     TAKES("a|[]", LIST("a"), LIST(""));
     TAKES("a{x}b]c}", LIST("a{x}b]c}"), LIST("abc"));
     TAKES("\\p{Lu}\\p{Ll}\\P{L}", LIST("Ab1", "\xC3\x89\xC3\xA9-"), LIST("ab1", "Abc"));
-    TAKES("[\\p{Script=Greek}\\p{gc=Nd}]+\\p{Letter}", LIST("\xCE\xB1" "5z"), LIST("az"));
+    TAKES("[\\p{Script=Greek}\\p{gc=Nd}]+\\p{Letter}",
+          LIST("\xCE\xB1"
+               "5z"),
+          LIST("az"));
     TAKES("[^\\p{ASCII}]", LIST("\xC3\xA9"), LIST("a"));
 }
 
@@ -114,7 +125,8 @@ static pcre2_code *oracle(const char *pattern, bool search) {
     snprintf(whole, sizeof whole, search ? "(?:%s)" : "\\A(?:%s)\\z", pattern);
     int number;
     PCRE2_SIZE offset;
-    pcre2_code *re = pcre2_compile((PCRE2_SPTR)whole, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_DOLLAR_ENDONLY, &number, &offset, NULL);
+    pcre2_code *re =
+        pcre2_compile((PCRE2_SPTR)whole, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_DOLLAR_ENDONLY, &number, &offset, NULL);
     if (re == NULL) fail_msg("PCRE2 does not take %s", whole);
     return re;
 }
@@ -202,7 +214,9 @@ static void test_against_pcre2(void **state) {
             struct sh_rx *rx;
             struct sh_dfa *dfa;
             if (search) g = search_grammar(p.text);
-            else if (sh_grammar_create(grammar_vocab(), SH_GRAMMAR_REGEX, p.text, p.n, &g, &err) != SH_OK && strstr(err.message, "no text") == NULL) fail_msg("%s: %s", p.text, err.message);
+            else if (sh_grammar_create(grammar_vocab(), SH_GRAMMAR_REGEX, p.text, p.n, &g, &err) != SH_OK &&
+                     strstr(err.message, "no text") == NULL)
+                fail_msg("%s: %s", p.text, err.message);
             assert_int_equal(sh_rx_parse(p.text, p.n, &rx, &err), SH_OK);
             const enum sh_code code = sh_dfa_from_rx(rx, search, &dfa, &err);
             if (code != SH_OK) { /* some have automata that are too large */
@@ -218,7 +232,8 @@ static void test_against_pcre2(void **state) {
                 const bool want = oracle_takes(re, text, n);
                 const bool got = g != NULL && grammar_judge(g, text, n) == GRAMMAR_YES;
                 if (got != want) fail_msg("%s, search %d: %.*s: got %d, PCRE2 %d", p.text, search, (int)n, text, got, want);
-                if (dfa != NULL && sh_dfa_matches(dfa, text, n) != want) fail_msg("%s, search %d, automaton: %.*s: PCRE2 %d", p.text, search, (int)n, text, want);
+                if (dfa != NULL && sh_dfa_matches(dfa, text, n) != want)
+                    fail_msg("%s, search %d, automaton: %.*s: PCRE2 %d", p.text, search, (int)n, text, want);
                 taken += want;
             }
             for (uint32_t k = 0; g != NULL && k < 5; k++) {
@@ -254,8 +269,15 @@ static void test_automata(void **state) {
             assert_int_equal(sh_dfa_from_rx(rx, k, &dfa[k], &err), SH_OK);
             sh_rx_free(rx);
         }
-        const uint32_t min = (uint32_t)(test_random(&rng) % 4), max = i % 3 == 0 ? SH_GR_UNLIMITED : min + (uint32_t)(test_random(&rng) % 3);
-        const struct sh_text some[] = {{"ab", 2}, {"a", 1}, {"", 0}, {"\xC3\xA9" "c", 3}, {"ab", 2}};
+        const uint32_t min = (uint32_t)(test_random(&rng) % 4),
+                       max = i % 3 == 0 ? SH_GR_UNLIMITED : min + (uint32_t)(test_random(&rng) % 3);
+        const struct sh_text some[] = {{"ab", 2},
+                                       {"a", 1},
+                                       {"", 0},
+                                       {"\xC3\xA9"
+                                        "c",
+                                        3},
+                                       {"ab", 2}};
         assert_int_equal(sh_dfa_copy(dfa[0], &both, &err), SH_OK);
         assert_int_equal(sh_dfa_copy(dfa[0], &less, &err), SH_OK);
         assert_int_equal(sh_dfa_from_lengths(min, max, &lengths, &err), SH_OK);
@@ -272,7 +294,8 @@ static void test_automata(void **state) {
             for (size_t c = 0; c < n; c++) length += (text[c] & 0xC0) != 0x80;
             bool listed = false;
             for (uint32_t c = 0; c < SH_COUNT(some); c++) listed |= n == some[c].n && memcmp(text, some[c].p, n) == 0;
-            const bool a = sh_dfa_matches(dfa[0], text, n), b = sh_dfa_matches(dfa[1], text, n), fits = length >= min && length <= max;
+            const bool a = sh_dfa_matches(dfa[0], text, n), b = sh_dfa_matches(dfa[1], text, n),
+                       fits = length >= min && length <= max;
             assert_int_equal(sh_dfa_matches(lengths, text, n), fits);
             assert_int_equal(sh_dfa_matches(texts, text, n), listed);
             assert_int_equal(sh_dfa_matches(both, text, n), a && b && fits);
