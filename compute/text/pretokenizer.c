@@ -75,6 +75,7 @@ enum rule {
     RULE_JAIS2,
     RULE_EXAONE_MOE,
     RULE_CHAMELEON,
+    RULE_AFMOE,
 };
 
 static const char *const expressions[][MAX_EXPRESSIONS] = {
@@ -113,6 +114,12 @@ static const char *const expressions[][MAX_EXPRESSIONS] = {
     /* letters with marks, and single spaces between them: words are not parted */
     [RULE_EXAONE_MOE] = {CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}(?:[\\p{L}\\p{M}]++| (?=\\p{L}))*+|\\p{N}| ?[^" WS
                          "\\p{L}\\p{N}]+[\\r\\n/]?|" WS "*[\\r\\n]|" WS "+(?!" NOT_WS ")|" WS "+"},
+    /* digits; then runs of Han and Kana, Thai, Lao, Khmer, Burmese, Hangul */
+    [RULE_AFMOE] = {"\\p{Nd}++",
+                    "[\\x{4E00}-\\x{9FFF}\\x{3040}-\\x{309F}\\x{30A0}-\\x{30FF}\\x{3400}-\\x{4DBF}\\x{F900}-\\x{FAFF}"
+                    "\\x{FF65}-\\x{FF9F}\\x{2F00}-\\x{2FDF}]+|[\\x{E00}-\\x{E7F}]+|[\\x{E80}-\\x{EFF}]+|[\\x{1780}-\\x{17FF}]+|"
+                    "[\\x{1000}-\\x{109F}\\x{AA60}-\\x{AA7F}\\x{A9E0}-\\x{A9FF}]+|[\\x{AC00}-\\x{D7AF}\\x{1100}-\\x{11FF}]+",
+                    DEEPSEEK3},
     [RULE_CHAMELEON] = {"<sentinel:[0-9]+>", "IMGIMG[A-I]{1,4}Z", "[\\t\\n]|    |  ", "\\p{N}", "[\\p{P}!-/:-@\\[-`{-~]", GPT2},
 };
 
@@ -121,7 +128,7 @@ static const char *const expressions[][MAX_EXPRESSIONS] = {
 enum grouping { GROUPS_NONE, GROUPS_ISOLATED, GROUPS_JOINED };
 static enum grouping grouping_of(enum rule rule, uint32_t expression) {
     if (rule == RULE_SUPERBPE && expression == 1) return GROUPS_JOINED;
-    return rule == RULE_TINY_AYA && expression == 0 ? GROUPS_ISOLATED : GROUPS_NONE;
+    return (rule == RULE_TINY_AYA || rule == RULE_AFMOE) && expression == 0 ? GROUPS_ISOLATED : GROUPS_NONE;
 }
 
 enum { ADD_BOS = 1, IGNORE_MERGES = 2 };
@@ -210,6 +217,7 @@ static const struct {
     {"jais-2", RULE_JAIS2, 0},
     {"exaone-moe", RULE_EXAONE_MOE, 0},
     {"chameleon", RULE_CHAMELEON, ADD_BOS},
+    {"afmoe", RULE_AFMOE, 0},
 };
 
 struct sh_pretokenizer {

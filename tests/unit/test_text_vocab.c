@@ -301,7 +301,7 @@ static void pre_kinds(void **state) {
         "tekken", "bloom",        "viking",         "seed-coder",  "bailingmoe", "stablelm2",
         "jina-v2-de", "jina-v2-code", "roberta-bpe",  "superbpe",    "kimi-k2",    "youtu",
         "tiny_aya",   "jais-2",       "exaone-moe",   "chameleon",   "joyai-llm",  "bailingmoe2",
-        "midm-2.0",   "modern-bert",  "talkie",       "kormo",
+        "midm-2.0",   "modern-bert",  "talkie",       "kormo",       "afmoe",
     };
     static const char text[] = "It's 12345 \xC3\x89t\xC3\xA9's\t\n\n  caf\xC3\xA9 "
                                "\xE6\x97\xA5\xE6\x9C\xAC 3.14... \xF0\x9F\x99\x82!? HTTPServer \xFF\xFE \x00 x  ";

@@ -34,6 +34,7 @@ static void words(void **state) {
         {"youtu", "\xED\x95\x9C\xEA\xB5\xAD\xEC\x96\xB4\xE3\x84\xB1|\xEF\xBC\x8C\xE3\x80\x81|"
          "\xE6\x97\xA5\xE6\x9C\xAC\xE3\x82\xAB\xE3\x83\x8A| Hello|World's| |1|2|3| |\xE3\x84\x85\xE3\x84\x86"},
         {"tiny_aya", "1|234|567| |123|45|a| |1|_|000| |99| Don't| |\xD9\xA3|\xD9\xA4\xD9\xA5\xD9\xA6"},
+        {"afmoe", "ab|1|234|567|cd| (|12|)| |999|\xE0\xB8\x81\xE0\xB8\x82|\xED\x95\x9C|\xE6\xBC\xA2|x| it|'s"},
         {"jais-2", "It|'s| |123|4|    |  | x|     \n|  | y|  "},
         {"exaone-moe", "Two words here|,| a|1| b\xCC\x81" "c d|!/| \n\n|It|'s"},
         {"chameleon", "a|<|sentinel|:|1|2|>|IMGIMGABZ| b|\t|\t|c|    |d|  |e| |1|2|.|5|?|!"},
@@ -79,7 +80,7 @@ static void long_runs(void **state) {
     static const char *const kinds[] = {
         "default", "gpt-2",  "llama-bpe", "qwen2",      "qwen35",     "deepseek-llm", "deepseek-coder", "deepseek-v3",
         "falcon",  "refact", "gpt-4o",    "tekken",     "bloom",      "viking",       "seed-coder",     "bailingmoe",
-        "youtu",   "jais-2", "superbpe",  "exaone-moe", "chameleon",  "kimi-k2",      "tiny_aya",
+        "youtu",   "jais-2", "superbpe",  "exaone-moe", "chameleon",  "kimi-k2",      "tiny_aya",     "afmoe",
     };
     static const char *const parts[] = {"7", "a", "A", " ", "\n", "!", "ab cd ", "\xCC\x81", "\xE6\xBC\xA2", " \n", "IMG", "'"};
     char *text = malloc(LENGTH + 8);
