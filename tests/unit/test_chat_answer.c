@@ -7,6 +7,7 @@
 #include "tests/unit/core.h"
 #include "tests/unit/shared.h"
 
+#include "compute/base.h"
 #include "compute/chat/format.h"
 
 #include <stdarg.h>
@@ -420,12 +421,68 @@ static void test_harmony(void **state) {
     read_answer(&asked, "<|channel|>commentary to=functions.now<|message|>{}", "C[{}]");
 }
 
+/* Texts that tempt a reader to look at the same bytes again and again: a quadratic one would take minutes. */
+static void test_linear(void **state) {
+    (void)state;
+    static const struct {
+        const char *template_text, *head, *repeated, *tail;
+    } texts[] = {
+        {HERMES, "", "<", ""},
+        {HERMES, "", "<tool_call", ""},
+        {HERMES, "", "<tool_call>", ""},
+        {HERMES, "x", " \n", ""},
+        {HERMES, "<think>", " \n", ""},
+        {HERMES, "<tool_call>{\"arguments\": {\"a\": \"", "x", "\"}, \"n\": }"},
+        {HERMES, "<tool_call>{\"name\": \"now\", \"arguments\": \"{", " \\n", "}"},
+        {HERMES, "<tool_call>{\"name\": \"now\", \"arguments\": {\"a\": [", "1, ", "2]}}"},
+        {"<tool_call> <function= <parameter=", "<tool_call><function=get_weather><parameter=days>", "\n</paramete",
+         "</parameter>"},
+        {"<tool_call> <function= <parameter=", "<tool_call><function=get_weather><parameter=city>", "\n</paramete",
+         "</parameter>"},
+        {"", "", "{\n", ""},
+        {"", "", "[{\n", ""},
+        {"", "{\"name\": \"", "x", ""},
+        {"List of tools: ", "<|tool_call_start|>[now(a=[", "1, ", ""},
+        {"List of tools: ", "<|tool_call_start|>[", "now(), ", ""},
+        {"<|channel|> <|message|> analysis", "", "<|channel|>", ""},
+        {"<|channel|> <|message|> analysis", "<|channel|>final<|message|>", "<|en", ""},
+    };
+    enum { BYTES = 300000 };
+    for (size_t i = 0; i < SH_COUNT(texts); i++) {
+        struct sh_format *format;
+        const char *t = texts[i].template_text;
+        assert_int_equal(sh_format_recognise(NULL, t, strlen(t), &format, NULL), SH_OK);
+        const struct sh_chat_request request = {.size = sizeof request, .messages = "[]", .tools = tools};
+        struct sh_chat_prompt prompt = {0};
+        struct sh_answer *answer;
+        const struct sh_answer_piece *pieces;
+        uint32_t count;
+        size_t total = 0, n = 0;
+        assert_int_equal(sh_answer_plan_create(format, NULL, &request, "", 0, &prompt.plan, &prompt.grammar, NULL), SH_OK);
+        assert_int_equal(sh_answer_create(&prompt, &answer, NULL), SH_OK);
+        for (int part = 0; part < 3; part++) {
+            const char *text = part == 0 ? texts[i].head : part == 1 ? texts[i].repeated : texts[i].tail;
+            const size_t length = strlen(text), end = part == 1 ? BYTES : length;
+            for (size_t k = 0; k < end; k++, n++) {
+                assert_int_equal(sh_answer_push(answer, text + k % length, 1, false, &pieces, &count, NULL), SH_OK);
+                for (uint32_t p = 0; p < count; p++) total += pieces[p].length;
+            }
+        }
+        assert_int_equal(sh_answer_push(answer, "", 0, true, &pieces, &count, NULL), SH_OK);
+        for (uint32_t p = 0; p < count; p++) total += pieces[p].length;
+        assert_true(total <= 2 * n);
+        sh_answer_destroy(answer);
+        sh_answer_plan_free(prompt.plan);
+        sh_format_free(format);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_plain),       cmocka_unit_test(test_thinking), cmocka_unit_test(test_hermes),
         cmocka_unit_test(test_malformed),   cmocka_unit_test(test_bare),     cmocka_unit_test(test_arrays),
         cmocka_unit_test(test_named),       cmocka_unit_test(test_tagged),   cmocka_unit_test(test_pythonic),
-        cmocka_unit_test(test_functionary), cmocka_unit_test(test_harmony),
+        cmocka_unit_test(test_functionary), cmocka_unit_test(test_harmony),  cmocka_unit_test(test_linear),
     };
     return cmocka_run_group_tests_name("chat_answer", tests, NULL, NULL);
 }
