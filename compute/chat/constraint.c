@@ -188,8 +188,9 @@ static sh_gr_expr bare_string(struct build *b, const json_t *schema, const char 
     const json_int_t low = json_is_integer(min) ? json_integer_value(min) : 0;
     const json_int_t high = json_is_integer(max) ? json_integer_value(max) : (json_int_t)SH_GR_UNLIMITED;
     if (low < 0 || high < low || low >= (json_int_t)SH_GR_UNLIMITED) {
-        b->code = sh_fail(b->err, SH_ERR_INVALID, "tools: the parameters of the function \"%s\": a string of %lld to %lld characters",
-                          name, (long long)low, (long long)high);
+        b->code =
+            sh_fail(b->err, SH_ERR_INVALID, "tools: the parameters of the function \"%s\": a string of %lld to %lld characters",
+                    name, (long long)low, (long long)high);
         return SH_GR_NEVER;
     }
     return sh_gr_repeat(b->gr, sh_gr_class(b->gr, ranges, 1, true), (uint32_t)low,

@@ -1,13 +1,13 @@
 /*
  * format.h - the forms in which models write tool calls and reasoning, for chat.c (templates and prompts).
  *
- * A form is a row of a table (markers, and the shape of what stands between them), recognised in a template's text; one table drives
- * reading an answer (answer.c), the grammar of an enforced call (constraint.c) and the list of control tokens to show.
+ * A form is a row of a table (markers, and the shape of what stands between them), recognised in a template's text; one table
+ * drives reading an answer (answer.c), the grammar of an enforced call (constraint.c) and the list of control tokens to show.
  *
  *   chat.c, template choice and capabilities: what the template can take (system messages, parts, tools, arguments as text or object)
  *   families.c   built-in templates
  *   format.c     the table of forms, and recognising them
- *   answer.c     an answer's text -> content, reasoning, calls, as it comes
+ *   answer.c     an answer's text -> content, reasoning, calls, as it comes; with reader.c, answer_call.c, answer_notation.c
  *   literal.c    values as models write them, read a byte at a time
  *   plan.c       a request -> how its answer is read
  *   constraint.c tool choice and response format -> a grammar
