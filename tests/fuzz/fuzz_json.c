@@ -2,6 +2,7 @@
 #include "daemon/http/params.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
@@ -14,6 +15,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         bool ok = api_request_parse(body, data[0] == 'c' ? API_CHAT : API_COMPLETIONS, &q, &err);
         if (ok && (q.n < 1 || q.n > API_CHOICES_MAX || q.n_stops > API_STOPS_MAX || q.n_top > API_TOP_MAX ||
                    (data[0] == 'c' ? !q.chat.messages : q.n_prompts == 0)))
+            abort();
+        const bool required = q.chat.tool_choice == SH_TOOLS_REQUIRED, held = q.constraint.kind != SH_GRAMMAR_NONE;
+        if (ok && ((required && (held || !q.chat.tools)) || (q.chat.tool_name && !required) || held != (q.constraint.field != NULL) ||
+                   (q.constraint.text && strlen(q.constraint.text) > q.constraint.length)))
             abort();
         if (!ok && (err.status != 400 || !err.message[0])) abort();
         api_request_finish(&q);
