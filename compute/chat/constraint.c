@@ -43,7 +43,8 @@ static sh_gr_expr either(struct build *b, sh_gr_expr a, sh_gr_expr c) {
 /* A marker: its control tokens, and the rest as bytes. NULL: nothing. */
 static sh_gr_expr marker(struct build *b, const char *t) {
     sh_gr_expr e = SH_GR_EMPTY;
-    size_t plain = 0, length = t == NULL ? 0 : strlen(t);
+    if (t == NULL) return e;
+    size_t plain = 0, length = strlen(t);
     for (size_t i = 0; i < length;) {
         size_t bytes;
         const int32_t token = sh_format_token_at(b->format, b->vocab, t + i, length - i, &bytes);

@@ -314,7 +314,9 @@ enum sh_code sh_chat_probe(const struct sh_template *tmpl, const char *text, siz
     if (probe_basics(&p, out)) {
         out->content[SH_CHAT_SYSTEM] = takes_content(&p, by_system);
         out->content[SH_CHAT_ASSISTANT] = takes_content(&p, by_assistant);
-        out->developer = memmem(text, length, "developer", 9) != NULL && takes_content(&p, by_developer) != 0;
+        /* the word as a role, not in what the template says; any role is as good as this one to many */
+        const bool named = memmem(text, length, "'developer'", 11) != NULL || memmem(text, length, "\"developer\"", 11) != NULL;
+        out->developer = named && takes_content(&p, by_developer) != 0;
         probe_tools(&p, out);
         probe_calls(&p, out);
         probe_reasoning(&p, out);
