@@ -42,7 +42,7 @@ Call as <tool_call>
 
 {% endif %}{% endif %}`;
 // The answer begins within the reasoning.
-const thinker = `{% for message in messages %}<|im_start|>{{ message.role }}
+const thinker = `{% if refuse is defined %}{{ raise_exception('not today') }}{% endif %}{% for message in messages %}<|im_start|>{{ message.role }}
 {{ message.content.split('</think>')[-1] }}<|im_end|>
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 <think>
@@ -249,6 +249,7 @@ test('reasoning is told apart, left out or left in', async () => {
   assert.equal(seen.choices[0].logprobs.content.length, 30);
   assert.equal(seen.choices[0].token_ids.length, 30);
   await assert.rejects(chat({ chat_template: 'nothing' }), (error) => error.status === 400 && error.param === 'chat_template');
+  await assert.rejects(chat({ ...more, chat_template_kwargs: { refuse: true } }), (error) => error.status === 400 && /not today/.test(error.message));
 });
 
 test('a conversation with calls is rendered', async () => {

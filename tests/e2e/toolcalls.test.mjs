@@ -326,12 +326,11 @@ test('wrong tools and choices are a 400 that names them', async () => {
     assert.equal(answer.status, 400, JSON.stringify([more, answer.body]));
     assert.match(answer.body.error.message, message);
   }
-  const refused = await daemon.post('/v1/chat/completions', {
+  const several = await daemon.post('/v1/chat/completions', {
     model: 'llama3', max_tokens: 5,
     messages: [user('x'), { role: 'assistant', content: null, tool_calls: ['1', '2'].map((id) => ({ id, type: 'function', function: { name: 'f', arguments: '{}' } })) }],
   });
-  assert.equal(refused.status, 400, JSON.stringify(refused.body));
-  assert.match(refused.body.error.message, /single tool-calls/, 'what the template itself says');
+  assert.equal(several.status, 200, JSON.stringify(several.body)); // a template for one call at a time gets them one by one
 });
 
 test('a raw stream of a call: name and id first, then only arguments', async () => {
