@@ -549,6 +549,41 @@ static void test_no_tools(void **state) {
     sh_vocab_close(v);
 }
 
+/* What is written for a call reads back as that call: two of f, the first with arguments. */
+static void read_back(const struct sh_chat *chat, const char *text) {
+    const struct sh_chat_request request = {.size = sizeof request, .messages = "[" USER("u") "]", .tools = one_tool};
+    struct sh_chat_prompt prompt;
+    struct sh_answer *answer;
+    struct sh_error err;
+    const struct sh_answer_piece *pieces;
+    uint32_t count, calls = 0;
+    char arguments[2][256] = {"", ""};
+    assert_int_equal(sh_chat_apply(chat, &request, &prompt, &err), SH_OK);
+    assert_int_equal(sh_answer_create(&prompt, &answer, &err), SH_OK);
+    assert_int_equal(sh_answer_push(answer, text, strlen(text), true, &pieces, &count, &err), SH_OK);
+    for (uint32_t i = 0; i < count; i++) {
+        assert_true(pieces[i].kind == SH_ANSWER_CALL || pieces[i].kind == SH_ANSWER_ARGUMENTS);
+        assert_true(pieces[i].call < 2);
+        if (pieces[i].kind == SH_ANSWER_CALL) {
+            assert_string_equal(pieces[i].name, "f");
+            calls++;
+        } else {
+            assert_true(strlen(arguments[pieces[i].call]) + pieces[i].length < sizeof *arguments);
+            strcat(arguments[pieces[i].call], pieces[i].text);
+        }
+    }
+    assert_int_equal(calls, 2);
+    json_t *got = json_loads(arguments[0], 0, NULL), *want = json_loads("{\"x\":[1,0.1,null,true],\"y\":{\"a\":\"b\"}}", 0, NULL);
+    if (!json_equal(got, want)) fail_msg("%s: %s", text, arguments[0]);
+    json_decref(got);
+    json_decref(want);
+    got = json_loads(arguments[1], 0, NULL);
+    assert_true(json_is_object(got) && json_object_size(got) == 0);
+    json_decref(got);
+    sh_answer_destroy(answer);
+    sh_chat_prompt_finish(&prompt);
+}
+
 /* The same for forms that write lists. */
 static void test_written_calls(void **state) {
     (void)state;
@@ -559,6 +594,12 @@ static void test_written_calls(void **state) {
         {"<|tool_call|>", "granite",
          "<|tool_call|>[{\"name\": \"f\", \"arguments\": {\"x\": [1, 0.1, null, true], \"y\": {\"a\": \"b\"}}}, "
          "{\"name\": \"f\", \"arguments\": {}}]"},
+        {"<tool_call>", "hermes",
+         "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": [1, 0.1, null, true], \"y\": {\"a\": \"b\"}}}\n</tool_call>\n"
+         "<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>"},
+        {"", "generic",
+         "{\"name\": \"f\", \"arguments\": {\"x\": [1, 0.1, null, true], \"y\": {\"a\": \"b\"}}}\n{\"name\": \"f\", "
+         "\"arguments\": {}}"},
         {"<function=</function>", "functionary-v3.1",
          "<function=f>{\"x\": [1, 0.1, null, true], \"y\": {\"a\": \"b\"}}</function>\n<function=f>{}</function>"},
     };
@@ -577,6 +618,7 @@ static void test_written_calls(void **state) {
                "\"y\":{\"a\":\"b\"}}}},"
                "{\"function\":{\"name\":\"f\"}}]}]",
                cases[i].want);
+        read_back(chat, cases[i].want);
         sh_chat_destroy(chat);
         sh_vocab_close(v);
     }

@@ -317,6 +317,37 @@ static void test_loads(void **state) {
     model_unref(reloaded.model);
     load_release(load);
 
+    /* Its chat is made with the load, and goes with the template that was asked for. What was lent before stays. */
+    static const struct {
+        const char *which, *name;
+        bool reload;
+        enum sh_code code;
+    } chats[] = {
+        {NULL, "plain", false, SH_OK},      {"chatml", "plain", false, SH_ERR_INVALID}, {"chatml", "chatml", true, SH_OK},
+        {"chatml", "chatml", false, SH_OK}, {"llama3", "llama3", true, SH_OK},          {NULL, "plain", true, SH_OK},
+    };
+    const struct sh_chat *first = NULL;
+    struct sh_chat_info info;
+    for (size_t i = 0; i < SH_COUNT(chats); i++) {
+        struct outcome outcome = {0};
+        const struct sh_chat *chat;
+        const struct load_params params = {.chat_template = chats[i].which, .reload = chats[i].reload};
+        load = model_load(one, &params, take_outcome, NULL, &outcome);
+        wait_done(&outcome);
+        assert_int_equal(outcome.code, chats[i].code);
+        load_release(load);
+        model_unref(outcome.model);
+        assert_int_equal(model_get_chat(one, &chat, &err), SH_OK);
+        sh_chat_get_info(chat, &info);
+        assert_string_equal(info.name, chats[i].name);
+        model_get_view(one, &view);
+        assert_string_equal(json_string_value(json_object_get(view.chat, "template")), chats[i].name);
+        model_view_finish(&view);
+        if (!first) first = chat;
+    }
+    sh_chat_get_info(first, &info);
+    assert_string_equal(info.name, "plain");
+
     /* What cannot be loaded says why, and can be tried again. */
     struct model *two;
     assert_int_equal(models_resolve("two", &two, &err), SH_OK);
