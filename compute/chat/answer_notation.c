@@ -98,7 +98,7 @@ static void add_value(struct sh_answer *a, const char *text, size_t length) {
     while (n > 0 && sh_reader_is_space(*inner)) inner++, n--;
     while (n > 0 && sh_reader_is_space(inner[n - 1])) n--;
     const uint32_t type = type_of_text(inner, n);
-    if (type & a->types) {
+    if ((type & a->types) && (type != SH_TYPE_STRING || a->types == SH_TYPE_ANY)) {
         sh_reader_add_arguments(a, inner, n);
         return;
     }

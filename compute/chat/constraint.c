@@ -160,60 +160,122 @@ static sh_gr_expr listed_strings(struct build *b, const json_t *schema) {
     return e;
 }
 
-/* A string as it is, up to `end`. A bounded one has no '<' in it, with which all ends begin. */
-static sh_gr_expr bare_string(struct build *b, const json_t *schema, const char *end, const char *name) {
-    static const struct {
-        const char *format, *pattern;
-    } formats[] = {
-        {"date", "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$"},
-        {"time", "^([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,6})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"},
-        {"date-time", "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,6})"
-                      "?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"},
-        {"uuid", "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"},
-    };
-    if (json_object_get(schema, "enum") != NULL || json_object_get(schema, "const") != NULL) return listed_strings(b, schema);
-    const char *pattern = json_string_value(json_object_get(schema, "pattern"));
-    const char *format = json_string_value(json_object_get(schema, "format"));
-    for (size_t i = 0; format != NULL && pattern == NULL && i < SH_COUNT(formats); i++)
-        if (strcmp(format, formats[i].format) == 0) pattern = formats[i].pattern;
-    if (pattern != NULL) {
-        sh_gr_expr e = SH_GR_NEVER;
-        struct sh_error inner = {0};
-        b->code = sh_gr_regex(b->gr, pattern, strlen(pattern), false, true, &e, &inner);
-        if (b->code != SH_OK) sh_fail(b->err, b->code, "tools: the parameters of the function \"%s\": %s", name, inner.message);
-        return e;
-    }
-    const json_t *min = json_object_get(schema, "minLength"), *max = json_object_get(schema, "maxLength");
-    if (!json_is_integer(min) && !json_is_integer(max)) return sh_gr_until(b->gr, end, strlen(end));
-    const struct sh_gr_range ranges[] = {{'<', '<'}};
-    const json_int_t low = json_is_integer(min) ? json_integer_value(min) : 0;
-    const json_int_t high = json_is_integer(max) ? json_integer_value(max) : (json_int_t)SH_GR_UNLIMITED;
-    if (low < 0 || high < low || low >= (json_int_t)SH_GR_UNLIMITED) {
-        b->code =
-            sh_fail(b->err, SH_ERR_INVALID, "tools: the parameters of the function \"%s\": a string of %lld to %lld characters",
-                    name, (long long)low, (long long)high);
-        return SH_GR_NEVER;
-    }
-    return sh_gr_repeat(b->gr, sh_gr_class(b->gr, ranges, 1, true), (uint32_t)low,
-                        high > SH_GR_UNLIMITED ? SH_GR_UNLIMITED : (uint32_t)high);
+static bool has_any(const json_t *schema, const char *const *keys, size_t n, const char **found) {
+    for (size_t i = 0; i < n; i++)
+        if (json_object_get(schema, *found = keys[i]) != NULL) return true;
+    return false;
 }
 
-/* A parameter's value between tags. What may be a string may be any text. */
-static sh_gr_expr tagged_value(struct build *b, const json_t *root, const json_t *schema, const char *end, const char *name) {
+static sh_gr_expr refuse(struct build *b, const char *name, const char *what) {
+    if (b->code == SH_OK)
+        b->code = sh_fail(b->err, SH_ERR_UNSUPPORTED,
+                          "tools: the parameters of the function \"%s\": %s is not enforced in calls of the form \"%s\"", name,
+                          what, b->form->name);
+    return SH_GR_NEVER;
+}
+
+/* A string as it is, up to `end`. */
+static sh_gr_expr bare_string(struct build *b, const json_t *schema, const char *end, const char *name) {
+    const json_t *min = json_object_get(schema, "minLength"), *max = json_object_get(schema, "maxLength");
+    const char *format = json_string_value(json_object_get(schema, "format"));
+    const struct sh_gr_bare bare = {
+        .pattern = json_string_value(json_object_get(schema, "pattern")),
+        .format = format == NULL ? NULL : sh_string_format(format),
+        .end = end,
+        .min = min == NULL ? 0 : (uint32_t)sh_min_u64((uint64_t)json_number_value(min), SH_GR_UNLIMITED - 1),
+        .max = max == NULL ? SH_GR_UNLIMITED : (uint32_t)sh_min_u64((uint64_t)json_number_value(max), SH_GR_UNLIMITED),
+    };
+    if (json_object_get(schema, "enum") != NULL || json_object_get(schema, "const") != NULL) {
+        if (bare.pattern != NULL || bare.format != NULL || min != NULL || max != NULL)
+            return refuse(b, name, "a condition on strings that are listed");
+        return listed_strings(b, schema);
+    }
+    sh_gr_expr e = SH_GR_NEVER;
+    struct sh_error inner = {0};
+    b->code = sh_gr_bare_string(b->gr, &bare, &e, &inner);
+    if (b->code != SH_OK) sh_fail(b->err, b->code, "tools: the parameters of the function \"%s\": %s", name, inner.message);
+    return e;
+}
+
+/* The schema without its strings, which are among its listed types or values. */
+static json_t *without_strings(const json_t *schema) {
+    json_t *copy = json_copy((json_t *)schema), *kept, *item;
+    const json_t *types = json_object_get(schema, "type"), *values = json_object_get(schema, "enum");
+    size_t i;
+    if (json_is_array(types)) {
+        kept = json_array();
+        json_array_foreach(types, i, item) {
+            const char *type = json_string_value(item);
+            if (type != NULL && strcmp(type, "string") != 0) json_array_append(kept, item);
+        }
+        json_object_set_new(copy, "type", kept);
+    }
+    if (json_is_array(values)) {
+        kept = json_array();
+        json_array_foreach(values, i, item) if (!json_is_string(item)) json_array_append(kept, item);
+        json_object_set_new(copy, "enum", kept);
+    }
+    return copy;
+}
+
+/* A parameter's value between tags. A string stands as it is, another value as JSON. */
+static sh_gr_expr tagged_value(struct build *b, const json_t *root, const json_t *schema, const char *end, const char *name,
+                               int depth) {
+    static const char *const conditions[] = {"type", "enum", "const", "pattern", "format", "minLength", "maxLength"};
+    static const char *const parts[] = {"anyOf", "oneOf", "allOf"};
     const uint32_t types = sh_schema_types(root, schema);
-    value_of(b, root, schema, name); /* what would not be enforced is refused, even where only its text is taken */
-    if (b->code != SH_OK) return SH_GR_NEVER;
+    const sh_gr_expr json = value_of(b, root, schema, name); /* which refuses what would not be enforced */
+    if (b->code != SH_OK || !(types & SH_TYPE_STRING)) return json;
     const json_t *own = follow(root, schema);
-    if (types == SH_TYPE_STRING && json_object_get(own, "anyOf") == NULL && json_object_get(own, "oneOf") == NULL &&
-        json_object_get(own, "allOf") == NULL)
-        return bare_string(b, own, end, name);
-    if (!(types & SH_TYPE_STRING)) return value_of(b, root, schema, name);
-    const sh_gr_expr strings = listed_strings(b, own);
-    if (strings == SH_GR_NEVER) return sh_gr_until(b->gr, end, strlen(end));
-    return types == SH_TYPE_STRING ? strings : either(b, strings, value_of(b, root, schema, name));
+    const char *key, *other;
+    if (has_any(own, parts, SH_COUNT(parts), &key)) {
+        const json_t *list = json_object_get(own, key);
+        size_t i, n_parts = 0;
+        json_t *part;
+        for (i = 0; i < SH_COUNT(parts); i++) n_parts += json_object_get(own, parts[i]) != NULL;
+        if (n_parts > 1 || depth > MAX_BRACED_DEPTH || has_any(own, conditions, SH_COUNT(conditions), &other) ||
+            (strcmp(key, "allOf") == 0 && json_array_size(list) > 1))
+            return refuse(b, name, key);
+        sh_gr_expr e = SH_GR_NEVER;
+        uint32_t seen = 0;
+        json_array_foreach(list, i, part) {
+            const uint32_t of_part = sh_schema_types(root, part);
+            if (strcmp(key, "oneOf") == 0 && (seen & of_part) != 0) return refuse(b, name, key);
+            seen |= of_part;
+            e = either(b, e, tagged_value(b, root, part, end, name, depth + 1));
+        }
+        return e;
+    }
+    const sh_gr_expr strings = bare_string(b, own, end, name);
+    const json_t *values = json_object_get(own, "enum");
+    size_t n_others = json_is_array(json_object_get(own, "type")) && values == NULL && json_object_get(own, "const") == NULL, i;
+    json_t *item;
+    json_array_foreach(values, i, item) n_others += !json_is_string(item);
+    if (types == SH_TYPE_STRING || n_others == 0) return strings;
+    json_t *others = without_strings(own);
+    const sh_gr_expr e = either(b, strings, value_of(b, root, others, name));
+    json_decref(others);
+    return e;
 }
 
 /* ---- arguments that are no JSON object ---- */
+
+/* Conditions on an object that a list of its properties does not meet. */
+static const char *const beyond[] = {"anyOf",         "oneOf",         "allOf",         "not",  "if",   "patternProperties",
+                                     "minProperties", "maxProperties", "propertyNames", "enum", "const"};
+
+/* What an object has: its properties, and those required without a schema. Other conditions on it are refused by name. */
+static json_t *parameters_of(struct build *b, const json_t *schema, const char *name) {
+    const char *key;
+    if (has_any(schema, beyond, SH_COUNT(beyond), &key)) refuse(b, name, key);
+    json_t *all = json_object(), *item;
+    json_object_update(all, json_object_get(schema, "properties"));
+    size_t i;
+    json_array_foreach(json_object_get(schema, "required"), i,
+                       item) if (json_is_string(item) && json_object_get(all, json_string_value(item)) == NULL)
+        json_object_set_new(all, json_string_value(item), json_object());
+    return all;
+}
 
 /* Each property in the schema's order, those not required perhaps: first the separator, except before the first one that is
  * there. */
@@ -236,24 +298,24 @@ static sh_gr_expr tagged_param(struct build *b, const json_t *root, const char *
         const uint32_t types = sh_schema_types(root, schema);
         sh_gr_expr value = SH_GR_NEVER;
         if (types & SH_TYPE_STRING)
-            value = join(b, text(b, " string=\"true\">"), tagged_value(b, root, schema, f->value_close, name));
+            value = join(b, text(b, " string=\"true\">"), tagged_value(b, root, schema, f->value_close, name, 0));
         if (types != SH_TYPE_STRING)
             value = either(b, value, join(b, text(b, " string=\"false\">"), value_of(b, root, schema, name)));
         return join(b, head, join(b, value, close));
     }
     if (f->flags & SH_FORM_NEWLINES) {
-        const sh_gr_expr value = tagged_value(b, root, schema, f->value_close, name);
+        const sh_gr_expr value = tagged_value(b, root, schema, f->value_close, name, 0);
         return join(b, join(b, head, text(b, "\n")), join(b, join(b, value, text(b, "\n")), close));
     }
     const sh_gr_expr open = f->value_open == NULL ? SH_GR_EMPTY : join(b, glue(b, 1), marker(b, f->value_open));
-    return join(b, join(b, head, open), join(b, tagged_value(b, root, schema, f->value_close, name), close));
+    return join(b, join(b, head, open), join(b, tagged_value(b, root, schema, f->value_close, name, 0), close));
 }
 
 /* Values in braces: strings between quotes, lists and objects of such; the rest as JSON has it. */
 static sh_gr_expr braced_value(struct build *b, const json_t *root, const json_t *schema, const char *name, int depth);
 
 static sh_gr_expr braced_object(struct build *b, const json_t *root, const json_t *schema, const char *name, int depth) {
-    const json_t *properties = json_object_get(schema, "properties");
+    json_t *properties = parameters_of(b, schema, name);
     const size_t n = json_object_size(properties);
     sh_gr_expr *items = sh_calloc(n, sizeof *items);
     bool *required = sh_calloc(n, sizeof *required);
@@ -264,7 +326,7 @@ static sh_gr_expr braced_object(struct build *b, const json_t *root, const json_
         const char *key;
         json_t *property;
         size_t i = 0;
-        json_object_foreach((json_t *)properties, key, property) {
+        json_object_foreach(properties, key, property) {
             required[i] = is_in(json_object_get(schema, "required"), key);
             const sh_gr_expr quote = key[strcspn(key, ",:=(){}[]\"'<")] == '\0' ? SH_GR_EMPTY : marker(b, b->form->quote);
             const sh_gr_expr head = join(b, quote, join(b, join(b, text(b, key), quote), text(b, ":")));
@@ -272,6 +334,7 @@ static sh_gr_expr braced_object(struct build *b, const json_t *root, const json_
         }
         e = join(b, join(b, text(b, "{"), in_order(b, items, required, n, text(b, ","))), text(b, "}"));
     }
+    json_decref(properties);
     free(items);
     free(required);
     return e;
@@ -293,7 +356,9 @@ static sh_gr_expr braced_value(struct build *b, const json_t *root, const json_t
         const sh_gr_expr more = sh_gr_repeat(b->gr, join(b, text(b, ","), item), 0, SH_GR_UNLIMITED);
         return join(b, text(b, "["), join(b, sh_gr_optional(b->gr, join(b, item, more)), text(b, "]")));
     }
-    if (types == SH_TYPE_OBJECT && json_object_size(json_object_get(own, "properties")) > 0)
+    const char *key;
+    if (types == SH_TYPE_OBJECT && json_object_size(json_object_get(own, "properties")) > 0 &&
+        !has_any(own, beyond, SH_COUNT(beyond), &key))
         return braced_object(b, root, own, name, depth);
     return json;
 }
@@ -302,7 +367,7 @@ static sh_gr_expr braced_value(struct build *b, const json_t *root, const json_t
 static sh_gr_expr params_of(struct build *b, const json_t *function) {
     const char *name = json_string_value(json_object_get(function, "name"));
     const json_t *root = json_object_get(function, "parameters"), *schema = follow(root, root);
-    const json_t *properties = json_object_get(schema, "properties");
+    json_t *properties = parameters_of(b, schema, name);
     const bool python = b->form->shape == SH_CALL_PYTHON;
     const size_t n = json_object_size(properties);
     sh_gr_expr *items = sh_calloc(n, sizeof *items);
@@ -315,13 +380,14 @@ static sh_gr_expr params_of(struct build *b, const json_t *function) {
         const char *key;
         json_t *property;
         size_t i = 0;
-        json_object_foreach((json_t *)properties, key, property) {
+        json_object_foreach(properties, key, property) {
             required[i] = is_in(json_object_get(schema, "required"), key);
             items[i++] = python ? join(b, join(b, text(b, key), text(b, "=")), value_of(b, root, property, name))
                                 : tagged_param(b, root, key, property, name);
         }
         e = in_order(b, items, required, n, python ? join(b, text(b, ","), sh_gr_optional(b->gr, text(b, " "))) : glue(b, 1));
     }
+    json_decref(properties);
     free(items);
     free(required);
     return e;

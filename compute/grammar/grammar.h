@@ -3,6 +3,7 @@
  *
  *   build.c, expr.h          expressions, from which every front makes a grammar
  *   gbnf.c, regex.c, schema*.c   the fronts: text -> expressions
+ *   bare.c                   strings between tags
  *   compile.c, automaton.c   expressions -> an automaton over bytes with a stack, its sets of configurations made states as they are met
  *   trie.c                   a vocabulary as a trie over bytes; classes of tokens that strings take whole
  *   mask.c                   which tokens may follow a state; their masks, kept
@@ -76,6 +77,14 @@ sh_gr_expr sh_gr_json_space(struct sh_gr *gr);  /* the white space that generate
 /* One of the strings of a JSON array, as they are. */
 enum sh_code sh_gr_choices(struct sh_gr *gr, const char *array, size_t length, sh_gr_expr *out, struct sh_error *err);
 
+/* A string as it stands between tags, not as JSON writes it: the pattern occurs in it, the format's pattern (sh_string_format) is the whole of
+ * it (NULL: no such condition), it has min to max code points, and `end` does not occur in it. */
+struct sh_gr_bare {
+    const char *pattern, *format, *end;
+    uint32_t min, max; /* SH_GR_UNLIMITED */
+};
+enum sh_code sh_gr_bare_string(struct sh_gr *gr, const struct sh_gr_bare *bare, sh_gr_expr *out, struct sh_error *err);
+const char *sh_string_format(const char *name); /* its pattern; NULL: unknown */
 /* One of these by its kind, as sh_grammar_create takes it. */
 enum sh_code sh_gr_of_kind(struct sh_gr *gr, const struct sh_vocab *vocab, enum sh_grammar_kind kind, const char *text, size_t length,
                            sh_gr_expr *out, struct sh_error *err);

@@ -46,7 +46,6 @@ struct sh_format_of_string {
     const char *name, *pattern; /* of the whole string */
 };
 extern const struct sh_format_of_string sh_string_formats[]; /* ends with a name of NULL */
-const char *sh_string_format(const char *name);              /* its pattern; NULL: unknown */
 
 /* ---- the document ---- */
 

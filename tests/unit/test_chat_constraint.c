@@ -550,6 +550,63 @@ static void test_strict(void **state) {
     finish(&a);
 }
 
+/* One parameter between tags: its schema, a value, whether it may stand there (2), or is none (0). */
+static void test_tagged_values(void **state) {
+    (void)state;
+    static const struct {
+        const char *schema, *value;
+        int verdict;
+    } values[] = {
+        {"{\"type\":\"string\"}", "a\n\"b\" </para>", 2},
+        {"{\"type\":\"string\",\"maxLength\":3}", "ü<b", 2},
+        {"{\"type\":\"string\",\"maxLength\":3}", "übcd", 0},
+        {"{\"type\":\"string\",\"minLength\":2,\"pattern\":\"^[ab]*$\"}", "ab", 2},
+        {"{\"type\":\"string\",\"minLength\":2,\"pattern\":\"^[ab]*$\"}", "a", 0},
+        {"{\"type\":\"string\",\"format\":\"date\"}", "2024-02-28", 2},
+        {"{\"type\":\"string\",\"format\":\"date\"}", "2024-13-28", 0},
+        {"{\"enum\":[\"a b\",\"c\"]}", "a b", 2},
+        {"{\"enum\":[\"a b\",\"c\"]}", "a", 0},
+        {"{\"enum\":[\"a\",1,null]}", "1", 2},
+        {"{\"type\":[\"string\",\"integer\"],\"enum\":[\"a\",1]}", "1", 2},
+        {"{\"type\":[\"string\",\"null\"],\"maxLength\":2}", "null", 2},
+        {"{\"type\":[\"string\",\"null\"],\"maxLength\":2}", "nul", 0},
+        {"{\"anyOf\":[{\"type\":\"string\",\"maxLength\":1},{\"type\":\"integer\"}]}", "x", 2},
+        {"{\"anyOf\":[{\"type\":\"string\",\"maxLength\":1},{\"type\":\"integer\"}]}", "12", 2},
+        {"{\"anyOf\":[{\"type\":\"string\",\"maxLength\":1},{\"type\":\"integer\"}]}", "xy", 0},
+        {"{\"allOf\":[{\"$ref\":\"#/$defs/s\"}]}", "yes", 2},
+        {"{\"allOf\":[{\"$ref\":\"#/$defs/s\"}]}", "no", 0},
+        {"{\"type\":\"boolean\"}", "true", 2},
+        {"{\"type\":\"boolean\"}", "True", 0},
+        {"{}", "what you like", 2},
+    };
+    for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
+        char one[512], answer[256];
+        snprintf(
+            one, sizeof one,
+            "[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":{\"type\":\"object\",\"properties\":{\"v\":%s},"
+            "\"required\":[\"v\"],\"additionalProperties\":false,\"$defs\":{\"s\":{\"enum\":[\"yes\"]}}}}}]",
+            values[i].schema);
+        snprintf(answer, sizeof answer, "<tool_call>\n<function=f>\n<parameter=v>\n%s\n</parameter>\n</function>\n</tool_call>",
+                 values[i].value);
+        const struct sh_chat_request request = {
+            .size = sizeof request, .messages = "[]", .tools = one, .tool_choice = SH_TOOLS_REQUIRED};
+        const int verdict = judge(&forms[2], &request, answer);
+        if (verdict != values[i].verdict) fail_msg("%s: \"%s\": %d", values[i].schema, values[i].value, verdict);
+    }
+    struct sh_answer_plan *plan;
+    struct sh_grammar *grammar;
+    struct sh_error err;
+    const struct sh_chat_request request = {.size = sizeof request,
+                                            .messages = "[]",
+                                            .tool_choice = SH_TOOLS_REQUIRED,
+                                            .tools = "[{\"type\":\"function\",\"function\":{\"name\":\"odd\",\"parameters\":{"
+                                                     "\"type\":\"object\",\"anyOf\":[{\"required\":[\"a\"]}]}}}]"};
+    struct asked a = ask(&forms[2], &(struct sh_chat_request){.size = sizeof a, .messages = "[]"});
+    assert_int_equal(sh_answer_plan_create(a.format, a.vocab, &request, "", 0, &plan, &grammar, &err), SH_ERR_UNSUPPORTED);
+    assert_non_null(strstr(err.message, "anyOf"));
+    finish(&a);
+}
+
 static void test_kept(void **state) {
     (void)state;
     const struct sh_chat_request request = {
@@ -579,7 +636,8 @@ static void test_kept(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_natural),  cmocka_unit_test(test_walks),  cmocka_unit_test(test_named_tool),
-        cmocka_unit_test(test_response), cmocka_unit_test(test_strict), cmocka_unit_test(test_kept),
+        cmocka_unit_test(test_response), cmocka_unit_test(test_strict), cmocka_unit_test(test_tagged_values),
+        cmocka_unit_test(test_kept),
     };
     return cmocka_run_group_tests_name("chat_constraint", tests, NULL, NULL);
 }
