@@ -760,6 +760,12 @@ enum sh_code model_get_vocab(struct model *model, const struct sh_vocab **out, s
 
 static bool same_text(const char *a, const char *b) { return a && b ? strcmp(a, b) == 0 : a == b; }
 
+static struct held_chat *find_chat(const struct held_vocab *vocab, const char *which) {
+    for (struct held_chat *held = vocab->chats; held; held = held->next)
+        if (same_text(held->which, which)) return held;
+    return NULL;
+}
+
 /* What is wrong with a template is kept as well; only a lack of memory may be over the next time. */
 static enum sh_code hold_chat(struct held_vocab *vocab, const char *which, struct held_chat **out, struct sh_error *err) {
     struct held_chat *held = sh_calloc(1, sizeof *held);
@@ -784,7 +790,9 @@ enum sh_code model_hold_chat(struct model *model, const struct file_identity *id
     struct sh_chat_info info;
     *view = NULL;
     pthread_mutex_lock(&model->vocab_lock);
-    enum sh_code code = hold_chat(held_vocab(model, identity), which, &held, err);
+    struct held_vocab *vocab = held_vocab(model, identity);
+    if (!which || !strpbrk(which, "/.")) held = find_chat(vocab, which); /* a file may have changed since */
+    enum sh_code code = held ? SH_OK : hold_chat(vocab, which, &held, err);
     if (code == SH_OK && held->chat) {
         sh_chat_get_info(held->chat, &info);
         log_write(SH_LOG_NOTICE, model->id, "chat template: %s (%s): %s; tool calls: %s; reasoning: %s", info.name, info.source,
@@ -808,7 +816,7 @@ enum sh_code model_get_chat(struct model *model, const struct sh_chat **out, str
     char *which = NULL;
     enum sh_code code = lock_vocab(model, &vocab, &which, err);
     if (code == SH_OK) {
-        for (held = vocab->chats; held && !same_text(held->which, which);) held = held->next;
+        held = find_chat(vocab, which);
         if (!held) code = hold_chat(vocab, which, &held, err);
     }
     if (code == SH_OK && !held->chat) {

@@ -110,7 +110,7 @@ void model_forget_vocabs(struct model *model); /* nobody but the registry holds 
 /* A load's last step: the vocabulary of the file with that identity, so that the model serves on when the file is replaced. */
 enum sh_code model_hold_vocab(struct model *model, const struct file_identity *identity, struct sh_error *err);
 
-/* Another step: the chat with that template (NULL: the model's own, or a built-in one) is made anew, as a file may have changed. An error
+/* Another step: the chat with that template (NULL: the model's own, or a built-in one), a file's made anew, as that may have changed. An error
  * unless NULL, which is only logged: such a model serves completions. *view: new reference, as in struct model_view. */
 enum sh_code model_hold_chat(struct model *model, const struct file_identity *identity, const char *which, json_t **view,
                              struct sh_error *err);
