@@ -31,7 +31,8 @@ static sh_gr_expr write_children(struct writer *w, uint32_t first, uint32_t stop
     if (w->failed || w->anchor) return SH_GR_NEVER;
     const uint32_t n = w->n_stack - base;
     w->n_stack = base;
-    return choice ? sh_gr_choice(w->gr, w->stack + base, n) : sh_gr_sequence(w->gr, w->stack + base, n);
+    const sh_gr_expr *items = n > 0 ? w->stack + base : NULL; /* the stack may not be there yet */
+    return choice ? sh_gr_choice(w->gr, items, n) : sh_gr_sequence(w->gr, items, n);
 }
 
 static sh_gr_expr write_node(struct writer *w, uint32_t node) {
