@@ -324,8 +324,8 @@ static void cut_digits(struct cutter *c, const char *piece, size_t begin, size_t
 }
 
 /* Cuts every piece of `words` by one expression. */
-static enum sh_code cut(const pcre2_code *code, enum grouping grouping, const char *text, struct sh_words *words, pcre2_match_data *data,
-                        pcre2_match_context *context, struct sh_error *err) {
+static enum sh_code cut(const pcre2_code *code, enum grouping grouping, const char *text, struct sh_words *words,
+                        pcre2_match_data *data, pcre2_match_context *context, struct sh_error *err) {
     struct cutter cutter = {.words = words, .ok = true};
     size_t begin = 0;
     for (uint32_t i = 0; i < words->count; i++) {

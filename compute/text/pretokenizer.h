@@ -2,8 +2,8 @@
  * pretokenizer.h - cutting text into words before byte-level merging, with the regular expressions of `tokenizer.ggml.pre`.
  *
  * A pre-tokenizer is a list of expressions. Each one cuts every piece that the earlier ones left into its matches and what lies
- * between them; some find digits, which are cut into groups of three. Compiled once per vocabulary (PCRE2, Unicode properties, JIT where the system allows it); immutable afterwards,
- * match data belongs to the call: any thread.
+ * between them; some find digits, which are cut into groups of three. Compiled once per vocabulary (PCRE2, Unicode properties, JIT
+ * where the system allows it); immutable afterwards, match data belongs to the call: any thread.
  */
 #ifndef SHIMMY_PRETOKENIZER_H
 #define SHIMMY_PRETOKENIZER_H

@@ -77,7 +77,8 @@ static struct sh_template *compile(const char *text, size_t length) {
 
 static const char operations_given[] =
     "{\"g\": \"gi ven\", \"h\": \"a<b\\u00e9\\n\\\"q\\\"\", \"w\": \"  x y  \", \"n\": 42, \"f\": 1.5, \"b\": true, \"s\": \"12\", "
-    "\"l\": [\"p\", \"q\"], \"d\": {\"k\": \"v\"}, \"role\": \"r\", \"fmt\": \"%Y\", \"cfmt\": \"{0:c}A{1}\", \"pfmt\": \"%%%c\", \"tabs\": \"x\\ty\", \"tags\": \"a<b> c\", "
+    "\"l\": [\"p\", \"q\"], \"d\": {\"k\": \"v\"}, \"role\": \"r\", \"fmt\": \"%Y\", "
+    "\"cfmt\": \"{0:c}A{1}\", \"pfmt\": \"%%%c\", \"tabs\": \"x\\ty\", \"tags\": \"a<b> c\", "
     "\"messages\": [{\"role\": \"user\", \"content\": \"hi\", \"tool_calls\": [{\"role\": \"x\"}]}, {\"role\": \"\\u0073ys\"}, 3]}";
 static const char operations_trusted[] = "{\"bos\": \"<s>\", \"g\": \"hidden\", \"t\": \"tr\", \"tn\": 7}";
 
