@@ -169,23 +169,35 @@ static void add_stop(struct sh_chat *chat, const char *stop) {
     if (stop != NULL && chat->n_stops < MAX_STOPS) chat->stops[chat->n_stops++] = stop;
 }
 
+static bool add_shown(struct sh_chat *chat, int32_t token) {
+    for (uint32_t i = 0; i < chat->n_shown; i++) {
+        if (chat->shown[i] == token) return true;
+    }
+    int32_t *grown = realloc(chat->shown, ((size_t)chat->n_shown + 1) * sizeof *grown);
+    if (grown == NULL) return false;
+    chat->shown = grown;
+    chat->shown[chat->n_shown++] = token;
+    return true;
+}
+
+/* In harmony what follows an answer follows each of a message's channels, too, so it ends nothing. */
+static bool is_harmony(const struct sh_format *format) { return strcmp(sh_format_reasoning(format), "harmony") == 0; }
+
 static enum sh_code gather(struct sh_chat *chat, struct sh_error *err) {
     const struct variant *variants[] = {&chat->main, &chat->tool_use};
+    bool memory = true;
     for (size_t i = 0; i < SH_COUNT(variants); i++) {
         uint32_t n = 0;
         if (variants[i]->format == NULL) continue;
-        add_stop(chat, variants[i]->stop);
+        if (!is_harmony(variants[i]->format)) add_stop(chat, variants[i]->stop);
         const int32_t *shown = sh_format_shown(variants[i]->format, &n);
-        int32_t *grown = realloc(chat->shown, ((size_t)chat->n_shown + n + 1) * sizeof *grown);
-        if (grown == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a chat");
-        chat->shown = grown;
-        for (uint32_t k = 0; k < n; k++) {
-            bool known = false;
-            for (uint32_t have = 0; have < chat->n_shown; have++) known |= chat->shown[have] == shown[k];
-            if (!known) chat->shown[chat->n_shown++] = shown[k];
-        }
+        for (uint32_t k = 0; k < n && memory; k++) memory = add_shown(chat, shown[k]);
     }
-    return SH_OK;
+    for (uint32_t i = 0; i < chat->n_stops && memory; i++) { /* a token is looked for by its text, which has to be seen for that */
+        const int32_t token = sh_vocab_find_special(chat->vocab, chat->stops[i], strlen(chat->stops[i]));
+        if (token >= 0) memory = add_shown(chat, token);
+    }
+    return memory ? SH_OK : sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a chat");
 }
 
 /* A special token's text; "" for none, and for one that is too long to be one or no UTF-8. */

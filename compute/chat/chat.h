@@ -46,8 +46,8 @@ struct sh_chat_caps {
     bool developer;                    /* knows the word "developer" */
     const char *reasoning;             /* a message's key for it: "reasoning_content", "thinking", "reasoning"; NULL: not shown */
 };
-/* bos, eos: the texts that the template's variables get. *stop (malloc'd or NULL): what it writes behind an answer, if that is nothing that
- * the vocabulary has a token for. */
+/* bos, eos: the texts that the template's variables get. *stop (malloc'd or NULL): what it writes behind an answer, if that is no
+ * token that ends a text anyway. */
 enum sh_code sh_chat_probe(const struct sh_template *tmpl, const char *text, size_t length, const struct sh_vocab *vocab,
                            const char *bos, const char *eos, struct sh_chat_caps *out, char **stop, struct sh_error *err);
 /* The variables that every rendering has, except messages; tools and documents are null, or empty lists. New reference; NULL: no memory. */

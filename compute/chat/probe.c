@@ -273,8 +273,8 @@ static size_t mark_length(const char *text, size_t length) {
     return 0;
 }
 
-/* A model that was tuned on the text of marks that its vocabulary has no tokens for writes that text; a transcript's speaker is announced
- * by a word. Either ends the answer. */
+/* A model that was tuned on the text of marks that its vocabulary has no tokens for writes that text; tokens that the file does not say
+ * end a text do end an answer; a transcript's speaker is announced by a word. */
 static void probe_stop(struct probe *p, const struct sh_chat_caps *caps, const struct sh_vocab *v, char **stop) {
     if (caps->content[SH_CHAT_ASSISTANT] == 0 || caps->content[SH_CHAT_USER] == 0) return;
     char *text = render(p, by_assistant((caps->content[SH_CHAT_ASSISTANT] & SH_TAKES_TEXT) == 0), NULL, true);
@@ -286,7 +286,7 @@ static void probe_stop(struct probe *p, const struct sh_chat_caps *caps, const s
         while (word < end && strchr(" \t\n", *word) != NULL) word++;
         const size_t mark = mark_length(word, (size_t)(end - word));
         if (mark > 0) {
-            if (!has_token(v, word, mark)) *stop = strndup(word, mark);
+            if (!sh_vocab_is_end(v, sh_vocab_find_special(v, word, mark))) *stop = strndup(word, mark);
         } else if (word < end && end - at <= 64 && !has_any_token(v, at, (size_t)(end - at))) {
             *stop = strndup(at, (size_t)(end - at));
         }

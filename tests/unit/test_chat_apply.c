@@ -242,7 +242,7 @@ static void test_families(void **state) {
             assert_int_equal(info.n_stops, 2);
             assert_string_equal(info.stops[0], "\nUser:");
             assert_string_equal(info.stops[1], "\nSystem:");
-        } else if (strcmp(info.name, "glm4") != 0) {
+        } else if (strcmp(info.name, "glm4") != 0 && strcmp(info.name, "command-r") != 0) { /* their marks may end no text */
             assert_int_equal(info.n_stops, 0);
         }
         sh_chat_destroy(chat);
@@ -262,6 +262,37 @@ static void test_families(void **state) {
         check_choice(v, sh_chat_builtin_at(i)->name, sh_chat_builtin_at(i)->name, "built-in", "asked for");
     }
     sh_vocab_close(v);
+}
+
+/* What a template writes behind an answer ends one: by its text where it is a token that does not end a text, or none at all. */
+static void test_stops(void **state) {
+    (void)state;
+    static const char *const tokens[] = {"<|im_end|>", "<done>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>", NULL};
+    static const struct {
+        const char *text, *stop; /* "": none */
+        int32_t shown;           /* -1: none */
+    } cases[] = {
+        {"{% for m in messages %}{{ m.role }} {{ m.content }}<|im_end|>\n{% endfor %}", "", -1},
+        {"{% for m in messages %}{{ m.role }} {{ m.content }}</s>{% endfor %}", "", -1},
+        {"{% for m in messages %}{{ m.role }} {{ m.content }}<done>\n{% endfor %}", "<done>", CHATVOCAB_CONTROL + 1},
+        {"{% for m in messages %}{{ m.role }} {{ m.content }} <over>\n{% endfor %}", "<over>", -1},
+        {"{% for m in messages %}{{ '\n\n' + m.role }}: {{ m.content }}{% endfor %}", "\n\nuser:", -1},
+        {"{% for m in messages %}{{ m.content }}\n{% endfor %}", "", -1},
+        {"{% for m in messages %}{{ m.role }}<|channel|>final<|message|>{{ m.content }}<done>{% endfor %}{# analysis #}", "", -1},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct sh_vocab *v = vocab_with(tokens, cases[i].text);
+        struct sh_chat *chat = chat_of(v, NULL);
+        struct sh_chat_info info;
+        bool shown = false;
+        sh_chat_get_info(chat, &info);
+        assert_int_equal(info.n_stops, *cases[i].stop != '\0');
+        if (info.n_stops > 0) assert_string_equal(info.stops[0], cases[i].stop);
+        for (uint32_t k = 0; k < info.n_shown; k++) shown |= info.shown[k] == CHATVOCAB_CONTROL + 1;
+        assert_int_equal(shown, cases[i].shown >= 0);
+        sh_chat_destroy(chat);
+        sh_vocab_close(v);
+    }
 }
 
 /* ---- what is refused ---- */
@@ -802,21 +833,14 @@ static void test_tokens(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_choice),
-        cmocka_unit_test(test_broken_templates),
-        cmocka_unit_test(test_families),
-        cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_templates_that_refuse),
-        cmocka_unit_test(test_contents),
-        cmocka_unit_test(test_arguments),
-        cmocka_unit_test(test_no_tools),
-        cmocka_unit_test(test_calls_or_content),
-        cmocka_unit_test(test_written_calls),
-        cmocka_unit_test(test_one_call),
-        cmocka_unit_test(test_ids),
-        cmocka_unit_test(test_reasoning_key),
-        cmocka_unit_test(test_continue),
-        cmocka_unit_test(test_tokens),
+        cmocka_unit_test(test_choice),        cmocka_unit_test(test_broken_templates),
+        cmocka_unit_test(test_families),      cmocka_unit_test(test_stops),
+        cmocka_unit_test(test_refusals),      cmocka_unit_test(test_templates_that_refuse),
+        cmocka_unit_test(test_contents),      cmocka_unit_test(test_arguments),
+        cmocka_unit_test(test_no_tools),      cmocka_unit_test(test_calls_or_content),
+        cmocka_unit_test(test_written_calls), cmocka_unit_test(test_one_call),
+        cmocka_unit_test(test_ids),           cmocka_unit_test(test_reasoning_key),
+        cmocka_unit_test(test_continue),      cmocka_unit_test(test_tokens),
     };
     return cmocka_run_group_tests_name("chat_apply", tests, NULL, NULL);
 }
