@@ -148,7 +148,8 @@ static enum step step_param_value(struct sh_answer *a) {
 /* ---- Python's calls, and those in braces ---- */
 
 static bool is_name(char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '.' || c == '-';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '.' || c == '-' ||
+           c == ':' || c == '/';
 }
 
 static enum step step_word(struct sh_answer *a) {

@@ -101,6 +101,7 @@ struct sh_answer_plan {
     const struct sh_call_form *calls;      /* NULL: no calls are looked for */
     const struct sh_thought_form *thought; /* NULL: no reasoning */
     bool keep_reasoning;
+    bool single_call;      /* calls behind the first are dropped */
     bool harmony;          /* the form of the answer is harmony, whether or not calls are looked for */
     enum sh_answer_start start;
     char *header;          /* HEADER, MESSAGE: what of the header the prompt has already; NUL-terminated */

@@ -209,6 +209,7 @@ enum sh_code sh_answer_plan_create(const struct sh_format *format, const struct 
     struct sh_answer_plan *plan = sh_calloc(1, sizeof *plan);
     if (plan == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the plan of an answer");
     plan->keep_reasoning = request->keep_reasoning;
+    plan->single_call = request->single_call;
     plan->thought = format->thought != NULL && format->thought->open != NULL ? format->thought : NULL;
 
     enum sh_code code = SH_OK;

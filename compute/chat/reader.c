@@ -62,6 +62,7 @@ void sh_reader_hand_out(struct sh_answer *a) {
         for (size_t i = 0; i < a->name.length; i++)
             a->muted &= a->name.text[i] == none[i] || (none[i] == '_' && a->name.text[i] == '-');
     }
+    if (a->plan->single_call && a->n_calls > 0) a->muted = true;
     if (a->muted) return;
     if (a->n_pieces > 0) sh_buffer_add(&a->out, "", 1);
     if (new_piece(a, SH_ANSWER_CALL) == NULL) return;

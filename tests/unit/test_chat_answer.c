@@ -92,7 +92,7 @@ static size_t character(const char *text) {
 
 struct asked {
     const char *template_text, *prompt, *tools;
-    bool keep_reasoning, continue_last;
+    bool keep_reasoning, continue_last, single_call;
 };
 
 static void read_answer(const struct asked *asked, const char *text, const char *expected) {
@@ -103,7 +103,8 @@ static void read_answer(const struct asked *asked, const char *text, const char 
                                             .messages = "[]",
                                             .tools = asked->tools,
                                             .keep_reasoning = asked->keep_reasoning,
-                                            .continue_last = asked->continue_last};
+                                            .continue_last = asked->continue_last,
+                                            .single_call = asked->single_call};
     struct sh_chat_prompt prompt = {0};
     const char *before = asked->prompt != NULL ? asked->prompt : "";
     assert_int_equal(sh_answer_plan_create(format, NULL, &request, before, strlen(before), &prompt.plan, &prompt.grammar, &err),
@@ -196,6 +197,15 @@ static void test_hermes(void **state) {
     answer(HERMES, "<tool_call>{\"name\": \"now\"}\n{\"name\": \"now\"}</tool_call>", "0:now({})1:now({})");
     answer(HERMES, "<tool_call>{\"name\": \"now\"}", "0:now({})");
     answer(HERMES, "<tool_call>{\"name\": \"now\", \"arguments\": {\"a\": [1", "0:now({\"a\": [1)");
+}
+
+static void test_single_call(void **state) {
+    (void)state;
+    const struct asked one = {.template_text = HERMES, .tools = tools, .single_call = true};
+    read_answer(
+        &one,
+        "<tool_call>{\"name\": \"now\"}</tool_call><tool_call>{\"name\": \"now\", \"arguments\": {\"a\": 1}}</tool_call>So.",
+        "0:now({})C[So.]");
 }
 
 static void test_malformed(void **state) {
@@ -357,6 +367,7 @@ static void test_pythonic(void **state) {
     answer(lfm2, "<|tool_call_start|>[{\"name\": \"now\", \"arguments\": {}}]<|tool_call_end|>", "0:now({})");
     answer(lfm2, "<|tool_call_start|>[now(]<|tool_call_end|>", "0:now({)C[]<|tool_call_end|>]");
     answer(lfm2, "<|tool_call_start|>[now(), 7]", "0:now({})C[, 7]]");
+    answer(lfm2, "<|tool_call_start|>[mcp/a.b:c-d(x=1)]<|tool_call_end|>", "0:mcp/a.b:c-d({\"x\": 1})");
     answer(lfm2, "<|tool_call_start|>none", "C[<|tool_call_start|>none]");
     answer("<|tool_call_start|> ```python <|thought_start|>",
            "<|thought_start|>\nHm.\n<|thought_end|>\n<|tool_call_start|>\n```python\nget_weather(city=\"Zürich\",days=3)\nnow()"
@@ -483,6 +494,7 @@ int main(void) {
         cmocka_unit_test(test_malformed),   cmocka_unit_test(test_bare),     cmocka_unit_test(test_arrays),
         cmocka_unit_test(test_named),       cmocka_unit_test(test_tagged),   cmocka_unit_test(test_pythonic),
         cmocka_unit_test(test_functionary), cmocka_unit_test(test_harmony),  cmocka_unit_test(test_linear),
+        cmocka_unit_test(test_single_call),
     };
     return cmocka_run_group_tests_name("chat_answer", tests, NULL, NULL);
 }
