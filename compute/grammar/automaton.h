@@ -214,6 +214,11 @@ struct sh_gr_table {
     struct sh_gr_exit *gates, *exits;
     uint32_t *first_exit; /* [n_classes + 1] */
     uint64_t wanted[4];
+    /* Far from a repeat's limits masks do not depend on the count: the one made last, and what it does depend on. */
+    uint32_t most_begun; /* items that any token needs */
+    struct sh_gr_mask *far;
+    uint32_t far_below, n_far_others;
+    struct sh_gr_config far_others[4];
 };
 enum { SH_GR_MAX_TABLES = 96 };
 struct sh_gr_tables {
@@ -228,6 +233,7 @@ void sh_gr_note_table(struct sh_gr_tables *tables, uint32_t place, uint32_t loop
 bool sh_gr_make_table(struct sh_gr_automaton *a, const struct sh_gr_lexicon *l, struct sh_gr_tables *tables, struct sh_gr_table *table,
                       const uint64_t wanted[4]);
 void sh_gr_tables_finish(struct sh_gr_tables *tables);
+void sh_gr_tables_forget(struct sh_gr_tables *tables); /* the masks, which refer to frames by number */
 
 /* ---- grammars ---------------------------------------------------------------------------------------------------------- */
 

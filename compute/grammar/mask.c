@@ -197,6 +197,29 @@ static bool has_table(const struct sh_gr_automaton *a, struct sh_gr_tables *tabl
     return false;
 }
 
+/* The table of a counted repeat that the state is far from the limits of, if its other configurations are few; they go to others[4]. */
+static struct sh_gr_table *far_table(const struct sh_gr_automaton *a, struct sh_gr_tables *tables, uint32_t state, uint32_t *below,
+                                     struct sh_gr_config *others, uint32_t *n_others) {
+    struct sh_gr_table *found = NULL;
+    *n_others = 0;
+    for (uint32_t i = 0; i < a->states[state].n_configs; i++) {
+        const struct sh_gr_config c = a->states[state].configs[i];
+        const uint32_t loop = loop_of(a, c);
+        struct sh_gr_table *t = loop != 0 && found == NULL ? sh_gr_find_table(tables, c.place, loop, 0) : NULL;
+        if (t != NULL && t->kind == SH_GR_TABLE_READY) {
+            const struct sh_gr_loop *l = &a->program->loops[loop & ~SH_GR_REPEAT_BIT];
+            const uint32_t done = a->frames[c.frame].count - 1;
+            if (done < l->min || l->max - done < t->most_begun) return NULL;
+            *below = a->frames[c.frame].below;
+            found = t;
+        } else {
+            if (*n_others == SH_COUNT(found->far_others)) return NULL;
+            others[(*n_others)++] = c;
+        }
+    }
+    return found;
+}
+
 /* ---- the whole ------------------------------------------------------------------------------------------------------------ */
 
 static void count_tokens(struct sh_gr_mask *mask, uint32_t n_words) {
@@ -217,6 +240,14 @@ static void count_tokens(struct sh_gr_mask *mask, uint32_t n_words) {
 struct sh_gr_mask *sh_gr_make_mask(struct sh_gr_automaton *a, const struct sh_gr_lexicon *l, struct sh_gr_tables *tables, uint32_t state) {
     if (a->states[state].mask != NULL) return a->states[state].mask;
     const size_t bytes = l->n_words * sizeof(uint32_t);
+    uint32_t below = 0, n_others;
+    struct sh_gr_config others[4];
+    struct sh_gr_table *far = far_table(a, tables, state, &below, others, &n_others);
+    if (far != NULL && far->far != NULL && far->far_below == below && far->n_far_others == n_others &&
+        memcmp(far->far_others, others, n_others * sizeof *others) == 0) {
+        far->far->refs++;
+        return a->states[state].mask = far->far;
+    }
     const int reach = has_table(a, tables, state) ? 0 : plain_reach(a, state);
     if (reach < 0) return NULL;
     struct sh_gr_mask *mask = malloc(sizeof *mask + bytes);
@@ -260,5 +291,13 @@ struct sh_gr_mask *sh_gr_make_mask(struct sh_gr_automaton *a, const struct sh_gr
     if (mask->count != 1) mask->only = -1;
     a->states[state].mask = mask;
     a->bytes += sizeof *mask + bytes;
+    if (far != NULL && far->kind == SH_GR_TABLE_READY) {
+        sh_gr_mask_unref(far->far);
+        mask->refs++;
+        far->far = mask;
+        far->far_below = below;
+        far->n_far_others = n_others;
+        memcpy(far->far_others, others, n_others * sizeof *others);
+    }
     return mask;
 }

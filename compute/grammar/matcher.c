@@ -73,6 +73,7 @@ static enum sh_code begin_anew(struct sh_grammar *g) {
             if (pass == 1) m->state = state;
         }
     }
+    sh_gr_tables_forget(&g->tables);
     sh_gr_automaton_finish(&g->automaton);
     g->automaton = fresh;
     return SH_OK;

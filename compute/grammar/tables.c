@@ -31,7 +31,15 @@ static void empty(struct sh_gr_table *t) {
     t->deep = t->gates = t->exits = NULL;
 }
 
+void sh_gr_tables_forget(struct sh_gr_tables *tables) {
+    for (uint32_t i = 0; i < tables->n; i++) {
+        sh_gr_mask_unref(tables->items[i].far);
+        tables->items[i].far = NULL;
+    }
+}
+
 void sh_gr_tables_finish(struct sh_gr_tables *tables) {
+    sh_gr_tables_forget(tables);
     for (uint32_t i = 0; i < tables->n; i++) empty(&tables->items[i]);
 }
 
@@ -99,6 +107,7 @@ static bool walk(struct sh_gr_automaton *a, const struct sh_gr_lexicon *l, const
 /* Puts what was found into the table. False: no memory. */
 static bool fill(struct sh_gr_table *t, const struct sh_gr_lexicon *l, const struct sh_gr_program *p, const struct found *f) {
     t->levels = f->most_begun < 1 ? 1 : f->most_begun < MAX_LEVELS ? f->most_begun : MAX_LEVELS;
+    t->most_begun = f->most_begun;
     t->n_deep = 0;
     for (uint32_t i = 0; i < f->n_tokens; i++) t->n_deep += f->tokens[i].done > t->levels;
     t->slices = sh_calloc((uint64_t)t->levels * l->n_words, sizeof *t->slices);
