@@ -48,9 +48,10 @@ TEST(is_mapping) {
     UNUSED;
     return jv_bool(v.kind == J_DICT);
 }
+/* In Python an undefined value can be called, if only to fail. */
 TEST(is_callable) {
     UNUSED;
-    return jv_bool(jinja_is_callable(v));
+    return jv_bool(jinja_is_callable(v) || v.kind == J_UNDEFINED);
 }
 
 /* What has a length and elements: in Python an undefined value has both. */

@@ -213,7 +213,7 @@ static void test_methods(void **state) {
         {"{% for g in dl | groupby('c') %}{{ g.grouper }}={{ g.list | map(attribute='v') | join(',') }};{% endfor %}",
          "x=1,3;y=2;"},
         {"{{ 1234567 | filesizeformat }} {{ 1234567 | filesizeformat(true) }} {{ 1 | filesizeformat }}", "1.2 MB 1.2 MiB 1 Byte"},
-        {"{{ '<a>' | forceescape }}", "&lt;a&gt;"},
+        {"{{ '<a>' | forceescape }}{{ nothing is callable }}", "&lt;a&gt;True"},
         {"{% macro f(a) %}{{ kwargs }}{% endmacro %}{{ f.catch_kwargs }}{{ f.catch_varargs }}", "TrueFalse"},
         {"{% do dl.append(1) %}{{ dl | length }}{% set l = [1, 2, 3] %}{% do l.remove(2) %}{{ l }}{% do l.clear() %}{{ l }}",
          "4[1, 3][]"},
