@@ -22,7 +22,7 @@ static uint32_t mix(uint64_t h) {
     return (uint32_t)(h >> 32);
 }
 
-/* ---- memory ---------------------------------------------------------------------------------------------------------- */
+/* ---- memory ------------------------------------------------------------------------------------------------------ */
 
 static void *take(struct sh_gr_automaton *a, size_t bytes) {
     bytes = (bytes + 7) & ~(size_t)7;
@@ -98,7 +98,7 @@ void sh_gr_automaton_finish(struct sh_gr_automaton *a) {
     *a = (struct sh_gr_automaton){0};
 }
 
-/* ---- frames ----------------------------------------------------------------------------------------------------------- */
+/* ---- frames ------------------------------------------------------------------------------------------------------ */
 
 static uint32_t hash_frame(const struct sh_gr_frame *f) {
     return mix(((uint64_t)f->below << 32 | f->back) ^ (uint64_t)f->count * 0x9E3779B97F4A7C15u);
@@ -134,7 +134,7 @@ static uint32_t frame(struct sh_gr_automaton *a, uint32_t below, uint32_t back, 
     return a->n_frames++;
 }
 
-/* ---- closures ----------------------------------------------------------------------------------------------------------- */
+/* ---- closures ---------------------------------------------------------------------------------------------------- */
 
 static uint32_t hash_step(const struct sh_gr_step *s) {
     return mix(((uint64_t)s->place << 32 | s->frame) ^ (uint64_t)s->count * 0x9E3779B97F4A7C15u);
@@ -224,7 +224,8 @@ static bool visit_loop(struct sh_gr_automaton *a, struct sh_gr_step s) {
     if (s.count >= loop->min) {
         for (uint32_t i = 0; i < a->n_loops; i++) {
             const struct sh_gr_step *done = &a->loops[i];
-            if (done->place == s.place && done->frame == s.frame && done->count <= s.count && done->count >= loop->min) return true;
+            if (done->place == s.place && done->frame == s.frame && done->count <= s.count && done->count >= loop->min)
+                return true;
         }
         if (!grow(a, (void **)&a->loops, &a->loops_capacity, a->n_loops + 1, sizeof *a->loops)) return false;
         a->loops[a->n_loops++] = s;
@@ -329,7 +330,7 @@ static uint32_t end_set(struct sh_gr_automaton *a) {
 
 static uint32_t closed(struct sh_gr_automaton *a) { return close_set(a) ? end_set(a) : SH_GR_UNKNOWN; }
 
-/* ---- steps ------------------------------------------------------------------------------------------------------------------ */
+/* ---- steps ------------------------------------------------------------------------------------------------------- */
 
 uint32_t sh_gr_start(struct sh_gr_automaton *a) {
     a->failed = SH_OK;
@@ -352,7 +353,9 @@ uint32_t sh_gr_state_of_all(struct sh_gr_automaton *a, const struct sh_gr_config
     return end_set(a);
 }
 
-uint32_t sh_gr_state_of(struct sh_gr_automaton *a, struct sh_gr_config config) { return sh_gr_state_of_all(a, &config, 1, false); }
+uint32_t sh_gr_state_of(struct sh_gr_automaton *a, struct sh_gr_config config) {
+    return sh_gr_state_of_all(a, &config, 1, false);
+}
 
 uint32_t sh_gr_frame_of(struct sh_gr_automaton *a, uint32_t below, uint32_t back, uint32_t count) {
     a->failed = SH_OK;
@@ -402,7 +405,7 @@ int sh_gr_plain_behind(struct sh_gr_automaton *a, uint32_t loop, uint32_t below)
     return 0;
 }
 
-/* ---- beginning anew ----------------------------------------------------------------------------------------------------------- */
+/* ---- beginning anew ---------------------------------------------------------------------------------------------- */
 
 /* A frame of `from`, with those below it, from the bottom up. */
 static uint32_t move_frame(struct sh_gr_automaton *to, const struct sh_gr_automaton *from, uint32_t top) {
@@ -415,7 +418,8 @@ static uint32_t move_frame(struct sh_gr_automaton *to, const struct sh_gr_automa
     }
     for (uint32_t f = top, i = n; f != 0; f = from->frames[f].below) path[--i] = f;
     uint32_t at = 0;
-    for (uint32_t i = 0; i < n && at != SH_GR_BAD; i++) at = frame(to, at, from->frames[path[i]].back, from->frames[path[i]].count);
+    for (uint32_t i = 0; i < n && at != SH_GR_BAD; i++)
+        at = frame(to, at, from->frames[path[i]].back, from->frames[path[i]].count);
     free(path);
     return at;
 }

@@ -2,15 +2,16 @@
  * automaton.h - a compiled grammar, the sets of configurations that a text can stand in, and what a vocabulary keeps for masks.
  *
  * Program (compile.c; immutable). A *place* is a position in a rule. From it lead byte edges and token edges; jumps into
- * another rule (which comes back at a place) or into a repeat; and perhaps the way back out of the rule. Everything that needs no stack
- * (choices, unlimited repeats, calls with nothing behind them) is resolved when a place is made. Every place can reach the end
- * of its rule: what cannot is dropped at compile, so a text that stands in a place can always be finished.
+ * another rule (which comes back at a place) or into a repeat; and perhaps the way back out of the rule. Everything that needs
+ * no stack (choices, unlimited repeats, calls with nothing behind them) is resolved when a place is made. Every place can reach
+ * the end of its rule: what cannot is dropped at compile, so a text that stands in a place can always be finished.
  *
- * Automaton (automaton.c; under the grammar's lock). A *frame* is what remains to be done behind a rule: a place to come back to, or
- * a repeat with the number of items begun; frames are immutable, made once each, and name the frame below. A configuration is a place
- * with byte or token edges, and the frame on top of it. A *state* is a sorted set of configurations, and whether the text may end. States
- * are made when first met and numbered; their transitions, one per class of bytes that no edge of the grammar tells apart, are filled
- * in as they are asked for. Beyond a limit of memory all is dropped but the states that matchers stand in, and begun anew.
+ * Automaton (automaton.c; under the grammar's lock). A *frame* is what remains to be done behind a rule: a place to come back
+ * to, or a repeat with the number of items begun; frames are immutable, made once each, and name the frame below. A
+ * configuration is a place with byte or token edges, and the frame on top of it. A *state* is a sorted set of configurations,
+ * and whether the text may end. States are made when first met and numbered; their transitions, one per class of bytes that no
+ * edge of the grammar tells apart, are filled in as they are asked for. Beyond a limit of memory all is dropped but the states
+ * that matchers stand in, and begun anew.
  */
 #ifndef SHIMMY_GRAMMAR_AUTOMATON_H
 #define SHIMMY_GRAMMAR_AUTOMATON_H
@@ -20,7 +21,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-/* ---- program ------------------------------------------------------------------------------------------------------- */
+/* ---- program ----------------------------------------------------------------------------------------------------- */
 
 #define SH_GR_REPEAT_BIT 0x80000000u /* in jumps and frames: the number of a repeat, not a place */
 
@@ -38,11 +39,11 @@ struct sh_gr_jump {
 
 /* How "plain" characters (what stands for itself inside a JSON string) lead on from a place. */
 enum sh_gr_plain {
-    SH_GR_PLAIN_SOME, /* anyhow */
-    SH_GR_PLAIN_NONE, /* no byte that begins one goes on */
-    SH_GR_PLAIN_LOOP, /* each leads, maybe among others, to a place from which each leads back to itself */
-    SH_GR_PLAIN_ITEM, /* each leads out of the rule and nowhere else, */
-    SH_GR_PLAIN_MIXED, /* or some also elsewhere */
+    SH_GR_PLAIN_SOME,  /* anyhow */
+    SH_GR_PLAIN_NONE,  /* no byte that begins one goes on */
+    SH_GR_PLAIN_LOOP,  /* each leads, maybe among others, to a place from which each leads back to itself */
+    SH_GR_PLAIN_ITEM,  /* each leads out of the rule and nowhere else, */
+    SH_GR_PLAIN_MIXED, /* or some elsewhere too */
 };
 
 struct sh_gr_place { /* its edges are [first of this one, first of the next) */
@@ -50,7 +51,7 @@ struct sh_gr_place { /* its edges are [first of this one, first of the next) */
     bool returns;
     uint8_t plain;
 };
-struct sh_gr_loop { /* a repeat that counts; its item never matches the empty text uncounted: see closure() */
+struct sh_gr_loop { /* a repeat that counts; min is 0 where its items may match nothing */
     uint32_t min, max;
     uint32_t item, next; /* places */
 };
@@ -74,7 +75,7 @@ enum sh_code sh_gr_program_init(struct sh_gr_program *program, const struct sh_g
                                 struct sh_error *err);
 void sh_gr_program_finish(struct sh_gr_program *program);
 
-/* ---- a vocabulary's trie -------------------------------------------------------------------------------------------- */
+/* ---- a vocabulary's trie ----------------------------------------------------------------------------------------- */
 
 struct sh_gr_trie_node { /* in preorder; node 0 is the root, depth 0 */
     uint32_t skip;       /* the node behind its descendants */
@@ -89,29 +90,29 @@ struct sh_gr_trie {
 
 enum { SH_GR_SLICES = 32 };
 
-/* What masks need of a vocabulary; immutable. Tokens of plain characters alone, up to SH_GR_SLICES of them, are in slices: slices[k]
- * are those of 1 to k characters. `other` holds the tokens that are in none. Control, unknown, unused, end tokens and those without bytes
- * are nowhere. */
+/* What masks need of a vocabulary; immutable. Tokens of plain characters alone, up to SH_GR_SLICES of them, are in slices:
+ * slices[k] are those of 1 to k characters. `other` holds the tokens that are in none. Control, unknown, unused, end tokens
+ * and those without bytes are nowhere. */
 struct sh_gr_lexicon {
     uint32_t n_tokens, n_words; /* words of 32 tokens */
     struct sh_gr_trie all, other;
-    int32_t *same;       /* [n_tokens] the next token with the same bytes, or -1 */
-    uint64_t *in_trie;   /* bit set of tokens */
+    int32_t *same;                      /* [n_tokens] the next token with the same bytes, or -1 */
+    uint64_t *in_trie;                  /* bit set of tokens */
     uint32_t *slices[SH_GR_SLICES + 1]; /* [0] unused */
     uint32_t slice_count[SH_GR_SLICES + 1];
-    uint32_t depth;      /* of the deepest node */
+    uint32_t depth;       /* of the deepest node */
     atomic_ullong *bytes; /* held by the automata of all this vocabulary's grammars */
 };
 enum sh_code sh_gr_lexicon_create(const struct sh_vocab *vocab, struct sh_gr_lexicon **out, struct sh_error *err);
 void sh_gr_lexicon_destroy(struct sh_gr_lexicon *lexicon);
 
-/* ---- automaton ------------------------------------------------------------------------------------------------------- */
+/* ---- automaton --------------------------------------------------------------------------------------------------- */
 
 enum { SH_GR_UNKNOWN = 0 /* a transition not computed yet; as a result: failed */, SH_GR_DEAD = 1, SH_GR_FIRST_STATE = 2 };
 
 struct sh_gr_frame {
     uint32_t below;
-    uint32_t back; /* a place, or a repeat with the bit */
+    uint32_t back;  /* a place, or a repeat with the bit */
     uint32_t count; /* of a repeat: items begun */
 };
 struct sh_gr_config {
@@ -127,7 +128,7 @@ struct sh_gr_state {
     struct sh_gr_config *configs;
     uint32_t n_configs;
     bool can_end;
-    uint32_t *row; /* [n_classes] states */
+    uint32_t *row;           /* [n_classes] states */
     struct sh_gr_mask *mask; /* NULL: not made yet */
 };
 struct sh_gr_block { /* of memory that is freed as a whole */
@@ -154,8 +155,8 @@ struct sh_gr_automaton {
     uint32_t n_states, states_capacity;
     uint32_t *state_slots, n_state_slots;
     struct sh_gr_block *blocks;
-    uint64_t bytes; /* that all this holds, masks included */
-    uint64_t work; /* since the operation began, which sets it to 0 */
+    uint64_t bytes;      /* that all this holds, masks included */
+    uint64_t work;       /* since the operation began, which sets it to 0 */
     enum sh_code failed; /* of the last call that returned SH_GR_UNKNOWN */
 
     /* the set under construction, and the closure's lists */
@@ -190,7 +191,7 @@ int sh_gr_plain_behind(struct sh_gr_automaton *a, uint32_t loop, uint32_t below)
 /* A state of `from` in `to`, with its frames. */
 uint32_t sh_gr_move_state(struct sh_gr_automaton *to, const struct sh_gr_automaton *from, uint32_t state);
 
-/* ---- tables: masks of places that do not depend on the frames below ------------------------------------------------------ */
+/* ---- tables: masks of places that do not depend on the frames below ---------------------------------------------- */
 
 /* A count that stands for any: a repeat in such a frame begins its items for ever, and a text can end between two of them. */
 #define SH_GR_RELATIVE UINT32_MAX
@@ -201,12 +202,13 @@ struct sh_gr_exit { /* a node of the trie at which, or before which, the rule or
     bool gated : 1;     /* an exit behind a gate */
 };
 
-/* What a configuration does below a node of the trie, whatever lies below its rule or repeat. `slices` [levels][n_words]: the tokens that
- * need at most 1, 2, ... items of the repeat to have begun (without a repeat: one level); `deep`: those that need more. Where the rule or
- * an item is complete, what follows decides from there on. Each node behind such a one is an exit; they are in order of the classes of their
- * bytes, kept are those of the wanted classes. A node with much below it is also a gate, for what can go on with many bytes. */
+/* What a configuration does below a node of the trie, whatever lies below its rule or repeat. `slices` [levels][n_words]:
+ * the tokens that need at most 1, 2, ... items of the repeat to have begun (without a repeat: one level); `deep`: those
+ * that need more. Where the rule or an item is complete, what follows decides from there on. Each node behind such a one is
+ * an exit; they are in order of the classes of their bytes, kept are those of the wanted classes. A node with much below it
+ * is also a gate, for what can go on with many bytes. */
 struct sh_gr_table {
-    uint32_t place, loop, node; /* loop: with the bit; 0: none */
+    uint32_t place, loop, node;                                          /* loop: with the bit; 0: none */
     enum { SH_GR_TABLE_HOT, SH_GR_TABLE_READY, SH_GR_TABLE_NEVER } kind; /* HOT: worth making */
     uint32_t levels, n_deep, n_gates, times_made;
     uint32_t *slices;
@@ -230,17 +232,17 @@ struct sh_gr_tables {
 struct sh_gr_table *sh_gr_find_table(struct sh_gr_tables *tables, uint32_t place, uint32_t loop, uint32_t node); /* or NULL */
 void sh_gr_note_table(struct sh_gr_tables *tables, uint32_t place, uint32_t loop, uint32_t node);
 /* Makes it, or makes it anew with more classes wanted; it may become NEVER. False: failed (a->failed). */
-bool sh_gr_make_table(struct sh_gr_automaton *a, const struct sh_gr_lexicon *l, struct sh_gr_tables *tables, struct sh_gr_table *table,
-                      const uint64_t wanted[4]);
+bool sh_gr_make_table(struct sh_gr_automaton *a, const struct sh_gr_lexicon *l, struct sh_gr_tables *tables,
+                      struct sh_gr_table *table, const uint64_t wanted[4]);
 void sh_gr_tables_finish(struct sh_gr_tables *tables);
 void sh_gr_tables_forget(struct sh_gr_tables *tables); /* the masks, which refer to frames by number */
 
-/* ---- grammars ---------------------------------------------------------------------------------------------------------- */
+/* ---- grammars ---------------------------------------------------------------------------------------------------- */
 
 struct sh_matcher {
     struct sh_grammar *grammar;
     uint32_t state;
-    struct sh_gr_mask *mask; /* the one lent last, or NULL */
+    struct sh_gr_mask *mask;            /* the one lent last, or NULL */
     struct sh_matcher *previous, *next; /* of the grammar's list */
 };
 

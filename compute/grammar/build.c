@@ -284,7 +284,7 @@ void sh_gr_set_rule(struct sh_gr *gr, uint32_t rule, sh_gr_expr expr) {
 
 sh_gr_expr sh_gr_ref(struct sh_gr *gr, uint32_t rule) { return make(gr, SH_GR_KIND_RULE, rule, 0, 0); }
 
-/* ---- code points as UTF-8 ------------------------------------------------------------------------------------------ */
+/* ---- code points as UTF-8 ---------------------------------------------------------------------------------------- */
 
 static int compare_ranges(const void *a, const void *b) {
     const struct sh_gr_range *x = a, *y = b;
@@ -298,10 +298,10 @@ static sh_gr_expr any_tail(struct sh_gr *gr, uint32_t k) {
     return gr->any_tail[k];
 }
 
-/* One byte for each of `n` blocks of 64^k code points from `base` on, the first of them `lead`, and k more bytes: those of them that are
- * in the ranges, which are in order and apart. */
-static sh_gr_expr blocks(struct sh_gr *gr, const struct sh_gr_range *ranges, uint32_t n_ranges, uint32_t base, uint32_t n, uint32_t lead,
-                         uint32_t k) {
+/* One byte for each of `n` blocks of 64^k code points from `base` on, the first of them `lead`, and k more bytes: those of
+ * them that are in the ranges, which are in order and apart. */
+static sh_gr_expr blocks(struct sh_gr *gr, const struct sh_gr_range *ranges, uint32_t n_ranges, uint32_t base, uint32_t n,
+                         uint32_t lead, uint32_t k) {
     struct sh_gr_set sets[64];
     sh_gr_expr tails[64], items[64];
     uint32_t n_items = 0;
@@ -324,7 +324,7 @@ static sh_gr_expr blocks(struct sh_gr *gr, const struct sh_gr_range *ranges, uin
     return sh_gr_choice(gr, items, n_items);
 }
 
-sh_gr_expr sh_gr_class(struct sh_gr *gr, const struct sh_gr_range *ranges, uint32_t n, bool not) {
+sh_gr_expr sh_gr_class(struct sh_gr *gr, const struct sh_gr_range *ranges, uint32_t n, bool not ) {
     if (gr->failed != SH_OK) return SH_GR_NEVER;
     /* in order and apart, then the ones between them if it is `not`, then without the surrogates */
     struct sh_gr_range *list = sh_calloc((uint64_t)n * 2 + 4, sizeof *list);
@@ -343,7 +343,7 @@ sh_gr_expr sh_gr_class(struct sh_gr *gr, const struct sh_gr_range *ranges, uint3
             list[merged++] = list[i];
         }
     }
-    if (not) {
+    if (not ) {
         uint32_t from = 0, out = 0;
         for (uint32_t i = 0; i <= merged; i++) {
             const struct sh_gr_range r = i < merged ? list[i] : (struct sh_gr_range){CODE_POINTS, CODE_POINTS};
@@ -359,9 +359,7 @@ sh_gr_expr sh_gr_class(struct sh_gr *gr, const struct sh_gr_range *ranges, uint3
         if (r.last > 0xDFFF) kept[n_kept++] = (struct sh_gr_range){r.first > 0xDFFF ? r.first : 0xE000, r.last};
     }
     /* lengths 1 to 4: first code point, first leading byte, number of leading bytes */
-    static const struct {
-        uint32_t base, lead, n;
-    } forms[4] = {{0, 0, 128}, {0x80, 0xC2, 30}, {0, 0xE0, 16}, {0, 0xF0, 5}};
+    static const struct { uint32_t base, lead, n; } forms[4] = {{0, 0, 128}, {0x80, 0xC2, 30}, {0, 0xE0, 16}, {0, 0xF0, 5}};
     static const uint32_t begin[5] = {0, 0x80, 0x800, 0x10000, CODE_POINTS};
     sh_gr_expr items[5];
     for (uint32_t k = 0; k < 4; k++) {
@@ -384,17 +382,17 @@ sh_gr_expr sh_gr_class(struct sh_gr *gr, const struct sh_gr_range *ranges, uint3
     return sh_gr_choice(gr, items, 4);
 }
 
-/* ---- text up to an end ---------------------------------------------------------------------------------------------- */
+/* ---- text up to an end ------------------------------------------------------------------------------------------- */
 
-/* The automaton of Knuth, Morris and Pratt, a rule per state, each of which ends in the next one's rule. The text may end in state s
- * if `end`, read from there, is complete with its last byte and no earlier. */
+/* The automaton of Knuth, Morris and Pratt, a rule per state, each of which ends in the next one's rule. The text may end
+ * in state s if `end`, read from there, is complete with its last byte and no earlier. */
 sh_gr_expr sh_gr_until(struct sh_gr *gr, const char *end, size_t length) {
     if (gr->failed != SH_OK) return SH_GR_NEVER;
     if (length == 0) return SH_GR_EMPTY;
     if (length > SH_GR_MAX_DEPTH) return fail(gr, SH_ERR_LIMIT, "an end of more than 256 bytes");
     const uint8_t *text = (const uint8_t *)end;
     const uint32_t n = (uint32_t)length;
-    uint16_t (*next)[256] = sh_calloc(n, sizeof *next);
+    uint16_t(*next)[256] = sh_calloc(n, sizeof *next);
     if (next == NULL) return no_memory(gr);
     uint32_t fall = 0; /* the state of the longest proper suffix */
     for (uint32_t s = 0; s < n; s++) {

@@ -4,17 +4,17 @@
 #include <stdlib.h>
 
 enum {
-    INLINE_SIZE = 24,      /* an expression used more than once is a rule of its own beyond this size */
-    MAX_STATES = 1 << 22,  /* raw ones */
-    MAX_EDGES = 1 << 22,   /* of places: long rows of optional parts make many */
-    UNROLL = 16,           /* size * times of a counted repeat that is written out; masks know only what is counted, so few are */
+    INLINE_SIZE = 24,     /* an expression used more than once is a rule of its own beyond this size */
+    MAX_STATES = 1 << 22, /* raw ones */
+    MAX_EDGES = 1 << 22,  /* of places: long rows of optional parts make many */
+    UNROLL = 16,          /* size * times of a counted repeat that is written out; masks know only what is counted, so few are */
 };
 
 /* A raw state, before places are made. */
 enum raw_kind { RAW_RETURN, RAW_BYTES, RAW_TOKEN, RAW_SPLIT, RAW_CALL, RAW_LOOP };
 struct raw {
     uint8_t kind;
-    uint32_t a; /* BYTES: set; TOKEN: token; SPLIT: one way; CALL: part; LOOP: repeat */
+    uint32_t a;    /* BYTES: set; TOKEN: token; SPLIT: one way; CALL: part; LOOP: repeat */
     uint32_t next; /* SPLIT: the other way */
 };
 
@@ -24,13 +24,13 @@ enum { SEEN = 1, PRODUCTIVE = 2, NULLABLE = 4, PART = 8 };
 
 struct compiler {
     const struct sh_gr *gr;
-    uint8_t *flags;      /* [n_nodes] */
-    uint32_t *uses;      /* [n_nodes] */
-    uint32_t *size;      /* [n_nodes] as a tree, saturating */
+    uint8_t *flags;                   /* [n_nodes] */
+    uint32_t *uses;                   /* [n_nodes] */
+    uint32_t *size;                   /* [n_nodes] as a tree, saturating */
     uint32_t *parents, *first_parent; /* who uses a node, in rows */
-    uint32_t *ref_node;  /* [n_rules] its reference, or NONE */
-    uint32_t *list;      /* [n_nodes] a stack of nodes */
-    uint32_t *part;      /* [n_nodes] the part that an expression is, or NONE */
+    uint32_t *ref_node;               /* [n_rules] its reference, or NONE */
+    uint32_t *list;                   /* [n_nodes] a stack of nodes */
+    uint32_t *part;                   /* [n_nodes] the part that an expression is, or NONE */
 
     struct raw *raws;
     uint32_t n_raws, raws_capacity;
@@ -45,7 +45,7 @@ struct compiler {
     struct memo {
         sh_gr_expr expr;
         uint32_t next, raw;
-    } *memos;
+    } * memos;
     uint32_t n_memos, memos_capacity, n_memo_slots;
 
     struct sh_gr_program *out;
@@ -66,13 +66,16 @@ static uint32_t fail(struct compiler *c, enum sh_code code, const char *why) {
 }
 static uint32_t no_memory(struct compiler *c) { return fail(c, SH_ERR_NO_MEMORY, "no memory to compile a grammar"); }
 
-/* ---- what the expressions are ---------------------------------------------------------------------------------------- */
+/* ---- what the expressions are ------------------------------------------------------------------------------------ */
 
 static uint32_t operands(const struct sh_gr *gr, sh_gr_expr e, uint32_t out[2]) {
     const struct sh_gr_node *n = &gr->nodes[e];
     switch (n->kind) {
     case SH_GR_KIND_PAIR:
-    case SH_GR_KIND_CHOICE: out[0] = n->a; out[1] = n->b; return 2;
+    case SH_GR_KIND_CHOICE:
+        out[0] = n->a;
+        out[1] = n->b;
+        return 2;
     case SH_GR_KIND_REPEAT: out[0] = n->a; return 1;
     case SH_GR_KIND_RULE: out[0] = gr->rules[n->a].expr; return 1;
     default: return 0;
@@ -152,7 +155,8 @@ static void spread(struct compiler *c, uint8_t flag) {
     }
 }
 
-/* Finds a rule that can begin with itself: a depth-first search over "can begin with", in which every cycle goes through a rule. */
+/* Finds a rule that can begin with itself: a depth-first search over "can begin with", in which every cycle goes through a
+ * rule. */
 static bool left_recursive(struct compiler *c, sh_gr_expr root) {
     enum { NEW, OPEN, DONE };
     const struct sh_gr *gr = c->gr;
@@ -182,9 +186,12 @@ static bool left_recursive(struct compiler *c, sh_gr_expr root) {
         }
         found = true;
         uint32_t i = top;
-        while (gr->nodes[c->list[--i]].kind != SH_GR_KIND_RULE) {}
-        c->failed = sh_fail(c->err, SH_ERR_INVALID, "left recursion: rule \"%s\" can begin with itself; put what it begins with before the "
-                            "reference, or repeat it with *", gr->rules[gr->nodes[c->list[i]].a].name);
+        while (gr->nodes[c->list[--i]].kind != SH_GR_KIND_RULE) {
+        }
+        c->failed = sh_fail(c->err, SH_ERR_INVALID,
+                            "left recursion: rule \"%s\" can begin with itself; put what it begins with before the "
+                            "reference, or repeat it with *",
+                            gr->rules[gr->nodes[c->list[i]].a].name);
     }
     free(colour);
     free(turn);
@@ -201,7 +208,9 @@ static void measure(struct compiler *c) {
         switch (n->kind) {
         case SH_GR_KIND_PAIR:
         case SH_GR_KIND_CHOICE: size += (uint64_t)c->size[n->a] + c->size[n->b]; break;
-        case SH_GR_KIND_REPEAT: size += (uint64_t)c->size[n->a] * (n->max == SH_GR_UNLIMITED ? 1 : n->max <= UNROLL ? n->max : 1); break;
+        case SH_GR_KIND_REPEAT:
+            size += (uint64_t)c->size[n->a] * (n->max == SH_GR_UNLIMITED ? 1 : n->max <= UNROLL ? n->max : 1);
+            break;
         default: break;
         }
         if (c->uses[e] > 1 && size > INLINE_SIZE) {
@@ -212,7 +221,7 @@ static void measure(struct compiler *c) {
     }
 }
 
-/* ---- raw states --------------------------------------------------------------------------------------------------------- */
+/* ---- raw states -------------------------------------------------------------------------------------------------- */
 
 static uint32_t add_raw(struct compiler *c, enum raw_kind kind, uint32_t a, uint32_t next) {
     if (c->failed != SH_OK) return 0;
@@ -345,7 +354,7 @@ static uint32_t build(struct compiler *c, sh_gr_expr e, uint32_t next, bool as_p
     return raw;
 }
 
-/* ---- places --------------------------------------------------------------------------------------------------------------- */
+/* ---- places ------------------------------------------------------------------------------------------------------ */
 
 static uint32_t place_of(struct compiler *c, uint32_t raw) {
     if (c->failed != SH_OK) return 0;
@@ -439,7 +448,8 @@ static void make_places(struct compiler *c, uint32_t root) {
     }
     p->n_loops = c->n_loops;
     for (uint32_t i = 0; i < p->n_places && c->failed == SH_OK; i++) fill_place(c, i);
-    if (c->failed == SH_OK) p->places[p->n_places] = (struct sh_gr_place){.edge = p->n_edges, .token = p->n_tokens, .jump = p->n_jumps};
+    if (c->failed == SH_OK)
+        p->places[p->n_places] = (struct sh_gr_place){.edge = p->n_edges, .token = p->n_tokens, .jump = p->n_jumps};
 }
 
 /* Bytes that no set tells apart are one class. */
@@ -463,7 +473,7 @@ static void make_classes(struct sh_gr_program *p, const uint8_t *used) {
     for (uint32_t b = 256; b-- > 0;) p->member[p->class_of[b]] = (uint8_t)b;
 }
 
-/* ---- plain characters -------------------------------------------------------------------------------------------------------- */
+/* ---- plain characters -------------------------------------------------------------------------------------------- */
 
 static struct sh_gr_set span_set(uint32_t first, uint32_t last) {
     struct sh_gr_set set = {{0}};
@@ -471,7 +481,8 @@ static struct sh_gr_set span_set(uint32_t first, uint32_t last) {
     return set;
 }
 
-/* The target of an edge that takes all these bytes; NONE: no single edge does. *alone becomes false if others take some of them. */
+/* The target of an edge that takes all these bytes; NONE: no single edge does. *alone becomes false if others take some of
+ * them. */
 static uint32_t edge_over(const struct sh_gr_program *p, uint32_t place, const struct sh_gr_set *bytes, bool *alone) {
     uint32_t target = NONE;
     for (uint32_t i = p->places[place].edge; i < p->places[place + 1].edge; i++) {
@@ -487,15 +498,18 @@ static uint32_t edge_over(const struct sh_gr_program *p, uint32_t place, const s
     return target;
 }
 
-/* Where every plain character leads from the place; NONE: not to one place, or not at all. *alone becomes false if some lead elsewhere
- * too. */
+/* Where every plain character leads from the place; NONE: not to one place, or not at all. *alone becomes false if some
+ * lead elsewhere too. */
 static uint32_t plain_target(const struct sh_gr_program *p, uint32_t place, bool *alone) {
     static const uint8_t forms[][8] = {/* well-formed UTF-8, first and last of each byte */
-        {0xC2, 0xDF, 0x80, 0xBF},
-        {0xE0, 0xE0, 0xA0, 0xBF, 0x80, 0xBF}, {0xE1, 0xEC, 0x80, 0xBF, 0x80, 0xBF},
-        {0xED, 0xED, 0x80, 0x9F, 0x80, 0xBF}, {0xEE, 0xEF, 0x80, 0xBF, 0x80, 0xBF},
-        {0xF0, 0xF0, 0x90, 0xBF, 0x80, 0xBF, 0x80, 0xBF}, {0xF1, 0xF3, 0x80, 0xBF, 0x80, 0xBF, 0x80, 0xBF},
-        {0xF4, 0xF4, 0x80, 0x8F, 0x80, 0xBF, 0x80, 0xBF}};
+                                       {0xC2, 0xDF, 0x80, 0xBF},
+                                       {0xE0, 0xE0, 0xA0, 0xBF, 0x80, 0xBF},
+                                       {0xE1, 0xEC, 0x80, 0xBF, 0x80, 0xBF},
+                                       {0xED, 0xED, 0x80, 0x9F, 0x80, 0xBF},
+                                       {0xEE, 0xEF, 0x80, 0xBF, 0x80, 0xBF},
+                                       {0xF0, 0xF0, 0x90, 0xBF, 0x80, 0xBF, 0x80, 0xBF},
+                                       {0xF1, 0xF3, 0x80, 0xBF, 0x80, 0xBF, 0x80, 0xBF},
+                                       {0xF4, 0xF4, 0x80, 0x8F, 0x80, 0xBF, 0x80, 0xBF}};
     struct sh_gr_set ascii = span_set(0x20, 0x7E);
     ascii.words[0] &= ~((uint64_t)1 << '"');
     ascii.words[1] &= ~((uint64_t)1 << ('\\' & 63));
@@ -531,12 +545,13 @@ static void judge_plain(struct sh_gr_program *p, uint32_t place) {
     else if (target == place || plain_target(p, target, &any) == target) to->plain = SH_GR_PLAIN_LOOP;
 }
 
-/* ---- the whole ------------------------------------------------------------------------------------------------------------------ */
+/* ---- the whole --------------------------------------------------------------------------------------------------- */
 
 static bool check_tokens(struct compiler *c, uint32_t n_vocab) {
     for (uint32_t e = 0; e < c->gr->n_nodes; e++) {
         if (!(c->flags[e] & SEEN) || c->gr->nodes[e].kind != SH_GR_KIND_TOKEN || c->gr->nodes[e].a < n_vocab) continue;
-        c->failed = sh_fail(c->err, SH_ERR_INVALID, "the grammar names token %u; the vocabulary has %u", c->gr->nodes[e].a, n_vocab);
+        c->failed =
+            sh_fail(c->err, SH_ERR_INVALID, "the grammar names token %u; the vocabulary has %u", c->gr->nodes[e].a, n_vocab);
         return false;
     }
     return true;

@@ -1,9 +1,9 @@
 /*
  * expr.h - the inside of a builder: expressions as numbered nodes, equal ones made once. For build.c and compile.c.
  *
- * A node refers only to nodes with smaller numbers, so a pass in ascending order sees operands first; cycles go through rules alone.
- * Chains of pairs and choices run along `b`, and `depth` counts the turns into `a` (and into repeated items, and from pairs into
- * choices and back): functions that recur there and go on along `b` need that much stack and no more.
+ * A node refers only to nodes with smaller numbers, so a pass in ascending order sees operands first; cycles go through rules
+ * alone. Chains of pairs and choices run along `b`, and `depth` counts the turns into `a` (and into repeated items, and from
+ * pairs into choices and back): functions that recur there and go on along `b` need that much stack and no more.
  */
 #ifndef SHIMMY_GRAMMAR_EXPR_H
 #define SHIMMY_GRAMMAR_EXPR_H

@@ -73,7 +73,8 @@ void sh_grammar_remember(const struct sh_vocab *v, const void *key, size_t lengt
     struct kept_grammar old = {0};
     pthread_mutex_lock(&v->kept->lock);
     struct kept *k = kept_of(v);
-    if (copy != NULL && k != NULL && find(k, key, length) == NULL) { /* else another thread was first, or it is made anew next time */
+    if (copy != NULL && k != NULL &&
+        find(k, key, length) == NULL) { /* else another thread was first, or it is made anew next time */
         if (length > 0) memcpy(copy, key, length);
         uint32_t at = k->n;
         if (k->n < KEPT) {

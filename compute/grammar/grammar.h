@@ -6,7 +6,7 @@
  *   bare.c                   strings between tags
  *   compile.c, automaton.c   expressions -> an automaton over bytes with a stack, its sets of configurations made states as they are met
  *   trie.c                   a vocabulary as a trie over bytes; classes of tokens that strings take whole
- *   mask.c                   which tokens may follow a state; their masks, kept
+ *   mask.c, tables.c         which tokens may follow a state; their masks, kept
  *   matcher.c                the public functions that follow a text
  *   grammar.c                the kinds of grammar, and the grammars that a vocabulary keeps
  *

@@ -59,7 +59,7 @@ static bool walk(struct making *m, const struct sh_gr_trie *trie, uint32_t below
     return true;
 }
 
-/* ---- plain characters ------------------------------------------------------------------------------------------------- */
+/* ---- plain characters -------------------------------------------------------------------------------------------- */
 
 /* How many plain characters may come, each of them any, without the other configurations or what follows having a say about plain
  * characters: 0 none, SH_GR_SLICES all that matter. -1: failed. */
@@ -92,7 +92,7 @@ static int plain_reach(struct sh_gr_automaton *a, uint32_t state) {
     return behind < 0 ? -1 : behind > 0 ? 0 : (int)reach;
 }
 
-/* ---- tables -------------------------------------------------------------------------------------------------------------- */
+/* ---- tables ------------------------------------------------------------------------------------------------------ */
 
 static uint32_t loop_of(const struct sh_gr_automaton *a, struct sh_gr_config c) {
     const uint32_t back = a->frames[c.frame].back;
@@ -155,8 +155,8 @@ static bool apply(struct making *m, struct sh_gr_table *t, struct sh_gr_config c
     return true;
 }
 
-/* Adds the tokens below a node of the trie at which a text is in this state: by tables where there are some, else by a walk; where that
- * is long, its configurations get tables the next time. */
+/* Adds the tokens below a node of the trie at which a text is in this state: by tables where there are some, else by a
+ * walk; where that is long, its configurations get tables the next time. */
 static bool cover(struct making *m, uint32_t node, uint32_t state) {
     struct sh_gr_automaton *a = m->a;
     const struct sh_gr_trie *trie = &m->l->all;
@@ -197,9 +197,10 @@ static bool has_table(const struct sh_gr_automaton *a, struct sh_gr_tables *tabl
     return false;
 }
 
-/* The table of a counted repeat that the state is far from the limits of, if its other configurations are few; they go to others[4]. */
-static struct sh_gr_table *far_table(const struct sh_gr_automaton *a, struct sh_gr_tables *tables, uint32_t state, uint32_t *below,
-                                     struct sh_gr_config *others, uint32_t *n_others) {
+/* The table of a counted repeat that the state is far from the limits of, if its other configurations are few; they go to
+ * others[4]. */
+static struct sh_gr_table *far_table(const struct sh_gr_automaton *a, struct sh_gr_tables *tables, uint32_t state,
+                                     uint32_t *below, struct sh_gr_config *others, uint32_t *n_others) {
     struct sh_gr_table *found = NULL;
     *n_others = 0;
     for (uint32_t i = 0; i < a->states[state].n_configs; i++) {
@@ -220,7 +221,7 @@ static struct sh_gr_table *far_table(const struct sh_gr_automaton *a, struct sh_
     return found;
 }
 
-/* ---- the whole ------------------------------------------------------------------------------------------------------------ */
+/* ---- the whole --------------------------------------------------------------------------------------------------- */
 
 static void count_tokens(struct sh_gr_mask *mask, uint32_t n_words) {
     uint32_t count = 0;
@@ -237,7 +238,8 @@ static void count_tokens(struct sh_gr_mask *mask, uint32_t n_words) {
         if (mask->words[w] != 0) mask->only = (int32_t)(w * 32) + __builtin_ctz(mask->words[w]);
 }
 
-struct sh_gr_mask *sh_gr_make_mask(struct sh_gr_automaton *a, const struct sh_gr_lexicon *l, struct sh_gr_tables *tables, uint32_t state) {
+struct sh_gr_mask *sh_gr_make_mask(struct sh_gr_automaton *a, const struct sh_gr_lexicon *l, struct sh_gr_tables *tables,
+                                   uint32_t state) {
     if (a->states[state].mask != NULL) return a->states[state].mask;
     const size_t bytes = l->n_words * sizeof(uint32_t);
     uint32_t below = 0, n_others;

@@ -49,7 +49,7 @@ void sh_grammar_unref(struct sh_grammar *g) {
     free(g);
 }
 
-/* ---- memory ---------------------------------------------------------------------------------------------------------- */
+/* ---- memory ------------------------------------------------------------------------------------------------------ */
 
 /* The difference since the last time goes into the sum over all grammars, which is returned. */
 static uint64_t count_bytes(struct sh_grammar *g) {
@@ -108,7 +108,7 @@ void sh_gr_trim(struct sh_grammar *g) {
     pthread_mutex_unlock(&g->lock);
 }
 
-/* ---- matchers ---------------------------------------------------------------------------------------------------------- */
+/* ---- matchers ---------------------------------------------------------------------------------------------------- */
 
 enum sh_code sh_matcher_create(struct sh_grammar *g, struct sh_matcher **out, struct sh_error *err) {
     *out = NULL;

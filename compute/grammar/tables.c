@@ -51,8 +51,8 @@ struct found {
     bool single; /* a text can be cut into items in one way only */
 };
 
-static bool add(struct sh_gr_automaton *a, struct sh_gr_exit **list, uint32_t *n, uint32_t *capacity, uint32_t node, uint32_t done,
-                bool gated) {
+static bool add(struct sh_gr_automaton *a, struct sh_gr_exit **list, uint32_t *n, uint32_t *capacity, uint32_t node,
+                uint32_t done, bool gated) {
     if (!sh_grow((void **)list, capacity, *n + 1, sizeof **list)) {
         a->failed = SH_ERR_NO_MEMORY;
         return false;
@@ -61,7 +61,8 @@ static bool add(struct sh_gr_automaton *a, struct sh_gr_exit **list, uint32_t *n
     return true;
 }
 
-static bool walk(struct sh_gr_automaton *a, const struct sh_gr_lexicon *l, const struct sh_gr_table *t, uint32_t hot, struct found *f) {
+static bool walk(struct sh_gr_automaton *a, const struct sh_gr_lexicon *l, const struct sh_gr_table *t, uint32_t hot,
+                 struct found *f) {
     const struct sh_gr_program *p = a->program;
     const struct sh_gr_trie_node *nodes = l->all.nodes;
     uint32_t top = 0, between = SH_GR_DEAD;
@@ -128,7 +129,8 @@ static bool fill(struct sh_gr_table *t, const struct sh_gr_lexicon *l, const str
     /* a stable sort by class */
     for (uint32_t i = 0; i < f->n_exits; i++) t->first_exit[p->class_of[l->all.nodes[f->exits[i].node].byte] + 1]++;
     for (uint32_t c = 0; c < p->n_classes; c++) t->first_exit[c + 1] += t->first_exit[c];
-    for (uint32_t i = 0; i < f->n_exits; i++) t->exits[t->first_exit[p->class_of[l->all.nodes[f->exits[i].node].byte]]++] = f->exits[i];
+    for (uint32_t i = 0; i < f->n_exits; i++)
+        t->exits[t->first_exit[p->class_of[l->all.nodes[f->exits[i].node].byte]]++] = f->exits[i];
     for (uint32_t c = p->n_classes; c-- > 0;) t->first_exit[c + 1] = t->first_exit[c];
     t->first_exit[0] = 0;
     return true;
@@ -139,8 +141,8 @@ static uint64_t bytes_of(const struct sh_gr_table *t, const struct sh_gr_lexicon
            ((uint64_t)t->n_deep + t->n_gates + t->first_exit[p->n_classes]) * sizeof(struct sh_gr_exit);
 }
 
-bool sh_gr_make_table(struct sh_gr_automaton *a, const struct sh_gr_lexicon *l, struct sh_gr_tables *tables, struct sh_gr_table *t,
-                      const uint64_t wanted[4]) {
+bool sh_gr_make_table(struct sh_gr_automaton *a, const struct sh_gr_lexicon *l, struct sh_gr_tables *tables,
+                      struct sh_gr_table *t, const uint64_t wanted[4]) {
     if (t->kind == SH_GR_TABLE_READY) tables->bytes -= bytes_of(t, l, a->program);
     empty(t);
     t->kind = SH_GR_TABLE_NEVER;

@@ -11,7 +11,9 @@ struct piece {
     uint32_t plain; /* characters, if the piece is of plain ones alone; else 0 */
 };
 
-static enum sh_code no_memory(struct sh_error *err) { return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a vocabulary's trie"); }
+static enum sh_code no_memory(struct sh_error *err) {
+    return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a vocabulary's trie");
+}
 
 /* Whole characters that stand for themselves in a JSON string: none of the quote, the backslash and the control characters. */
 static uint32_t count_plain(const uint8_t *s, uint32_t length) {
@@ -55,7 +57,8 @@ static bool build(struct sh_gr_lexicon *l, struct sh_gr_trie *trie, const struct
             uint32_t common = 0;
             if (last != NULL)
                 while (common < last->length && common < p->length && last->bytes[common] == p->bytes[common]) common++;
-            if (last != NULL && common == p->length && last->length == p->length) { /* the same bytes: the smaller number is in the trie */
+            if (last != NULL && common == p->length &&
+                last->length == p->length) { /* the same bytes: the smaller number is in the trie */
                 if (pass == 1 && all) l->same[last->token] = p->token;
                 last = p;
                 continue;
@@ -65,7 +68,8 @@ static bool build(struct sh_gr_lexicon *l, struct sh_gr_trie *trie, const struct
             } else {
                 while (depth > common) trie->nodes[path[depth--]].skip = used;
                 while (depth < p->length) {
-                    trie->nodes[used] = (struct sh_gr_trie_node){.token = -1, .depth = (uint16_t)(depth + 1), .byte = p->bytes[depth]};
+                    trie->nodes[used] =
+                        (struct sh_gr_trie_node){.token = -1, .depth = (uint16_t)(depth + 1), .byte = p->bytes[depth]};
                     path[++depth] = used++;
                 }
                 trie->nodes[used - 1].token = p->token;
@@ -98,13 +102,15 @@ enum sh_code sh_gr_lexicon_create(const struct sh_vocab *v, struct sh_gr_lexicon
     for (uint32_t t = 0; t < v->n_tokens; t++) {
         l->same[t] = -1;
         const uint8_t type = v->types[t];
-        if (type == SH_TOKEN_CONTROL || type == SH_TOKEN_UNKNOWN || type == SH_TOKEN_UNUSED || sh_vocab_is_end(v, (int32_t)t)) continue;
+        if (type == SH_TOKEN_CONTROL || type == SH_TOKEN_UNKNOWN || type == SH_TOKEN_UNUSED || sh_vocab_is_end(v, (int32_t)t))
+            continue;
         size_t length;
         const uint8_t *bytes = (const uint8_t *)sh_vocab_piece(v, (int32_t)t, false, &length);
         if (length == 0 || length >= UINT16_MAX) continue;
         uint64_t first = 0;
         memcpy(&first, bytes, length < sizeof first ? length : sizeof first);
-        pieces[n++] = (struct piece){__builtin_bswap64(first), bytes, (uint32_t)length, (int32_t)t, count_plain(bytes, (uint32_t)length)};
+        pieces[n++] =
+            (struct piece){__builtin_bswap64(first), bytes, (uint32_t)length, (int32_t)t, count_plain(bytes, (uint32_t)length)};
         l->in_trie[t >> 6] |= (uint64_t)1 << (t & 63);
     }
     qsort(pieces, n, sizeof *pieces, compare_pieces);

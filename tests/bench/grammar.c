@@ -1,13 +1,14 @@
 /*
- * grammar.c - what grammars cost: the vocabulary's trie (once per vocabulary), compiling, and masks and steps in microseconds, along
- * random texts that the grammar allows.
+ * grammar.c - what grammars cost: the vocabulary's trie (once per vocabulary), compiling, and masks and steps in microseconds,
+ * along random texts that the grammar allows.
  *
  *   grammar VOCAB.gguf [--texts N] [--tokens N]
  *
  * Prints lines of key<TAB>value: vocabulary, tokens, trie_milliseconds; and for each grammar a line of
- * grammar<TAB>NAME<TAB>cold|new|warm<TAB>compile_ms<TAB>masks<TAB>median<TAB>p95<TAB>p99<TAB>max<TAB>accept_median<TAB>accept_p99.
- * Cold: nothing is known when the first text begins, states and their masks are made on the way. New: of those masks only the ones of
- * states that no text has been in, which must be made. Warm: the same texts again.
+ * grammar<TAB>NAME<TAB>cold|new|warm<TAB>compile_ms<TAB>masks<TAB>median<TAB>p95<TAB>p99<TAB>max<TAB>accept_median
+ * <TAB>accept_p99.
+ * Cold: nothing is known when the first text begins, states and their masks are made on the way. New: of those masks only the
+ * ones of states that no text has been in, which must be made. Warm: the same texts again.
  */
 #include "compute/grammar/automaton.h"
 
@@ -37,7 +38,8 @@ static const struct {
 } grammars[] = {
     {"json_object", SH_GRAMMAR_OBJECT, ""},
     {"nested_schema", SH_GRAMMAR_SCHEMA,
-     "{\"type\":\"object\",\"properties\":{\"name\":{\"type\":\"string\",\"minLength\":1,\"maxLength\":40},\"age\":{\"type\":\"integer\"},"
+     "{\"type\":\"object\",\"properties\":{\"name\":{\"type\":\"string\",\"minLength\":1,\"maxLength\":40},\"age\":{\"type\":"
+     "\"integer\"},"
      "\"tags\":{\"type\":\"array\",\"maxItems\":8,\"items\":{\"type\":\"string\",\"maxLength\":16}},"
      "\"orders\":{\"type\":\"array\",\"maxItems\":10,\"items\":{\"type\":\"object\",\"properties\":{\"sku\":{\"type\":\"string\","
      "\"maxLength\":20},\"quantity\":{\"type\":\"integer\"},\"note\":{\"type\":\"string\",\"maxLength\":200}},"

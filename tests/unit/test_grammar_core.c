@@ -21,7 +21,8 @@ struct piece {
     const char *bytes;
     size_t length;
 };
-#define PIECE(text) {text, sizeof text - 1}
+#define PIECE(text)                                                                                                              \
+    { text, sizeof text - 1 }
 
 /* <unk> <a> (control) </s>, the bytes, then the pieces; blanks in them are written as the file has them. */
 static struct sh_vocab *vocab_of(const struct piece *pieces, uint32_t n) {
@@ -76,8 +77,8 @@ static struct sh_vocab *vocab_of(const struct piece *pieces, uint32_t n) {
     return v;
 }
 
-static const struct piece letters[] = {PIECE("a"), PIECE("b"), PIECE("ab"), PIECE("ba"), PIECE("aa"), PIECE("abc"), PIECE("aab"),
-                                       PIECE("cc"), PIECE("bca"), PIECE("aaaa"), PIECE("cabab"), PIECE("d")};
+static const struct piece letters[] = {PIECE("a"),   PIECE("b"),  PIECE("ab"),  PIECE("ba"),   PIECE("aa"),    PIECE("abc"),
+                                       PIECE("aab"), PIECE("cc"), PIECE("bca"), PIECE("aaaa"), PIECE("cabab"), PIECE("d")};
 
 /* ---- helpers ----------------------------------------------------------------------------------------------------- */
 
@@ -135,7 +136,7 @@ static void check_mask(struct sh_matcher *m, const struct sh_vocab *v) {
     if (want == 0) assert_true(sh_matcher_can_end(m)); /* no dead ends */
 }
 
-/* ---- random expressions against a slow matcher ------------------------------------------------------------------------ */
+/* ---- random expressions against a slow matcher ------------------------------------------------------------------- */
 
 enum { LETTERS = 3, LONGEST = 6, N_RULES = 3, MAX_NODES = 200 };
 
@@ -159,8 +160,8 @@ struct model {
 static uint32_t pick(struct test_rng *rng, uint32_t n) { return (uint32_t)(test_random(rng) % n); }
 
 static uint32_t grow_model(struct model *m, struct test_rng *rng, uint32_t depth) {
-    static const uint32_t kinds[] = {S_TEXT, S_TEXT, S_SET, S_PAIR, S_PAIR, S_CHOICE, S_CHOICE, S_REPEAT, S_REPEAT, S_RULE, S_RULE, S_EMPTY,
-                                     S_UNTIL, S_NEVER};
+    static const uint32_t kinds[] = {S_TEXT,   S_TEXT,   S_SET,  S_PAIR, S_PAIR,  S_CHOICE, S_CHOICE,
+                                     S_REPEAT, S_REPEAT, S_RULE, S_RULE, S_EMPTY, S_UNTIL,  S_NEVER};
     struct slow s = {.kind = kinds[pick(rng, depth == 0 ? 3 : SH_COUNT(kinds))]};
     if (m->n > MAX_NODES - 20) s.kind = S_TEXT;
     struct sh_gr *gr = m->gr;
@@ -219,7 +220,8 @@ static uint32_t slow_ends(const struct model *m, uint32_t node, uint32_t from) {
     const struct slow *s = &m->nodes[node];
     switch (s->kind) {
     case S_EMPTY: return 1u << from;
-    case S_TEXT: return m->length - from >= s->length && memcmp(m->text + from, s->text, s->length) == 0 ? 1u << (from + s->length) : 0;
+    case S_TEXT:
+        return m->length - from >= s->length && memcmp(m->text + from, s->text, s->length) == 0 ? 1u << (from + s->length) : 0;
     case S_SET: return from < m->length && (s->min >> (m->text[from] - 'a') & 1) ? 1u << (from + 1) : 0;
     case S_PAIR: return slow_after(m, s->b, slow_ends(m, s->a, from));
     case S_CHOICE: return slow_ends(m, s->a, from) | slow_ends(m, s->b, from);
@@ -317,12 +319,13 @@ static void random_expressions(void **state) {
                 for (uint32_t i = 0; i < many; i++) {
                     for (uint32_t k = 0, rest = i; k < length; k++, rest /= LETTERS) text[k] = (char)('a' + rest % LETTERS);
                     const bool want = slow_match(m, root, text, length);
-                    if ((judge(g, text, length) == 2) != want) fail_msg("round %u: \"%.*s\" should be %d", round, (int)length, text, want);
+                    if ((judge(g, text, length) == 2) != want)
+                        fail_msg("round %u: \"%.*s\" should be %d", round, (int)length, text, want);
                 }
             }
             struct sh_matcher *matcher = matcher_of(g);
             if (round % 2) g->tables.hot = pick(&rng, 4); /* tables for everything, */
-            if (round % 4 == 3) g->limit = 0; /* and all masks made anew */
+            if (round % 4 == 3) g->limit = 0;             /* and all masks made anew */
             for (uint32_t i = 0; i < 6; i++) {
                 check_mask(matcher, v);
                 if (!feed(matcher, &(const char){(char)('a' + pick(&rng, LETTERS))}, 1)) break;
@@ -348,7 +351,8 @@ static void random_expressions(void **state) {
         }
         sh_gr_destroy(m->gr);
     }
-    if (n_compiled < 800 || n_left < 10 || n_never < 50) fail_msg("%u compiled, %u left recursive, %u of nothing", n_compiled, n_left, n_never);
+    if (n_compiled < 800 || n_left < 10 || n_never < 50)
+        fail_msg("%u compiled, %u left recursive, %u of nothing", n_compiled, n_left, n_never);
     free(m);
     sh_vocab_close(v);
 }
@@ -430,8 +434,11 @@ static void tokens(void **state) {
     struct sh_error err;
     /* the control token, or the piece "ab" by its number, or its bytes; then "c" */
     const int32_t ab = FIRST_PIECE + 2;
-    const sh_gr_expr first = sh_gr_choice(gr, (sh_gr_expr[]){sh_gr_token(gr, CONTROL_A), sh_gr_pair(gr, sh_gr_token(gr, ab),
-                                          sh_gr_text(gr, "d", 1)), sh_gr_text(gr, "ab", 2)}, 3);
+    const sh_gr_expr first =
+        sh_gr_choice(gr,
+                     (sh_gr_expr[]){sh_gr_token(gr, CONTROL_A), sh_gr_pair(gr, sh_gr_token(gr, ab), sh_gr_text(gr, "d", 1)),
+                                    sh_gr_text(gr, "ab", 2)},
+                     3);
     struct sh_grammar *g = compiled(gr, sh_gr_pair(gr, first, sh_gr_text(gr, "c", 1)), v);
     struct sh_matcher *m = matcher_of(g);
     check_mask(m, v);
@@ -462,7 +469,7 @@ static void tokens(void **state) {
     sh_vocab_close(v);
 }
 
-/* ---- code points ------------------------------------------------------------------------------------------------------ */
+/* ---- code points ------------------------------------------------------------------------------------------------- */
 
 static uint32_t step_bytes(struct sh_gr_automaton *a, uint32_t state, const uint8_t *bytes, uint32_t n) {
     for (uint32_t i = 0; i < n && state != SH_GR_DEAD; i++) {
@@ -475,8 +482,8 @@ static uint32_t step_bytes(struct sh_gr_automaton *a, uint32_t state, const uint
 
 static bool in_ranges(const struct sh_gr_range *ranges, uint32_t n, bool not, uint32_t code) {
     for (uint32_t i = 0; i < n; i++)
-        if (code >= ranges[i].first && code <= ranges[i].last) return !not;
-    return not;
+        if (code >= ranges[i].first && code <= ranges[i].last) return !not ;
+    return not ;
 }
 
 /* What a byte string stands for, by its definition: one code point, or -1. */
@@ -499,16 +506,18 @@ static void code_points(void **state) {
     for (uint32_t round = 0; round < 40; round++) {
         struct sh_gr_range ranges[12];
         uint32_t n = round == 0 ? 0 : 1 + pick(&rng, SH_COUNT(ranges));
-        static const uint32_t edges[] = {0, 0x7F, 0x80, 0x7FF, 0x800, 0xFFF, 0x1000, 0xD7FF, 0xD800, 0xDFFF, 0xE000, 0xFFFF, 0x10000, 0x3FFFF,
+        static const uint32_t edges[] = {0,       0x7F,    0x80,     0x7FF,    0x800,    0xFFF,     0x1000,
+                                         0xD7FF,  0xD800,  0xDFFF,   0xE000,   0xFFFF,   0x10000,   0x3FFFF,
                                          0x40000, 0xFFFFF, 0x100000, 0x10FFFF, 0x110000, UINT32_MAX};
         for (uint32_t i = 0; i < n; i++) {
             uint32_t ends[2];
-            for (uint32_t k = 0; k < 2; k++) ends[k] = pick(&rng, 2) ? edges[pick(&rng, SH_COUNT(edges))] : pick(&rng, 1u << (7 + pick(&rng, 15)));
+            for (uint32_t k = 0; k < 2; k++)
+                ends[k] = pick(&rng, 2) ? edges[pick(&rng, SH_COUNT(edges))] : pick(&rng, 1u << (7 + pick(&rng, 15)));
             ranges[i] = (struct sh_gr_range){ends[0], ends[1]}; /* now and then the wrong way round: nothing */
         }
         const bool not = round == 0 || pick(&rng, 2);
         struct sh_gr *gr = sh_gr_create();
-        const sh_gr_expr e = sh_gr_class(gr, ranges, n, not);
+        const sh_gr_expr e = sh_gr_class(gr, ranges, n, not );
         struct sh_grammar *g = compiled(gr, sh_gr_optional(gr, e), v);
         sh_gr_destroy(gr);
         struct sh_gr_automaton *a = &g->automaton;
@@ -538,28 +547,67 @@ static void code_points(void **state) {
     sh_vocab_close(v);
 }
 
-/* ---- strings, whose masks take slices of the vocabulary ----------------------------------------------------------------- */
+/* ---- strings, whose masks take slices of the vocabulary ---------------------------------------------------------- */
 
-static const struct piece words[] = {
-    PIECE(" "), PIECE("a"), PIECE("ab"), PIECE("abc"), PIECE("hello"), PIECE(" hello"), PIECE("\xC3\xA9"), PIECE("\xC3\xA9t\xC3\xA9"),
-    PIECE("\xE6\x97\xA5"), PIECE("\xE6\x97\xA5\xE6\x9C\xAC"), PIECE("\xF0\x9F\x98\x80"), PIECE("\xF0\x9F"), PIECE("\x98\x80"), PIECE("\xE6\x97"),
-    PIECE("\xA5x"), PIECE("a\xE6\x97"), PIECE("\""), PIECE("\","), PIECE("a\""), PIECE("ab\"c"), PIECE("\":"), PIECE("\"a"), PIECE("\\"), PIECE("\\n"),
-    PIECE("\\\\"), PIECE("a\\"), PIECE("a\\n\""), PIECE("\\u00"), PIECE("\\u00e9x"), PIECE("\n"), PIECE("a\n"), PIECE("\x7F"), PIECE("a\x7F" "b"),
-    PIECE("12345678901234567890123456789012"), PIECE("123456789012345678901234567890123"), PIECE("1234567890123456789012345678901234567890"),
-    PIECE("1234567"), PIECE("123456789\""), PIECE("x\",\"y"), PIECE("\"\""), PIECE("aa"), PIECE("aaaa"), PIECE("aaaaaaaa")};
+static const struct piece words[] = {PIECE(" "),
+                                     PIECE("a"),
+                                     PIECE("ab"),
+                                     PIECE("abc"),
+                                     PIECE("hello"),
+                                     PIECE(" hello"),
+                                     PIECE("\xC3\xA9"),
+                                     PIECE("\xC3\xA9t\xC3\xA9"),
+                                     PIECE("\xE6\x97\xA5"),
+                                     PIECE("\xE6\x97\xA5\xE6\x9C\xAC"),
+                                     PIECE("\xF0\x9F\x98\x80"),
+                                     PIECE("\xF0\x9F"),
+                                     PIECE("\x98\x80"),
+                                     PIECE("\xE6\x97"),
+                                     PIECE("\xA5x"),
+                                     PIECE("a\xE6\x97"),
+                                     PIECE("\""),
+                                     PIECE("\","),
+                                     PIECE("a\""),
+                                     PIECE("ab\"c"),
+                                     PIECE("\":"),
+                                     PIECE("\"a"),
+                                     PIECE("\\"),
+                                     PIECE("\\n"),
+                                     PIECE("\\\\"),
+                                     PIECE("a\\"),
+                                     PIECE("a\\n\""),
+                                     PIECE("\\u00"),
+                                     PIECE("\\u00e9x"),
+                                     PIECE("\n"),
+                                     PIECE("a\n"),
+                                     PIECE("\x7F"),
+                                     PIECE("a\x7F"
+                                           "b"),
+                                     PIECE("12345678901234567890123456789012"),
+                                     PIECE("123456789012345678901234567890123"),
+                                     PIECE("1234567890123456789012345678901234567890"),
+                                     PIECE("1234567"),
+                                     PIECE("123456789\""),
+                                     PIECE("x\",\"y"),
+                                     PIECE("\"\""),
+                                     PIECE("aa"),
+                                     PIECE("aaaa"),
+                                     PIECE("aaaaaaaa")};
 
 static sh_gr_expr json_char(struct sh_gr *gr) {
     const struct sh_gr_range out[] = {{0, 0x1F}, {'"', '"'}, {'\\', '\\'}}, hex[] = {{'0', '9'}, {'a', 'f'}};
     const struct sh_gr_range simple[] = {{'"', '"'}, {'\\', '\\'}, {'n', 'n'}};
     const sh_gr_expr digits = sh_gr_repeat(gr, sh_gr_class(gr, hex, 2, false), 4, 4);
-    const sh_gr_expr items[] = {sh_gr_class(gr, out, 3, true), sh_gr_pair(gr, sh_gr_text(gr, "\\", 1), sh_gr_class(gr, simple, 3, false)),
+    const sh_gr_expr items[] = {sh_gr_class(gr, out, 3, true),
+                                sh_gr_pair(gr, sh_gr_text(gr, "\\", 1), sh_gr_class(gr, simple, 3, false)),
                                 sh_gr_pair(gr, sh_gr_text(gr, "\\u", 2), digits)};
     return sh_gr_choice(gr, items, 3);
 }
 
 /* Something that plain characters run through, of a random kind. */
 static sh_gr_expr random_run(struct sh_gr *gr, struct test_rng *rng) {
-    const struct sh_gr_range quote = {'"', '"'}, lower = {'a', 'z'}, several[] = {{'"', '"'}, {'\\', '\\'}, {0, 0x1F}, {0x7F, 0x7F}};
+    const struct sh_gr_range quote = {'"', '"'}, lower = {'a', 'z'},
+                             several[] = {{'"', '"'}, {'\\', '\\'}, {0, 0x1F}, {0x7F, 0x7F}};
     sh_gr_expr item = SH_GR_EMPTY;
     switch (pick(rng, 6)) {
     case 0: item = json_char(gr); break;
@@ -601,7 +649,7 @@ static void strings(void **state) {
         sh_gr_destroy(gr);
         if (code != SH_OK) fail_msg("%s", err.message);
         if (round % 2) g->tables.hot = pick(&rng, 4); /* tables for everything, */
-        if (round % 4 == 3) g->limit = 0; /* and all masks made anew */
+        if (round % 4 == 3) g->limit = 0;             /* and all masks made anew */
         struct sh_matcher *m = matcher_of(g);
         for (uint32_t i = 0; i < 30; i++) {
             check_mask(m, v);
@@ -611,7 +659,8 @@ static void strings(void **state) {
             assert_int_equal(sh_matcher_mask(m, &mask, &count, &only, &err), SH_OK);
             if (count == 0) break;
             for (uint32_t tries = 0; token < 0; tries++) { /* pieces rather than bytes */
-                const int32_t t = (int32_t)(tries < 40 ? FIRST_PIECE + pick(&rng, SH_COUNT(words)) : FIRST_BYTE + pick(&rng, 256));
+                const int32_t t =
+                    (int32_t)(tries < 40 ? FIRST_PIECE + pick(&rng, SH_COUNT(words)) : FIRST_BYTE + pick(&rng, 256));
                 if (mask[t >> 5] >> (t & 31) & 1) token = t;
             }
             assert_int_equal(sh_matcher_accept(m, token, &err), SH_OK);
@@ -633,8 +682,9 @@ static void real_vocabularies(void **state) {
         if (sh_vocab_open(path, &v, &err) != SH_OK) fail_msg("%s", err.message);
         struct test_rng rng = {5 + which};
         struct sh_gr *gr = sh_gr_create();
-        const sh_gr_expr parts[] = {sh_gr_text(gr, "{\"name\":\"", 9), sh_gr_repeat(gr, json_char(gr), 3, 50), sh_gr_text(gr, "\",\"text\":\"", 10),
-                                    sh_gr_repeat(gr, json_char(gr), 0, SH_GR_UNLIMITED), sh_gr_text(gr, "\"}", 2)};
+        const sh_gr_expr parts[] = {sh_gr_text(gr, "{\"name\":\"", 9), sh_gr_repeat(gr, json_char(gr), 3, 50),
+                                    sh_gr_text(gr, "\",\"text\":\"", 10), sh_gr_repeat(gr, json_char(gr), 0, SH_GR_UNLIMITED),
+                                    sh_gr_text(gr, "\"}", 2)};
         struct sh_grammar *g = compiled(gr, sh_gr_sequence(gr, parts, 5), v);
         sh_gr_destroy(gr);
         struct sh_matcher *m = matcher_of(g);
@@ -657,7 +707,7 @@ static void real_vocabularies(void **state) {
     }
 }
 
-/* ---- what is refused -------------------------------------------------------------------------------------------------------- */
+/* ---- what is refused --------------------------------------------------------------------------------------------- */
 
 static void refused(void **state) {
     (void)state;
@@ -668,13 +718,18 @@ static void refused(void **state) {
     const uint32_t first = sh_gr_rule(gr, "first"), second = sh_gr_rule(gr, "second");
     const sh_gr_expr a = sh_gr_text(gr, "a", 1), b = sh_gr_text(gr, "b", 1);
     /* first = a? second b | a; second = first | b: behind what may be empty */
-    sh_gr_set_rule(gr, first, sh_gr_choice(gr, (sh_gr_expr[]){sh_gr_sequence(gr, (sh_gr_expr[]){sh_gr_optional(gr, a), sh_gr_ref(gr, second), b}, 3), a}, 2));
+    sh_gr_set_rule(
+        gr, first,
+        sh_gr_choice(
+            gr, (sh_gr_expr[]){sh_gr_sequence(gr, (sh_gr_expr[]){sh_gr_optional(gr, a), sh_gr_ref(gr, second), b}, 3), a}, 2));
     sh_gr_set_rule(gr, second, sh_gr_choice(gr, (sh_gr_expr[]){sh_gr_ref(gr, first), b}, 2));
     assert_int_equal(sh_gr_compile(gr, sh_gr_ref(gr, first), v, &g, &err), SH_ERR_INVALID);
-    assert_true(strstr(err.message, "left recursion: rule \"first\"") != NULL || strstr(err.message, "left recursion: rule \"second\"") != NULL);
+    assert_true(strstr(err.message, "left recursion: rule \"first\"") != NULL ||
+                strstr(err.message, "left recursion: rule \"second\"") != NULL);
     assert_null(g);
     /* right and middle recursion is none */
-    sh_gr_set_rule(gr, first, sh_gr_choice(gr, (sh_gr_expr[]){sh_gr_sequence(gr, (sh_gr_expr[]){a, sh_gr_ref(gr, second), b}, 3), a}, 2));
+    sh_gr_set_rule(gr, first,
+                   sh_gr_choice(gr, (sh_gr_expr[]){sh_gr_sequence(gr, (sh_gr_expr[]){a, sh_gr_ref(gr, second), b}, 3), a}, 2));
     assert_int_equal(sh_gr_compile(gr, sh_gr_ref(gr, first), v, &g, &err), SH_OK);
     sh_grammar_unref(g);
     const uint32_t unset = sh_gr_rule(gr, "unset");
@@ -762,15 +817,17 @@ static void many_texts(void **state) {
     sh_vocab_close(v);
 }
 
-/* ---- memory, several matchers, threads ------------------------------------------------------------------------------------ */
+/* ---- memory, several matchers, threads --------------------------------------------------------------------------- */
 
 static struct sh_grammar *list_grammar(const struct sh_vocab *v) { /* nested lists of strings */
     struct sh_gr *gr = sh_gr_create();
     const uint32_t value = sh_gr_rule(gr, "value");
     const sh_gr_expr ref = sh_gr_ref(gr, value), quote = sh_gr_text(gr, "\"", 1);
     const sh_gr_expr string[] = {quote, sh_gr_repeat(gr, json_char(gr), 0, 30), quote};
-    const sh_gr_expr list[] = {sh_gr_text(gr, "[", 1), ref, sh_gr_repeat(gr, sh_gr_pair(gr, sh_gr_text(gr, ",", 1), ref), 0, 9), sh_gr_text(gr, "]", 1)};
-    sh_gr_set_rule(gr, value, sh_gr_choice(gr, (const sh_gr_expr[]){sh_gr_sequence(gr, string, 3), sh_gr_sequence(gr, list, 4)}, 2));
+    const sh_gr_expr list[] = {sh_gr_text(gr, "[", 1), ref, sh_gr_repeat(gr, sh_gr_pair(gr, sh_gr_text(gr, ",", 1), ref), 0, 9),
+                               sh_gr_text(gr, "]", 1)};
+    sh_gr_set_rule(gr, value,
+                   sh_gr_choice(gr, (const sh_gr_expr[]){sh_gr_sequence(gr, string, 3), sh_gr_sequence(gr, list, 4)}, 2));
     struct sh_grammar *g = compiled(gr, ref, v);
     sh_gr_destroy(gr);
     return g;
@@ -894,18 +951,10 @@ static void remembered(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(code_points),
-        cmocka_unit_test(strings),
-        cmocka_unit_test(real_vocabularies),
-        cmocka_unit_test(refused),
-        cmocka_unit_test(many_texts),
-        cmocka_unit_test(begun_anew),
-        cmocka_unit_test(threads),
-        cmocka_unit_test(remembered),
-        cmocka_unit_test(nested),
-        cmocka_unit_test(counters),
-        cmocka_unit_test(tokens),
-        cmocka_unit_test(random_expressions),
+        cmocka_unit_test(code_points), cmocka_unit_test(strings),    cmocka_unit_test(real_vocabularies),
+        cmocka_unit_test(refused),     cmocka_unit_test(many_texts), cmocka_unit_test(begun_anew),
+        cmocka_unit_test(threads),     cmocka_unit_test(remembered), cmocka_unit_test(nested),
+        cmocka_unit_test(counters),    cmocka_unit_test(tokens),     cmocka_unit_test(random_expressions),
     };
     return cmocka_run_group_tests_name("grammar_core", tests, NULL, NULL);
 }
