@@ -394,7 +394,8 @@ static enum sh_code apply(const struct sh_chat *chat, const struct sh_chat_reque
     free(instructions);
     if (code != SH_OK) return code;
     if (json_object_set(in->given, "messages", in->messages) != 0 ||
-        (shows && v->caps.tools && json_object_set(in->given, "tools", in->tools) != 0)) {
+        (shows && v->caps.tools && json_object_set(in->given, "tools", in->tools) != 0) ||
+        (v->caps.functions && !sh_chat_set_functions(in->given, shows ? in->tools : NULL, request->now))) {
         return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a chat's variables");
     }
     code = render(chat, v, request, in->given, out, err);

@@ -39,6 +39,7 @@ struct sh_chat_caps {
     uint8_t arguments;                 /* SH_TAKES_; 0: calls are not shown */
     uint8_t nothing;                   /* SH_NOTHING_; 0 where calls are not shown */
     bool beside;                       /* shows calls also in a message with a content (which it may leave out) */
+    bool functions;                    /* fails without sh_chat_set_functions */
     bool one_call;                     /* shows, or takes, one call of a message alone */
     bool short_ids;                    /* takes ids of calls that are nine letters or digits, and no others */
     bool lists;                        /* where there are no tools or documents it wants empty lists: null fails */
@@ -53,6 +54,10 @@ enum sh_code sh_chat_probe(const struct sh_template *tmpl, const char *text, siz
 /* The variables that every rendering has, except messages; tools and documents are null, or empty lists. New reference; NULL: no memory. */
 json_t *sh_chat_variables(const char *bos, const char *eos, bool lists, bool add_generation_prompt);
 
+/* Variables that Firefunction's template takes instead of tools: `functions`, the JSON text of the tools (NULL: an empty one), and `datetime`, the
+ * moment `now` (as in sh_template_render) in words. What is there already stays. False: no memory. */
+bool sh_chat_set_functions(json_t *variables, const json_t *tools, const char *now);
+
 /* ---- messages.c ---- */
 
 /* Reads and checks a request's messages: fields' types, roles, parts. What OpenAI calls function and function_call becomes tool and
@@ -60,8 +65,8 @@ json_t *sh_chat_variables(const char *bos, const char *eos, bool lists, bool add
 enum sh_code sh_chat_read_messages(const char *text, json_t **out, struct sh_error *err);
 /* The same for tools; *out is NULL for NULL, null and an empty array. `name` (may be NULL) must be one of theirs. */
 enum sh_code sh_chat_read_tools(const char *text, const char *name, json_t **out, struct sh_error *err);
-/* A value as text, with numbers as short as they can be for the whole of it (0.1 stays 0.1); malloc'd. NULL: no memory. */
-char *sh_chat_json(const json_t *value);
+/* A value as text (indent 0: on one line), with numbers as short as they can be for the whole of it (0.1 stays 0.1); malloc'd. NULL: no memory. */
+char *sh_chat_json(const json_t *value, uint32_t indent);
 /* Changes checked messages into what a template of these capabilities takes. `form`: how calls are written where the template does not.
  * `instructions` (may be NULL): what the model has to be told of tools, since the template does not. */
 struct sh_call_form;

@@ -100,7 +100,7 @@ static sh_gr_expr value_of(struct build *b, const json_t *root, const json_t *sc
         json_t *found = json_object_get(root, places[i]);
         if (found != NULL && json_object_get(whole, places[i]) == NULL) json_object_set(whole, places[i], found);
     }
-    char *dump = sh_chat_json(whole);
+    char *dump = sh_chat_json(whole, 0);
     json_decref(whole);
     struct sh_error inner = {0};
     sh_gr_expr e = SH_GR_NEVER;

@@ -283,7 +283,7 @@ char *sh_format_instructions(const struct sh_format *format, const char *tools_j
     json_t *tool;
     json_array_foreach(tools, i, tool) {
         const json_t *function = json_object_get(tool, "function");
-        char *text = sh_chat_json(json_is_object(function) ? function : tool);
+        char *text = sh_chat_json(json_is_object(function) ? function : tool, 0);
         if (text == NULL) b.failed = true;
         else sh_buffer_add_string(&b, text);
         free(text);

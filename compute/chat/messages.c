@@ -291,14 +291,15 @@ enum sh_code sh_chat_read_tools(const char *text, const char *name, json_t **out
     return code;
 }
 
-char *sh_chat_json(const json_t *value) {
-    char *text = json_dumps(value, JSON_REAL_PRECISION(15) | JSON_ENCODE_ANY);
+char *sh_chat_json(const json_t *value, uint32_t indent) {
+    const size_t flags = JSON_ENCODE_ANY | JSON_INDENT(indent);
+    char *text = json_dumps(value, JSON_REAL_PRECISION(15) | flags);
     json_t *back = text != NULL ? json_loads(text, JSON_ALLOW_NUL | JSON_DECODE_ANY, NULL) : NULL;
     const bool same = back != NULL && json_equal(back, value);
     json_decref(back);
     if (same) return text;
     free(text);
-    return json_dumps(value, JSON_ENCODE_ANY);
+    return json_dumps(value, flags);
 }
 
 /* ---- adapting ---- */
@@ -398,7 +399,7 @@ static void write_python(struct sh_buffer *b, const json_t *value) {
     } else if (json_is_boolean(value) || json_is_null(value)) {
         add(b, json_is_true(value) ? "True" : json_is_false(value) ? "False" : "None");
     } else {
-        char *text = sh_chat_json(value);
+        char *text = sh_chat_json(value, 0);
         if (text == NULL) b->failed = true;
         add(b, text);
         free(text);
@@ -459,7 +460,7 @@ static bool write_calls(json_t *message, const struct sh_call_form *form) {
     json_array_foreach(json_object_get(message, "tool_calls"), i, call) {
         const json_t *function = json_object_get(call, "function"), *arguments = json_object_get(function, "arguments");
         const char *name = json_string_value(json_object_get(function, "name"));
-        char *own = json_is_string(arguments) ? NULL : sh_chat_json(arguments);
+        char *own = json_is_string(arguments) ? NULL : sh_chat_json(arguments, 0);
         const char *text = json_is_string(arguments) ? json_string_value(arguments) : own;
         if (text == NULL) b.failed = true;
         if (text == NULL || text[strspn(text, " \t\r\n")] == '\0') text = "{}";
@@ -540,7 +541,7 @@ static enum sh_code adapt_arguments(const json_t *message, size_t index, uint8_t
                 return wrong(err, at, arguments, "the text of a JSON object");
             }
         } else if (json_is_object(arguments) && (takes & SH_TAKES_OBJECT) == 0) {
-            char *text = sh_chat_json(arguments);
+            char *text = sh_chat_json(arguments, 0);
             wanted = text != NULL ? json_string(text) : NULL;
             free(text);
             if (wanted == NULL) return no_memory(err);

@@ -5,15 +5,17 @@
 #include "compute/text/vocab.h"
 
 #include <stdlib.h>
+#include <time.h>
 
 struct probe {
     const struct sh_template *tmpl;
     const char *bos, *eos;
-    bool lists, always_tools; /* what the template fails without */
-    bool given_up;            /* a rendering went beyond the limits: no time for more of them */
-    bool failed;              /* no memory */
+    bool lists, always_tools, functions; /* what the template fails without */
+    bool given_up;                       /* a rendering went beyond the limits: no time for more of them */
+    bool failed;                         /* no memory */
 };
 
+#define NOW "2025-01-01T00:00:00"
 /* Words that no template contains. */
 #define SAID "Qz1said1zQ"
 #define NEXT "Qz2next2zQ"
@@ -37,6 +39,22 @@ static json_t *a_tool(void) {
                      "description", "a text", "required", PARAMETER);
 }
 
+bool sh_chat_set_functions(json_t *variables, const json_t *tools, const char *now) {
+    char date[64] = "", *text = tools != NULL ? sh_chat_json(tools, 4) : strdup("");
+    struct tm moment = {0};
+    const time_t present = time(NULL);
+    if (now == NULL) gmtime_r(&present, &moment);
+    else strptime(now, "%Y-%m-%dT%H:%M:%S", &moment);
+    strftime(date, sizeof date, "%b %d %Y %H:%M:%S GMT", &moment);
+    bool done = text != NULL;
+    if (done && json_object_get(variables, "functions") == NULL)
+        done = json_object_set_new(variables, "functions", json_string(text)) == 0;
+    if (done && json_object_get(variables, "datetime") == NULL)
+        done = json_object_set_new(variables, "datetime", json_string(date)) == 0;
+    free(text);
+    return done;
+}
+
 /* Takes over both references; tools may be NULL. malloc'd; NULL: the template does not take that. */
 static char *render(struct probe *p, json_t *messages, json_t *tools, bool prompt) {
     json_t *variables = sh_chat_variables(p->bos, p->eos, p->lists, prompt);
@@ -45,11 +63,12 @@ static char *render(struct probe *p, json_t *messages, json_t *tools, bool promp
     size_t length;
     if (tools != NULL && json_object_set(variables, "tools", tools) != 0) p->failed = true;
     if (json_object_set(variables, "messages", messages) != 0) p->failed = true;
+    if (p->functions && !sh_chat_set_functions(variables, tools, NOW)) p->failed = true;
     if (!p->failed) json = json_dumps(variables, JSON_COMPACT);
     if (json == NULL) p->failed = true;
     if (!p->failed && !p->given_up) {
         struct sh_error why;
-        const enum sh_code code = sh_template_render(p->tmpl, json, strlen(json), "2025-01-01T00:00:00", &text, &length, &why);
+        const enum sh_code code = sh_template_render(p->tmpl, json, strlen(json), NOW, &text, &length, &why);
         if (code == SH_ERR_NO_MEMORY) p->failed = true;
         if (code == SH_ERR_LIMIT) p->given_up = true;
     }
@@ -296,13 +315,15 @@ static void probe_stop(struct probe *p, const struct sh_chat_caps *caps, const s
 
 /* What the template needs to render anything at all. False: it needs something else. */
 static bool probe_basics(struct probe *p, struct sh_chat_caps *caps) {
-    for (int attempt = 0; attempt < 3; attempt++) {
+    for (int attempt = 0; attempt < 4; attempt++) {
         p->lists = attempt == 1;
         p->always_tools = attempt == 2;
+        p->functions = attempt == 3;
         caps->content[SH_CHAT_USER] = takes_content(p, by_user);
         if (caps->content[SH_CHAT_USER] != 0) break;
     }
     caps->lists = p->lists;
+    caps->functions = p->functions;
     return caps->content[SH_CHAT_USER] != 0;
 }
 

@@ -57,7 +57,7 @@ struct expected_caps {
     uint8_t arguments, nothing;
     bool beside, lists, tools, developer;
     const char *reasoning; /* "": not shown */
-    bool one_call, short_ids;
+    bool one_call, short_ids, functions;
 };
 #define T SH_TAKES_TEXT
 #define B (SH_TAKES_TEXT | SH_TAKES_PARTS)
@@ -100,7 +100,7 @@ static const struct expected_caps table[] = {
     {"deepseek-ai-DeepSeek-V3.1", T, T, T, T, O, 7, true, false, false, false, ""},
     {"deepseek-ai-DeepSeek-V4", T, T, T, T, O, 7, true, false, true, true, ""},
     {"deepseek-ai-deepseek-coder-33b-instruct", T, T, T, 0, 0, 0, false, false, false, false, ""},
-    {"fireworks-ai-llama-3-firefunction-v2", T, T, T, T, O, 7, true, false, true, false, ""},
+    {"fireworks-ai-llama-3-firefunction-v2", T, T, T, T, O, 7, true, false, true, false, "", false, false, true},
     {"google-gemma-2-2b-it", 0, T, T, 0, 0, 0, false, false, false, false, ""},
     {"google-gemma-4-31B-it", T, B, B, B, O, 7, true, false, true, true, "reasoning_content"},
     {"ibm-granite-granite-3.3-2B-Instruct", T, T, T, T, 0, 0, false, false, true, false, ""},
@@ -153,10 +153,11 @@ static void test_capabilities(void **state) {
         if (row == sizeof table / sizeof *table || c.content[0] != e->system || c.content[1] != e->user ||
             c.content[2] != e->assistant || c.content[3] != e->tool || c.arguments != e->arguments || c.nothing != e->nothing ||
             c.beside != e->beside || c.lists != e->lists || c.tools != e->tools || c.developer != e->developer ||
-            strcmp(reasoning, e->reasoning) != 0 || c.one_call != e->one_call || c.short_ids != e->short_ids) {
-            print_error("{\"%s\", %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, \"%s\", %d, %d},\n", name, c.content[0], c.content[1],
-                        c.content[2], c.content[3], c.arguments, c.nothing, c.beside, c.lists, c.tools, c.developer, reasoning,
-                        c.one_call, c.short_ids);
+            strcmp(reasoning, e->reasoning) != 0 || c.one_call != e->one_call || c.short_ids != e->short_ids ||
+            c.functions != e->functions) {
+            print_error("{\"%s\", %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, \"%s\", %d, %d, %d},\n", name, c.content[0],
+                        c.content[1], c.content[2], c.content[3], c.arguments, c.nothing, c.beside, c.lists, c.tools, c.developer,
+                        reasoning, c.one_call, c.short_ids, c.functions);
             wrong++;
         }
         free(stop);
