@@ -24,6 +24,9 @@ const struct sh_keyword sh_keywords[] = {
     {"additionalItems", SH_KEYWORD_ENFORCED},
     {"minItems", SH_KEYWORD_ENFORCED},
     {"maxItems", SH_KEYWORD_ENFORCED},
+    {"propertyNames", SH_KEYWORD_ENFORCED},
+    {"uniqueItems", SH_KEYWORD_ENFORCED},
+    {"multipleOf", SH_KEYWORD_ENFORCED},
     {"minLength", SH_KEYWORD_ENFORCED},
     {"maxLength", SH_KEYWORD_ENFORCED},
     {"pattern", SH_KEYWORD_ENFORCED},
@@ -60,13 +63,10 @@ const struct sh_keyword sh_keywords[] = {
     {"dependencies", SH_KEYWORD_REFUSED},
     {"dependentRequired", SH_KEYWORD_REFUSED},
     {"dependentSchemas", SH_KEYWORD_REFUSED},
-    {"propertyNames", SH_KEYWORD_REFUSED},
     {"contains", SH_KEYWORD_REFUSED},
     {"minContains", SH_KEYWORD_REFUSED},
     {"maxContains", SH_KEYWORD_REFUSED},
-    {"uniqueItems", SH_KEYWORD_REFUSED},
     {"unevaluatedItems", SH_KEYWORD_REFUSED},
-    {"multipleOf", SH_KEYWORD_REFUSED},
     {"$id", SH_KEYWORD_REFUSED},
     {"id", SH_KEYWORD_REFUSED},
     {"$anchor", SH_KEYWORD_REFUSED},
@@ -183,7 +183,7 @@ static enum sh_code wrong(struct sh_schema *s, uint32_t node, const char *key, c
 }
 
 static enum sh_code check_value(struct sh_schema *s, uint32_t node, const char *key, const json_t *value) {
-    static const char *const schemas[] = {"additionalProperties", "unevaluatedProperties", "additionalItems"};
+    static const char *const schemas[] = {"additionalProperties", "unevaluatedProperties", "additionalItems", "propertyNames"};
     static const char *const maps[] = {"properties", "patternProperties"};
     static const char *const lists[] = {"prefixItems", "anyOf", "oneOf", "allOf"};
     static const char *const counts[] = {"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"};
@@ -234,7 +234,8 @@ static enum sh_code check_value(struct sh_schema *s, uint32_t node, const char *
         }
     }
     if (strcmp(key, "enum") == 0 && json_array_size(value) == 0) wanted = "an array of at least one value";
-    if (strcmp(key, "nullable") == 0 && !json_is_boolean(value)) wanted = "true or false";
+    if (strcmp(key, "multipleOf") == 0 && !(json_is_number(value) && json_number_value(value) > 0)) wanted = "a number above 0";
+    if ((strcmp(key, "nullable") == 0 || strcmp(key, "uniqueItems") == 0) && !json_is_boolean(value)) wanted = "true or false";
     if (strcmp(key, "required") == 0) {
         size_t k;
         const json_t *one;
@@ -246,7 +247,7 @@ static enum sh_code check_value(struct sh_schema *s, uint32_t node, const char *
     return wanted != NULL ? wrong(s, node, key, wanted) : SH_OK;
 }
 
-static enum sh_code check_keywords(struct sh_schema *s, uint32_t node) {
+enum sh_code sh_schema_check(struct sh_schema *s, uint32_t node) {
     if (s->nodes[node].checked) return SH_OK;
     s->nodes[node].checked = true;
     const json_t *json = s->nodes[node].json;
@@ -265,10 +266,6 @@ static enum sh_code check_keywords(struct sh_schema *s, uint32_t node) {
         }
         if ((strcmp(key, "$id") == 0 || strcmp(key, "$anchor") == 0) && node == 0)
             continue; /* a name for the whole, which nothing here refers to */
-        if (strcmp(key, "uniqueItems") == 0) {
-            const json_t *most = json_object_get(json, "maxItems");
-            if (json_is_false(value) || (json_is_number(most) && json_number_value(most) <= 1)) continue;
-        }
         return sh_schema_fail(s, node, SH_ERR_UNSUPPORTED, "\"%s\" is not enforced here; leave it out", key);
     }
     if (json_is_object(json_object_get(json, "unevaluatedProperties"))) {
@@ -463,7 +460,7 @@ static enum sh_code take(struct sh_schema *s, struct expansion *x, uint32_t node
     if (++s->steps > SH_SCHEMA_MAX_STEPS) return too_many_steps(s, node);
     if (depth > SH_GR_MAX_DEPTH)
         return sh_schema_fail(s, node, SH_ERR_LIMIT, "more than %d references or allOf within each other", SH_GR_MAX_DEPTH);
-    enum sh_code code = check_keywords(s, node);
+    enum sh_code code = sh_schema_check(s, node);
     if (code != SH_OK) return code;
     const json_t *json = s->nodes[node].json;
     if (json_is_false(json)) *dead = true;
@@ -561,6 +558,29 @@ static enum sh_code shapes_of(struct sh_schema *s, const uint32_t *nodes, uint32
     return code;
 }
 
+enum sh_code sh_schema_values(struct sh_schema *s, const struct sh_schema_list *list, const json_t **values, uint32_t most,
+                              uint32_t *n) {
+    struct shapes shapes = {0};
+    enum sh_code code = shapes_of(s, list->items, list->n, &shapes);
+    bool listed = true;
+    *n = 0;
+    for (uint32_t i = 0; code == SH_OK && listed && i < shapes.n; i++) {
+        const struct sh_shape *shape = &shapes.items[i];
+        if (shape->contradiction != NULL) continue;
+        listed = shape->has_enum;
+        for (uint32_t k = 0; listed && k < shape->n_values; k++) {
+            uint32_t same = 0;
+            while (same < *n && !sh_json_equal(values[same], shape->values[k])) same++;
+            if (same < *n) continue;
+            listed = *n < most;
+            if (listed) values[(*n)++] = shape->values[k];
+        }
+    }
+    if (!listed) *n = 0;
+    shapes_free(&shapes);
+    return code;
+}
+
 /* oneOf is taken as anyOf, so shapes that took different branches of one must exclude each other. */
 static enum sh_code check_one_of(struct sh_schema *s, const struct sh_shape *a, const struct sh_shape *b) {
     for (uint32_t i = 0; i < a->taken.n; i += 2) {
@@ -639,7 +659,7 @@ enum sh_code sh_gr_schema(struct sh_gr *gr, const char *schema, size_t length, s
                             ? sh_fail(err, SH_ERR_LIMIT, "the schema is nested more than %d deep", SH_GR_MAX_DEPTH)
                             : intern_node(&s, s.document, strdup("#"), &root);
     struct sh_schema_list list = {0};
-    if (code == SH_OK) code = check_keywords(&s, root);
+    if (code == SH_OK) code = sh_schema_check(&s, root);
     if (code == SH_OK && json_is_false(s.document))
         code = sh_schema_fail(&s, root, SH_ERR_INVALID, "the schema `false` allows no value");
     if (code == SH_OK && !append(&list, root)) code = sh_schema_no_memory(&s);

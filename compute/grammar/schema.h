@@ -74,7 +74,7 @@ struct sh_conjunction {
 };
 struct sh_name_pattern {   /* of patternProperties */
     uint32_t parent, node; /* the schema that has it, and that of the values */
-    const char *text;
+    const char *text;      /* NULL: the names that propertyNames of parent allows; dfa NULL: all */
     struct sh_dfa *dfa;
 };
 struct sh_schema {
@@ -100,13 +100,17 @@ enum sh_code sh_schema_charge(struct sh_schema *s, uint32_t node, uint64_t work)
 /* The node of a schema that lies in `parent` under key, and there under name (NULL: none) or index. */
 enum sh_code sh_schema_child(struct sh_schema *s, uint32_t parent, const json_t *json, const char *key, const char *name,
                              size_t index, uint32_t *out);
-bool sh_schema_add(struct sh_schema_list *list, uint32_t node); /* if it is not in it; false: no memory */
+enum sh_code sh_schema_check(struct sh_schema *s, uint32_t node); /* that it is a schema whose keywords are enforced */
+bool sh_schema_add(struct sh_schema_list *list, uint32_t node);   /* if it is not in it; false: no memory */
 /* The rule for values that satisfy all of the list (none: any value), as an expression. The list is taken over. That nothing can
  * satisfy it is the schema's error, unless it may_be_never. */
 enum sh_code sh_schema_rule(struct sh_schema *s, struct sh_schema_list *list, bool may_be_never, sh_gr_expr *out);
 /* The pattern of parent's patternProperties; lent. */
 enum sh_code sh_schema_name_pattern(struct sh_schema *s, uint32_t parent, const char *pattern, const json_t *schema,
                                     const struct sh_name_pattern **out);
+/* The values that a conjunction lists, each once; *n 0: it lists none, or more than `most`. */
+enum sh_code sh_schema_values(struct sh_schema *s, const struct sh_schema_list *list, const json_t **values, uint32_t most,
+                              uint32_t *n);
 bool sh_schema_is_false(const struct sh_schema *s, const struct sh_schema_list *list); /* one of them is the schema `false` */
 
 /* ---- shapes ---- */
@@ -150,6 +154,8 @@ bool sh_shape_requires(const struct sh_schema *s, const struct sh_shape *shape, 
 /* What the value of a member of this name must satisfy; *forbidden: there must be no such member. */
 enum sh_code sh_shape_member(struct sh_schema *s, const struct sh_shape *shape, const char *name, struct sh_schema_list *out,
                              bool *forbidden);
+/* What propertyNames of this node allows; lent. *out NULL: there is none, or it allows all. */
+enum sh_code sh_schema_names(struct sh_schema *s, uint32_t node, const struct sh_dfa **out);
 /* Whether members that `properties` does not name are generated. */
 bool sh_shape_has_extras(const struct sh_schema *s, const struct sh_shape *shape);
 /* All that the keywords want of a string as one automaton; *out NULL: nothing. */
@@ -162,8 +168,12 @@ sh_gr_expr sh_json_integers(struct sh_gr *gr, const struct sh_bound *min, const 
 bool sh_json_no_integers(const struct sh_bound *min, const struct sh_bound *max); /* nothing lies between them */
 /* False: a bound has more digits than are generated. */
 bool sh_json_numbers(struct sh_gr *gr, const struct sh_bound *min, const struct sh_bound *max, sh_gr_expr *out);
-int sh_json_compare(const json_t *a, const json_t *b); /* two numbers, exactly: < 0, 0, > 0 */
-bool sh_json_is_integer(const json_t *number);         /* 2 and 2.0 */
-bool sh_json_equal(const json_t *a, const json_t *b);  /* as JSON Schema has it: 1 equals 1.0 */
+/* Integers between the bounds that are multiples of all n numbers, listed; how many. Below 0: too many, or the numbers are no integers. */
+int sh_json_multiples(struct sh_gr *gr, const struct sh_bound *min, const struct sh_bound *max, const json_t *const *factors,
+                       uint32_t n, sh_gr_expr *out);
+bool sh_json_is_multiple(const json_t *number, const json_t *factor); /* factor NULL: true */
+int sh_json_compare(const json_t *a, const json_t *b);                /* two numbers, exactly: < 0, 0, > 0 */
+bool sh_json_is_integer(const json_t *number);                        /* 2 and 2.0 */
+bool sh_json_equal(const json_t *a, const json_t *b);                 /* as JSON Schema has it: 1 equals 1.0 */
 
 #endif

@@ -144,6 +144,43 @@ sh_gr_expr sh_json_integers(struct sh_gr *gr, const struct sh_bound *min, const 
     return sh_gr_choice(gr, parts, 2);
 }
 
+bool sh_json_is_multiple(const json_t *number, const json_t *factor) {
+    if (factor == NULL) return true;
+    if (json_is_integer(number) && json_is_integer(factor)) return json_integer_value(number) % json_integer_value(factor) == 0;
+    return fmod(json_number_value(number), json_number_value(factor)) == 0;
+}
+
+int sh_json_multiples(struct sh_gr *gr, const struct sh_bound *min, const struct sh_bound *max, const json_t *const *factors,
+                       uint32_t n, sh_gr_expr *out) {
+    enum { MOST = 4096 };
+    int64_t low = 0, high = 0, step = 1;
+    for (uint32_t i = 0; i < n; i++) {
+        if (!sh_json_is_integer(factors[i]) || json_number_value(factors[i]) > 1e15) return -1;
+        const int64_t factor = (int64_t)json_number_value(factors[i]);
+        int64_t a = step, b = factor;
+        while (b != 0) {
+            const int64_t rest = a % b;
+            a = b;
+            b = rest;
+        }
+        if (__builtin_mul_overflow(step / a, factor, &step)) return -1;
+    }
+    *out = SH_GR_NEVER;
+    if (!integer_range(min, max, &low, &high)) return 0;
+    const __int128 first = ((__int128)low - (low > 0 ? 1 - step : 0)) / step,
+                   last = ((__int128)high - (high < 0 ? step - 1 : 0)) / step;
+    if (last - first >= MOST) return -1;
+    sh_gr_expr all[MOST];
+    uint32_t n_all = 0;
+    for (__int128 i = first; i <= last; i++) {
+        char text[24];
+        const int length = snprintf(text, sizeof text, "%lld", (long long)(i * step));
+        all[n_all++] = sh_gr_text(gr, text, (size_t)length);
+    }
+    *out = sh_gr_choice(gr, all, n_all);
+    return (int)n_all;
+}
+
 /* ---- other numbers ------------------------------------------------------------------------------------------------------ */
 
 struct decimal { /* a bound's magnitude */

@@ -21,6 +21,9 @@ static const struct {
              {"unevaluatedProperties", SH_TYPE_OBJECT},
              {"minProperties", SH_TYPE_OBJECT},
              {"maxProperties", SH_TYPE_OBJECT},
+             {"propertyNames", SH_TYPE_OBJECT},
+             {"uniqueItems", SH_TYPE_ARRAY},
+             {"multipleOf", SH_TYPE_NUMBER},
              {"items", SH_TYPE_ARRAY},
              {"prefixItems", SH_TYPE_ARRAY},
              {"minItems", SH_TYPE_ARRAY},
@@ -145,9 +148,9 @@ static uint32_t code_points(const json_t *string) {
 }
 
 static bool structural(const struct sh_schema *s, const struct sh_shape *shape, unsigned type, uint32_t *node) {
-    static const char *const arrays[] = {"items", "prefixItems"};
-    static const char *const objects[] = {"properties", "required", "additionalProperties", "patternProperties",
-                                          "unevaluatedProperties"};
+    static const char *const arrays[] = {"items", "prefixItems", "uniqueItems"};
+    static const char *const objects[] = {
+        "properties", "required", "additionalProperties", "patternProperties", "unevaluatedProperties", "propertyNames"};
     const char *const *keys = type == SH_TYPE_ARRAY ? arrays : objects;
     const size_t n = type == SH_TYPE_ARRAY ? SH_COUNT(arrays) : SH_COUNT(objects);
     for (uint32_t i = 0; i < shape->parts.n; i++) {
@@ -172,6 +175,10 @@ static enum sh_code allows(struct sh_schema *s, const struct sh_shape *shape, co
     } else if (json_is_number(value)) {
         const int low = shape->min.number != NULL ? sh_json_compare(value, shape->min.number) : 1;
         const int high = shape->max.number != NULL ? sh_json_compare(value, shape->max.number) : -1;
+        for (uint32_t i = 0; i < shape->parts.n; i++) {
+            if (!sh_json_is_multiple(value, json_object_get(json_of(s, shape->parts.items[i]), "multipleOf")))
+                return *ok = false, SH_OK;
+        }
         *ok = low >= (shape->min.exclusive ? 1 : 0) && high <= (shape->max.exclusive ? -1 : 0);
     } else if (json_is_array(value) || json_is_object(value)) {
         uint32_t node;
@@ -354,18 +361,74 @@ enum sh_code sh_shape_string(struct sh_schema *s, const struct sh_shape *shape, 
     return code;
 }
 
+/* Takes the automaton over. */
+static enum sh_code keep_pattern(struct sh_schema *s, struct sh_name_pattern pattern, const struct sh_name_pattern **out) {
+    if (s->n_patterns == SH_SCHEMA_MAX_PATTERNS) {
+        sh_dfa_free(pattern.dfa);
+        return sh_schema_fail(s, pattern.parent, SH_ERR_LIMIT,
+                              "more than %d patterns in \"patternProperties\" and \"propertyNames\", over the whole schema",
+                              SH_SCHEMA_MAX_PATTERNS);
+    }
+    s->patterns[s->n_patterns] = pattern;
+    *out = &s->patterns[s->n_patterns++];
+    return SH_OK;
+}
+
+enum sh_code sh_schema_names(struct sh_schema *s, uint32_t node, const struct sh_dfa **out) {
+    static const char *const others[] = {"$ref", "allOf", "anyOf", "oneOf"};
+    const json_t *schema = json_object_get(json_of(s, node), "propertyNames");
+    *out = NULL;
+    if (schema == NULL || json_is_true(schema)) return SH_OK;
+    for (uint32_t i = 0; i < s->n_patterns; i++) {
+        if (s->patterns[i].parent != node || s->patterns[i].text != NULL) continue;
+        *out = s->patterns[i].dfa;
+        return SH_OK;
+    }
+    uint32_t child = 0;
+    enum sh_code code = sh_schema_child(s, node, schema, "propertyNames", NULL, SIZE_MAX, &child);
+    if (code == SH_OK) code = sh_schema_check(s, child);
+    for (size_t i = 0; code == SH_OK && i < SH_COUNT(others); i++) {
+        if (json_object_get(schema, others[i]) == NULL) continue;
+        return sh_schema_fail(s, child, SH_ERR_UNSUPPORTED,
+                              "\"%s\" in \"propertyNames\" is not enforced here; write the keywords themselves", others[i]);
+    }
+    struct sh_shape shape;
+    struct sh_dfa *dfa = NULL;
+    struct sh_text *texts = NULL;
+    uint32_t n = 0;
+    if (code == SH_OK) code = sh_shape_gather(s, &(const struct sh_schema_list){&child, json_is_object(schema), 1}, &shape);
+    if (code != SH_OK) return code;
+    const bool never = json_is_false(schema) || shape.contradiction != NULL || !(shape.types & SH_TYPE_STRING);
+    if (never || shape.has_enum) { /* the strings of the list, or none */
+        texts = sh_calloc((uint64_t)shape.n_values + 1, sizeof *texts);
+        if (texts == NULL) code = sh_schema_no_memory(s);
+        for (uint32_t i = 0; !never && texts != NULL && i < shape.n_values; i++) {
+            if (!json_is_string(shape.values[i])) continue;
+            texts[n++] = (struct sh_text){json_string_value(shape.values[i]), json_string_length(shape.values[i])};
+        }
+        if (code == SH_OK) code = sh_dfa_from_texts(texts, n, &dfa, s->err);
+    } else {
+        code = sh_shape_string(s, &shape, &dfa);
+        if (code == SH_OK && dfa == NULL && (shape.min_length > 0 || shape.max_length != SH_GR_UNLIMITED)) {
+            code = sh_dfa_from_lengths(shape.min_length, shape.max_length, &dfa, s->err);
+        }
+    }
+    free(texts);
+    sh_shape_finish(&shape);
+    const struct sh_name_pattern *kept = NULL;
+    if (code == SH_OK) code = keep_pattern(s, (struct sh_name_pattern){node, child, NULL, dfa}, &kept);
+    if (code == SH_OK) *out = kept->dfa;
+    return code;
+}
+
 enum sh_code sh_schema_name_pattern(struct sh_schema *s, uint32_t parent, const char *pattern, const json_t *schema,
                                     const struct sh_name_pattern **out) {
     uint32_t node = 0;
     enum sh_code code = sh_schema_child(s, parent, schema, "patternProperties", pattern, 0, &node);
     for (uint32_t i = 0; code == SH_OK && i < s->n_patterns; i++) {
-        if (s->patterns[i].parent != parent || strcmp(s->patterns[i].text, pattern) != 0) continue;
+        if (s->patterns[i].parent != parent || s->patterns[i].text == NULL || strcmp(s->patterns[i].text, pattern) != 0) continue;
         *out = &s->patterns[i];
         return SH_OK;
-    }
-    if (code == SH_OK && s->n_patterns == SH_SCHEMA_MAX_PATTERNS) {
-        code = sh_schema_fail(s, parent, SH_ERR_LIMIT, "more than %d patterns in \"patternProperties\", over the whole schema",
-                              SH_SCHEMA_MAX_PATTERNS);
     }
     struct sh_dfa *dfa = NULL;
     if (code == SH_OK) code = intersect(s, parent, pattern, true, &dfa);
@@ -373,9 +436,7 @@ enum sh_code sh_schema_name_pattern(struct sh_schema *s, uint32_t parent, const 
         sh_dfa_free(dfa);
         return code;
     }
-    s->patterns[s->n_patterns] = (struct sh_name_pattern){parent, node, pattern, dfa};
-    *out = &s->patterns[s->n_patterns++];
-    return SH_OK;
+    return keep_pattern(s, (struct sh_name_pattern){parent, node, pattern, dfa}, out);
 }
 
 /* ---- objects ---------------------------------------------------------------------------------------------------------------- */
@@ -420,6 +481,9 @@ enum sh_code sh_shape_member(struct sh_schema *s, const struct sh_shape *shape, 
             code = sh_schema_child(s, node, additional, "additionalProperties", NULL, SIZE_MAX, &child);
             if (code == SH_OK && !sh_schema_add(out, child)) code = sh_schema_no_memory(s);
         }
+        const struct sh_dfa *names = NULL;
+        if (code == SH_OK) code = sh_schema_names(s, node, &names);
+        if (code == SH_OK && names != NULL && !sh_dfa_matches(names, name, strlen(name))) *forbidden = true;
         evaluated |= matched || additional != NULL;
         all_evaluated |= json_is_false(json_object_get(json, "unevaluatedProperties"));
     }

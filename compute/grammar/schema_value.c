@@ -155,10 +155,64 @@ static enum sh_code write_item(struct sh_schema *s, const struct sh_shape *shape
     return code;
 }
 
+enum { MAX_UNIQUE = 10 }; /* values of items that must differ: each set of them is a rule */
+
+static bool is_unique(const struct sh_schema *s, const struct sh_shape *shape, uint32_t *node) {
+    for (uint32_t i = 0; i < shape->parts.n; i++) {
+        *node = shape->parts.items[i];
+        if (json_is_true(json_object_get(json_of(s, *node), "uniqueItems"))) return true;
+    }
+    return false;
+}
+
+/* Items that must differ, and are listed: rule m is what may come when those in the set m were there. */
+static enum sh_code write_unique(struct sh_schema *s, struct sh_shape *shape, uint32_t node, sh_gr_expr *out) {
+    const json_t *values[MAX_UNIQUE];
+    struct sh_schema_list list = {0};
+    uint32_t n = 0, rules[1 << MAX_UNIQUE];
+    bool prefix = false;
+    enum sh_code code = SH_OK;
+    for (uint32_t i = 0; code == SH_OK && i < shape->parts.n; i++) {
+        const json_t *json = json_of(s, shape->parts.items[i]), *items = json_object_get(json, "items");
+        uint32_t child = 0;
+        prefix |= json_object_get(json, "prefixItems") != NULL || json_is_array(items);
+        if (items == NULL || json_is_array(items)) continue;
+        code = sh_schema_child(s, shape->parts.items[i], items, "items", NULL, SIZE_MAX, &child);
+        if (code == SH_OK && !sh_schema_add(&list, child)) code = sh_schema_no_memory(s);
+    }
+    if (code == SH_OK && !prefix && list.n > 0) code = sh_schema_values(s, &list, values, MAX_UNIQUE, &n);
+    free(list.items);
+    if (code == SH_OK && n == 0) {
+        code = sh_schema_fail(s, node, SH_ERR_UNSUPPORTED,
+                              "\"uniqueItems\" is enforced only where \"items\" lists at most %d values with enum; leave it out",
+                              MAX_UNIQUE);
+    }
+    if (code == SH_OK && n < shape->min_items)
+        contradict(shape, node, "\"minItems\" asks for more different items than there are");
+    if (code != SH_OK || shape->contradiction != NULL) return code;
+    for (uint32_t m = 0; m < 1u << n; m++) rules[m] = sh_gr_rule(s->gr, "different items");
+    for (uint32_t m = 0; m < 1u << n; m++) {
+        const uint32_t count = (uint32_t)__builtin_popcount(m);
+        sh_gr_expr items[MAX_UNIQUE + 1];
+        uint32_t n_items = 0;
+        for (uint32_t i = 0; i < n && count < shape->max_items; i++) {
+            if (m >> i & 1) continue;
+            const sh_gr_expr value = constant(s->gr, values[i]);
+            items[n_items++] =
+                sh_gr_pair(s->gr, m != 0 ? sh_json_next(s->gr, value) : value, sh_gr_ref(s->gr, rules[m | 1u << i]));
+        }
+        if (m != 0 && count >= shape->min_items) items[n_items++] = SH_GR_EMPTY;
+        sh_gr_set_rule(s->gr, rules[m], sh_gr_choice(s->gr, items, n_items));
+    }
+    *out = sh_json_list(s->gr, "[", sh_gr_ref(s->gr, rules[0]), "]", shape->min_items == 0);
+    return SH_OK;
+}
+
 static enum sh_code write_array(struct sh_schema *s, struct sh_shape *shape, sh_gr_expr *out) {
     size_t n = 0;
     bool rest = false; /* something is said about items behind the prefix */
     uint32_t node = shape->parts.items[0], min = shape->min_items, max = shape->max_items;
+    if (max > 1 && is_unique(s, shape, &node)) return write_unique(s, shape, node, out);
     for (uint32_t i = 0; i < shape->parts.n; i++) {
         const json_t *json = json_of(s, shape->parts.items[i]), *items = json_object_get(json, "items");
         const json_t *prefix = json_object_get(json, "prefixItems");
@@ -366,6 +420,11 @@ static enum sh_code write_extra(struct sh_schema *s, const struct sh_shape *shap
         if (code == SH_OK) code = sh_dfa_from_texts(texts, n, &declared, s->err);
         if (code == SH_OK) code = sh_dfa_subtract(&names, declared, s->err);
     }
+    for (uint32_t i = 0; code == SH_OK && i < shape->parts.n; i++) {
+        const struct sh_dfa *allowed = NULL;
+        code = sh_schema_names(s, shape->parts.items[i], &allowed);
+        if (code == SH_OK && allowed != NULL) code = sh_dfa_intersect(&names, allowed, s->err);
+    }
     if (code == SH_OK) code = split_names(&x, names, 0);
     if (code == SH_OK) *out = sh_gr_choice(s->gr, x.items, x.n_items);
     sh_dfa_free(names);
@@ -452,12 +511,27 @@ enum sh_code sh_shape_expr(struct sh_schema *s, struct sh_shape *shape, sh_gr_ex
         return sh_schema_rule(s, &none, false, out);
     }
     if (shape->has_enum) return write_values(s, shape, out);
-    sh_gr_expr kinds[7];
+    sh_gr_expr kinds[7] = {SH_GR_NEVER}; /* as is what a contradiction left unwritten */
     uint32_t n = 0;
     enum sh_code code = SH_OK;
     if (shape->generated & SH_TYPE_NULL) kinds[n++] = text(s->gr, "null");
     if (shape->generated & SH_TYPE_BOOLEAN) kinds[n++] = text(s->gr, "true"), kinds[n++] = text(s->gr, "false");
-    if (shape->generated & SH_TYPE_FRACTION) {
+    const json_t *factors[SH_SCHEMA_MAX_PARTS];
+    uint32_t n_factors = 0, factor_node = 0;
+    for (uint32_t i = 0; i < shape->parts.n; i++) {
+        const json_t *factor = json_object_get(json_of(s, shape->parts.items[i]), "multipleOf");
+        if (factor != NULL) factors[n_factors++] = factor, factor_node = shape->parts.items[i];
+    }
+    if (n_factors > 0 && (shape->generated & SH_TYPE_NUMBER)) {
+        const bool fractions = shape->generated & SH_TYPE_FRACTION;
+        const int listed = fractions ? -1 : sh_json_multiples(s->gr, &shape->min, &shape->max, factors, n_factors, &kinds[n++]);
+        if (listed < 0) {
+            return sh_schema_fail(s, factor_node, SH_ERR_UNSUPPORTED,
+                                  "\"multipleOf\" is enforced only for integers with bounds between which are at most 4096 multiples; "
+                                  "leave it out");
+        }
+        if (listed == 0) contradict(shape, factor_node, "no multiple lies between the bounds");
+    } else if (shape->generated & SH_TYPE_FRACTION) {
         if (!sh_json_numbers(s->gr, &shape->min, &shape->max, &kinds[n++])) {
             return sh_schema_fail(s, shape->min.number != NULL ? shape->min.node : shape->max.node, SH_ERR_UNSUPPORTED,
                                   "a number's bound may have at most %d digits before and %d behind the point", SH_JSON_DIGITS,
@@ -466,7 +540,7 @@ enum sh_code sh_shape_expr(struct sh_schema *s, struct sh_shape *shape, sh_gr_ex
     } else if (shape->generated & SH_TYPE_INTEGER) {
         kinds[n++] = sh_json_integers(s->gr, &shape->min, &shape->max);
         if (sh_json_no_integers(&shape->min, &shape->max))
-            contradict(shape, shape->min.node, "no integer lies between the bounds");
+            contradict(shape, shape->min.number != NULL ? shape->min.node : shape->max.node, "no integer lies between the bounds");
     }
     if (shape->generated & SH_TYPE_STRING) code = write_string(s, shape, &kinds[n++]);
     if (code == SH_OK && (shape->generated & SH_TYPE_ARRAY)) code = write_array(s, shape, &kinds[n++]);

@@ -139,6 +139,18 @@ static const char *const walked[] = {
     "{\"type\":\"object\",\"allOf\":[{\"properties\":{\"a\":{\"const\":1}}}],\"properties\":{\"b\":{\"const\":2}},\"unevalu"
     "atedProperties\":false,\"required\":[\"a\"]}",
     "{\"type\":\"string\",\"nullable\":true,\"maxLength\":2}",
+    "{\"type\":\"array\",\"items\":{\"enum\":[\"a\",\"b\",1,null]},\"uniqueItems\":true,\"minItems\":2,\"maxItems\":3}",
+    "{\"type\":\"array\",\"items\":{\"anyOf\":[{\"const\":1},{\"enum\":[2,3]}]},\"uniqueItems\":true}",
+    "{\"type\":\"integer\",\"minimum\":-20,\"maximum\":21,\"multipleOf\":7}",
+    "{\"type\":\"integer\",\"minimum\":3,\"maximum\":100,\"allOf\":[{\"multipleOf\":4},{\"multipleOf\":6}]}",
+    "{\"type\":\"object\",\"propertyNames\":{\"pattern\":\"^[a-c]+$\",\"maxLength\":3},\"additionalProperties\":{\"const\":"
+    "1},\"maxProperties\":3}",
+    "{\"type\":\"object\",\"propertyNames\":{\"enum\":[\"x\",\"y\",\"zz\"]},\"maxProperties\":3}",
+    "{\"type\":\"object\",\"properties\":{\"abc\":{\"const\":1},\"d\":{\"const\":2}},\"propertyNames\":{\"minLength\":2,\"m"
+    "axLength\":6},\"additionalProperties\":{\"const\":3},\"maxProperties\":3}",
+    "{\"type\":\"object\",\"propertyNames\":{\"type\":\"string\"},\"additionalProperties\":{\"const\":1},\"maxProperties\":"
+    "2}",
+    "{\"enum\":[5,10,12],\"multipleOf\":5}",
     "{\"$schema\":\"https://json-schema.org/draft/2020-12/schema\",\"$id\":\"https://example.com/x\",\"title\":\"t\",\"desc"
     "ription\":\"d\",\"type\":\"object\",\"properties\":{\"items\":{\"type\":\"array\",\"items\":{\"type\":\"object\",\"pro"
     "perties\":{\"id\":{\"type\":\"string\",\"format\":\"uuid\"},\"when\":{\"type\":\"string\",\"format\":\"date-time\"},\""
@@ -305,6 +317,22 @@ static void test_objects(void **state) {
     TAKES("{\"type\":\"object\",\"required\":[\"z\"]}", LIST("{\"z\":0}", "{\"z\":0,\"y\":1}"), LIST("{}"));
 }
 
+static void test_distinct(void **state) {
+    (void)state;
+    TAKES("{\"items\":{\"enum\":[\"a\",\"b\",1]},\"uniqueItems\":true}", LIST("[]", "[1]", "[\"b\",\"a\",1]"),
+          LIST("[1,1]", "[\"a\",\"b\",\"a\"]", "[2]"));
+    TAKES("{\"items\":{\"enum\":[1,1.0,2]},\"uniqueItems\":true,\"minItems\":2,\"maxItems\":2}", LIST("[1,2]", "[2, 1]"),
+          LIST("[1]", "[1,1.0]"));
+    TAKES("{\"items\":{},\"uniqueItems\":true,\"maxItems\":1}", LIST("[]", "[[2]]"), LIST("[1,2]"));
+    TAKES("{\"type\":\"integer\",\"exclusiveMinimum\":-14,\"maximum\":14,\"multipleOf\":7}", LIST("-7", "0", "7", "14"),
+          LIST("-14", "1", "21", "-0"));
+    TAKES("{\"enum\":[1,2,3,4.0],\"multipleOf\":2}", LIST("2", "4"), LIST("1", "3"));
+    TAKES("{\"propertyNames\":{\"pattern\":\"^[a-c]+$\",\"maxLength\":2},\"additionalProperties\":{\"const\":1}}",
+          LIST("{}", "{\"ab\":1,\"c\":1}"), LIST("{\"\":1}", "{\"abc\":1}", "{\"d\":1}"));
+    TAKES("{\"propertyNames\":{\"enum\":[\"x\",1]},\"properties\":{\"x\":{\"const\":1},\"y\":{\"const\":2}}}",
+          LIST("{}", "{\"x\":1}"), LIST("{\"y\":2}"));
+}
+
 static void test_combined(void **state) {
     (void)state;
     TAKES("{\"$defs\":{\"t\":{\"type\":\"object\",\"properties\":{\"v\":{\"const\":1},\"k\":{\"type\":\"array\",\"items\":{\"$"
@@ -331,20 +359,21 @@ static void test_combined(void **state) {
 
 static void test_refused(void **state) {
     (void)state;
-    static const char *const values[][2] = {{"uniqueItems", "true"}, {"multipleOf", "2"}, {"propertyNames", "{}"}};
     uint32_t n = 0;
     for (const struct sh_keyword *k = sh_keywords; k->name != NULL; k++) {
         char schema[200], part[100];
-        const char *value = "{}";
-        for (size_t i = 0; i < SH_COUNT(values); i++) {
-            if (strcmp(values[i][0], k->name) == 0) value = values[i][1];
-        }
-        snprintf(schema, sizeof schema, "{\"properties\":{\"x\":{\"type\":\"array\",\"%s\":%s}}}", k->name, value);
+        snprintf(schema, sizeof schema, "{\"properties\":{\"x\":{\"type\":\"array\",\"%s\":{}}}}", k->name);
         snprintf(part, sizeof part, "schema, #/properties/x: \"%s\" is not enforced here; leave it out", k->name);
         if (k->use == SH_KEYWORD_REFUSED) REFUSED(schema, SH_ERR_UNSUPPORTED, part), n++;
         else if (k->use == SH_KEYWORD_NO_EFFECT) sh_grammar_unref(grammar_of(SH_GRAMMAR_SCHEMA, schema));
     }
     assert_true(n >= 15);
+    REFUSED("{\"type\":\"array\",\"uniqueItems\":true}", SH_ERR_UNSUPPORTED, "\"uniqueItems\" is enforced only");
+    REFUSED("{\"items\":{\"type\":\"integer\",\"minimum\":0,\"maximum\":1},\"uniqueItems\":true}", SH_ERR_UNSUPPORTED,
+            "\"uniqueItems\"");
+    REFUSED("{\"type\":\"number\",\"multipleOf\":0.01}", SH_ERR_UNSUPPORTED, "\"multipleOf\" is enforced only");
+    REFUSED("{\"type\":\"integer\",\"multipleOf\":2}", SH_ERR_UNSUPPORTED, "\"multipleOf\" is enforced only");
+    REFUSED("{\"propertyNames\":{\"anyOf\":[{}]}}", SH_ERR_UNSUPPORTED, "\"anyOf\" in \"propertyNames\"");
     REFUSED("{\"type\":\"string\",\"format\":\"iri\"}", SH_ERR_UNSUPPORTED, "the format \"iri\" is not enforced");
     REFUSED("{\"type\":\"string\",\"pattern\":\"(?=a)\"}", SH_ERR_UNSUPPORTED,
             "schema, #: regular expression, character 1: look-around");
@@ -381,6 +410,10 @@ static void test_contradictions(void **state) {
     REFUSED("{\"properties\":{\"a\":{}},\"minProperties\":2}", SH_ERR_INVALID, "\"minProperties\" asks for more members");
     REFUSED("{\"type\":\"string\",\"pattern\":\"^a{3}$\",\"maxLength\":2}", SH_ERR_INVALID, "no string satisfies");
     REFUSED("{\"prefixItems\":[{},false],\"minItems\":2}", SH_ERR_INVALID, "more items than are allowed");
+    REFUSED("{\"items\":{\"enum\":[1,2]},\"uniqueItems\":true,\"minItems\":3}", SH_ERR_INVALID, "more different items");
+    REFUSED("{\"type\":\"integer\",\"minimum\":1,\"maximum\":4,\"multipleOf\":5}", SH_ERR_INVALID, "no multiple lies");
+    REFUSED("{\"propertyNames\":{\"maxLength\":1},\"required\":[\"ab\"]}", SH_ERR_INVALID, "a name in \"required\"");
+    REFUSED("{\"multipleOf\":0}", SH_ERR_INVALID, "\"multipleOf\" must be a number above 0");
     REFUSED("false", SH_ERR_INVALID, "allows no value");
     REFUSED("{\"$ref\":\"#\"}", SH_ERR_INVALID, "refers to itself");
     REFUSED("{\"anyOf\":[{\"type\":\"null\"},{\"$ref\":\"#\"}]}", SH_ERR_INVALID, "refers to itself");
@@ -502,10 +535,10 @@ static void test_manual(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_walks),    cmocka_unit_test(test_scalars), cmocka_unit_test(test_bounds),
-        cmocka_unit_test(test_strings),  cmocka_unit_test(test_arrays),  cmocka_unit_test(test_objects),
-        cmocka_unit_test(test_combined), cmocka_unit_test(test_refused), cmocka_unit_test(test_contradictions),
-        cmocka_unit_test(test_hostile),  cmocka_unit_test(test_manual),
+        cmocka_unit_test(test_walks),          cmocka_unit_test(test_scalars),  cmocka_unit_test(test_bounds),
+        cmocka_unit_test(test_strings),        cmocka_unit_test(test_arrays),   cmocka_unit_test(test_objects),
+        cmocka_unit_test(test_distinct),       cmocka_unit_test(test_combined), cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_contradictions), cmocka_unit_test(test_hostile),  cmocka_unit_test(test_manual),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
