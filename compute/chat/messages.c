@@ -483,45 +483,45 @@ static bool write_calls(json_t *message, const struct sh_call_form *form) {
     return done;
 }
 
+static bool is_result(const json_t *message) { return message != NULL && is_role(message, "tool"); }
+
+static void add_result(struct sh_buffer *b, const json_t *message) {
+    const char *name = json_string_value(json_object_get(message, "name"));
+    json_t *content = as_text(json_object_get(message, "content"));
+    if (content == NULL) b->failed = true;
+    if (b->length > 0) add(b, "\n\n");
+    if (is_role(message, "tool")) {
+        add(b, "Result of the tool");
+        add(b, name != NULL ? " " : NULL);
+        add(b, name);
+        add(b, ":\n");
+    }
+    add(b, json_string_value(content));
+    json_decref(content);
+}
+
 /* Results of tools become a message of the user; those behind each other one, as templates want users and assistants in turns, and what
  * the user says next goes with it. */
 static bool write_results(json_t *messages) {
-    json_t *message;
-    size_t i = 0;
-    bool open = false; /* the message before holds results */
-    while (i < json_array_size(messages)) {
-        message = json_array_get(messages, i);
-        const bool result = is_role(message, "tool");
-        if (!result && !(open && is_role(message, "user"))) {
-            open = false;
+    json_t *out = json_array();
+    bool done = out != NULL;
+    for (size_t i = 0; i < json_array_size(messages) && done;) {
+        json_t *message = json_array_get(messages, i);
+        if (!is_result(message)) {
+            done = json_array_append(out, message) == 0;
             i++;
             continue;
         }
-        json_t *content = as_text(json_object_get(message, "content"));
-        char *text = NULL;
-        const char *name = json_string_value(json_object_get(message, "name"));
-        if (content == NULL || asprintf(&text, "%s%s%s%s", result ? "Result of the tool" : "", result && name != NULL ? " " : "",
-                                        result && name != NULL ? name : "", result ? ":\n" : "") < 0) {
-            json_decref(content);
-            return false;
-        }
-        bool done = open ? true : put(message, "role", json_string("user"));
-        if (open) {
-            json_t *before = json_array_get(messages, i - 1);
-            char *whole = NULL;
-            done = asprintf(&whole, "%s%s", text, json_string_value(content)) >= 0 && join_content(before, whole, false);
-            free(whole);
-            json_array_remove(messages, i);
-        } else {
-            done = done && put_texts(message, text, "", json_string_value(content));
-            i++;
-        }
-        open = result;
-        free(text);
-        json_decref(content);
-        if (!done) return false;
+        struct sh_buffer b = {0};
+        while (is_result(json_array_get(messages, i))) add_result(&b, json_array_get(messages, i++));
+        const json_t *next = json_array_get(messages, i);
+        if (next != NULL && is_role(next, "user")) add_result(&b, json_array_get(messages, i++));
+        done = !b.failed && json_array_append_new(out, json_pack("{s:s,s:s%}", "role", "user", "content", b.text, b.length)) == 0;
+        free(b.text);
     }
-    return true;
+    done = done && json_array_clear(messages) == 0 && json_array_extend(messages, out) == 0;
+    json_decref(out);
+    return done;
 }
 
 /* Arguments as the text of an object, or as an object: what the template takes. */
@@ -591,31 +591,24 @@ static bool adapt_content(json_t *message, enum sh_chat_speaker speaker, const s
     return true;
 }
 
-/* The name of the function whose call has this id, in the messages before; NULL: there is none. */
-static const char *called_name(const json_t *messages, size_t before, const char *id) {
-    while (before-- > 0) {
-        json_t *call;
-        size_t i;
-        json_array_foreach(json_object_get(json_array_get(messages, before), "tool_calls"), i, call) {
-            const char *own = json_string_value(json_object_get(call, "id"));
-            if (own != NULL && strcmp(own, id) == 0)
-                return json_string_value(json_object_get(json_object_get(call, "function"), "name"));
-        }
-    }
-    return NULL;
-}
-
 /* Results tell which function they are of, as templates may want to know; OpenAI's clients give the call's id alone. */
 static bool name_results(json_t *messages) {
-    json_t *message;
-    size_t i;
+    json_t *message, *call, *names = json_object(); /* of the functions, by the ids of their calls so far */
+    size_t i, k;
+    bool done = names != NULL;
     json_array_foreach(messages, i, message) {
+        json_array_foreach(json_object_get(message, "tool_calls"), k, call) {
+            const char *id = json_string_value(json_object_get(call, "id"));
+            if (id != NULL && done)
+                done = json_object_set(names, id, json_object_get(json_object_get(call, "function"), "name")) == 0;
+        }
         const char *id = json_string_value(json_object_get(message, "tool_call_id"));
-        if (!is_role(message, "tool") || id == NULL || json_object_get(message, "name") != NULL) continue;
-        const char *name = called_name(messages, i, id);
-        if (name != NULL && !put(message, "name", json_string(name))) return false;
+        if (!is_result(message) || id == NULL || json_object_get(message, "name") != NULL) continue;
+        json_t *name = json_object_get(names, id);
+        if (name != NULL && done) done = json_object_set(message, "name", name) == 0;
     }
-    return true;
+    json_decref(names);
+    return done;
 }
 
 /* Nine letters and digits that stand for an id (which may be such already); always the same for the same. */
