@@ -613,7 +613,7 @@ static enum sh_code write_rule(struct sh_schema *s, uint32_t number) {
         if (shape->contradiction == NULL) n++;
         else if (contradiction == NULL) contradiction = shape;
         for (uint32_t k = 0; code == SH_OK && shape->contradiction == NULL && k < shapes.n; k++) {
-            if (k != i && shapes.items[k].contradiction == NULL) code = check_one_of(s, shape, &shapes.items[k]);
+            if (k != i) code = check_one_of(s, shape, &shapes.items[k]);
         }
     }
     if (code == SH_OK && n == 0 && contradiction != NULL && s->rules[number].may_be_never) {

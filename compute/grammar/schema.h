@@ -142,7 +142,7 @@ struct sh_shape {
     uint32_t n_values;
     struct sh_bound min, max;
     uint32_t min_length, max_length, min_items, max_items, min_properties, max_properties;
-    const char *contradiction; /* NULL: none; else why nothing can satisfy it */
+    const char *contradiction; /* NULL: none; else why nothing is generated. What `types` still has may be valid all the same */
     uint32_t contradiction_node;
 };
 /* SH_ERR_UNSUPPORTED, SH_ERR_INVALID: what one of the schemas says. On failure there is nothing to finish. */

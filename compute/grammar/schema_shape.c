@@ -240,8 +240,27 @@ static enum sh_code gather_values(struct sh_schema *s, struct sh_shape *shape) {
     return code;
 }
 
+struct exclusions { /* types of which no value is left, each once */
+    unsigned types;
+    struct {
+        unsigned types;
+        uint32_t node;
+        const char *why;
+    } items[4];
+    uint32_t n;
+};
+
+static void exclude(struct exclusions *gone, unsigned types, uint32_t node, const char *why) {
+    if (gone->types & types) return;
+    gone->types |= types;
+    gone->items[gone->n].types = types;
+    gone->items[gone->n].node = node;
+    gone->items[gone->n++].why = why;
+}
+
 static enum sh_code gather(struct sh_schema *s, struct sh_shape *shape) {
     unsigned meant = 0;
+    struct exclusions gone = {0};
     bool typed = false;
     uint32_t type_node = shape->parts.items[0];
     for (uint32_t i = 0; i < shape->parts.n; i++) {
@@ -266,22 +285,22 @@ static enum sh_code gather(struct sh_schema *s, struct sh_shape *shape) {
         bound(&shape->max, json, node, "maximum", false, false);
         bound(&shape->max, json, node, "exclusiveMaximum", true, false);
         const uint32_t last = node;
-        if ((shape->types & SH_TYPE_STRING) && shape->min_length > shape->max_length)
-            contradict(shape, last, "\"minLength\" is greater than \"maxLength\"");
-        if ((shape->types & SH_TYPE_ARRAY) && shape->min_items > shape->max_items)
-            contradict(shape, last, "\"minItems\" is greater than \"maxItems\"");
-        if ((shape->types & SH_TYPE_OBJECT) && shape->min_properties > shape->max_properties) {
-            contradict(shape, last, "\"minProperties\" is greater than \"maxProperties\"");
-        }
-        if ((shape->types & SH_TYPE_NUMBER) && shape->min.number != NULL && shape->max.number != NULL) {
+        if (shape->min_length > shape->max_length) exclude(&gone, SH_TYPE_STRING, last, "\"minLength\" is greater than \"maxLength\"");
+        if (shape->min_items > shape->max_items) exclude(&gone, SH_TYPE_ARRAY, last, "\"minItems\" is greater than \"maxItems\"");
+        if (shape->min_properties > shape->max_properties)
+            exclude(&gone, SH_TYPE_OBJECT, last, "\"minProperties\" is greater than \"maxProperties\"");
+        if (shape->min.number != NULL && shape->max.number != NULL) {
             const int order = sh_json_compare(shape->min.number, shape->max.number);
-            if (order > 0 || (order == 0 && (shape->min.exclusive || shape->max.exclusive))) {
-                contradict(shape, last, "the lower bound is above the upper one");
-            }
+            if (order > 0 || (order == 0 && (shape->min.exclusive || shape->max.exclusive)))
+                exclude(&gone, SH_TYPE_NUMBER, last, "the lower bound is above the upper one");
         }
     }
     if (shape->types == 0) contradict(shape, type_node, "the schemas for this value have no \"type\" in common");
-    shape->generated = !typed && meant != 0 ? shape->types & meant : shape->types;
+    const unsigned wanted = !typed && meant != 0 ? shape->types & meant : shape->types;
+    shape->types &= ~gone.types;
+    shape->generated = wanted & ~gone.types;
+    for (uint32_t i = 0; i < gone.n && shape->generated == 0; i++)
+        if (gone.items[i].types & wanted) contradict(shape, gone.items[i].node, gone.items[i].why);
     if (shape->contradiction != NULL) return SH_OK;
     return gather_values(s, shape);
 }

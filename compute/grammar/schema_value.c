@@ -19,8 +19,10 @@ static sh_gr_expr quoted(struct sh_gr *gr, const char *bytes, size_t length) {
     return sh_gr_sequence(gr, (const sh_gr_expr[]){quote, sh_json_plain_text(gr, bytes, length, true), quote}, 3);
 }
 
-static void contradict(struct sh_shape *shape, uint32_t node, const char *why) {
-    if (shape->contradiction != NULL) return;
+/* Nothing of this type is generated; a contradiction where no other is left. */
+static void drop(struct sh_shape *shape, unsigned types, uint32_t node, const char *why) {
+    shape->generated &= ~types;
+    if (shape->generated != 0 || shape->contradiction != NULL) return;
     shape->contradiction = why;
     shape->contradiction_node = node;
 }
@@ -109,7 +111,7 @@ static enum sh_code write_string(struct sh_schema *s, struct sh_shape *shape, sh
         struct sh_dfa *dfa = NULL;
         code = sh_shape_string(s, shape, &dfa);
         if (code == SH_OK && sh_dfa_is_empty(dfa))
-            contradict(shape, node, "no string satisfies its patterns, formats and lengths together");
+            drop(shape, SH_TYPE_STRING, node, "no string satisfies its patterns, formats and lengths together");
         if (code == SH_OK) code = sh_dfa_expr(s->gr, dfa, true, &inside, s->err);
         sh_dfa_free(dfa);
     }
@@ -187,9 +189,9 @@ static enum sh_code write_unique(struct sh_schema *s, struct sh_shape *shape, ui
                               "\"uniqueItems\" is enforced only where \"items\" lists at most %d values with enum; leave it out",
                               MAX_UNIQUE);
     }
-    if (code == SH_OK && n < shape->min_items)
-        contradict(shape, node, "\"minItems\" asks for more different items than there are");
-    if (code != SH_OK || shape->contradiction != NULL) return code;
+    *out = SH_GR_NEVER;
+    if (code == SH_OK && n < shape->min_items) drop(shape, SH_TYPE_ARRAY, node, "\"minItems\" asks for more different items than there are");
+    if (code != SH_OK || n < shape->min_items) return code;
     for (uint32_t m = 0; m < 1u << n; m++) rules[m] = sh_gr_rule(s->gr, "different items");
     for (uint32_t m = 0; m < 1u << n; m++) {
         const uint32_t count = (uint32_t)__builtin_popcount(m);
@@ -229,10 +231,11 @@ static enum sh_code write_array(struct sh_schema *s, struct sh_shape *shape, sh_
         if (none && i < max) max = (uint32_t)i;
     }
     if (n > 0 && !rest && n < max) max = (uint32_t)n > min ? (uint32_t)n : min;
-    if (code == SH_OK && min > max) contradict(shape, node, "the array must have more items than are allowed");
-    if (code == SH_OK && max == 0) {
+    if (code == SH_OK && min > max) drop(shape, SH_TYPE_ARRAY, node, "the array must have more items than are allowed");
+    *out = SH_GR_NEVER;
+    if (code == SH_OK && min <= max && max == 0) {
         *out = text(s->gr, "[]");
-    } else if (code == SH_OK) {
+    } else if (code == SH_OK && min <= max) {
         if (n > max) n = max;
         sh_gr_expr all = SH_GR_EMPTY;
         const uint32_t fixed = (uint32_t)n;
@@ -283,7 +286,7 @@ static enum sh_code add_member(struct sh_schema *s, struct sh_shape *shape, stru
             code = sh_schema_no_memory(s);
         if (code == SH_OK) all->items[all->n++] = m, all->n_required += m.required;
     } else if (code == SH_OK && m.required) {
-        contradict(shape, node, "a name in \"required\" is not allowed by the rest of the schema");
+        drop(shape, SH_TYPE_OBJECT, node, "a name in \"required\" is not allowed by the rest of the schema");
     }
     free(list.items);
     return code;
@@ -486,17 +489,19 @@ static enum sh_code write_object(struct sh_schema *s, struct sh_shape *shape, sh
     if (code == SH_OK) code = gather_members(s, shape, &members);
     if (code == SH_OK) code = write_extra(s, shape, &members, &extra);
     if (code == SH_OK && members.n_required > shape->max_properties)
-        contradict(shape, node, "more names are required than \"maxProperties\" allows");
+        drop(shape, SH_TYPE_OBJECT, node, "more names are required than \"maxProperties\" allows");
     if (code == SH_OK && shape->min_properties > members.n && extra == SH_GR_NEVER) {
-        contradict(shape, node, "\"minProperties\" asks for more members than are generated; list them in \"properties\"");
+        drop(shape, SH_TYPE_OBJECT, node, "\"minProperties\" asks for more members than are generated; list them in \"properties\"");
     }
     if (code == SH_OK && shape->min_properties > members.n + 1) {
         code = sh_schema_fail(
             s, node, SH_ERR_UNSUPPORTED,
             "\"minProperties\" is enforced only up to one more than \"properties\" names, as other names may repeat; lower it");
     }
-    if (code == SH_OK && shape->contradiction == NULL) code = write_members(s, shape, &members, extra, &all, &may_be_empty);
-    if (code == SH_OK) *out = sh_json_list(s->gr, "{", all, "}", may_be_empty);
+    const bool there = (shape->generated & SH_TYPE_OBJECT) != 0;
+    if (code == SH_OK && there) code = write_members(s, shape, &members, extra, &all, &may_be_empty);
+    *out = SH_GR_NEVER;
+    if (code == SH_OK && there) *out = sh_json_list(s->gr, "{", all, "}", may_be_empty);
     json_decref(members.names);
     json_decref(members.required);
     free(members.items);
@@ -530,7 +535,7 @@ enum sh_code sh_shape_expr(struct sh_schema *s, struct sh_shape *shape, sh_gr_ex
                                   "\"multipleOf\" is enforced only for integers with bounds between which are at most 4096 multiples; "
                                   "leave it out");
         }
-        if (listed == 0) contradict(shape, factor_node, "no multiple lies between the bounds");
+        if (listed == 0) drop(shape, SH_TYPE_NUMBER, factor_node, "no multiple lies between the bounds");
     } else if (shape->generated & SH_TYPE_FRACTION) {
         if (!sh_json_numbers(s->gr, &shape->min, &shape->max, &kinds[n++])) {
             return sh_schema_fail(s, shape->min.number != NULL ? shape->min.node : shape->max.node, SH_ERR_UNSUPPORTED,
@@ -540,7 +545,8 @@ enum sh_code sh_shape_expr(struct sh_schema *s, struct sh_shape *shape, sh_gr_ex
     } else if (shape->generated & SH_TYPE_INTEGER) {
         kinds[n++] = sh_json_integers(s->gr, &shape->min, &shape->max);
         if (sh_json_no_integers(&shape->min, &shape->max))
-            contradict(shape, shape->min.number != NULL ? shape->min.node : shape->max.node, "no integer lies between the bounds");
+            drop(shape, SH_TYPE_INTEGER, shape->min.number != NULL ? shape->min.node : shape->max.node,
+                 "no integer lies between the bounds");
     }
     if (shape->generated & SH_TYPE_STRING) code = write_string(s, shape, &kinds[n++]);
     if (code == SH_OK && (shape->generated & SH_TYPE_ARRAY)) code = write_array(s, shape, &kinds[n++]);

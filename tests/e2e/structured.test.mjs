@@ -13,6 +13,7 @@ import { Daemon, events } from './harness.mjs';
 import { writeModel } from './chat-models.mjs';
 import { standing } from './json-prefix.mjs';
 import { doubtful, open, schemas } from './schemas.mjs';
+import { randomSchema } from './random-schema.mjs';
 
 const runs = Number(process.env.SHIMMY_E2E_RUNS || 1000);
 const enough = 3000; // tokens; what the schemas bound is far below
@@ -238,6 +239,33 @@ test('schemas without bounds: what ends is valid, what is cut is a prefix', asyn
   });
   t.diagnostic(`RAN ${whole} whole answers and ${cut} cut ones over ${Object.keys(open).length} schemas without bounds`);
   assert.ok(whole > 40, `${whole} ended`);
+});
+
+test('random schemas are refused, or hold', async (t) => {
+  let refused = 0, whole = 0, cut = 0;
+  // 10237: a branch of oneOf of which one type is impossible, and the other is not
+  await crowd([10237, ...Array.from({ length: 200 }, (_, i) => i)], async (seed) => {
+    const schema = randomSchema(seed), model = models[seed % 3];
+    const request = { model, prompt: 'x', guided_json: schema, seed, temperature: 1, max_tokens: 200, logit_bias: inMood(seed, model), n: 2 };
+    const { status, body } = await daemon.post(completions, request);
+    if (status === 400) {
+      assert.match(body.error.message, /^guided_json: schema, #/, JSON.stringify([seed, body.error]));
+      refused++;
+      return;
+    }
+    assert.equal(status, 200, JSON.stringify([seed, body]));
+    for (const choice of body.choices) {
+      if (choice.finish_reason === 'stop') {
+        validate(schema, choice.text);
+        whole++;
+      } else {
+        assert.match(standing(choice.text.replace(/\ufffd+$/, '')), /^(whole|prefix)$/, `${seed}: ${choice.text}`);
+        cut++;
+      }
+    }
+  });
+  t.diagnostic(`RAN ${whole} whole answers and ${cut} cut ones over ${201 - refused} random schemas; ${refused} were refused`);
+  assert.ok(whole > 200, `${whole} ended`);
 });
 
 test('json_object gives an object, whatever the noise', async () => {

@@ -422,6 +422,12 @@ static void test_contradictions(void **state) {
             SH_ERR_INVALID, "schema, #/$defs/a: this schema refers to itself");
     REFUSED("{\"properties\":{\"a\":{\"$ref\":\"#\"}},\"required\":[\"a\"]}", SH_ERR_INVALID, "no text");
     REFUSED("{\"$ref\":\"#/$defs/x\"}", SH_ERR_INVALID, "leads nowhere");
+    /* one type that cannot be leaves the others: they are generated, and seen by oneOf */
+    TAKES("{\"type\":[\"integer\",\"string\"],\"maximum\":3,\"minimum\":3,\"maxLength\":2,\"format\":\"uuid\"}", LIST("3"), LIST("2"));
+    TAKES("{\"type\":[\"integer\",\"string\"],\"maximum\":2,\"minimum\":3,\"maxLength\":2}", LIST("\"ab\""), LIST("2", "3"));
+    REFUSED("{\"oneOf\":[{\"type\":[\"integer\",\"string\"],\"minLength\":3,\"maxLength\":2},{\"type\":\"integer\"}]}",
+            SH_ERR_UNSUPPORTED, "branches 0 and 1");
+    REFUSED("{\"oneOf\":[{\"minLength\":3,\"maxLength\":2},{\"type\":\"integer\"}]}", SH_ERR_UNSUPPORTED, "branches 0 and 1");
     REFUSED("{\"type\":\"text\"}", SH_ERR_INVALID, "\"type\" must be");
     REFUSED("{\"type\":[]}", SH_ERR_INVALID, "\"type\" must be");
     REFUSED("{\"properties\":[]}", SH_ERR_INVALID, "\"properties\" must be an object of schemas");
