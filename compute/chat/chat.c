@@ -6,8 +6,11 @@
 #include "compute/text/vocab.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 enum { MAX_TEMPLATE_BYTES = 4 << 20, MAX_STOPS = 4, TOKEN_TEXT = 256 };
 
@@ -47,18 +50,24 @@ static bool is_file(const char *which) {
     return strchr(which, '/') != NULL || (n > m && strcmp(which + n - m, ending) == 0);
 }
 
+/* At most one byte more than a template may have. A pipe would keep its reader waiting, so files alone are read. */
 static enum sh_code read_file(const char *path, char **text, size_t *length, struct sh_error *err) {
-    FILE *f = fopen(path, "re");
-    if (f == NULL) {
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    struct stat is;
+    if (fd < 0 || fstat(fd, &is) != 0 || !S_ISREG(is.st_mode)) {
         const int why = errno;
-        return sh_fail(err, why == ENOENT ? SH_ERR_NOT_FOUND : SH_ERR_IO, "%s: %s", path, strerror(why));
+        if (fd < 0) return sh_fail(err, why == ENOENT ? SH_ERR_NOT_FOUND : SH_ERR_IO, "%s: %s", path, strerror(why));
+        close(fd);
+        return sh_fail(err, SH_ERR_IO, "%s: found no regular file, expected a template's text", path);
     }
     *text = malloc(MAX_TEMPLATE_BYTES + 1);
-    *length = *text != NULL ? fread(*text, 1, MAX_TEMPLATE_BYTES + 1, f) : 0;
-    enum sh_code code = SH_OK;
-    if (*text == NULL) code = sh_fail(err, SH_ERR_NO_MEMORY, "%s: no memory for a template", path);
-    else if (ferror(f)) code = sh_fail(err, SH_ERR_IO, "%s: %s", path, strerror(errno));
-    fclose(f);
+    enum sh_code code = *text != NULL ? SH_OK : sh_fail(err, SH_ERR_NO_MEMORY, "%s: no memory for a template", path);
+    *length = 0;
+    for (ssize_t got = 1; code == SH_OK && got > 0 && *length <= MAX_TEMPLATE_BYTES; *length += (size_t)(got > 0 ? got : 0)) {
+        got = read(fd, *text + *length, MAX_TEMPLATE_BYTES + 1 - *length);
+        if (got < 0) code = sh_fail(err, SH_ERR_IO, "%s: %s", path, strerror(errno));
+    }
+    close(fd);
     return code;
 }
 
@@ -193,7 +202,8 @@ static enum sh_code gather(struct sh_chat *chat, struct sh_error *err) {
         const int32_t *shown = sh_format_shown(variants[i]->format, &n);
         for (uint32_t k = 0; k < n && memory; k++) memory = add_shown(chat, shown[k]);
     }
-    for (uint32_t i = 0; i < chat->n_stops && memory; i++) { /* a token is looked for by its text, which has to be seen for that */
+    for (uint32_t i = 0; i < chat->n_stops && memory;
+         i++) { /* a token is looked for by its text, which has to be seen for that */
         const int32_t token = sh_vocab_find_special(chat->vocab, chat->stops[i], strlen(chat->stops[i]));
         if (token >= 0) memory = add_shown(chat, token);
     }

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include <cmocka.h>
 
@@ -101,6 +102,19 @@ static void test_choice(void **state) {
     assert_non_null(strstr(err.message, "default, tool_use, rag; built in: "));
     assert_int_equal(sh_chat_create(v, "/nowhere/x.jinja", &chat, &err), SH_ERR_NOT_FOUND);
     assert_int_equal(sh_chat_create(v, "/", &chat, &err), SH_ERR_IO);
+    path = test_scratch("pipe.jinja"); /* nobody writes into it, and nobody waits for that */
+    assert_int_equal(mkfifo(path, 0600), 0);
+    assert_int_equal(sh_chat_create(v, path, &chat, &err), SH_ERR_IO);
+    assert_non_null(strstr(err.message, "regular file"));
+    path = test_scratch("large.jinja");
+    char *large = calloc(1, (4 << 20) + 2);
+    assert_non_null(large);
+    memset(large, 'x', (4 << 20) + 1);
+    test_write_file(path, large, (4 << 20) + 1);
+    assert_int_equal(sh_chat_create(v, path, &chat, &err), SH_ERR_LIMIT);
+    test_write_file(path, large, 4 << 20);
+    check_choice(v, path, path, "file", "asked for");
+    free(large);
 
     /* the one for tools, unless another was asked for */
     const char *tools = "[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]",
