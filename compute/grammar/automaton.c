@@ -60,7 +60,7 @@ static uint32_t *new_slots(struct sh_gr_automaton *a, uint32_t n) {
 }
 
 bool sh_gr_automaton_init(struct sh_gr_automaton *a, const struct sh_gr_program *program, uint32_t depth) {
-    *a = (struct sh_gr_automaton){.program = program};
+    *a = (struct sh_gr_automaton){.program = program, .max_work = MAX_WORK};
     a->n_frame_slots = a->n_state_slots = a->n_seen_slots = 256;
     a->frame_slots = new_slots(a, a->n_frame_slots);
     a->state_slots = new_slots(a, a->n_state_slots);
@@ -147,7 +147,7 @@ static bool first_time(struct sh_gr_automaton *a, struct sh_gr_step s) {
         const struct sh_gr_step *have = &a->seen[a->seen_slots[at] - 1];
         if (have->place == s.place && have->frame == s.frame && have->count == s.count) return false;
     }
-    if (a->n_seen >= MAX_STEPS || ++a->work > MAX_WORK) return fail(a, SH_ERR_LIMIT);
+    if (a->n_seen >= MAX_STEPS || ++a->work > a->max_work) return fail(a, SH_ERR_LIMIT);
     if (!grow(a, (void **)&a->seen, &a->seen_capacity, a->n_seen + 1, sizeof *a->seen)) return false;
     if ((a->n_seen + 1) * 2 > a->n_seen_slots) {
         uint32_t *slots = new_slots(a, a->n_seen_slots * 2);

@@ -156,7 +156,7 @@ struct sh_gr_automaton {
     uint32_t *state_slots, n_state_slots;
     struct sh_gr_block *blocks;
     uint64_t bytes;      /* that all this holds, masks included */
-    uint64_t work;       /* since the operation began, which sets it to 0 */
+    uint64_t work, max_work; /* since the operation began, which sets it to 0; beyond max_work it fails */
     enum sh_code failed; /* of the last call that returned SH_GR_UNKNOWN */
 
     /* the set under construction, and the closure's lists */

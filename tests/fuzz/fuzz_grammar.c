@@ -1,8 +1,9 @@
 /* fuzz_grammar.c - the first byte is the kind of grammar, the rest, up to a NUL, its text; what is behind the NUL chooses tokens. What is
- * taken must lead on: from every place that masks lead to there is a token, or the text may end. */
+ * taken must lead on: from every place that masks lead to there is a token, or the text may end; what masks leave out is refused. */
 #include "compute/engine.h"
 
 #include "compute/gguf/write.h"
+#include "compute/grammar/automaton.h"
 #include "compute/text/vocab.h"
 
 #include <stdio.h>
@@ -72,6 +73,8 @@ static void follow(struct sh_grammar *grammar, const uint8_t *choices, size_t n)
             if ((mask[t >> 5] >> (t & 31) & 1) && want-- == 0) pick = t;
         }
         if (pick < 0 || (count == 1) != (only >= 0) || (only >= 0 && only != pick)) abort();
+        const int32_t other = (int32_t)(i * 131 + (n > 0 ? choices[i % n] : 0u) * 7u) % N_TOKENS;
+        if (!(mask[other >> 5] >> (other & 31) & 1) && sh_matcher_accept(m, other, &err) == SH_OK) abort();
         if (sh_matcher_accept(m, pick, &err) != SH_OK) {
             if (err.code != SH_ERR_LIMIT) abort();
             break;
@@ -98,6 +101,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         if (code != SH_ERR_INVALID && code != SH_ERR_UNSUPPORTED && code != SH_ERR_LIMIT) abort();
         return 0;
     }
+    if (data[size - 1] % 2 != 0) grammar->tables.hot = 2; /* tables although the vocabulary is small */
     follow(grammar, nul != NULL ? nul + 1 : data, nul != NULL ? size - length - 2 : size);
     sh_grammar_unref(grammar);
     return 0;

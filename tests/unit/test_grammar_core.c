@@ -888,6 +888,31 @@ static void begun_anew(void **state) {
     sh_vocab_close(v);
 }
 
+/* What takes too long fails, and the matcher stands where it stood. */
+static void too_long(void **state) {
+    (void)state;
+    struct sh_vocab *v = vocab_of(words, SH_COUNT(words));
+    struct sh_grammar *g = list_grammar(v);
+    struct sh_matcher *m = matcher_of(g);
+    assert_true(feed(m, "[\"a", 3));
+    const uint32_t *mask;
+    uint32_t count;
+    int32_t only;
+    struct sh_error err;
+    const uint64_t enough = g->automaton.max_work;
+    g->automaton.max_work = 20;
+    assert_int_equal(sh_matcher_mask(m, &mask, &count, &only, &err), SH_ERR_LIMIT);
+    assert_int_equal(err.code, SH_ERR_LIMIT);
+    g->automaton.max_work = 0;
+    assert_int_equal(sh_matcher_accept(m, FIRST_PIECE + 23, &err), SH_ERR_LIMIT); /* \n, with steps that are new */
+    g->automaton.max_work = enough;
+    check_mask(m, v);
+    assert_true(feed(m, "\"]", 2) && sh_matcher_can_end(m));
+    sh_matcher_destroy(m);
+    sh_grammar_unref(g);
+    sh_vocab_close(v);
+}
+
 struct run {
     struct sh_grammar *grammar;
     const uint64_t *want;
@@ -951,10 +976,13 @@ static void remembered(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(code_points), cmocka_unit_test(strings),    cmocka_unit_test(real_vocabularies),
-        cmocka_unit_test(refused),     cmocka_unit_test(many_texts), cmocka_unit_test(begun_anew),
-        cmocka_unit_test(threads),     cmocka_unit_test(remembered), cmocka_unit_test(nested),
-        cmocka_unit_test(counters),    cmocka_unit_test(tokens),     cmocka_unit_test(random_expressions),
+        cmocka_unit_test(code_points),        cmocka_unit_test(strings),
+        cmocka_unit_test(real_vocabularies),  cmocka_unit_test(refused),
+        cmocka_unit_test(many_texts),         cmocka_unit_test(begun_anew),
+        cmocka_unit_test(too_long),           cmocka_unit_test(threads),
+        cmocka_unit_test(remembered),         cmocka_unit_test(nested),
+        cmocka_unit_test(counters),           cmocka_unit_test(tokens),
+        cmocka_unit_test(random_expressions),
     };
     return cmocka_run_group_tests_name("grammar_core", tests, NULL, NULL);
 }
