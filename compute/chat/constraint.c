@@ -16,6 +16,11 @@
 
 enum { MAX_REFERENCES = 32, MAX_BRACED_DEPTH = 8 };
 
+struct written_string { /* its texts are lent by the tools and the form */
+    struct sh_gr_bare bare;
+    sh_gr_expr expr;
+};
+
 struct build {
     struct sh_gr *gr;
     const struct sh_format *format;
@@ -24,7 +29,9 @@ struct build {
     const struct sh_answer_plan *plan;
     const struct sh_chat_request *request;
     const json_t *tools;
-    bool any_arguments; /* tools that are not strict take any */
+    bool any_arguments;                /* tools that are not strict take any */
+    struct written_string strings[64]; /* tools often have the same ones */
+    uint32_t n_strings;
     enum sh_code code;
     struct sh_error *err;
 };
@@ -174,6 +181,8 @@ static sh_gr_expr refuse(struct build *b, const char *name, const char *what) {
     return SH_GR_NEVER;
 }
 
+static bool same_text(const char *a, const char *b) { return a == b || (a != NULL && b != NULL && strcmp(a, b) == 0); }
+
 /* A string as it is, up to `end`. */
 static sh_gr_expr bare_string(struct build *b, const json_t *schema, const char *end, const char *name) {
     const json_t *min = json_object_get(schema, "minLength"), *max = json_object_get(schema, "maxLength");
@@ -190,9 +199,14 @@ static sh_gr_expr bare_string(struct build *b, const json_t *schema, const char 
             return refuse(b, name, "a condition on strings that are listed");
         return listed_strings(b, schema);
     }
+    for (uint32_t i = 0; i < b->n_strings; i++)
+        if (same_text(b->strings[i].bare.pattern, bare.pattern) && bare.format == b->strings[i].bare.format &&
+            same_text(b->strings[i].bare.end, end) && b->strings[i].bare.min == bare.min && b->strings[i].bare.max == bare.max)
+            return b->strings[i].expr;
     sh_gr_expr e = SH_GR_NEVER;
     struct sh_error inner = {0};
     b->code = sh_gr_bare_string(b->gr, &bare, &e, &inner);
+    if (b->code == SH_OK && b->n_strings < SH_COUNT(b->strings)) b->strings[b->n_strings++] = (struct written_string){bare, e};
     if (b->code != SH_OK) sh_fail(b->err, b->code, "tools: the parameters of the function \"%s\": %s", name, inner.message);
     return e;
 }

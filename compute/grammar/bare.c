@@ -5,7 +5,9 @@
 
 #include <stdlib.h>
 
-enum { MAX_EXACT = 512 }; /* characters of a string of bounded length in which a closing tag is looked for */
+/* A string that is held to more than its end has not the first two bytes of the closing tag in it ("</"), one of a large length
+ * not even the first: looking for all of the tag would multiply the states of the other conditions. */
+enum { TAG_BEGINS = 2, MAX_COUNTED = 256 };
 
 static enum sh_code add_condition(struct sh_dfa **all, struct sh_dfa *one, struct sh_error *err) {
     enum sh_code code = SH_OK;
@@ -27,13 +29,11 @@ static enum sh_code pattern_dfa(const char *pattern, size_t length, bool search,
     return code;
 }
 
-/* All texts with `end` in them. */
+/* All texts in which the tag begins. */
 static enum sh_code end_dfa(const char *end, struct sh_dfa **out, struct sh_error *err) {
-    char pattern[2 * 64 + 1];
+    char pattern[2 * TAG_BEGINS];
     size_t n = 0;
-    *out = NULL;
-    for (size_t i = 0; end[i] != '\0'; i++) {
-        if (n + 2 >= sizeof pattern) return sh_fail(err, SH_ERR_LIMIT, "a closing tag of more than 64 bytes");
+    for (size_t i = 0; i < TAG_BEGINS && end[i] != '\0'; i++) {
         if (strchr("\\^$.|?*+()[]{}", end[i]) != NULL) pattern[n++] = '\\';
         pattern[n++] = end[i];
     }
@@ -48,8 +48,7 @@ enum sh_code sh_gr_bare_string(struct sh_gr *gr, const struct sh_gr_bare *bare, 
             *out = sh_gr_until(gr, bare->end, strlen(bare->end));
             return SH_OK;
         }
-        if (bare->min > MAX_EXACT ||
-            (bare->max > MAX_EXACT && bare->max != SH_GR_UNLIMITED)) { /* none with the tag's first byte */
+        if (bare->min > MAX_COUNTED || (bare->max > MAX_COUNTED && bare->max != SH_GR_UNLIMITED)) {
             const struct sh_gr_range range = {(uint8_t)bare->end[0], (uint8_t)bare->end[0]};
             *out = sh_gr_repeat(gr, sh_gr_class(gr, &range, 1, true), bare->min, bare->max);
             return SH_OK;
@@ -69,7 +68,7 @@ enum sh_code sh_gr_bare_string(struct sh_gr *gr, const struct sh_gr_bare *bare, 
     if (code == SH_OK) {
         code = end_dfa(bare->end, &one, err);
         if (code == SH_OK) code = sh_dfa_subtract(&all, one, err);
-        if (one != NULL) sh_dfa_free(one);
+        sh_dfa_free(one);
     }
     if (code == SH_OK && sh_dfa_is_empty(all))
         code = sh_fail(err, SH_ERR_INVALID, "no string satisfies its pattern, format and lengths together");

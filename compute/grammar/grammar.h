@@ -77,8 +77,9 @@ sh_gr_expr sh_gr_json_space(struct sh_gr *gr);  /* the white space that generate
 /* One of the strings of a JSON array, as they are. */
 enum sh_code sh_gr_choices(struct sh_gr *gr, const char *array, size_t length, sh_gr_expr *out, struct sh_error *err);
 
-/* A string as it stands between tags, not as JSON writes it: the pattern occurs in it, the format's pattern (sh_string_format) is the whole of
- * it (NULL: no such condition), it has min to max code points, and `end` does not occur in it. */
+/* A string as it stands between tags, not as JSON writes it: the pattern occurs in it, the format's pattern (sh_string_format) is
+ * the whole of it (NULL: no such condition), it has min to max code points, and `end` does not occur in it; nor, where there is
+ * another condition, its beginning. The first two bytes of `end` are ASCII and differ. */
 struct sh_gr_bare {
     const char *pattern, *format, *end;
     uint32_t min, max; /* SH_GR_UNLIMITED */

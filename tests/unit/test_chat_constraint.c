@@ -607,6 +607,30 @@ static void test_tagged_values(void **state) {
     finish(&a);
 }
 
+/* As many tools as a request may have, with strings that are counted. */
+static void test_many_tools(void **state) {
+    (void)state;
+    enum { TOOLS_GIVEN = 1024, ROOM = TOOLS_GIVEN * 256 };
+    char *tools = malloc(ROOM);
+    assert_non_null(tools);
+    size_t n = 0;
+    for (int i = 0; i < TOOLS_GIVEN; i++)
+        n += (size_t)snprintf(
+            tools + n, ROOM - n,
+            "%c{\"type\":\"function\",\"function\":{\"name\":\"tool_%d\",\"parameters\":{\"type\":\"object\",\"properties\":"
+            "{\"s\":{\"type\":\"string\",\"maxLength\":100},\"n%d\":{\"type\":\"integer\"}},\"required\":[\"s\"]}}}",
+            i == 0 ? '[' : ',', i, i);
+    snprintf(tools + n, ROOM - n, "]");
+    const struct sh_chat_request request = {
+        .size = sizeof request, .messages = "[]", .tools = tools, .tool_choice = SH_TOOLS_REQUIRED};
+    static const char answer[] =
+        "<tool_call>\n<function=tool_777>\n<parameter=s>\na < b\n</parameter>\n<parameter=n777>\n1\n</parameter>\n"
+        "</function>\n</tool_call>";
+    assert_int_equal(judge(&forms[2], &request, answer), 2);
+    assert_int_equal(judge(&forms[2], &request, "<tool_call>\n<function=tool_777>\n<parameter=n777>"), 0);
+    free(tools);
+}
+
 static void test_kept(void **state) {
     (void)state;
     const struct sh_chat_request request = {
@@ -635,9 +659,9 @@ static void test_kept(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_natural),  cmocka_unit_test(test_walks),  cmocka_unit_test(test_named_tool),
-        cmocka_unit_test(test_response), cmocka_unit_test(test_strict), cmocka_unit_test(test_tagged_values),
-        cmocka_unit_test(test_kept),
+        cmocka_unit_test(test_natural),    cmocka_unit_test(test_walks),  cmocka_unit_test(test_named_tool),
+        cmocka_unit_test(test_response),   cmocka_unit_test(test_strict), cmocka_unit_test(test_tagged_values),
+        cmocka_unit_test(test_many_tools), cmocka_unit_test(test_kept),
     };
     return cmocka_run_group_tests_name("chat_constraint", tests, NULL, NULL);
 }
