@@ -91,6 +91,8 @@ static const struct sh_thought_form thought_forms[] = {
     {.name = "seed", .open = "<seed:think>", .close = "</seed:think>", .marks = {"<seed:think>"}},
     {.name = "apertus", .open = "<|inner_prefix|>", .close = "<|inner_suffix|>", .anywhere = true, .marks = {"<|inner_prefix|>"}},
     {.name = "minicpm3", .open = "<|thought_start|>", .close = "<|thought_end|>", .marks = {"<|thought_start|>"}},
+    {.name = "granite-3.2", .open = "Here is my thought process:", .close = "Here is my response:",
+     .marks = {"Here is my thought process:", "Here is my response:"}},
     {.name = "granite", .open = "<think>", .close = "</think>", .silent = {"<response>", "</response>"},
      .marks = {"<think>", "<response>"}},
     {.name = "think", .open = "<think>", .close = "</think>", .marks = {"</think>"}},

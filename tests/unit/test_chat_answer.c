@@ -160,6 +160,9 @@ static void test_thinking(void **state) {
     answer(HERMES, "<think>Hm.</thin", "R[Hm.</thin]");
     answer(HERMES, "One writes <think> first and </think> last.", "C[One writes <think> first and </think> last.]");
     answer(HERMES, "</think>\n\nParis.", "C[Paris.]");
+    answer("Here is my thought process: Here is my response:",
+           "Here is my thought process: Hm.\n\nHere is my response:\n\nParis.", "R[Hm.]C[Paris.]");
+    answer("<think> </think> <response>", "<think>Hm</think><response>Paris.</response>", "R[Hm]C[Paris.]");
     const struct asked open = {.template_text = HERMES, .tools = tools, .prompt = "<|im_start|>assistant\n<think>\n"};
     read_answer(&open, "Hm.\n</think>\n\nParis.", "R[Hm.]C[Paris.]");
     read_answer(&open, "Hm. <tool_call>?</think><tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>",
