@@ -101,7 +101,7 @@ struct sh_gr_lexicon {
     uint32_t *slices[SH_GR_SLICES + 1]; /* [0] unused */
     uint32_t slice_count[SH_GR_SLICES + 1];
     uint32_t depth;       /* of the deepest node */
-    atomic_ullong *bytes; /* held by the automata of all this vocabulary's grammars */
+    atomic_ullong *bytes; /* held by the automata and tables of all this vocabulary's grammars */
 };
 enum sh_code sh_gr_lexicon_create(const struct sh_vocab *vocab, struct sh_gr_lexicon **out, struct sh_error *err);
 void sh_gr_lexicon_destroy(struct sh_gr_lexicon *lexicon);
@@ -155,9 +155,9 @@ struct sh_gr_automaton {
     uint32_t n_states, states_capacity;
     uint32_t *state_slots, n_state_slots;
     struct sh_gr_block *blocks;
-    uint64_t bytes;      /* that all this holds, masks included */
+    uint64_t bytes;          /* that all this holds, masks included */
     uint64_t work, max_work; /* since the operation began, which sets it to 0; beyond max_work it fails */
-    enum sh_code failed; /* of the last call that returned SH_GR_UNKNOWN */
+    enum sh_code failed;     /* of the last call that returned SH_GR_UNKNOWN */
 
     /* the set under construction, and the closure's lists */
     struct sh_gr_config *set;
@@ -234,7 +234,7 @@ void sh_gr_note_table(struct sh_gr_tables *tables, uint32_t place, uint32_t loop
 /* Makes it, or makes it anew with more classes wanted; it may become NEVER. False: failed (a->failed). */
 bool sh_gr_make_table(struct sh_gr_automaton *a, const struct sh_gr_lexicon *l, struct sh_gr_tables *tables,
                       struct sh_gr_table *table, const uint64_t wanted[4]);
-void sh_gr_tables_finish(struct sh_gr_tables *tables);
+void sh_gr_tables_finish(struct sh_gr_tables *tables); /* it may be used again, empty */
 void sh_gr_tables_forget(struct sh_gr_tables *tables); /* the masks, which refer to frames by number */
 
 /* ---- grammars ---------------------------------------------------------------------------------------------------- */
@@ -259,7 +259,7 @@ struct sh_grammar {
     uint64_t counted; /* bytes of it that stand in lexicon->bytes */
 };
 
-/* Bytes of all automata of a vocabulary, beyond which those with more than their share begin anew. */
+/* Bytes of all automata and tables of a vocabulary, beyond which those with more than their share begin anew. */
 #define SH_GR_ALL_BYTES ((uint64_t)256 << 20)
 #define SH_GR_SHARE_BYTES ((uint64_t)6 << 20)
 

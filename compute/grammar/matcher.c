@@ -89,8 +89,10 @@ static enum sh_code explain(enum sh_code code, struct sh_error *err) {
 static void keep_within(struct sh_grammar *g) {
     g->automaton.work = 0;
     const uint64_t all = count_bytes(g);
-    if (g->automaton.bytes <= g->limit && (all <= SH_GR_ALL_BYTES || g->automaton.bytes <= SH_GR_SHARE_BYTES)) return;
+    const bool crowded = all > SH_GR_ALL_BYTES && g->counted > SH_GR_SHARE_BYTES;
+    if (g->automaton.bytes <= g->limit && !crowded) return;
     (void)begin_anew(g);
+    if (crowded) sh_gr_tables_finish(&g->tables);
     count_bytes(g);
 }
 
@@ -101,8 +103,9 @@ static bool try_again(struct sh_grammar *g) {
 
 void sh_gr_trim(struct sh_grammar *g) {
     pthread_mutex_lock(&g->lock);
-    if (g->matchers == NULL && g->automaton.bytes > SH_GR_SHARE_BYTES) {
+    if (g->matchers == NULL && g->automaton.bytes + g->tables.bytes > SH_GR_SHARE_BYTES) {
         (void)begin_anew(g);
+        sh_gr_tables_finish(&g->tables);
         count_bytes(g);
     }
     pthread_mutex_unlock(&g->lock);

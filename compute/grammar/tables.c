@@ -41,6 +41,8 @@ void sh_gr_tables_forget(struct sh_gr_tables *tables) {
 void sh_gr_tables_finish(struct sh_gr_tables *tables) {
     sh_gr_tables_forget(tables);
     for (uint32_t i = 0; i < tables->n; i++) empty(&tables->items[i]);
+    tables->n = 0;
+    tables->bytes = 0;
 }
 
 /* What a walk along the trie finds. */

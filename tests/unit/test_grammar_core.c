@@ -970,6 +970,17 @@ static void remembered(void **state) {
     }
     assert_null(sh_grammar_recall(v, "", 0));
     assert_int_equal(atomic_load(&first->refs), 2);
+    /* what idle grammars hold is given back, what one in use needs is made again */
+    first->tables.hot = 0;
+    const uint64_t sum = follow_random(first, 5, 100), held = atomic_load(first->lexicon->bytes);
+    assert_true(first->tables.n > 0 && first->counted > 0 && held >= first->counted);
+    atomic_fetch_add(first->lexicon->bytes, SH_GR_ALL_BYTES);
+    first->automaton.bytes += SH_GR_SHARE_BYTES;
+    sh_gr_trim(first);
+    assert_int_equal(first->tables.n, 0);
+    assert_true(atomic_load(first->lexicon->bytes) < held + SH_GR_ALL_BYTES);
+    atomic_fetch_sub(first->lexicon->bytes, SH_GR_ALL_BYTES);
+    assert_int_equal(follow_random(first, 5, 100), sum);
     sh_grammar_unref(first);
     sh_vocab_close(v);
 }
