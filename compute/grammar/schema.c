@@ -566,8 +566,8 @@ enum sh_code sh_schema_values(struct sh_schema *s, const struct sh_schema_list *
     *n = 0;
     for (uint32_t i = 0; code == SH_OK && listed && i < shapes.n; i++) {
         const struct sh_shape *shape = &shapes.items[i];
-        if (shape->contradiction != NULL) continue;
-        listed = shape->has_enum;
+        if (shape->types == 0) continue;
+        listed = shape->has_enum; /* also of one that nothing is generated for */
         for (uint32_t k = 0; listed && k < shape->n_values; k++) {
             uint32_t same = 0;
             while (same < *n && !sh_json_equal(values[same], shape->values[k])) same++;
@@ -654,8 +654,11 @@ enum sh_code sh_gr_schema(struct sh_gr *gr, const char *schema, size_t length, s
     if (s.document == NULL) {
         return sh_fail(err, SH_ERR_INVALID, "the schema is no JSON: %s in line %d, column %d", why.text, why.line, why.column);
     }
+    s.int32[0] = json_integer(INT32_MIN);
+    s.int32[1] = json_integer(INT32_MAX);
     uint32_t root;
-    enum sh_code code = too_deep(s.document, 0)
+    enum sh_code code = s.int32[0] == NULL || s.int32[1] == NULL ? sh_schema_no_memory(&s)
+                        : too_deep(s.document, 0)
                             ? sh_fail(err, SH_ERR_LIMIT, "the schema is nested more than %d deep", SH_GR_MAX_DEPTH)
                             : intern_node(&s, s.document, strdup("#"), &root);
     struct sh_schema_list list = {0};
@@ -673,6 +676,8 @@ enum sh_code sh_gr_schema(struct sh_gr *gr, const char *schema, size_t length, s
     free(s.nodes);
     free(s.slots);
     for (uint32_t i = 0; i < s.n_patterns; i++) sh_dfa_free(s.patterns[i].dfa);
+    json_decref(s.int32[0]);
+    json_decref(s.int32[1]);
     json_decref(s.document);
     return code;
 }

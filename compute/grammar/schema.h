@@ -46,6 +46,7 @@ struct sh_format_of_string {
     const char *name, *pattern; /* of the whole string */
 };
 extern const struct sh_format_of_string sh_string_formats[]; /* ends with a name of NULL */
+extern const char *const sh_number_formats[];                /* of numbers, as OpenAPI has them; ends with NULL */
 
 /* ---- the document ---- */
 
@@ -80,6 +81,7 @@ struct sh_name_pattern {   /* of patternProperties */
 struct sh_schema {
     struct sh_gr *gr;
     json_t *document;
+    json_t *int32[2]; /* the bounds of that format */
     struct sh_schema_node *nodes;
     uint32_t n_nodes, nodes_capacity;
     uint32_t *slots, n_slots; /* nodes by their JSON, open addressing; UINT32_MAX: free */
@@ -170,7 +172,7 @@ bool sh_json_no_integers(const struct sh_bound *min, const struct sh_bound *max)
 bool sh_json_numbers(struct sh_gr *gr, const struct sh_bound *min, const struct sh_bound *max, sh_gr_expr *out);
 /* Integers between the bounds that are multiples of all n numbers, listed; how many. Below 0: too many, or the numbers are no integers. */
 int sh_json_multiples(struct sh_gr *gr, const struct sh_bound *min, const struct sh_bound *max, const json_t *const *factors,
-                       uint32_t n, sh_gr_expr *out);
+                      uint32_t n, sh_gr_expr *out);
 bool sh_json_is_multiple(const json_t *number, const json_t *factor); /* factor NULL: true */
 int sh_json_compare(const json_t *a, const json_t *b);                /* two numbers, exactly: < 0, 0, > 0 */
 bool sh_json_is_integer(const json_t *number);                        /* 2 and 2.0 */

@@ -151,7 +151,7 @@ bool sh_json_is_multiple(const json_t *number, const json_t *factor) {
 }
 
 int sh_json_multiples(struct sh_gr *gr, const struct sh_bound *min, const struct sh_bound *max, const json_t *const *factors,
-                       uint32_t n, sh_gr_expr *out) {
+                      uint32_t n, sh_gr_expr *out) {
     enum { MOST = 4096 };
     int64_t low = 0, high = 0, step = 1;
     for (uint32_t i = 0; i < n; i++) {

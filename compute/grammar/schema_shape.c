@@ -68,6 +68,15 @@ const struct sh_format_of_string sh_string_formats[] = {
     {NULL, NULL},
 };
 
+const char *const sh_number_formats[] = {"int32", "int64", "float", "double", NULL};
+
+static bool is_number_format(const json_t *format) {
+    for (size_t i = 0; sh_number_formats[i] != NULL; i++) {
+        if (strcmp(json_string_value(format), sh_number_formats[i]) == 0) return true;
+    }
+    return false;
+}
+
 const char *sh_string_format(const char *name) {
     const struct sh_format_of_string *known = sh_string_formats;
     while (known->name != NULL && strcmp(known->name, name) != 0) known++;
@@ -119,12 +128,15 @@ static void tighten(uint32_t *limit, const json_t *json, const char *key, bool l
     if (least ? n > *limit : n < *limit) *limit = n;
 }
 
-static void bound(struct sh_bound *b, const json_t *json, uint32_t node, const char *key, bool exclusive, bool lower) {
-    const json_t *value = json_object_get(json, key);
-    if (value == NULL) return;
+static void tighten_bound(struct sh_bound *b, const json_t *value, uint32_t node, bool exclusive, bool lower) {
     const int order = b->number != NULL ? sh_json_compare(value, b->number) : lower ? 1 : -1;
     if (lower ? order > 0 : order < 0) *b = (struct sh_bound){value, exclusive, node};
     else if (order == 0 && exclusive) b->exclusive = true;
+}
+
+static void bound(struct sh_bound *b, const json_t *json, uint32_t node, const char *key, bool exclusive, bool lower) {
+    const json_t *value = json_object_get(json, key);
+    if (value != NULL) tighten_bound(b, value, node, exclusive, lower);
 }
 
 static unsigned type_of(const json_t *value) {
@@ -274,6 +286,17 @@ static enum sh_code gather(struct sh_schema *s, struct sh_shape *shape) {
         for (size_t k = 0; k < SH_COUNT(about); k++) {
             if (json_object_get(json, about[k].name) != NULL) meant |= about[k].types;
         }
+        const json_t *format = json_object_get(json, "format");
+        if (format != NULL && is_number_format(format)) {
+            meant = (meant & ~(unsigned)SH_TYPE_STRING) | SH_TYPE_NUMBER;
+            if (strcmp(json_string_value(format), "int32") == 0) {
+                tighten_bound(&shape->min, s->int32[0], node, false, true);
+                tighten_bound(&shape->max, s->int32[1], node, false, false);
+            }
+        } else if (format != NULL && sh_string_format(json_string_value(format)) == NULL) {
+            return sh_schema_fail(s, node, SH_ERR_UNSUPPORTED, "the format \"%s\" is not enforced here; leave it out",
+                                  json_string_value(format));
+        }
         tighten(&shape->min_length, json, "minLength", true);
         tighten(&shape->max_length, json, "maxLength", false);
         tighten(&shape->min_items, json, "minItems", true);
@@ -285,7 +308,8 @@ static enum sh_code gather(struct sh_schema *s, struct sh_shape *shape) {
         bound(&shape->max, json, node, "maximum", false, false);
         bound(&shape->max, json, node, "exclusiveMaximum", true, false);
         const uint32_t last = node;
-        if (shape->min_length > shape->max_length) exclude(&gone, SH_TYPE_STRING, last, "\"minLength\" is greater than \"maxLength\"");
+        if (shape->min_length > shape->max_length)
+            exclude(&gone, SH_TYPE_STRING, last, "\"minLength\" is greater than \"maxLength\"");
         if (shape->min_items > shape->max_items) exclude(&gone, SH_TYPE_ARRAY, last, "\"minItems\" is greater than \"maxItems\"");
         if (shape->min_properties > shape->max_properties)
             exclude(&gone, SH_TYPE_OBJECT, last, "\"minProperties\" is greater than \"maxProperties\"");
@@ -353,11 +377,8 @@ enum sh_code sh_shape_string(struct sh_schema *s, const struct sh_shape *shape, 
         node = pattern != NULL || format != NULL ? shape->parts.items[i] : node;
         if (pattern != NULL) code = intersect(s, node, json_string_value(pattern), true, out);
         if (code == SH_OK && format != NULL) {
-            const char *known = sh_string_format(json_string_value(format));
+            const char *known = sh_string_format(json_string_value(format)); /* NULL: a format of numbers */
             if (known != NULL) code = intersect(s, node, known, false, out);
-            else
-                code = sh_schema_fail(s, node, SH_ERR_UNSUPPORTED, "the format \"%s\" is not enforced here; leave it out",
-                                      json_string_value(format));
         }
     }
     if (code == SH_OK && *out != NULL && (shape->min_length > 0 || shape->max_length != SH_GR_UNLIMITED)) {
@@ -527,21 +548,24 @@ bool sh_shape_has_extras(const struct sh_schema *s, const struct sh_shape *shape
 
 /* ---- apart -------------------------------------------------------------------------------------------------------------------- */
 
-/* The values that the schemas of a member allow, if they are listed in one place: an enum, or a const. */
-static const json_t *listed(const struct sh_schema *s, const struct sh_schema_list *member, bool *constant) {
-    for (uint32_t i = 0; i < member->n; i++) {
-        const json_t *json = json_of(s, member->items[i]);
-        *constant = json_object_get(json, "const") != NULL;
-        if (*constant) return json_object_get(json, "const");
-        if (json_object_get(json, "enum") != NULL) return json_object_get(json, "enum");
+enum { MAX_LISTED = 256 }; /* values of a member that are compared */
+
+/* The values that the schemas of a member list, perhaps behind references; 0: none. */
+static uint32_t listed(struct sh_schema *s, const struct sh_schema_list *member, const json_t **values) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < member->n; i++) { /* the usual case, quickly */
+        const json_t *constant = json_object_get(json_of(s, member->items[i]), "const");
+        if (constant == NULL) continue;
+        values[0] = constant;
+        return 1;
     }
-    return NULL;
+    return sh_schema_values(s, member, values, MAX_LISTED, &n) == SH_OK ? n : 0;
 }
 
-static bool lists_meet(const json_t *a, bool a_constant, const json_t *b, bool b_constant) {
-    for (size_t i = 0; i < (a_constant ? 1 : json_array_size(a)); i++) {
-        for (size_t k = 0; k < (b_constant ? 1 : json_array_size(b)); k++) {
-            if (sh_json_equal(a_constant ? a : json_array_get(a, i), b_constant ? b : json_array_get(b, k))) return true;
+static bool lists_meet(const json_t *const *a, uint32_t n_a, const json_t *const *b, uint32_t n_b) {
+    for (uint32_t i = 0; i < n_a; i++) {
+        for (uint32_t k = 0; k < n_b; k++) {
+            if (sh_json_equal(a[i], b[k])) return true;
         }
     }
     return false;
@@ -556,12 +580,12 @@ static bool objects_apart(struct sh_schema *s, const struct sh_shape *a, const s
             for (size_t k = 0; k < json_array_size(list); k++) {
                 const char *name = json_string_value(json_array_get(list, k));
                 struct sh_schema_list in_x = {0}, in_y = {0};
-                bool no_x = false, no_y = false, constant_x = false, constant_y = false;
+                bool no_x = false, no_y = false;
                 bool apart = false;
                 if (sh_shape_member(s, x, name, &in_x, &no_x) == SH_OK && sh_shape_member(s, y, name, &in_y, &no_y) == SH_OK) {
-                    const json_t *values_x = listed(s, &in_x, &constant_x), *values_y = listed(s, &in_y, &constant_y);
-                    apart =
-                        no_y || (values_x != NULL && values_y != NULL && !lists_meet(values_x, constant_x, values_y, constant_y));
+                    const json_t *values_x[MAX_LISTED], *values_y[MAX_LISTED];
+                    const uint32_t n_x = listed(s, &in_x, values_x), n_y = n_x > 0 ? listed(s, &in_y, values_y) : 0;
+                    apart = no_y || (n_x > 0 && n_y > 0 && !lists_meet(values_x, n_x, values_y, n_y));
                     /* Of b's requirements: a is generated without extras, and without a member that it does not name. */
                     if (swap && !sh_shape_has_extras(s, y) && in_y.n == 0 && !sh_shape_requires(s, y, name)) apart = true;
                 }

@@ -92,6 +92,7 @@ static enum sh_code write_string(struct sh_schema *s, struct sh_shape *shape, sh
     for (uint32_t i = 0; i < shape->parts.n; i++) {
         const json_t *json = json_of(s, shape->parts.items[i]);
         const json_t *own = json_object_get(json, "pattern"), *format = json_object_get(json, "format");
+        if (format != NULL && sh_string_format(json_string_value(format)) == NULL) format = NULL; /* one of numbers */
         if (own == NULL && format == NULL) continue;
         node = shape->parts.items[i];
         conditions += (own != NULL) + (format != NULL);
@@ -190,7 +191,8 @@ static enum sh_code write_unique(struct sh_schema *s, struct sh_shape *shape, ui
                               MAX_UNIQUE);
     }
     *out = SH_GR_NEVER;
-    if (code == SH_OK && n < shape->min_items) drop(shape, SH_TYPE_ARRAY, node, "\"minItems\" asks for more different items than there are");
+    if (code == SH_OK && n < shape->min_items)
+        drop(shape, SH_TYPE_ARRAY, node, "\"minItems\" asks for more different items than there are");
     if (code != SH_OK || n < shape->min_items) return code;
     for (uint32_t m = 0; m < 1u << n; m++) rules[m] = sh_gr_rule(s->gr, "different items");
     for (uint32_t m = 0; m < 1u << n; m++) {
@@ -491,7 +493,8 @@ static enum sh_code write_object(struct sh_schema *s, struct sh_shape *shape, sh
     if (code == SH_OK && members.n_required > shape->max_properties)
         drop(shape, SH_TYPE_OBJECT, node, "more names are required than \"maxProperties\" allows");
     if (code == SH_OK && shape->min_properties > members.n && extra == SH_GR_NEVER) {
-        drop(shape, SH_TYPE_OBJECT, node, "\"minProperties\" asks for more members than are generated; list them in \"properties\"");
+        drop(shape, SH_TYPE_OBJECT, node,
+             "\"minProperties\" asks for more members than are generated; list them in \"properties\"");
     }
     if (code == SH_OK && shape->min_properties > members.n + 1) {
         code = sh_schema_fail(
@@ -516,7 +519,7 @@ enum sh_code sh_shape_expr(struct sh_schema *s, struct sh_shape *shape, sh_gr_ex
         return sh_schema_rule(s, &none, false, out);
     }
     if (shape->has_enum) return write_values(s, shape, out);
-    sh_gr_expr kinds[7] = {SH_GR_NEVER}; /* as is what a contradiction left unwritten */
+    sh_gr_expr kinds[7] = {SH_GR_NEVER}; /* what a contradiction leaves unwritten */
     uint32_t n = 0;
     enum sh_code code = SH_OK;
     if (shape->generated & SH_TYPE_NULL) kinds[n++] = text(s->gr, "null");
@@ -531,9 +534,10 @@ enum sh_code sh_shape_expr(struct sh_schema *s, struct sh_shape *shape, sh_gr_ex
         const bool fractions = shape->generated & SH_TYPE_FRACTION;
         const int listed = fractions ? -1 : sh_json_multiples(s->gr, &shape->min, &shape->max, factors, n_factors, &kinds[n++]);
         if (listed < 0) {
-            return sh_schema_fail(s, factor_node, SH_ERR_UNSUPPORTED,
-                                  "\"multipleOf\" is enforced only for integers with bounds between which are at most 4096 multiples; "
-                                  "leave it out");
+            return sh_schema_fail(
+                s, factor_node, SH_ERR_UNSUPPORTED,
+                "\"multipleOf\" is enforced only for integers with bounds between which are at most 4096 multiples; "
+                "leave it out");
         }
         if (listed == 0) drop(shape, SH_TYPE_NUMBER, factor_node, "no multiple lies between the bounds");
     } else if (shape->generated & SH_TYPE_FRACTION) {

@@ -319,6 +319,13 @@ static void test_objects(void **state) {
 
 static void test_distinct(void **state) {
     (void)state;
+    TAKES("{\"type\":\"integer\",\"format\":\"int32\",\"minimum\":0}", LIST("0", "2147483647"), LIST("-1", "2147483648"));
+    TAKES("{\"type\":[\"number\",\"string\"],\"format\":\"double\"}", LIST("0.5", "\"x\""), LIST("null"));
+    TAKES("{\"format\":\"int64\"}", LIST("5"), LIST("\"x\""));
+    TAKES("{\"$defs\":{\"k\":{\"enum\":[1,2]},\"l\":{\"$ref\":\"#/$defs/m\"},\"m\":{\"enum\":[3]}},\"oneOf\":["
+          "{\"properties\":{\"t\":{\"$ref\":\"#/$defs/k\"}},\"required\":[\"t\"]},"
+          "{\"properties\":{\"t\":{\"$ref\":\"#/$defs/l\"}},\"required\":[\"t\"]}],\"type\":\"object\"}",
+          LIST("{\"t\":1}", "{\"t\":3}"), LIST("{\"t\":4}", "{}"));
     TAKES("{\"items\":{\"enum\":[\"a\",\"b\",1]},\"uniqueItems\":true}", LIST("[]", "[1]", "[\"b\",\"a\",1]"),
           LIST("[1,1]", "[\"a\",\"b\",\"a\"]", "[2]"));
     TAKES("{\"items\":{\"enum\":[1,1.0,2]},\"uniqueItems\":true,\"minItems\":2,\"maxItems\":2}", LIST("[1,2]", "[2, 1]"),
@@ -374,6 +381,7 @@ static void test_refused(void **state) {
     REFUSED("{\"type\":\"number\",\"multipleOf\":0.01}", SH_ERR_UNSUPPORTED, "\"multipleOf\" is enforced only");
     REFUSED("{\"type\":\"integer\",\"multipleOf\":2}", SH_ERR_UNSUPPORTED, "\"multipleOf\" is enforced only");
     REFUSED("{\"propertyNames\":{\"anyOf\":[{}]}}", SH_ERR_UNSUPPORTED, "\"anyOf\" in \"propertyNames\"");
+    REFUSED("{\"type\":\"integer\",\"format\":\"uint8\"}", SH_ERR_UNSUPPORTED, "the format \"uint8\" is not enforced");
     REFUSED("{\"type\":\"string\",\"format\":\"iri\"}", SH_ERR_UNSUPPORTED, "the format \"iri\" is not enforced");
     REFUSED("{\"type\":\"string\",\"pattern\":\"(?=a)\"}", SH_ERR_UNSUPPORTED,
             "schema, #: regular expression, character 1: look-around");
@@ -535,6 +543,12 @@ static void test_manual(void **state) {
         strcpy(name + n, "\\fR");
         const char *found = strstr(part[3], name);
         if (found == NULL || found >= part[4]) fail_msg("the format %s is not named", f->name);
+    }
+    for (size_t i = 0; sh_number_formats[i] != NULL; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "\\fB%s\\fR", sh_number_formats[i]);
+        const char *found = strstr(part[3], name);
+        if (found == NULL || found >= part[4]) fail_msg("the format %s is not named", sh_number_formats[i]);
     }
     free(text);
 }
