@@ -14,7 +14,7 @@
 enum {
     MAX_NFA_STATES = 40000,
     MAX_STEPS = 400000,          /* of building an NFA, */
-    MAX_WORK = 40 * 1000 * 1000, /* of making it deterministic: members of state sets looked at */
+    MAX_WORK = 16 * 1000 * 1000, /* of making it deterministic: edges looked at, and members of sets put in order */
 };
 
 struct sh_dfa {
@@ -373,11 +373,12 @@ static enum sh_code determinise(const struct nfa *nfa, uint32_t end, struct sh_d
                     s.list[s.n++] = edge->to;
                 }
             }
+            work += s.n * 8;
             if (work > MAX_WORK) code = too_large(err);
             if (s.n == 0 || code != SH_OK) continue;
             qsort(s.list, s.n, sizeof *s.list, compare_u32);
             const uint32_t to = keys_find(&keys, s.list, s.n);
-            if (to == NONE || keys.used > MAX_WORK / 4) code = to == NONE ? no_memory(err) : too_large(err);
+            if (to == NONE || keys.used > MAX_WORK / 2) code = to == NONE ? no_memory(err) : too_large(err);
             else if (to == dfa->n_states) code = add_state(dfa, &capacity, false, &unused, err);
             if (code == SH_OK) dfa->next[(size_t)state * dfa->n_classes + c] = to;
         }
