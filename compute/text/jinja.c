@@ -147,8 +147,9 @@ void jinja_fail(struct jinja *s, const char *fmt, ...) {
 }
 
 void jinja_limit(struct jinja *s, const char *what, uint64_t limit) {
-    s->code = sh_fail(s->err, SH_ERR_LIMIT, "template, line %u: goes beyond the limit of %s, %llu", s->line, what,
-                      (unsigned long long)limit);
+    char where[32] = "variables"; /* they are read before the first line is run */
+    if (s->line > 0) snprintf(where, sizeof where, "template, line %u", s->line);
+    s->code = sh_fail(s->err, SH_ERR_LIMIT, "%s: goes beyond the limit of %s, %llu", where, what, (unsigned long long)limit);
     longjmp(s->out, 1);
 }
 
