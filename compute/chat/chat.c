@@ -278,14 +278,22 @@ static bool append_mark(json_t *object, const char *key) {
     return done;
 }
 
+/* Of the assistant, and text to its end: calls stand behind the content, so what continues it would displace them. */
 static enum sh_code check_last(const json_t *messages, struct sh_error *err) {
     const size_t last = json_array_size(messages) - 1;
-    const char *role = json_string_value(json_object_get(json_array_get(messages, last), "role"));
-    if (strcmp(role, "assistant") == 0) return SH_OK;
-    return sh_fail(
-        err, SH_ERR_INVALID,
-        "messages[%zu].role: found \"%s\", expected \"assistant\": it is a message of the assistant that can be continued", last,
-        role);
+    const json_t *message = json_array_get(messages, last);
+    const char *role = json_string_value(json_object_get(message, "role"));
+    if (strcmp(role, "assistant") != 0)
+        return sh_fail(
+            err, SH_ERR_INVALID,
+            "messages[%zu].role: found \"%s\", expected \"assistant\": it is a message of the assistant that can be continued", last,
+            role);
+    const size_t calls = json_array_size(json_object_get(message, "tool_calls"));
+    if (calls == 0) return SH_OK;
+    return sh_fail(err, SH_ERR_INVALID,
+                   "messages[%zu].tool_calls: found %zu, expected none in a message that is to be continued: leave them out, or answer "
+                   "them with tool messages",
+                   last, calls);
 }
 
 /* The last message's content goes on, or its reasoning if it has nothing else. */

@@ -11,7 +11,8 @@
 #include <stdlib.h>
 
 static const struct sh_call_form call_forms[] = {
-    {.name = "harmony", .shape = SH_CALL_HARMONY, .marks = {"<|channel|>", "<|message|>", "analysis"}, .token = "<|constrain|>"},
+    /* Known by the same marks as its reasoning, and by no token: it is a form of whole answers, which a template asks for or not. */
+    {.name = "harmony", .shape = SH_CALL_HARMONY, .marks = {"<|channel|>", "<|message|>"}},
     {.name = "dsml", .shape = SH_CALL_TAGGED, .flags = SH_FORM_TYPED, .open = "<｜DSML｜function_calls>",
      .close = "</｜DSML｜function_calls>", .name_open = "<｜DSML｜invoke name=\"", .name_close = "\">",
      .key_open = "<｜DSML｜parameter name=\"", .key_close = "\"", .value_close = "</｜DSML｜parameter>",

@@ -309,6 +309,24 @@ static void test_stops(void **state) {
     }
 }
 
+/* A template that asks for harmony has calls and reasoning of that form, whatever the vocabulary has; another one has neither. */
+static void test_harmony_whole(void **state) {
+    (void)state;
+    static const char *const tokens[] = {"<|start|>",     "<|channel|>", "<|message|>", "<|end|>",
+                                         "<|constrain|>", "<|call|>",    "<tool_call>", NULL};
+    static const char *const cases[][3] = {{"gpt-oss", "harmony", "harmony"}, {"chatml", "hermes", ""}};
+    struct sh_vocab *v = chatvocab_create("whole.gguf", tokens, NULL, 0);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct sh_chat *chat = chat_of(v, cases[i][0]);
+        struct sh_chat_info info;
+        sh_chat_get_info(chat, &info);
+        assert_string_equal(info.tools, cases[i][1]);
+        assert_string_equal(info.reasoning, cases[i][2]);
+        sh_chat_destroy(chat);
+    }
+    sh_vocab_close(v);
+}
+
 /* ---- what is refused ---- */
 
 static void test_refusals(void **state) {
@@ -801,6 +819,10 @@ static void test_continue(void **state) {
         {CHATML, "[" USER("u") "]",
          "error: messages[0].role: found \"user\", expected \"assistant\": it is a message of the assistant that can be "
          "continued"},
+        {CHATML,
+         "[" USER("u") ",{\"role\":\"assistant\",\"content\":\"a\",\"tool_calls\":[{\"function\":{\"name\":\"f\"}}]}]",
+         "error: messages[1].tool_calls: found 1, expected none in a message that is to be continued: leave them out, or answer "
+         "them with tool messages"},
         {"{{ messages[0].content }}", "[" USER("u") ",{\"role\":\"assistant\",\"content\":\"a\"}]",
          "error: the chat template does not show the last message as it is, so it cannot be continued"},
     };
@@ -849,6 +871,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_choice),        cmocka_unit_test(test_broken_templates),
         cmocka_unit_test(test_families),      cmocka_unit_test(test_stops),
+        cmocka_unit_test(test_harmony_whole),
         cmocka_unit_test(test_refusals),      cmocka_unit_test(test_templates_that_refuse),
         cmocka_unit_test(test_contents),      cmocka_unit_test(test_arguments),
         cmocka_unit_test(test_no_tools),      cmocka_unit_test(test_calls_or_content),
