@@ -332,7 +332,7 @@ struct sh_chat_request { /* texts are UTF-8 and NUL-terminated */
     const char *tools;     /* JSON array in OpenAI's form; NULL: none */
     enum sh_tool_choice tool_choice; /* NONE: the tools are not shown */
     const char *tool_name; /* with REQUIRED: this function; NULL: any */
-    bool single_call;      /* at most one call */
+    bool single_call;      /* at most one call: a required one is held to that, and of those that come by themselves the first is handed out */
     const char *variables; /* JSON object of further template variables; NULL: none */
     const char *now;       /* for strftime_now, as in sh_template_render; NULL: the local time */
     bool no_generation_prompt;
@@ -376,6 +376,8 @@ struct sh_answer_piece {
     size_t length;
 };
 SH_API enum sh_code sh_answer_create(const struct sh_chat_prompt *prompt, struct sh_answer **out, struct sh_error *err);
+/* After the last text: it ended within a call, whose arguments are not whole. */
+SH_API bool sh_answer_is_cut(const struct sh_answer *answer);
 SH_API void sh_answer_destroy(struct sh_answer *answer);
 /* `last`: the answer ends with this text (which may be empty). *pieces are lent until the next call. SH_ERR_NO_MEMORY. */
 SH_API enum sh_code sh_answer_push(struct sh_answer *answer, const char *text, size_t length, bool last,

@@ -347,6 +347,8 @@ void sh_answer_destroy(struct sh_answer *answer) {
     free(answer);
 }
 
+bool sh_answer_is_cut(const struct sh_answer *answer) { return answer->cut; }
+
 enum sh_code sh_answer_push(struct sh_answer *a, const char *text, size_t length, bool last,
                             const struct sh_answer_piece **pieces, uint32_t *count, struct sh_error *err) {
     *pieces = NULL;
@@ -361,7 +363,10 @@ enum sh_code sh_answer_push(struct sh_answer *a, const char *text, size_t length
         if (!uses_mark(a->state)) a->mark = a->at;
         if (s == GO) continue;
         if (s == MORE && (!last || a->state == CONTENT || a->state == THOUGHT || a->state == MESSAGE)) break;
-        if (s == MORE) a->at = a->in.length; /* a call that was cut off */
+        if (s == MORE) { /* a call that was cut off */
+            a->at = a->in.length;
+            a->cut |= a->called && !a->muted;
+        }
         sh_reader_give_up(a);
     }
     if (a->n_pieces > 0) sh_buffer_add(&a->out, "", 1);

@@ -165,24 +165,21 @@ static bool is_text(const struct sh_answer *a, size_t from, size_t to, const cha
     return text != NULL && to - from == strlen(text) && memcmp(a->in.text + from, text, to - from) == 0;
 }
 
-/* A fence around a call's JSON; PERHAPS: more text is needed. */
-static enum match take_fence(struct sh_answer *a) {
+/* Past white space and the fences that a form has around a call's JSON. False: more text is needed. */
+static bool skip_to_value(struct sh_answer *a) {
     static const char *const fences[] = {"```json", "```python", "```"};
-    for (size_t i = 0; i < SH_COUNT(fences); i++) {
-        const enum match m = sh_reader_take(a, fences[i]);
-        if (m != NO) return m;
+    for (;;) {
+        enum match m = NO;
+        if (!sh_reader_skip_space(a)) return false;
+        for (size_t i = 0; (a->plan->calls->flags & SH_FORM_FENCE) && i < SH_COUNT(fences) && m == NO; i++)
+            m = sh_reader_take(a, fences[i]);
+        if (m != YES) return m == NO;
     }
-    return NO;
 }
 
 static enum step step_body(struct sh_answer *a) {
     const struct sh_call_form *form = a->plan->calls;
-    if (!sh_reader_skip_space(a)) return MORE;
-    if (form->flags & SH_FORM_FENCE) {
-        const enum match m = take_fence(a);
-        if (m == PERHAPS) return MORE;
-        if (m == YES) return GO;
-    }
+    if (!skip_to_value(a)) return MORE;
     const char c = a->in.text[a->at];
     if (form->shape == SH_CALL_PYTHON && c == '[') {
         sh_reader_begin_call(a);
@@ -449,12 +446,7 @@ static enum step step_code(struct sh_answer *a) {
 
 static enum step step_named_body(struct sh_answer *a) {
     const struct sh_call_form *form = a->plan->calls;
-    if (!sh_reader_skip_space(a)) return MORE;
-    if (form->flags & SH_FORM_FENCE) {
-        const enum match m = take_fence(a);
-        if (m == PERHAPS) return MORE;
-        if (m == YES) return GO;
-    }
+    if (!skip_to_value(a)) return MORE;
     const char c = a->in.text[a->at];
     if (c != '{' && (form->flags & SH_FORM_RECIPIENT)) {
         sh_reader_begin_code(a);

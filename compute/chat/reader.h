@@ -81,6 +81,7 @@ struct sh_answer {
 
     bool raw; /* in[keep, at) is content if this is no call */
     bool in_section, in_json, in_array, nested;
+    bool cut; /* the text ended within a call that was handed out */
     bool named, called, arguments, muted; /* of this call: name known, handed out, arguments begun; it is not to be handed out */
     enum { KEY_NAME, KEY_ARGUMENTS, KEY_ID, KEY_FUNCTION, KEY_OTHER } key;
     uint32_t n_calls;

@@ -40,7 +40,7 @@ static bool find_chat(struct api_job *job, struct api_error *err) {
     enum sh_code code =
         name ? sh_chat_create(job->vocab, name, &job->named_chat, &why) : model_get_chat(job->ready, &job->chat, &why);
     if (name) job->chat = job->named_chat;
-    if (code == SH_ERR_NOT_FOUND) return api_fail(err, 400, "invalid_value", "chat_template", "chat_template: %s", why.message);
+    if (code == SH_ERR_NOT_FOUND) return api_fail(err, 400, "invalid_value", "chat_template", "%s", why.message);
     if (code == SH_ERR_NO_MEMORY) return api_fail_code(err, code, NULL, why.message);
     if (code) return api_fail(err, 400, "chat_template", name ? "chat_template" : "model", "%s", why.message); /* there are still completions */
     sh_chat_get_info(job->chat, &job->chat_info);
@@ -183,19 +183,18 @@ static bool keep(struct api_job *job, struct api_message *m, const struct sh_ans
 
 /* What a part changes in the message. NULL: nothing that is answered. */
 static json_t *delta_of(const struct api_job *job, const struct api_message *m, const struct sh_answer_piece *piece) {
-    const struct api_chat *chat = &job->q.chat;
+    const struct api_chat *chat = &job->q.chat; /* functions: there is one call at most */
     switch (piece->kind) {
     case SH_ANSWER_CONTENT: return json_pack("{s:o}", "content", json_bytes(piece->text, piece->length));
     case SH_ANSWER_REASONING:
         return chat->drop_reasoning ? NULL : json_pack("{s:o}", "reasoning_content", json_bytes(piece->text, piece->length));
     case SH_ANSWER_CALL:
-        if (chat->functions)
-            return piece->call ? NULL : json_pack("{s:{s:s,s:s}}", "function_call", "name", piece->name, "arguments", "");
+        if (chat->functions) return json_pack("{s:{s:s,s:s}}", "function_call", "name", piece->name, "arguments", "");
         return json_pack("{s:[{s:I,s:s,s:s,s:{s:s,s:s}}]}", "tool_calls", "index", (json_int_t)piece->call, "id",
                          m->calls[piece->call].id, "type", "function", "function", "name", piece->name, "arguments", "");
     case SH_ANSWER_ARGUMENTS:
         if (chat->functions)
-            return piece->call ? NULL : json_pack("{s:{s:o}}", "function_call", "arguments", json_bytes(piece->text, piece->length));
+            return json_pack("{s:{s:o}}", "function_call", "arguments", json_bytes(piece->text, piece->length));
         return json_pack("{s:[{s:I,s:{s:o}}]}", "tool_calls", "index", (json_int_t)piece->call, "function", "arguments",
                          json_bytes(piece->text, piece->length));
     }
@@ -213,7 +212,8 @@ static json_t *shape(const struct api_job *job, const struct api_choice *choice,
 }
 
 static const char *finish_reason(const struct api_job *job, const struct api_choice *choice) {
-    if (choice->finish != GEN_STOP || !choice->message->n_calls) return gen_finish_name(choice->finish);
+    const struct api_message *m = choice->message;
+    if (choice->finish != GEN_STOP || !m->n_calls || sh_answer_is_cut(m->answer)) return gen_finish_name(choice->finish);
     return job->q.chat.functions ? "function_call" : "tool_calls";
 }
 
@@ -292,7 +292,7 @@ static json_t *message_json(const struct api_job *job, const struct api_message 
     json_t *calls = json_array();
     for (uint32_t i = 0; i < m->n_calls; i++) {
         json_t *function = json_pack("{s:s,s:o}", "name", m->calls[i].name, "arguments", text_json(&m->calls[i].arguments));
-        if (job->q.chat.functions && i == 0) json_object_set(message, "function_call", function);
+        if (job->q.chat.functions) json_object_set(message, "function_call", function);
         json_array_append_new(calls, json_pack("{s:s,s:s,s:o}", "id", m->calls[i].id, "type", "function", "function", function));
     }
     if (m->n_calls && !job->q.chat.functions) json_object_set(message, "tool_calls", calls);

@@ -657,7 +657,7 @@ static enum http_step wait_for_load(struct api_job *job) {
     if (job->error.status) return answer_error(job->request, &job->error);
     size_t bytes = 0;
     for (uint32_t p = 0; p < job->q.n_prompts; p++) bytes += job->q.prompts[p].length;
-    const char *const texts[] = {job->q.chat.messages, job->q.chat.tools, job->q.constraint.text};
+    const char *const texts[] = {job->q.chat.messages, job->q.chat.tools, job->q.chat.variables, job->q.constraint.text};
     for (size_t i = 0; i < SH_COUNT(texts); i++) bytes += texts[i] ? strlen(texts[i]) : 0;
     job->phase = JOB_PREPARING;
     job->load_ns = sh_now_ns() - job->load_began_ns;

@@ -152,6 +152,39 @@ static void test_plain(void **state) {
     answer(HERMES, "a < b <tool <tool_cal", "C[a < b <tool <tool_cal]");
 }
 
+/* Is the last call whole? */
+static void test_cut(void **state) {
+    (void)state;
+    static const struct {
+        const char *text;
+        bool cut;
+    } cases[] = {
+        {"<tool_call>{\"name\": \"now\", \"arguments\": {\"a\": 1}}</tool_call>", false},
+        {"<tool_call>{\"name\": \"now\", \"arguments\": {\"a\": 1}}</tool", false},
+        {"<tool_call>{\"name\": \"now\", \"arguments\": {\"a\": 1", true},
+        {"<tool_call>{\"name\": \"now\", \"arguments\": ", true},
+        {"<tool_call>{\"name\": \"no", false}, /* content: no call was begun */
+        {"Paris", false},
+    };
+    struct sh_format *format = NULL;
+    struct sh_error err = {0};
+    assert_int_equal(sh_format_recognise(NULL, HERMES, strlen(HERMES), &format, &err), SH_OK);
+    const struct sh_chat_request request = {.size = sizeof request, .messages = "[]", .tools = tools};
+    struct sh_chat_prompt prompt = {0};
+    assert_int_equal(sh_answer_plan_create(format, NULL, &request, "", 0, &prompt.plan, &prompt.grammar, &err), SH_OK);
+    for (size_t i = 0; i < SH_COUNT(cases); i++) {
+        struct sh_answer *answer = NULL;
+        const struct sh_answer_piece *pieces;
+        uint32_t count;
+        assert_int_equal(sh_answer_create(&prompt, &answer, &err), SH_OK);
+        assert_int_equal(sh_answer_push(answer, cases[i].text, strlen(cases[i].text), true, &pieces, &count, &err), SH_OK);
+        if (sh_answer_is_cut(answer) != cases[i].cut) fail_msg("%s: %s", cases[i].text, cases[i].cut ? "whole" : "cut");
+        sh_answer_destroy(answer);
+    }
+    sh_answer_plan_free(prompt.plan);
+    sh_format_free(format);
+}
+
 static void test_thinking(void **state) {
     (void)state;
     answer(HERMES, "<think>\nHm.\n\nSo \n</think>\n\nParis.\n", "R[Hm.\n\nSo]C[Paris.\n]");
@@ -494,6 +527,7 @@ static void test_linear(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_plain),       cmocka_unit_test(test_thinking), cmocka_unit_test(test_hermes),
+        cmocka_unit_test(test_cut),
         cmocka_unit_test(test_malformed),   cmocka_unit_test(test_bare),     cmocka_unit_test(test_arrays),
         cmocka_unit_test(test_named),       cmocka_unit_test(test_tagged),   cmocka_unit_test(test_pythonic),
         cmocka_unit_test(test_functionary), cmocka_unit_test(test_harmony),  cmocka_unit_test(test_linear),
