@@ -339,7 +339,7 @@ static enum sh_code cut_at_mark(struct sh_chat_prompt *prompt, struct sh_error *
 static enum sh_code read_variables(const char *text, json_t **out, struct sh_error *err) {
     static const char *const own[] = {"messages", "tools", "add_generation_prompt"};
     json_error_t at;
-    *out = text != NULL ? json_loads(text, 0, &at) : json_object();
+    *out = text != NULL ? json_loads(text, JSON_ALLOW_NUL, &at) : json_object();
     if (*out == NULL)
         return text != NULL ? sh_fail(err, SH_ERR_INVALID, "chat_template_kwargs: no JSON: %s at line %d, column %d", at.text,
                                       at.line, at.column)
@@ -350,7 +350,7 @@ static enum sh_code read_variables(const char *text, json_t **out, struct sh_err
             return sh_fail(err, SH_ERR_INVALID,
                            "chat_template_kwargs.%s: found a value, expected none: the request has a field for it", own[i]);
     }
-    return SH_OK;
+    return sh_chat_check_values(*out, "chat_template_kwargs", err);
 }
 
 static enum sh_code render(const struct sh_chat *chat, const struct variant *v, const struct sh_chat_request *request,

@@ -60,6 +60,8 @@ bool sh_chat_set_functions(json_t *variables, const json_t *tools, const char *n
 
 /* ---- messages.c ---- */
 
+/* No string anywhere in the value holds a NUL, and it is not nested deeper than templates are given. `at` names it in errors. */
+enum sh_code sh_chat_check_values(const json_t *value, const char *at, struct sh_error *err);
 /* Reads and checks a request's messages: fields' types, roles, parts. What OpenAI calls function and function_call becomes tool and
  * tool_calls. *out: new reference. SH_ERR_INVALID names messages[i].field. */
 enum sh_code sh_chat_read_messages(const char *text, json_t **out, struct sh_error *err);

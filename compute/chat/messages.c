@@ -69,7 +69,7 @@ static enum sh_code check_optional_text(const json_t *object, const char *name, 
 }
 
 /* No string anywhere may hold a NUL, and nothing is nested deeper than the template engine reads. */
-static enum sh_code check_values(const json_t *value, const char *at, uint32_t level, struct sh_error *err) {
+static enum sh_code check_levels(const json_t *value, const char *at, uint32_t level, struct sh_error *err) {
     size_t i;
     json_t *item;
     const char *key;
@@ -77,13 +77,15 @@ static enum sh_code check_values(const json_t *value, const char *at, uint32_t l
     if (level > MAX_LEVELS) return sh_fail(err, SH_ERR_INVALID, "%s: found more than %d levels, expected fewer", at, MAX_LEVELS);
     if (json_is_string(value)) return check_text(value, at, err);
     json_array_foreach(value, i, item) {
-        if (code == SH_OK) code = check_values(item, at, level + 1, err);
+        if (code == SH_OK) code = check_levels(item, at, level + 1, err);
     }
     json_object_foreach((json_t *)(uintptr_t)value, key, item) {
-        if (code == SH_OK) code = check_values(item, at, level + 1, err);
+        if (code == SH_OK) code = check_levels(item, at, level + 1, err);
     }
     return code;
 }
+
+enum sh_code sh_chat_check_values(const json_t *value, const char *at, struct sh_error *err) { return check_levels(value, at, 0, err); }
 
 static enum sh_code check_part(json_t *part, const char *at, struct sh_error *err) {
     char path[PLACE];
@@ -132,7 +134,7 @@ static enum sh_code check_function(json_t *function, const char *at, struct sh_e
     enum sh_code code = check_text(json_object_get(function, "name"), path, err);
     if (code != SH_OK) return code;
     write_place(path, "%s.arguments", at);
-    if (json_is_object(arguments)) return check_values(arguments, path, 0, err);
+    if (json_is_object(arguments)) return check_levels(arguments, path, 0, err);
     if (arguments == NULL) return json_object_set_new(function, "arguments", json_string("{}")) == 0 ? SH_OK : no_memory(err);
     return json_is_string(arguments) ? check_text(arguments, path, err)
                                      : wrong(err, path, arguments, "the text of a JSON object");
@@ -219,7 +221,7 @@ static enum sh_code check_message(json_t *message, size_t index, struct sh_error
     }
     if (code == SH_OK && strcmp(roles[which], "function") == 0 && json_object_set_new(message, "role", json_string("tool")) != 0)
         code = no_memory(err);
-    return code == SH_OK ? check_values(message, at, 0, err) : code;
+    return code == SH_OK ? check_levels(message, at, 0, err) : code;
 }
 
 static enum sh_code read_array(const char *text, const char *name, json_t **out, struct sh_error *err) {
@@ -266,7 +268,11 @@ static enum sh_code check_tool(json_t *tool, size_t index, struct sh_error *err)
     const json_t *parameters = member(function, "parameters");
     write_place(path, "%s.function.parameters", at);
     if (code == SH_OK && parameters != NULL && !json_is_object(parameters)) code = wrong(err, path, parameters, "a JSON Schema");
-    return code == SH_OK ? check_values(tool, at, 0, err) : code;
+    const json_t *properties = member(parameters, "properties"); /* templates walk through them */
+    write_place(path, "%s.function.parameters.properties", at);
+    if (code == SH_OK && properties != NULL && !json_is_object(properties))
+        code = wrong(err, path, properties, "an object of JSON Schemas");
+    return code == SH_OK ? check_levels(tool, at, 0, err) : code;
 }
 
 enum sh_code sh_chat_read_tools(const char *text, const char *name, json_t **out, struct sh_error *err) {

@@ -394,6 +394,8 @@ static void test_refusals(void **state) {
         {"[{\"type\":\"function\",\"function\":{\"name\":\"\"}}]", NULL, "tools[0].function.name: found the string \"\""},
         {"[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":[]}}]", NULL,
          "tools[0].function.parameters: found an array"},
+        {"[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":{\"properties\":true}}}]", NULL,
+         "tools[0].function.parameters.properties: found true"},
         {"[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]", "g", "tool_choice: found the function \"g\""},
         {"[]", NULL, "tool_choice: a call is required"},
         {NULL, "g", "tool_choice: found the function"},
@@ -408,12 +410,13 @@ static void test_refusals(void **state) {
         if (strncmp(err.message, tools[i].begins, strlen(tools[i].begins)) != 0) fail_msg("%zu: %s", i, err.message);
     }
     static const char *const variables[] = {"[]", "{", "{\"messages\":[]}", "{\"tools\":null}",
-                                            "{\"add_generation_prompt\":false}"};
+                                            "{\"add_generation_prompt\":false}", "{\"a\":[\"b\\u0000\"]}"};
     for (size_t i = 0; i < sizeof variables / sizeof *variables; i++) {
         const struct sh_chat_request request = {
             .size = sizeof request, .messages = "[{\"role\":\"user\",\"content\":\"x\"}]", .variables = variables[i]};
         assert_int_equal(sh_chat_check(&request, &err), SH_ERR_INVALID);
         assert_non_null(strstr(err.message, "chat_template_kwargs"));
+        assert_null(strstr(err.message, "JSON_ALLOW_NUL")); /* in words of ours */
     }
     char deep[2000] = "[{\"role\":\"user\",\"content\":\"x\",\"x\":";
     for (int i = 0; i < 400; i++) strcat(deep, "[");
