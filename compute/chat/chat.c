@@ -396,6 +396,16 @@ enum sh_code sh_chat_check(const struct sh_chat_request *request, struct sh_erro
     return code;
 }
 
+/* From where on a prompt that ends within a message tells how the answer is read: behind what the request says in messages before it, lest
+ * marks quoted there be taken for the template's. Harmony's headers stand where the last message begins. */
+static size_t tail_of(const struct sh_chat_prompt *prompt, const struct sh_format *format, const struct sh_chat_request *request) {
+    uint32_t n = prompt->n_parts;
+    if (!request->continue_last || format->calls->shape == SH_CALL_HARMONY) return 0;
+    if (n > 0 && prompt->parts[n - 1].literal) n--; /* what goes on */
+    while (n > 0 && !prompt->parts[n - 1].literal) n--;
+    return n > 0 ? prompt->parts[n - 1].end : 0;
+}
+
 static enum sh_code apply(const struct sh_chat *chat, const struct sh_chat_request *request, const struct input *in,
                           struct sh_chat_prompt *out, struct sh_error *err) {
     const bool shows = in->tools != NULL && request->tool_choice != SH_TOOLS_NONE;
@@ -418,9 +428,10 @@ static enum sh_code apply(const struct sh_chat *chat, const struct sh_chat_reque
     }
     code = render(chat, v, request, in->given, out, err);
     if (code == SH_OK && request->continue_last) code = cut_at_mark(out, err);
-    if (code == SH_OK)
-        code = sh_answer_plan_create(v->format, chat->vocab, request, out->text, out->length, &out->plan, &out->grammar, err);
-    return code;
+    if (code != SH_OK) return code;
+    const size_t tail = tail_of(out, v->format, request);
+    return sh_answer_plan_create(v->format, chat->vocab, request, out->text + tail, out->length - tail, &out->plan, &out->grammar,
+                                 err);
 }
 
 enum sh_code sh_chat_apply(const struct sh_chat *chat, const struct sh_chat_request *request, struct sh_chat_prompt *out,

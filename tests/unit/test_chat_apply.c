@@ -839,6 +839,42 @@ static void test_continue(void **state) {
     }
 }
 
+/* Whether the message goes on within its reasoning is told by the message, not by what others quote. */
+static void test_continue_beside_marks(void **state) {
+    (void)state;
+    static const struct {
+        const char *user, *assistant;
+        enum sh_answer_kind kind;
+    } cases[] = {
+        {"u", "It is ", SH_ANSWER_CONTENT},
+        {"What is <think>?", "It is ", SH_ANSWER_CONTENT},
+        {"What is </think>?", "<think>It is ", SH_ANSWER_REASONING},
+        {"What is <think>?", "<think>Hm.</think>It is ", SH_ANSWER_CONTENT},
+    };
+    struct sh_vocab *v = vocab_with(chatml_tokens, CHATML "{# <think> </think> #}");
+    struct sh_chat *chat = chat_of(v, NULL);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char messages[256];
+        snprintf(messages, sizeof messages, "[{\"role\":\"user\",\"content\":\"%s\"},{\"role\":\"assistant\",\"content\":\"%s\"}]",
+                 cases[i].user, cases[i].assistant);
+        const struct sh_chat_request request = {.size = sizeof request, .messages = messages, .continue_last = true};
+        struct sh_chat_prompt prompt;
+        struct sh_answer *answer;
+        struct sh_error err;
+        const struct sh_answer_piece *pieces;
+        uint32_t count;
+        assert_int_equal(sh_chat_apply(chat, &request, &prompt, &err), SH_OK);
+        assert_int_equal(sh_answer_create(&prompt, &answer, &err), SH_OK);
+        assert_int_equal(sh_answer_push(answer, "so", 2, true, &pieces, &count, &err), SH_OK);
+        assert_int_equal(count, 1);
+        if (pieces[0].kind != cases[i].kind) fail_msg("%s, %s: %d", cases[i].user, cases[i].assistant, (int)pieces[0].kind);
+        sh_answer_destroy(answer);
+        sh_chat_prompt_finish(&prompt);
+    }
+    sh_chat_destroy(chat);
+    sh_vocab_close(v);
+}
+
 /* ---- tokens ---- */
 
 static void test_tokens(void **state) {
@@ -880,7 +916,8 @@ int main(void) {
         cmocka_unit_test(test_no_tools),      cmocka_unit_test(test_calls_or_content),
         cmocka_unit_test(test_written_calls), cmocka_unit_test(test_one_call),
         cmocka_unit_test(test_ids),           cmocka_unit_test(test_reasoning_key),
-        cmocka_unit_test(test_continue),      cmocka_unit_test(test_tokens),
+        cmocka_unit_test(test_continue),      cmocka_unit_test(test_continue_beside_marks),
+        cmocka_unit_test(test_tokens),
     };
     return cmocka_run_group_tests_name("chat_apply", tests, NULL, NULL);
 }
