@@ -330,7 +330,10 @@ static enum sh_code cut_at_mark(struct sh_chat_prompt *prompt, struct sh_error *
                        "the chat template does not show the last message as it is, so it cannot be continued");
     at--;
     const bool keeps_space = prompt->text[at + n] == ' ';
-    while (!keeps_space && at > 0 && strchr(" \t\r\n", prompt->text[at - 1]) != NULL) at--;
+    uint32_t part = 0; /* what the template has written before the message stays */
+    while (part + 1 < prompt->n_parts && prompt->parts[part].end <= at) part++;
+    const size_t begin = prompt->n_parts > 0 ? prompt->parts[part].begin : 0;
+    while (!keeps_space && at > begin && strchr(" \t\r\n", prompt->text[at - 1]) != NULL) at--;
     cut(prompt, at);
     return SH_OK;
 }

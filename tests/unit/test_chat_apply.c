@@ -826,6 +826,12 @@ static void test_continue(void **state) {
          "[" USER("u") ",{\"role\":\"assistant\",\"content\":\"a\",\"tool_calls\":[{\"function\":{\"name\":\"f\"}}]}]",
          "error: messages[1].tool_calls: found 1, expected none in a message that is to be continued: leave them out, or answer "
          "them with tool messages"},
+        {"{% for m in messages %}<{{ m.role }}>\n\n{{ m.content | trim }}</>{% endfor %}",
+         "[" USER("u") ",{\"role\":\"assistant\",\"content\":\"a \\n\"}]", "<user>\n\nu</><assistant>\n\na"},
+        {"{% for m in messages %}<{{ m.role }}>\n\n{{ m.content | trim }}</>{% endfor %}",
+         "[" USER("u") ",{\"role\":\"assistant\",\"content\":\"\"}]", "<user>\n\nu</><assistant>\n\n"},
+        {"{% for m in messages %}{{ '<' ~ m.role ~ '>\n\n' ~ m.content | trim ~ '</>' }}{% endfor %}",
+         "[" USER("u") ",{\"role\":\"assistant\",\"content\":\" \\n\"}]", "<user>\n\nu</><assistant>\n\n"},
         {"{{ messages[0].content }}", "[" USER("u") ",{\"role\":\"assistant\",\"content\":\"a\"}]",
          "error: the chat template does not show the last message as it is, so it cannot be continued"},
     };
