@@ -321,7 +321,10 @@ static void test_distinct(void **state) {
     (void)state;
     TAKES("{\"type\":\"integer\",\"format\":\"int32\",\"minimum\":0}", LIST("0", "2147483647"), LIST("-1", "2147483648"));
     TAKES("{\"type\":[\"number\",\"string\"],\"format\":\"double\"}", LIST("0.5", "\"x\""), LIST("null"));
-    TAKES("{\"format\":\"int64\"}", LIST("5"), LIST("\"x\""));
+    TAKES("{\"format\":\"int64\"}", LIST("5"), LIST("\"x\"", "0.5"));
+    TAKES("{\"type\":\"number\",\"format\":\"int32\",\"maximum\":99.99}", LIST("99", "-2147483648"), LIST("44.9", "100"));
+    REFUSED("{\"oneOf\":[{\"type\":\"number\",\"format\":\"int64\"},{\"type\":\"number\",\"minimum\":0.25,\"maximum\":0.75}]}",
+            SH_ERR_UNSUPPORTED, "branches 0 and 1");
     TAKES("{\"$defs\":{\"k\":{\"enum\":[1,2]},\"l\":{\"$ref\":\"#/$defs/m\"},\"m\":{\"enum\":[3]}},\"oneOf\":["
           "{\"properties\":{\"t\":{\"$ref\":\"#/$defs/k\"}},\"required\":[\"t\"]},"
           "{\"properties\":{\"t\":{\"$ref\":\"#/$defs/l\"}},\"required\":[\"t\"]}],\"type\":\"object\"}",
