@@ -539,7 +539,15 @@ static void prepare(struct api_job *job) {
     else if (job->family->prepare(job, &job->error) && check_tokens(job) && !merge_stops(job)) fail_memory(job);
 }
 
-static void run_work(struct work *work) { prepare((struct api_job *)((char *)work - offsetof(struct api_job, work))); }
+/* What nobody waits for any more is not begun: others are behind it. */
+static void run_work(struct work *work) {
+    struct api_job *job = (struct api_job *)((char *)work - offsetof(struct api_job, work));
+    pthread_mutex_lock(&job->request->lock);
+    bool closed = job->closed;
+    pthread_mutex_unlock(&job->request->lock);
+    if (closed) api_fail(&job->error, 503, "cancelled", NULL, "the client has gone");
+    else prepare(job);
+}
 
 static void work_done(struct work *work, bool ran) {
     struct api_job *job = (struct api_job *)((char *)work - offsetof(struct api_job, work));
