@@ -288,6 +288,7 @@ SH_API enum sh_code sh_grammar_create(const struct sh_vocab *vocab, enum sh_gram
                                       struct sh_grammar **out, struct sh_error *err);
 SH_API struct sh_grammar *sh_grammar_ref(struct sh_grammar *grammar);
 SH_API void sh_grammar_unref(struct sh_grammar *grammar); /* takes NULL */
+SH_API uint32_t sh_grammar_n_vocab(const struct sh_grammar *grammar); /* tokens of its vocabulary, and bits of its masks */
 
 SH_API enum sh_code sh_matcher_create(struct sh_grammar *grammar, struct sh_matcher **out, struct sh_error *err); /* takes a reference */
 SH_API void sh_matcher_destroy(struct sh_matcher *matcher);

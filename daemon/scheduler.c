@@ -84,6 +84,12 @@ enum sh_code runner_enqueue(struct runner *r, struct generation *g, struct sh_er
         if (p->stop_tokens[i] < 0 || (uint32_t)p->stop_tokens[i] >= r->info.n_vocab)
             return sh_fail(err, SH_ERR_INVALID, "stop token %u is %d: the vocabulary of %s has ids 0 to %u", i, p->stop_tokens[i],
                            r->params.id, r->info.n_vocab - 1);
+    /* It was compiled before the model was loaded: a file that was replaced in between may have another vocabulary. */
+    if (p->grammar && sh_grammar_n_vocab(p->grammar) != r->info.n_vocab)
+        return sh_fail(err, SH_ERR_INVALID,
+                       "the grammar is for a vocabulary of %u tokens, that of %s has %u: its file was replaced; send the request "
+                       "again",
+                       sh_grammar_n_vocab(p->grammar), r->params.id, r->info.n_vocab);
 
     enum sh_code code = SH_OK;
     pthread_mutex_lock(&g->lock);

@@ -39,6 +39,8 @@ struct sh_grammar *sh_grammar_ref(struct sh_grammar *g) {
     return g;
 }
 
+uint32_t sh_grammar_n_vocab(const struct sh_grammar *g) { return g->lexicon->n_tokens; }
+
 void sh_grammar_unref(struct sh_grammar *g) {
     if (g == NULL || atomic_fetch_sub_explicit(&g->refs, 1, memory_order_acq_rel) > 1) return;
     atomic_fetch_sub_explicit(g->lexicon->bytes, g->counted, memory_order_relaxed);

@@ -7,6 +7,7 @@
 #include "daemon/metrics.h"
 #include "tests/unit/daemon_front.h"
 #include "tests/unit/daemon_room.h"
+#include "tests/unit/grammar_texts.h"
 
 #include <fcntl.h>
 #include <math.h>
@@ -550,6 +551,21 @@ static void grammars_that_fail(void **state) {
     vocab = usual_vocab;
 }
 
+/* As when the file was replaced between the compiling of the grammar and the start of the answer. */
+static void another_vocabulary(void **state) {
+    (void)state;
+    assert_int_not_equal(sh_vocab_size(grammar_vocab()), sh_vocab_size(vocab));
+    struct sh_grammar *grammar = grammar_of(SH_GRAMMAR_OBJECT, "");
+    assert_int_equal(sh_grammar_n_vocab(grammar), sh_vocab_size(grammar_vocab()));
+    struct front *front = front_create();
+    struct gen_params params = params_for(front, grammar, 5);
+    struct sh_error err = {0};
+    assert_int_equal(gen_submit(model, &params, &front->g, &err), SH_ERR_INVALID);
+    assert_non_null(strstr(err.message, "send the request again"));
+    front_free(front);
+    sh_grammar_unref(grammar);
+}
+
 static int start(void **state) {
     (void)state;
     struct sh_error err;
@@ -578,7 +594,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(every_answer_obeys), cmocka_unit_test(forced_equals_sampled),   cmocka_unit_test(choices),
         cmocka_unit_test(ends_within_a_run),  cmocka_unit_test(end_tokens),              cmocka_unit_test(the_grammar_comes_first),
         cmocka_unit_test(the_context_ends),   cmocka_unit_test(the_empty_text),          cmocka_unit_test(cancelled),
-        cmocka_unit_test(control_tokens),     cmocka_unit_test(step_by_step),       cmocka_unit_test(grammars_that_fail),
+        cmocka_unit_test(control_tokens),     cmocka_unit_test(step_by_step),          cmocka_unit_test(grammars_that_fail),
+        cmocka_unit_test(another_vocabulary),
     };
     return cmocka_run_group_tests_name("daemon_constraint", tests, start, stop);
 }
