@@ -291,21 +291,49 @@ static json_t *parameters_of(struct build *b, const json_t *schema, const char *
     return all;
 }
 
-/* Each property in the schema's order, those not required perhaps: first the separator, except before the first one that is
- * there. */
-static sh_gr_expr in_order(struct build *b, const sh_gr_expr *items, const bool *required, size_t n, sh_gr_expr separator) {
+struct object { /* whose properties are written one after another */
+    const json_t *root, *schema;
+    json_t *properties;
+    const char *name; /* the function's */
+    int depth;
+};
+
+/* Each property in the schema's order, as `item` writes it, those not required perhaps: first the separator, except before the first one
+ * that is there. */
+static sh_gr_expr in_order(struct build *b, const struct object *o, sh_gr_expr separator,
+                           sh_gr_expr (*item)(struct build *, const struct object *, const char *key, const json_t *property)) {
+    const size_t n = json_object_size(o->properties);
+    sh_gr_expr *items = sh_calloc(n, sizeof *items);
+    bool *required = sh_calloc(n, sizeof *required);
     sh_gr_expr later = SH_GR_EMPTY, first = SH_GR_EMPTY;
+    if (n > 0 && (items == NULL || required == NULL)) {
+        b->code = sh_fail(b->err, SH_ERR_NO_MEMORY, "no memory for the grammar of a call");
+        free(items);
+        free(required);
+        return SH_GR_NEVER;
+    }
+    const char *key;
+    json_t *property;
+    size_t k = 0;
+    json_object_foreach(o->properties, key, property) {
+        required[k] = is_in(json_object_get(o->schema, "required"), key);
+        items[k++] = item(b, o, key, property);
+    }
     for (size_t i = n; i-- > 0;) {
         const sh_gr_expr with = join(b, items[i], later);
         first = required[i] ? with : either(b, with, first);
         const sh_gr_expr next = join(b, join(b, separator, items[i]), later);
         later = required[i] ? next : either(b, next, later);
     }
+    free(items);
+    free(required);
     return first;
 }
 
-static sh_gr_expr tagged_param(struct build *b, const json_t *root, const char *key, const json_t *schema, const char *name) {
+static sh_gr_expr tagged_param(struct build *b, const struct object *o, const char *key, const json_t *schema) {
     const struct sh_call_form *f = b->form;
+    const json_t *root = o->root;
+    const char *name = o->name;
     const sh_gr_expr head = join(b, join(b, marker(b, f->key_open), text(b, key)), marker(b, f->key_close));
     const sh_gr_expr close = marker(b, f->value_close);
     if (f->flags & SH_FORM_TYPED) {
@@ -328,29 +356,16 @@ static sh_gr_expr tagged_param(struct build *b, const json_t *root, const char *
 /* Values in braces: strings between quotes, lists and objects of such; the rest as JSON has it. */
 static sh_gr_expr braced_value(struct build *b, const json_t *root, const json_t *schema, const char *name, int depth);
 
+static sh_gr_expr braced_param(struct build *b, const struct object *o, const char *key, const json_t *property) {
+    const sh_gr_expr quote = key[strcspn(key, ",:=(){}[]\"'<")] == '\0' ? SH_GR_EMPTY : marker(b, b->form->quote);
+    const sh_gr_expr head = join(b, quote, join(b, join(b, text(b, key), quote), text(b, ":")));
+    return join(b, head, braced_value(b, o->root, property, o->name, o->depth + 1));
+}
+
 static sh_gr_expr braced_object(struct build *b, const json_t *root, const json_t *schema, const char *name, int depth) {
-    json_t *properties = parameters_of(b, schema, name);
-    const size_t n = json_object_size(properties);
-    sh_gr_expr *items = sh_calloc(n, sizeof *items);
-    bool *required = sh_calloc(n, sizeof *required);
-    sh_gr_expr e = SH_GR_NEVER;
-    if (n > 0 && (items == NULL || required == NULL)) {
-        b->code = sh_fail(b->err, SH_ERR_NO_MEMORY, "no memory for the grammar of a call");
-    } else {
-        const char *key;
-        json_t *property;
-        size_t i = 0;
-        json_object_foreach(properties, key, property) {
-            required[i] = is_in(json_object_get(schema, "required"), key);
-            const sh_gr_expr quote = key[strcspn(key, ",:=(){}[]\"'<")] == '\0' ? SH_GR_EMPTY : marker(b, b->form->quote);
-            const sh_gr_expr head = join(b, quote, join(b, join(b, text(b, key), quote), text(b, ":")));
-            items[i++] = join(b, head, braced_value(b, root, property, name, depth + 1));
-        }
-        e = join(b, join(b, text(b, "{"), in_order(b, items, required, n, text(b, ","))), text(b, "}"));
-    }
-    json_decref(properties);
-    free(items);
-    free(required);
+    const struct object o = {root, schema, parameters_of(b, schema, name), name, depth};
+    const sh_gr_expr e = join(b, join(b, text(b, "{"), in_order(b, &o, text(b, ","), braced_param)), text(b, "}"));
+    json_decref(o.properties);
     return e;
 }
 
@@ -377,33 +392,20 @@ static sh_gr_expr braced_value(struct build *b, const json_t *root, const json_t
     return json;
 }
 
+static sh_gr_expr python_param(struct build *b, const struct object *o, const char *key, const json_t *property) {
+    return join(b, join(b, text(b, key), text(b, "=")), value_of(b, o->root, property, o->name));
+}
+
 /* The arguments of a form of tags, or of Python's calls without the brackets. */
 static sh_gr_expr params_of(struct build *b, const json_t *function) {
     const char *name = json_string_value(json_object_get(function, "name"));
     const json_t *root = json_object_get(function, "parameters"), *schema = follow(root, root);
-    json_t *properties = parameters_of(b, schema, name);
-    const bool python = b->form->shape == SH_CALL_PYTHON;
-    const size_t n = json_object_size(properties);
-    sh_gr_expr *items = sh_calloc(n, sizeof *items);
-    bool *required = sh_calloc(n, sizeof *required);
-    sh_gr_expr e = SH_GR_NEVER;
-    if (n > 0 && (items == NULL || required == NULL)) {
-        b->code = sh_fail(b->err, SH_ERR_NO_MEMORY, "no memory for the grammar of a call");
-    } else {
-        arguments_of(b, function); /* refuses what would not be enforced */
-        const char *key;
-        json_t *property;
-        size_t i = 0;
-        json_object_foreach(properties, key, property) {
-            required[i] = is_in(json_object_get(schema, "required"), key);
-            items[i++] = python ? join(b, join(b, text(b, key), text(b, "=")), value_of(b, root, property, name))
-                                : tagged_param(b, root, key, property, name);
-        }
-        e = in_order(b, items, required, n, python ? join(b, text(b, ","), sh_gr_optional(b->gr, text(b, " "))) : glue(b, 1));
-    }
-    json_decref(properties);
-    free(items);
-    free(required);
+    const struct object o = {root, schema, parameters_of(b, schema, name), name, 0};
+    arguments_of(b, function); /* refuses what would not be enforced */
+    const sh_gr_expr comma = join(b, text(b, ","), sh_gr_optional(b->gr, text(b, " ")));
+    const sh_gr_expr e =
+        b->form->shape == SH_CALL_PYTHON ? in_order(b, &o, comma, python_param) : in_order(b, &o, glue(b, 1), tagged_param);
+    json_decref(o.properties);
     return e;
 }
 
