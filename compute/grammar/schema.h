@@ -170,7 +170,8 @@ sh_gr_expr sh_json_integers(struct sh_gr *gr, const struct sh_bound *min, const 
 bool sh_json_no_integers(const struct sh_bound *min, const struct sh_bound *max); /* nothing lies between them */
 /* False: a bound has more digits than are generated. */
 bool sh_json_numbers(struct sh_gr *gr, const struct sh_bound *min, const struct sh_bound *max, sh_gr_expr *out);
-/* Integers between the bounds that are multiples of all n numbers, listed; how many. Below 0: too many, or the numbers are no integers. */
+/* Integers between the bounds that are multiples of all n numbers, listed unless any is one; 0: there are none. Below 0: too many,
+ * too large for doubles, or the numbers are no integers. */
 int sh_json_multiples(struct sh_gr *gr, const struct sh_bound *min, const struct sh_bound *max, const json_t *const *factors,
                       uint32_t n, sh_gr_expr *out);
 bool sh_json_is_multiple(const json_t *number, const json_t *factor); /* factor NULL: true */

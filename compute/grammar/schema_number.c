@@ -167,6 +167,12 @@ int sh_json_multiples(struct sh_gr *gr, const struct sh_bound *min, const struct
     }
     *out = SH_GR_NEVER;
     if (!integer_range(min, max, &low, &high)) return 0;
+    if (step == 1) {
+        *out = sh_json_integers(gr, min, max);
+        return 1;
+    }
+    const int64_t exact = (int64_t)1 << 53; /* beyond it a reader's doubles would make another number of it */
+    if (low < -exact || high > exact) return -1;
     const __int128 first = ((__int128)low - (low > 0 ? 1 - step : 0)) / step,
                    last = ((__int128)high - (high < 0 ? step - 1 : 0)) / step;
     if (last - first >= MOST) return -1;

@@ -531,12 +531,11 @@ enum sh_code sh_shape_expr(struct sh_schema *s, struct sh_shape *shape, sh_gr_ex
         if (factor != NULL) factors[n_factors++] = factor, factor_node = shape->parts.items[i];
     }
     if (n_factors > 0 && (shape->generated & SH_TYPE_NUMBER)) {
-        const bool fractions = shape->generated & SH_TYPE_FRACTION;
-        const int listed = fractions ? -1 : sh_json_multiples(s->gr, &shape->min, &shape->max, factors, n_factors, &kinds[n++]);
+        const int listed = sh_json_multiples(s->gr, &shape->min, &shape->max, factors, n_factors, &kinds[n++]);
         if (listed < 0) {
             return sh_schema_fail(
                 s, factor_node, SH_ERR_UNSUPPORTED,
-                "\"multipleOf\" is enforced only for integers with bounds between which are at most 4096 multiples; "
+                "\"multipleOf\" is enforced only if it is 1, or an integer with bounds between which are at most 4096 multiples; "
                 "leave it out");
         }
         if (listed == 0) drop(shape, SH_TYPE_NUMBER, factor_node, "no multiple lies between the bounds");

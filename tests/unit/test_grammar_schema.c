@@ -336,6 +336,10 @@ static void test_distinct(void **state) {
     TAKES("{\"items\":{},\"uniqueItems\":true,\"maxItems\":1}", LIST("[]", "[[2]]"), LIST("[1,2]"));
     TAKES("{\"type\":\"integer\",\"exclusiveMinimum\":-14,\"maximum\":14,\"multipleOf\":7}", LIST("-7", "0", "7", "14"),
           LIST("-14", "1", "21", "-0"));
+    TAKES("{\"type\":\"number\",\"minimum\":-0.5,\"maximum\":20.5,\"multipleOf\":10}", LIST("0", "10", "20"),
+          LIST("-10", "5", "0.5", "30"));
+    TAKES("{\"type\":\"number\",\"multipleOf\":1}", LIST("0", "-123456", "7"), LIST("0.5", "1e1"));
+    TAKES("{\"type\":\"integer\",\"multipleOf\":1.0,\"minimum\":3}", LIST("3", "999999"), LIST("2"));
     TAKES("{\"enum\":[1,2,3,4.0],\"multipleOf\":2}", LIST("2", "4"), LIST("1", "3"));
     TAKES("{\"propertyNames\":{\"pattern\":\"^[a-c]+$\",\"maxLength\":2},\"additionalProperties\":{\"const\":1}}",
           LIST("{}", "{\"ab\":1,\"c\":1}"), LIST("{\"\":1}", "{\"abc\":1}", "{\"d\":1}"));
@@ -382,6 +386,8 @@ static void test_refused(void **state) {
     REFUSED("{\"items\":{\"type\":\"integer\",\"minimum\":0,\"maximum\":1},\"uniqueItems\":true}", SH_ERR_UNSUPPORTED,
             "\"uniqueItems\"");
     REFUSED("{\"type\":\"number\",\"multipleOf\":0.01}", SH_ERR_UNSUPPORTED, "\"multipleOf\" is enforced only");
+    REFUSED("{\"type\":\"integer\",\"multipleOf\":3,\"minimum\":9007199254740990,\"maximum\":9007199254740999}",
+            SH_ERR_UNSUPPORTED, "\"multipleOf\" is enforced only");
     REFUSED("{\"type\":\"integer\",\"multipleOf\":2}", SH_ERR_UNSUPPORTED, "\"multipleOf\" is enforced only");
     REFUSED("{\"propertyNames\":{\"anyOf\":[{}]}}", SH_ERR_UNSUPPORTED, "\"anyOf\" in \"propertyNames\"");
     REFUSED("{\"type\":\"integer\",\"format\":\"uint8\"}", SH_ERR_UNSUPPORTED, "the format \"uint8\" is not enforced");
