@@ -430,6 +430,10 @@ static enum sh_code apply(const struct sh_chat *chat, const struct sh_chat_reque
         return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a chat's variables");
     }
     code = render(chat, v, request, in->given, out, err);
+    struct sh_error again;
+    if (code == SH_ERR_FORMAT && sh_chat_complete_tools(json_object_get(in->given, "tools")) &&
+        render(chat, v, request, in->given, out, &again) == SH_OK)
+        code = SH_OK;
     if (code == SH_OK && request->continue_last) code = cut_at_mark(out, err);
     if (code != SH_OK) return code;
     const size_t tail = tail_of(out, v->format, request);

@@ -297,6 +297,22 @@ enum sh_code sh_chat_read_tools(const char *text, const char *name, json_t **out
     return code;
 }
 
+bool sh_chat_complete_tools(json_t *tools) {
+    size_t i;
+    json_t *tool;
+    bool changed = false;
+    json_array_foreach(tools, i, tool) {
+        json_t *function = json_object_get(tool, "function"), *parameters = member(function, "parameters");
+        if (member(function, "description") == NULL) changed |= json_object_set_new(function, "description", json_string("")) == 0;
+        if (parameters == NULL) {
+            parameters = json_pack("{s:s}", "type", "object");
+            changed |= json_object_set_new(function, "parameters", parameters) == 0;
+        }
+        if (member(parameters, "properties") == NULL) changed |= json_object_set_new(parameters, "properties", json_object()) == 0;
+    }
+    return changed;
+}
+
 char *sh_chat_json(const json_t *value, uint32_t indent) {
     const size_t flags = JSON_ENCODE_ANY | JSON_INDENT(indent);
     char *text = json_dumps(value, JSON_REAL_PRECISION(15) | flags);

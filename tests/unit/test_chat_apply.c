@@ -427,6 +427,32 @@ static void test_refusals(void **state) {
     assert_non_null(strstr(err.message, "levels"));
 }
 
+/* What OpenAI's API lets a tool leave out is filled in where a template cannot do without it, and only there. */
+static void test_bare_tools(void **state) {
+    (void)state;
+    static const char *const cases[][3] = {
+        {"{% for t in tools %}{{ t | tojson }}{% endfor %}", "[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]",
+         "{\"type\": \"function\", \"function\": {\"name\": \"f\"}}"},
+        {"{% for t in tools %}{{ t.function.name + ':' + t.function.description }}{% endfor %}",
+         "[{\"type\":\"function\",\"function\":{\"name\":\"f\"}},{\"type\":\"function\",\"function\":{\"name\":\"g\",\"description\":\"d\"}}]",
+         "f:g:d"},
+        {"{% for t in tools %}{{ t.function.name }}{% for k in t.function.parameters.properties.items() %}{{ k }}{% endfor %}{% endfor %}",
+         "[{\"type\":\"function\",\"function\":{\"name\":\"f\"}},{\"type\":\"function\",\"function\":{\"name\":\"g\",\"parameters\":{}}}]",
+         "fg"},
+        {"{% for t in tools %}{{ t.function.name + t.function.color }}{% endfor %}",
+         "[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]", "error: template, line 1: 'color' is undefined"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct sh_vocab *v = vocab_with(NULL, cases[i][0]);
+        struct sh_chat *chat = chat_of(v, NULL);
+        const struct sh_chat_request request = {
+            .size = sizeof request, .messages = "[{\"role\":\"user\",\"content\":\"u\"}]", .tools = cases[i][1]};
+        expect_request(chat, &request, cases[i][2]);
+        sh_chat_destroy(chat);
+        sh_vocab_close(v);
+    }
+}
+
 /* What a template says itself, and templates that go wrong while they are rendered. */
 static void test_templates_that_refuse(void **state) {
     (void)state;
@@ -919,7 +945,7 @@ int main(void) {
         cmocka_unit_test(test_harmony_whole),
         cmocka_unit_test(test_refusals),      cmocka_unit_test(test_templates_that_refuse),
         cmocka_unit_test(test_contents),      cmocka_unit_test(test_arguments),
-        cmocka_unit_test(test_no_tools),      cmocka_unit_test(test_calls_or_content),
+        cmocka_unit_test(test_bare_tools),    cmocka_unit_test(test_no_tools),      cmocka_unit_test(test_calls_or_content),
         cmocka_unit_test(test_written_calls), cmocka_unit_test(test_one_call),
         cmocka_unit_test(test_ids),           cmocka_unit_test(test_reasoning_key),
         cmocka_unit_test(test_continue),      cmocka_unit_test(test_continue_beside_marks),
