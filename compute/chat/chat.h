@@ -67,8 +67,8 @@ enum sh_code sh_chat_check_values(const json_t *value, const char *at, struct sh
 enum sh_code sh_chat_read_messages(const char *text, json_t **out, struct sh_error *err);
 /* The same for tools; *out is NULL for NULL, null and an empty array. `name` (may be NULL) must be one of theirs. */
 enum sh_code sh_chat_read_tools(const char *text, const char *name, json_t **out, struct sh_error *err);
-/* Gives checked tools what a request may leave out and some templates take for granted: a description, parameters, their properties. False:
- * they had all that. */
+/* Gives checked tools what a request may leave out and some templates take for granted: a description, parameters, their properties, and
+ * descriptions of these. False: they had all that. */
 bool sh_chat_complete_tools(json_t *tools);
 /* A value as text (indent 0: on one line), with numbers as short as they can be for the whole of it (0.1 stays 0.1); malloc'd. NULL: no memory. */
 char *sh_chat_json(const json_t *value, uint32_t indent);

@@ -309,6 +309,12 @@ bool sh_chat_complete_tools(json_t *tools) {
             changed |= json_object_set_new(function, "parameters", parameters) == 0;
         }
         if (member(parameters, "properties") == NULL) changed |= json_object_set_new(parameters, "properties", json_object()) == 0;
+        const char *key;
+        json_t *property;
+        json_object_foreach(member(parameters, "properties"), key, property) {
+            if (json_is_object(property) && member(property, "description") == NULL)
+                changed |= json_object_set_new(property, "description", json_string("")) == 0;
+        }
     }
     return changed;
 }

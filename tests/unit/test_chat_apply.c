@@ -439,6 +439,9 @@ static void test_bare_tools(void **state) {
         {"{% for t in tools %}{{ t.function.name }}{% for k in t.function.parameters.properties.items() %}{{ k }}{% endfor %}{% endfor %}",
          "[{\"type\":\"function\",\"function\":{\"name\":\"f\"}},{\"type\":\"function\",\"function\":{\"name\":\"g\",\"parameters\":{}}}]",
          "fg"},
+        {"{% for t in tools %}{% for k, p in t.function.parameters.properties.items() %}{{ k + ':' + p.description }}{% endfor %}{% endfor %}",
+         "[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":{\"properties\":{\"a\":{},\"b\":{\"description\":\"d\"}}}}}]",
+         "a:b:d"},
         {"{% for t in tools %}{{ t.function.name + t.function.color }}{% endfor %}",
          "[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]", "error: template, line 1: 'color' is undefined"},
     };
