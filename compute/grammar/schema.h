@@ -44,9 +44,13 @@ struct sh_keyword {
 extern const struct sh_keyword sh_keywords[]; /* ends with a name of NULL */
 struct sh_format_of_string {
     const char *name, *pattern; /* of the whole string */
+    const char *bounded;        /* the same or narrower, with texts of shortest to longest characters; NULL: not known */
+    uint32_t shortest, longest;
 };
-extern const struct sh_format_of_string sh_string_formats[]; /* ends with a name of NULL */
-extern const char *const sh_number_formats[];                /* of numbers, as OpenAPI has them; ends with NULL */
+extern const struct sh_format_of_string sh_string_formats[]; /* a name's rows: longest first; ends with a name of NULL */
+/* The format's pattern where all its texts have min to max characters, so that nothing has to be counted; else NULL. */
+const char *sh_string_format_within(const char *name, uint32_t min, uint32_t max);
+extern const char *const sh_number_formats[]; /* of numbers, as OpenAPI has them; ends with NULL */
 
 /* ---- the document ---- */
 

@@ -49,6 +49,13 @@ static const struct {
 #define ATOM "[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]{1,20}"
 #define IN_URI "(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-F]{2})"
 #define HEX_DIGITS "[0-9A-Fa-f]"
+#define EMAIL ATOM "(?:\\." ATOM "){0,2}@(?:" LABEL "\\.){1,4}[A-Za-z]{2,20}"
+#define HOSTNAME LABEL "(?:\\." LABEL "){0,4}"
+/* A path, a query and a fragment of so many characters or escapes of three. */
+#define URI(path, query, fragment)                                                                                               \
+    "(?:https?|ftp)://" HOSTNAME "(?::[1-9][0-9]{0,3})?(?:/(?:" IN_URI "|/)" path ")?(?:\\?(?:" IN_URI "|[/?])" query            \
+    ")?(?:#(?:" IN_URI "|[/?])" fragment ")?"
+#define URI_LONGEST(path, query, fragment) (8 + 5 * 31 + 4 + 5 + 3 + 3 * ((path) + (query) + (fragment)))
 
 const struct sh_format_of_string sh_string_formats[] = {
     {"date", DATE},
@@ -61,10 +68,12 @@ const struct sh_format_of_string sh_string_formats[] = {
     {"ipv4", BYTE "\\." BYTE "\\." BYTE "\\." BYTE},
     {"ipv6", "(?:" HEX_DIGITS "{1,4}:){7}" HEX_DIGITS "{1,4}|::|(?:" HEX_DIGITS "{1,4}:){1,6}(?::" HEX_DIGITS
              "{1,4})|(?:" HEX_DIGITS "{1,4}:){1,7}:|:(?::" HEX_DIGITS "{1,4}){1,7}"},
-    {"email", ATOM "(?:\\." ATOM "){0,2}@(?:" LABEL "\\.){1,4}[A-Za-z]{2,20}"},
-    {"hostname", LABEL "(?:\\." LABEL "){0,4}"},
-    {"uri", "(?:https?|ftp)://" LABEL "(?:\\." LABEL "){0,4}(?::[1-9][0-9]{0,3})?(?:/" IN_URI "*)*(?:\\?(?:" IN_URI "|[/?])*)?"
-            "(?:#(?:" IN_URI "|[/?])*)?"},
+    {"email", EMAIL, EMAIL, 6, 3 * 20 + 2 + 1 + 4 * 32 + 20},
+    {"email", EMAIL, ATOM "@" LABEL "\\.[A-Za-z]{2,20}", 6, 20 + 1 + 32 + 20},
+    {"hostname", HOSTNAME, HOSTNAME, 1, 5 * 31 + 4},
+    {"uri", URI("*", "*", "*"), URI("{0,380}", "{0,200}", "{0,30}"), 7, URI_LONGEST(380, 200, 30)}, /* within 2048 */
+    {"uri", URI("*", "*", "*"), URI("{0,60}", "{0,30}", "{0,10}"), 7, URI_LONGEST(60, 30, 10)},     /* within 500 */
+    {"uri", URI("*", "*", "*"), URI("{0,20}", "{0,4}", "{0,1}"), 7, URI_LONGEST(20, 4, 1)},         /* within 255 */
     {NULL, NULL},
 };
 
@@ -81,6 +90,12 @@ const char *sh_string_format(const char *name) {
     const struct sh_format_of_string *known = sh_string_formats;
     while (known->name != NULL && strcmp(known->name, name) != 0) known++;
     return known->pattern;
+}
+
+const char *sh_string_format_within(const char *name, uint32_t min, uint32_t max) {
+    for (const struct sh_format_of_string *f = sh_string_formats; f->name != NULL; f++)
+        if (strcmp(f->name, name) == 0 && f->bounded != NULL && min <= f->shortest && max >= f->longest) return f->bounded;
+    return NULL;
 }
 
 static const json_t *json_of(const struct sh_schema *s, uint32_t node) { return s->nodes[node].json; }

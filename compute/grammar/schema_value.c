@@ -87,7 +87,7 @@ static enum sh_code write_one_pattern(struct sh_schema *s, uint32_t node, const 
 
 static enum sh_code write_string(struct sh_schema *s, struct sh_shape *shape, sh_gr_expr *out) {
     uint32_t conditions = 0, node = 0;
-    const char *pattern = NULL;
+    const char *pattern = NULL, *within = NULL;
     bool search = false;
     for (uint32_t i = 0; i < shape->parts.n; i++) {
         const json_t *json = json_of(s, shape->parts.items[i]);
@@ -98,8 +98,13 @@ static enum sh_code write_string(struct sh_schema *s, struct sh_shape *shape, sh
         conditions += (own != NULL) + (format != NULL);
         search = own != NULL;
         pattern = own != NULL ? json_string_value(own) : sh_string_format(json_string_value(format));
+        if (own == NULL) within = sh_string_format_within(json_string_value(format), shape->min_length, shape->max_length);
     }
-    const bool lengths = shape->min_length > 0 || shape->max_length != SH_GR_UNLIMITED;
+    bool lengths = shape->min_length > 0 || shape->max_length != SH_GR_UNLIMITED;
+    if (lengths && conditions == 1 && within != NULL) {
+        pattern = within;
+        lengths = false;
+    }
     sh_gr_expr inside = SH_GR_NEVER;
     if (conditions == 0) {
         *out = sh_json_string(s->gr, shape->min_length, shape->max_length);

@@ -321,6 +321,13 @@ static void test_distinct(void **state) {
     (void)state;
     TAKES("{\"type\":\"integer\",\"format\":\"int32\",\"minimum\":0}", LIST("0", "2147483647"), LIST("-1", "2147483648"));
     TAKES("{\"type\":[\"number\",\"string\"],\"format\":\"double\"}", LIST("0.5", "\"x\""), LIST("null"));
+    /* as generators write URLs and addresses: lengths that nothing has to be counted for */
+    TAKES("{\"type\":\"string\",\"format\":\"uri\",\"minLength\":1,\"maxLength\":2083}",
+          LIST("\"https://a.example:80/b//c%20d?e=/f#g\"", "\"ftp://a\""), LIST("\"a\"", "\"\"", "\"https://a.b/ \""));
+    TAKES("{\"type\":\"string\",\"format\":\"email\",\"maxLength\":255}", LIST("\"a@b.cd\""), LIST("\"a@b\""));
+    TAKES("{\"type\":\"string\",\"format\":\"email\",\"maxLength\":100}", LIST("\"a@b.cd\""), LIST("\"a.@b.cd\""));
+    TAKES("{\"type\":\"string\",\"format\":\"uri\",\"maxLength\":255}", LIST("\"http://a/b/c?d#e\""), LIST("\"/b\""));
+    TAKES("{\"type\":\"string\",\"format\":\"hostname\",\"minLength\":2,\"maxLength\":253}", LIST("\"a.b\""), LIST("\"a\""));
     TAKES("{\"format\":\"int64\"}", LIST("5"), LIST("\"x\"", "0.5"));
     TAKES("{\"type\":\"number\",\"format\":\"int32\",\"maximum\":99.99}", LIST("99", "-2147483648"), LIST("44.9", "100"));
     REFUSED("{\"oneOf\":[{\"type\":\"number\",\"format\":\"int64\"},{\"type\":\"number\",\"minimum\":0.25,\"maximum\":0.75}]}",
