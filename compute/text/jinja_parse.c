@@ -650,6 +650,7 @@ static struct jnode *statements(struct parser *p, const char *const *ends) {
     for (;;) {
         if (p->t->kind == T_END) {
             if (!ends) break;
+            while (ends[1]) ends++; /* the last word is the one that closes it */
             jinja_fail(p->s, "found the end of the template, expected {%% %s %%} for the block that begins in line %u", ends[0],
                        begun);
         }

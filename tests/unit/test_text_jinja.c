@@ -238,7 +238,7 @@ static void test_methods(void **state) {
 static void test_failures(void **state) {
     (void)state;
     expect_failure("a\n\n{{ x.y }}", SH_ERR_FORMAT, "line 3: 'x' is undefined");
-    expect_failure("\n{% if a %}", SH_ERR_FORMAT, "line 2: found the end of the template, expected {% elif %}");
+    expect_failure("\n{% if a %}", SH_ERR_FORMAT, "line 2: found the end of the template, expected {% endif %}");
     expect_failure("{{ 1 +* 2 }}", SH_ERR_FORMAT, "found '*', expected an expression");
     expect_failure("{{ 2 ** 127 }}", SH_ERR_FORMAT, "127 bits");
     expect_failure("{% break %}", SH_ERR_FORMAT, "within a loop");
