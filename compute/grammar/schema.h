@@ -148,6 +148,7 @@ struct sh_shape {
     uint32_t n_values;
     struct sh_bound min, max;
     uint32_t min_length, max_length, min_items, max_items, min_properties, max_properties;
+    bool whole; /* a format asks for whole numbers: no others are generated, though a validator may take the format for a note */
     const char *contradiction; /* NULL: none; else why nothing is generated. What `types` still has may be valid all the same */
     uint32_t contradiction_node;
 };

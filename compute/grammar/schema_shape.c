@@ -288,7 +288,7 @@ static void exclude(struct exclusions *gone, unsigned types, uint32_t node, cons
 static enum sh_code gather(struct sh_schema *s, struct sh_shape *shape) {
     unsigned meant = 0;
     struct exclusions gone = {0};
-    bool typed = false, whole = false;
+    bool typed = false;
     uint32_t type_node = shape->parts.items[0];
     for (uint32_t i = 0; i < shape->parts.n; i++) {
         const uint32_t node = shape->parts.items[i];
@@ -304,7 +304,7 @@ static enum sh_code gather(struct sh_schema *s, struct sh_shape *shape) {
         const json_t *format = json_object_get(json, "format");
         if (format != NULL && is_number_format(format)) {
             meant = (meant & ~(unsigned)SH_TYPE_STRING) | SH_TYPE_NUMBER;
-            whole |= strncmp(json_string_value(format), "int", 3) == 0;
+            shape->whole |= strncmp(json_string_value(format), "int", 3) == 0;
             if (strcmp(json_string_value(format), "int32") == 0) {
                 tighten_bound(&shape->min, s->int32[0], node, false, true);
                 tighten_bound(&shape->max, s->int32[1], node, false, false);
@@ -339,7 +339,7 @@ static enum sh_code gather(struct sh_schema *s, struct sh_shape *shape) {
     const unsigned wanted = !typed && meant != 0 ? shape->types & meant : shape->types;
     shape->types &= ~gone.types;
     /* Validators differ in whether such a format says that a number is whole: it is generated so, and taken for either by oneOf. */
-    shape->generated = wanted & ~gone.types & ~(whole ? (unsigned)SH_TYPE_FRACTION : 0u);
+    shape->generated = wanted & ~gone.types & ~(shape->whole ? (unsigned)SH_TYPE_FRACTION : 0u);
     for (uint32_t i = 0; i < gone.n && shape->generated == 0; i++)
         if (gone.items[i].types & wanted) contradict(shape, gone.items[i].node, gone.items[i].why);
     if (shape->contradiction != NULL) return SH_OK;

@@ -66,8 +66,12 @@ static sh_gr_expr constant(struct sh_gr *gr, const json_t *value) {
 static enum sh_code write_values(struct sh_schema *s, const struct sh_shape *shape, sh_gr_expr *out) {
     sh_gr_expr *items = sh_calloc((uint64_t)shape->n_values + 1, sizeof *items);
     if (items == NULL) return sh_schema_no_memory(s);
-    for (uint32_t i = 0; i < shape->n_values; i++) items[i] = constant(s->gr, shape->values[i]);
-    *out = sh_gr_choice(s->gr, items, shape->n_values);
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < shape->n_values; i++) {
+        const bool fraction = json_is_real(shape->values[i]) && !sh_json_is_integer(shape->values[i]);
+        if (!fraction || !shape->whole) items[n++] = constant(s->gr, shape->values[i]);
+    }
+    *out = sh_gr_choice(s->gr, items, n);
     free(items);
     return SH_OK;
 }

@@ -330,6 +330,7 @@ static void test_distinct(void **state) {
     TAKES("{\"type\":\"string\",\"format\":\"hostname\",\"minLength\":2,\"maxLength\":253}", LIST("\"a.b\""), LIST("\"a\""));
     TAKES("{\"format\":\"int64\"}", LIST("5"), LIST("\"x\"", "0.5"));
     TAKES("{\"type\":\"number\",\"format\":\"int32\",\"maximum\":99.99}", LIST("99", "-2147483648"), LIST("44.9", "100"));
+    TAKES("{\"enum\":[0.5,7,\"x\"],\"format\":\"int64\"}", LIST("7", "\"x\""), LIST("0.5"));
     REFUSED("{\"oneOf\":[{\"type\":\"number\",\"format\":\"int64\"},{\"type\":\"number\",\"minimum\":0.25,\"maximum\":0.75}]}",
             SH_ERR_UNSUPPORTED, "branches 0 and 1");
     TAKES("{\"$defs\":{\"k\":{\"enum\":[1,2]},\"l\":{\"$ref\":\"#/$defs/m\"},\"m\":{\"enum\":[3]}},\"oneOf\":["
