@@ -1,6 +1,7 @@
 /* WordPiece vocabularies made for the purpose: keys of the file, case and accents, taking words apart against a slow and simple model,
  * any bytes, damaged files, and that a long text takes time in proportion. The reference values of a real vocabulary are in
  * test_text_tokenize. */
+#include "tests/unit/expect_ids.h"
 #include "tests/unit/shared.h"
 
 #include "compute/base.h"
@@ -87,22 +88,6 @@ static struct sh_vocab *built(const struct plan *p) {
     if (sh_vocab_open(path, &v, &err) != SH_OK) fail_msg("%s", err.message);
     return v;
 }
-
-static void expect_ids(const struct sh_vocab *v, const char *text, size_t length, uint32_t flags, const int32_t *want, size_t n) {
-    int32_t *ids;
-    size_t count;
-    struct sh_error err;
-    assert_int_equal(sh_tokenize(v, text, length, flags, &ids, &count, &err), SH_OK);
-    bool same = count == n && (n == 0 || memcmp(ids, want, n * sizeof *want) == 0);
-    for (size_t i = 0; !same && i < count; i++) print_message(" %d", ids[i]);
-    free(ids);
-    if (!same) fail_msg("\"%.*s\" flags %u", (int)length, text, flags);
-}
-#define EXPECT(v, text, flags, ...)                                                                                              \
-    do {                                                                                                                         \
-        const int32_t want_[] = {__VA_ARGS__};                                                                                   \
-        expect_ids(v, text, strlen(text), flags, want_, sizeof want_ / sizeof *want_);                                           \
-    } while (0)
 
 /* ---- what the file says -------------------------------------------------------------------------------------- */
 
