@@ -469,6 +469,7 @@ struct sh_context_params {
     uint32_t max_batch_rows; /* rows of one submission, 0 = 512 */
     uint64_t kv_tokens;      /* room of the cache in tokens over all sequences; 0 = context_length. Pools grow in slabs up to it. */
     uint32_t max_outputs;    /* rows of one submission that ask for something, 0 = the larger of 64 and max_sequences; at most max_batch_rows */
+    uint64_t reuse_tokens;   /* pages of so many tokens at most are kept for sh_sequence_reuse when no sequence holds them any more; 0 = none */
 };
 SH_API enum sh_code sh_context_create(struct sh_model *model, const struct sh_context_params *params, struct sh_context **out,
                                       struct sh_error *err);
@@ -476,7 +477,10 @@ SH_API void sh_context_destroy(struct sh_context *context);
 
 struct sh_context_stats {
     uint32_t page_tokens;              /* tokens of a page */
-    uint64_t pages_used, pages_total;  /* over all groups; total = what the context may grow to */
+    uint64_t pages_used, pages_total;  /* over all groups; used: by sequences; total = what the context may grow to */
+    uint64_t pages_kept;               /* held for reuse alone, not among the used ones: they go when room is wanted */
+    uint64_t reused_tokens;            /* that sequences got from pages so far */
+    uint64_t kept_evicted;             /* pages that were kept and had to go so far */
     uint64_t cache_bytes;              /* memory the pools hold now */
     uint32_t sequences;
 };
@@ -569,10 +573,43 @@ SH_API enum sh_code sh_sequence_snapshot(struct sh_context *context, uint32_t se
  * is in flight with src first (its sh_wait then returns at once). */
 SH_API enum sh_code sh_sequence_copy(struct sh_context *context, uint32_t dst, uint32_t src, uint32_t length, struct sh_error *err);
 
+enum sh_role { SH_ROLE_PROMPT, SH_ROLE_GENERATED }; /* of a token, for ever; the two may differ in arithmetic (design: numerics contract) */
+
+/* ---- reuse, preemption, files ---- */
+
+/* Gives an empty sequence the longest beginning of tokens [n] whose keys and values the context holds for the same tokens under the same
+ * salt, in whole pages, of sequences that live or have ended (within reuse_tokens, the least recently used go first, and all of them
+ * go before SH_ERR_NO_PAGES). *reused becomes the sequence's length; it is 0 where nothing is found. The tokens are compared, not only hashes
+ * of them. Roles count only on devices whose arithmetic differs between them. Layers with a sliding window reuse a beginning only if
+ * its last `window` tokens are held, recurrent layers only up to where a submission ended on a page's boundary.
+ *   What this sequence computes from then on is found by others under the same salt, once a page is full and its step is finished; a sequence
+ * that was never asked with this is not, nor is what follows an embedding. salt: 0, or what keeps tenants apart. Call it with n = 0 to only
+ * take part. Nothing changes in what is computed: a reused beginning equals a recomputed one bit for bit. */
+SH_API enum sh_code sh_sequence_reuse(struct sh_context *context, uint32_t sequence, const int32_t *tokens, const enum sh_role *roles, uint32_t n,
+                                      uint64_t salt, uint32_t *reused, struct sh_error *err);
+/* Preemption: the sequence gives up its pages (which are kept for reuse as those of an ended one are) and has length 0, but keeps its
+ * sampler with all that it remembers. It goes on when the same tokens have been submitted again with the same roles, or were reused; positions
+ * that had been sampled are not to be sampled again. Finishes what is in flight with it first. SH_ERR_UNSUPPORTED with pooled rows. */
+SH_API enum sh_code sh_sequence_suspend(struct sh_context *context, uint32_t sequence, struct sh_error *err);
+/* Tokens that sequences could take now beyond what they hold: of pages that are free, not reserved yet, or kept; of the group that has
+ * fewest. Rows of a sequence take whole pages. */
+SH_API uint64_t sh_context_free_tokens(const struct sh_context *context);
+/* Tokens of a page: what a last row's position is rounded up to. */
+SH_API uint32_t sh_context_page_tokens(const struct sh_context *context);
+
+/* Writes what the context holds of the longest beginning of tokens [n] under that salt to a file, and *saved, how many tokens that are
+ * (0 is an error, SH_ERR_NOT_FOUND). The file says which model, build, device arithmetic and cache type it is for; it is checked by length and a
+ * checksum when it is read. No submission may be in flight. SH_ERR_IO names the cause (ENOSPC). fd: written from its present position on. */
+SH_API enum sh_code sh_context_save(struct sh_context *context, const int32_t *tokens, uint32_t n, uint64_t salt, int fd, uint32_t *saved,
+                                    struct sh_error *err);
+/* Reads such a file into pages kept for reuse under `salt`. *tokens malloc'd, [*n]: what sh_sequence_reuse now finds. SH_ERR_FORMAT: damaged, or no
+ * such file; SH_ERR_UNSUPPORTED: of another model, build or device, said which; SH_ERR_NO_PAGES: more than reuse_tokens, or than can be
+ * freed. On an error nothing has changed. */
+SH_API enum sh_code sh_context_restore(struct sh_context *context, int fd, uint64_t salt, int32_t **tokens, uint32_t *n, struct sh_error *err);
+
 typedef uint64_t sh_ticket;
 
 enum sh_input { SH_INPUT_TOKEN, SH_INPUT_EMBEDDING, SH_INPUT_SAMPLED };
-enum sh_role { SH_ROLE_PROMPT, SH_ROLE_GENERATED }; /* of a token, for ever; the two may differ in arithmetic (design: numerics contract) */
 enum { SH_OUT_SAMPLE = 1, SH_OUT_LOGITS = 2, SH_OUT_HIDDEN = 4, SH_OUT_LOGPROBS = 8 /* with SAMPLE: its log-prob and the n_top best */,
        SH_OUT_POOLED = 16 /* see sh_sequence_set_pooling for which rows have to ask */ };
 

@@ -25,6 +25,9 @@ struct generation;
 enum gen_finish { GEN_RUNNING, GEN_STOP /* end token or stop string */, GEN_LENGTH, GEN_CANCELLED, GEN_FAILED };
 const char *gen_finish_name(enum gen_finish finish); /* OpenAI's words: "stop", "length", "cancelled", "error" */
 
+enum gen_priority { GEN_PRIORITY_NORMAL, GEN_PRIORITY_LOW /* admitted when no normal one waits, and preempted before any */ };
+enum gen_speculation { GEN_SPECULATION_CONFIGURED, GEN_SPECULATION_OFF }; /* the tokens are the same, whatever it is */
+
 struct gen_params {
     const int32_t *prompt; /* copied */
     uint32_t n_prompt;
@@ -55,6 +58,12 @@ struct gen_params {
     const uint32_t *text_lengths; /* [n_texts] tokens, at least one each; their sum is n_prompt; copied */
     uint32_t n_texts;
     uint32_t dimensions;  /* of the vectors: the first so many of the model's; 0 = all */
+    enum gen_priority priority;
+    uint64_t client;      /* whose it is: hash of the API key, else of the address; 0: local. Clients with waiting requests of one priority take turns */
+    uint64_t salt;        /* see sh_sequence_reuse; requests with different ones share nothing */
+    bool no_reuse;        /* compute the whole prompt, and leave nothing to others */
+    const char *session;  /* the name under which the runner remembers this request's tokens, so that they can be saved; copied; NULL: none */
+    enum gen_speculation speculation;
     uint64_t deadline_ns; /* CLOCK_MONOTONIC; 0 = none */
     uint64_t load_ns;     /* what the request waited for its model's load; only handed on to the usage */
     void (*notify)(void *user);
@@ -93,7 +102,9 @@ void gen_event_finish(struct gen_event *event);
 
 struct gen_usage {                             /* valid after END */
     uint32_t prompt_tokens, completion_tokens; /* all choices */
-    uint32_t cached_tokens;
+    uint32_t cached_tokens;                    /* of the prompt, that were not computed (prefix reuse); once, however many choices */
+    uint32_t draft_tokens, accepted_tokens;    /* speculation: proposed, and of these found right */
+    uint32_t preemptions;                      /* how often it was put back for want of pages */
     uint64_t queued_ns, load_ns, prefill_ns, first_token_ns /* since submission */, decode_ns;
 };
 

@@ -104,9 +104,18 @@ struct load_params {
     bool set_lora; /* also if there are none */
     const char *chat_template; /* see sh_chat_create; NULL: configured */
     bool reload; /* swap a loaded one after draining */
+    const char *draft;         /* the name or path of a model that drafts for it; NULL: configured, "": none */
+    bool set_keep_alive;
+    int64_t keep_alive_s;      /* as model_keep_alive */
 };
 struct load *model_load(struct model *model, const struct load_params *params, load_done_fn done, load_progress_fn progress,
                         void *user);
+/* How long the model stays after its last request, from now until it is set again or unloaded: -1 for ever, 0: goes when idle. Requests
+ * that say nothing leave it as it is; a fresh load begins with the configured one. Any state: of one that is not loaded it does nothing. */
+void model_keep_alive(struct model *model, int64_t seconds);
+/* runner_save_session and _restore_session of a ready model; SH_ERR_NOT_FOUND if it is not loaded. They block: not from an event loop. */
+enum sh_code model_save_session(struct model *model, const char *session, uint64_t salt, int fd, uint32_t *tokens, struct sh_error *err);
+enum sh_code model_restore_session(struct model *model, const char *session, uint64_t salt, int fd, uint32_t *tokens, struct sh_error *err);
 void load_cancel(struct load *load);
 void load_release(struct load *load); /* the caller's handle; after done or cancel */
 /* Lets accepted generations finish (at most drain_timeout), then unloads; returns at once. SH_ERR_NOT_FOUND: it is not loaded.

@@ -1,10 +1,14 @@
 /*
  * scheduler.h - the runner of one ready model: a thread that owns the model's context and turns queued generations into events.
  *
- * Requests are served in the order in which they came; the choices of one request run as one batch. The prompt is computed in
- * chunks of at most prefill_chunk rows, fewer where a step would take long, then each step decodes one token per choice; where
- * sampling happens on the device and the device works asynchronously, the next step is submitted before the last one is looked
- * at. A grammar (constraint.h) forces tokens: those a step takes as further rows of a choice, as many as its share of a chunk.
+ * Every step is a mix: one row (with speculation or forced tokens more) of each running choice, and chunks of the prompts that are
+ * being taken in, oldest first, within a budget of rows that keeps a step from taking much longer than the running choices alone
+ * would make it (`prefill_share`); with nothing running, a step of prompts is bounded by time alone. Waiting generations are admitted as sequences
+ * and pages suffice for what they take next: normal priority before low, within a priority the clients in turn, within a client in order. When
+ * pages run out, the youngest generation of the lowest priority is suspended; it comes back first, and its tokens are computed or
+ * reused again: its client sees a pause. Where sampling happens on the device and the device works asynchronously, the next step is submitted before
+ * the last one is looked at, for the choices that need not be looked at; the others skip that step. A step that fails costs the generations
+ * that were in it; a lost device all. What a generation gets never depends on what else is running: the numerics contract.
  *
  * Thread-safety: runner_create and runner_destroy: the loader. The others: any thread while the runner lives.
  */
@@ -18,7 +22,11 @@ struct runner;
 struct runner_params {
     struct sh_context_params context;
     uint32_t prefill_chunk; /* rows, at most */
-    uint32_t max_queue;     /* generations waiting, the running one not counted */
+    uint32_t prefill_share; /* percent: how much longer a step may take for the prompts in it than for what is decoded in it */
+    uint32_t max_queue;     /* generations waiting, those admitted not counted */
+    struct sh_model *draft; /* a small model with the same vocabulary that proposes tokens; NULL: none; the caller's, outlives the runner */
+    bool lookup;            /* propose what followed in prompt and answer before */
+    uint32_t draft_tokens;  /* proposed at once, at most */
     bool overlap;           /* the device works asynchronously: keep two steps in flight */
     const char *id;         /* the model's, copied: for logs and metrics */
     /* Called when a generation ended and when a drained runner has nothing left to do; from the runner's thread, under no lock.
@@ -41,10 +49,16 @@ void runner_cancel_all(struct runner *runner, const char *reason);
 struct runner_stats {
     uint32_t running, queued;
     uint64_t prompt_tokens, generated_tokens;
+    uint64_t draft_tokens, accepted_tokens, preemptions; /* so far */
     uint64_t idle_since_ns; /* monotonic; 0: busy */
     uint64_t silence_ns;    /* busy: since the last finished submission, else 0 */
     struct sh_context_stats context;
 };
+/* Sessions: what the last request of that name (gen_params.session) had in the cache when it ended, to a file and back. Both are done
+ * between steps and wait for that; any thread. *tokens: how many. SH_ERR_NOT_FOUND: no request had that name; SH_ERR_CANCELLED: the runner ends. */
+enum sh_code runner_save_session(struct runner *runner, const char *session, uint64_t salt, int fd, uint32_t *tokens, struct sh_error *err);
+enum sh_code runner_restore_session(struct runner *runner, const char *session, uint64_t salt, int fd, uint32_t *tokens, struct sh_error *err);
+
 void runner_get_stats(struct runner *runner, struct runner_stats *out);
 
 #endif
