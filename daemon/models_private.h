@@ -1,6 +1,6 @@
 /*
- * models_private.h - the registry's insides, for models.c (the callers' side) and loader.c (the thread that scans, loads and
- * unloads).
+ * models_private.h - the registry's insides, for models.c (the callers' side), names.c (from names to models), loader.c (the thread
+ * that scans, loads and unloads) and scan.c (what that thread looks for and finds).
  *
  * Lock order: registry.lock, then a generation's, then a runner's. Callbacks are called under none of them.
  */
@@ -101,7 +101,10 @@ struct registry {
 };
 extern struct registry registry;
 
-/* The next four want registry.lock. */
+/* The next seven want registry.lock. */
+bool registry_wait_changed(uint64_t deadline_ns); /* waits for registry.changed; false: that time is over */
+void registry_scan(void);                         /* loader's thread; gives the lock up meanwhile */
+void model_read_header(struct model *model);      /* likewise: architecture, type, name, and whether it could be loaded at all */
 void model_set_state(struct model *model, enum model_state state);
 void model_start_drain(struct model *model, uint64_t limit_ns);
 void model_insert(struct model *model);
