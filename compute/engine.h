@@ -564,6 +564,9 @@ SH_API enum sh_code sh_sequence_set_pooling(struct sh_context *context, uint32_t
  * while the last `window` tokens before `length` are held, recurrent layers only to the present length, 0, or a snapshot. Not while a
  * submission with this sequence is in flight (SH_ERR_BUSY). */
 SH_API enum sh_code sh_sequence_truncate(struct sh_context *context, uint32_t sequence, uint32_t length, struct sh_error *err);
+/* How many rows of its next submission, all but the first, could be taken back by truncating when that is finished: UINT32_MAX where layers keep
+ * every token, less before a window lets go of a page, 0 with recurrent layers. For rows that are entered on trial. */
+SH_API uint32_t sh_sequence_undoable(const struct sh_context *context, uint32_t sequence);
 /* Keeps the state of a model with recurrent layers at the sequence's present length, so that truncating and copying can go there; without
  * such layers it does nothing. Forgotten when the sequence is truncated below it; copies begin
  * without any. At most 4 are kept (SH_ERR_LIMIT). Finishes what is in flight with it first. */

@@ -21,6 +21,8 @@ enum metric_id {
     METRIC_PROMPT_TOKENS,         /* shimmy_prompt_tokens_total{model} */
     METRIC_GENERATED_TOKENS,      /* shimmy_generated_tokens_total{model} */
     METRIC_FORCED_TOKENS,         /* shimmy_forced_tokens_total{model} */
+    METRIC_DRAFT_TOKENS,          /* shimmy_draft_tokens_total{model,source} */
+    METRIC_DRAFT_ACCEPTED,        /* shimmy_draft_accepted_total{model,source} */
     METRIC_GRAMMAR_MASK,          /* shimmy_grammar_mask_seconds histogram */
     METRIC_EMBEDDINGS,            /* shimmy_embeddings_total{model} */
     METRIC_KV_PAGES_USED,         /* shimmy_kv_pages_used{model} gauge */

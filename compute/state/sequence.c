@@ -200,6 +200,20 @@ static enum sh_code check_back(const struct sh_context *c, uint32_t sequence, co
     return SH_OK;
 }
 
+uint32_t sh_sequence_undoable(const struct sh_context *c, uint32_t sequence) {
+    const uint32_t next = sh_sequence_length(c, sequence) + 1;
+    uint32_t most = c->model->program->encoder ? 0 : UINT32_MAX;
+    for (uint32_t g = 0; g < c->n_groups; g++) {
+        const struct sh_state_group *group = sh_context_group(c, g);
+        if (group->kind == SH_STATE_RECURRENT) most = 0;
+        if (group->kind != SH_STATE_WINDOWED) continue;
+        /* the longest sequence that still sees the first page that one of `next` tokens sees */
+        const uint64_t longest = (uint64_t)group->window - 1 + (first_page_seen(group, next) + 1ull) * SH_PAGE_TOKENS - 1;
+        most = (uint32_t)sh_min_u64(most, longest - next);
+    }
+    return most;
+}
+
 enum sh_code sh_sequence_truncate(struct sh_context *c, uint32_t sequence, uint32_t length, struct sh_error *err) {
     struct sh_sequence *s = sh_context_sequence(c, sequence, err);
     if (s == NULL) return SH_ERR_INVALID;

@@ -608,6 +608,47 @@ static void windows_give_pages_back(void **state) {
     world_destroy(w);
 }
 
+static void feed_long(struct world *w, uint32_t sequence, uint32_t n) {
+    struct sh_results results;
+    for (uint32_t k; n > 0; n -= k) {
+        k = n < 50 ? n : 50;
+        feed(w, sequence, k, 0, &results);
+    }
+}
+
+/* What may be entered on trial can be taken back, and of a window not a row more. */
+static void rows_on_trial(void **state) {
+    (void)state;
+    const struct kind windows[] = {{"windowed", {WINDOWED_GROUP(40)}, 1, false, false}, {"narrow", {WINDOWED_GROUP(1)}, 1, false, false}};
+    const struct sh_context_params params = {
+        .size = sizeof params, .max_sequences = 1, .max_batch_rows = 64, .max_outputs = 64, .kv_tokens = LONGEST};
+    for (uint32_t k = 0; k < SH_COUNT(windows); k++) {
+        struct world *w = world_create(&windows[k], &params);
+        const uint32_t a = new_sequence(w);
+        for (uint32_t n = 0; n < 120; n++) {
+            const uint32_t undoable = sh_sequence_undoable(w->c, a);
+            assert_true(undoable < 80);
+            for (uint32_t more = 0; more < 2; more++) {
+                core_ok(sh_sequence_truncate(w->c, a, 0, &error), &error);
+                feed_long(w, a, n);
+                feed_long(w, a, 1 + undoable + more);
+                const enum sh_code expected = more ? SH_ERR_UNSUPPORTED : SH_OK;
+                assert_int_equal(sh_sequence_truncate(w->c, a, n + 1, &error), expected);
+            }
+            core_ok(sh_sequence_truncate(w->c, a, 0, &error), &error);
+            feed_long(w, a, n + 1);
+        }
+        world_destroy(w);
+    }
+    const struct kind paged = {"paged", {PAGED_GROUP}, 1, false, false}, recurrent = {"recurrent", {RECURRENT_GROUP}, 1, false, false};
+    struct world *w = world_create(&paged, &params);
+    assert_int_equal(sh_sequence_undoable(w->c, new_sequence(w)), UINT32_MAX);
+    world_destroy(w);
+    w = world_create(&recurrent, &params);
+    assert_int_equal(sh_sequence_undoable(w->c, new_sequence(w)), 0);
+    world_destroy(w);
+}
+
 /* ---- encoders, and models without logits ---- */
 
 static void encoders_take_a_text_whole(void **state) {
@@ -727,6 +768,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(random_treatment),
         cmocka_unit_test(windows_give_pages_back),
+        cmocka_unit_test(rows_on_trial),
         cmocka_unit_test(encoders_take_a_text_whole),
         cmocka_unit_test(pooled_rows),
     };
