@@ -8,7 +8,7 @@
 #define SHIMMY_CPU_AVX2_DOT_H
 
 #include "compute/cpu/avx2_math.h"
-#include "compute/cpu/lanes8.h"
+#include "compute/cpu/lanes.h"
 
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLLED(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < (n); i++)

@@ -30,8 +30,8 @@ INLINE int32_t quantise16(const float *x, __m256 inverse, int8_t *out) {
 
 static void prepare_32(const float *x, uint64_t cols, uint8_t *out) {
     int8_t *q = (int8_t *)out;
-    float *scales = (float *)(void *)(out + sh_lanes8_scales_at(cols));
-    int32_t *sums = (int32_t *)(void *)(out + sh_lanes8_sums_at(SH_LANES8_Q8_32, cols));
+    float *scales = (float *)(void *)(out + sh_lanes_scales_at(cols));
+    int32_t *sums = (int32_t *)(void *)(out + sh_lanes_sums_at(SH_LANES_Q8_32, cols));
     for (uint64_t b = 0; b < cols / 32; b++, x += 32, q += 32) {
         const __m256 m =
             _mm256_max_ps(_mm256_max_ps(magnitude(x), magnitude(x + 8)), _mm256_max_ps(magnitude(x + 16), magnitude(x + 24)));
@@ -43,9 +43,9 @@ static void prepare_32(const float *x, uint64_t cols, uint8_t *out) {
 
 static void prepare_256(const float *x, uint64_t cols, uint8_t *out) {
     int8_t *q = (int8_t *)out;
-    float *scales = (float *)(void *)(out + sh_lanes8_scales_at(cols));
-    int16_t *sums16 = (int16_t *)(void *)(out + sh_lanes8_sums_at(SH_LANES8_Q8_256, cols));
-    int16_t *sums32 = (int16_t *)(void *)(out + sh_lanes8_sums32_at(cols));
+    float *scales = (float *)(void *)(out + sh_lanes_scales_at(cols));
+    int16_t *sums16 = (int16_t *)(void *)(out + sh_lanes_sums_at(SH_LANES_Q8_256, cols));
+    int16_t *sums32 = (int16_t *)(void *)(out + sh_lanes_sums32_at(cols));
     for (uint64_t b = 0; b < cols / 256; b++) {
         __m256 m = _mm256_setzero_ps();
         for (uint32_t i = 0; i < 256; i += 8) m = _mm256_max_ps(m, magnitude(x + i));
@@ -66,12 +66,12 @@ static void prepare_floats(const float *x, uint64_t cols, uint64_t bytes, uint8_
 }
 
 void sh_avx2_prepare(uint32_t operand, const float *x, uint64_t cols, uint32_t n_rows, void *out) {
-    const uint64_t stride = sh_lanes8_operand_bytes(operand, cols);
+    const uint64_t stride = sh_lanes_operand_bytes(operand, cols);
     for (uint32_t r = 0; r < n_rows; r++, x += cols) {
         uint8_t *to = (uint8_t *)out + r * stride;
         switch (operand) {
-        case SH_LANES8_Q8_32: prepare_32(x, cols, to); break;
-        case SH_LANES8_Q8_256: prepare_256(x, cols, to); break;
+        case SH_LANES_Q8_32: prepare_32(x, cols, to); break;
+        case SH_LANES_Q8_256: prepare_256(x, cols, to); break;
         default: prepare_floats(x, cols, stride, to); break;
         }
     }
@@ -81,9 +81,9 @@ void sh_avx2_prepare(uint32_t operand, const float *x, uint64_t cols, uint32_t n
 
 /* A 16-bit sum takes eight product pairs: at most 8 * 2 * 15 * 127 = 30,480. */
 INLINE void dot_q4_0(const uint8_t *w, const struct rows *rows, __m256 *acc, const int n) {
-    const uint64_t scales = sh_lanes8_scales_at(rows->cols), sums = sh_lanes8_sums_at(SH_LANES8_Q8_32, rows->cols);
-    for (uint64_t b = 0; b < rows->cols / 32; b++, w += SH_LANES8_Q4_0) {
-        fetch(w, SH_LANES8_Q4_0);
+    const uint64_t scales = sh_lanes_scales_at(rows->cols), sums = sh_lanes_sums_at(SH_LANES_Q8_32, rows->cols);
+    for (uint64_t b = 0; b < rows->cols / 32; b++, w += 8 * SH_LANES_Q4_0) {
+        fetch(w, 8 * SH_LANES_Q4_0);
         __m256i s[MAX_TILE];
         UNROLLED (i, n) s[i] = _mm256_setzero_si256();
         UNROLLED (v, 4) {
@@ -106,9 +106,9 @@ INLINE void dot_q4_0(const uint8_t *w, const struct rows *rows, __m256 *acc, con
 
 /* A product pair is at most 2 * 128 * 127 = 32,512, so every pair is widened before it is added. */
 INLINE void dot_q8_0(const uint8_t *w, const struct rows *rows, __m256 *acc, const int n) {
-    const uint64_t scales = sh_lanes8_scales_at(rows->cols);
-    for (uint64_t b = 0; b < rows->cols / 32; b++, w += SH_LANES8_Q8_0) {
-        fetch(w, SH_LANES8_Q8_0);
+    const uint64_t scales = sh_lanes_scales_at(rows->cols);
+    for (uint64_t b = 0; b < rows->cols / 32; b++, w += 8 * SH_LANES_Q8_0) {
+        fetch(w, 8 * SH_LANES_Q8_0);
         __m256i s[MAX_TILE];
         UNROLLED (i, n) s[i] = _mm256_setzero_si256();
         UNROLLED (v, 8) {
@@ -128,7 +128,7 @@ INLINE void dot_q8_0(const uint8_t *w, const struct rows *rows, __m256 *acc, con
 
 /* Ends a K block: acc += d dx sums - dmin dx mins, the mins' term first. */
 INLINE void finish_k(const uint8_t *w, const struct rows *rows, uint64_t b, const __m256i *sums, __m256 *acc, const int n) {
-    const uint64_t scales = sh_lanes8_scales_at(rows->cols), sums32 = sh_lanes8_sums32_at(rows->cols);
+    const uint64_t scales = sh_lanes_scales_at(rows->cols), sums32 = sh_lanes_sums32_at(rows->cols);
     const __m256 d = halves(w), dmin = halves(w + 16);
     UNROLLED (i, n) {
         const uint8_t *x = rows->x + i * rows->stride;
@@ -144,7 +144,7 @@ INLINE void finish_k(const uint8_t *w, const struct rows *rows, uint64_t b, cons
 }
 
 INLINE void dot_q4_k(const uint8_t *w, const struct rows *rows, __m256 *acc, const int n) {
-    for (uint64_t b = 0; b < rows->cols / 256; b++, w += SH_LANES8_Q4_K) {
+    for (uint64_t b = 0; b < rows->cols / 256; b++, w += 8 * SH_LANES_Q4_K) {
         __m256i sums[MAX_TILE];
         UNROLLED (i, n) sums[i] = _mm256_setzero_si256();
         for (int c = 0; c < 4; c++) {
@@ -174,7 +174,7 @@ INLINE void dot_q4_k(const uint8_t *w, const struct rows *rows, __m256 *acc, con
 /* Quants reach 31: four vectors, 4 * 2 * 31 * 127 = 31,496, fit into 16 bits, eight do not. */
 INLINE void dot_q5_k(const uint8_t *w, const struct rows *rows, __m256 *acc, const int n) {
     const __m256i bit = _mm256_set1_epi8(16);
-    for (uint64_t b = 0; b < rows->cols / 256; b++, w += SH_LANES8_Q5_K) {
+    for (uint64_t b = 0; b < rows->cols / 256; b++, w += 8 * SH_LANES_Q5_K) {
         __m256i sums[MAX_TILE];
         UNROLLED (i, n) sums[i] = _mm256_setzero_si256();
         for (int c = 0; c < 4; c++) {
@@ -213,9 +213,9 @@ INLINE void dot_q5_k(const uint8_t *w, const struct rows *rows, __m256 *acc, con
  * Half h of a block: nibbles [a][v] and bit pairs [v]; low nibbles with bits 2a, 2a+1 are elements 128h + 32a + 4v.., high
  * nibbles with bits 2a+4, 2a+5 those 64 further. Element e belongs to sub-block e / 16. */
 INLINE void dot_q6_k(const uint8_t *w, const struct rows *rows, __m256 *acc, const int n) {
-    const uint64_t scales = sh_lanes8_scales_at(rows->cols), sums16 = sh_lanes8_sums_at(SH_LANES8_Q8_256, rows->cols);
+    const uint64_t scales = sh_lanes_scales_at(rows->cols), sums16 = sh_lanes_sums_at(SH_LANES_Q8_256, rows->cols);
     const __m256i bits = _mm256_set1_epi8(0x30);
-    for (uint64_t b = 0; b < rows->cols / 256; b++, w += SH_LANES8_Q6_K) {
+    for (uint64_t b = 0; b < rows->cols / 256; b++, w += 8 * SH_LANES_Q6_K) {
         __m256i sums[MAX_TILE];
         UNROLLED (i, n) sums[i] = _mm256_setzero_si256();
         for (int part = 0; part < 4; part++) { /* 2h + a: 32 elements from low nibbles, 32 from high ones */
@@ -338,8 +338,8 @@ void sh_avx2_matmul(const struct sh_cpu_matmul *m, uint64_t group0, uint64_t gro
     const struct tiles tiles = tiles_of(m->w->type);
     const struct sh_avx2_lookup lookup = lookup_of(m->w->type);
     const uint32_t widest = tiles.of[MAX_TILE - 1] != NULL ? MAX_TILE : 2;
-    const uint64_t group_bytes = sh_lanes8_group_bytes(m->w->type, m->w->cols);
-    const uint64_t stride = sh_lanes8_operand_bytes(sh_lanes8_operand(m->w->type), m->w->cols);
+    const uint64_t group_bytes = sh_lanes_group_bytes(8, m->w->type, m->w->cols);
+    const uint64_t stride = sh_lanes_operand_bytes(sh_lanes_operand(m->w->type), m->w->cols);
     const uint32_t resident = (uint32_t)sh_max_u64(widest, RESIDENT_BYTES / stride / widest * widest);
     for (uint32_t r0 = 0; r0 < m->n_rows; r0 += resident) {
         const uint32_t r1 = (uint32_t)sh_min_u64(r0 + resident, m->n_rows);

@@ -1,5 +1,5 @@
 /*
- * avx2_matmul.h - operands and matrix products of the AVX2 table on the layouts of lanes8.h; the arithmetic is stated in
+ * avx2_matmul.h - operands and matrix products of the AVX2 table on the layouts of lanes.h; the arithmetic is stated in
  * kernels.h.
  */
 #ifndef SHIMMY_CPU_AVX2_MATMUL_H

@@ -18,7 +18,7 @@ INLINE __m256i signed_pairs(__m256i v, __m256i x) { return _mm256_maddubs_epi16(
 /* Q4_1, Q5_0, Q5_1: quants of 4 bits, or 5 where `high`; `min`, or quants that stand for -16..15. Four vectors,
  * 4 * 2 * 31 * 127 = 31,496, fit into 16 bits. */
 INLINE void dot_five(const uint8_t *w, const struct rows *rows, __m256 *acc, const int n, const bool high, const bool min) {
-    const uint64_t scales = sh_lanes8_scales_at(rows->cols), sums = sh_lanes8_sums_at(SH_LANES8_Q8_32, rows->cols);
+    const uint64_t scales = sh_lanes_scales_at(rows->cols), sums = sh_lanes_sums_at(SH_LANES_Q8_32, rows->cols);
     const int high_at = min ? 32 : 16, quants_at = high_at + (high ? 32 : 0);
     for (uint64_t b = 0; b < rows->cols / 32; b++, w += quants_at + 128) {
         fetch(w, (uint32_t)quants_at + 128);
@@ -67,10 +67,10 @@ INLINE __m256 add_table(__m256 d, float dx, __m256i dot, __m256 acc) {
 
 /* IQ4_NL: values up to 127, every pair, 2 * 127 * 127 = 32,258, is widened before it is added. */
 INLINE void dot_iq4_nl(const uint8_t *w, const struct rows *rows, __m256 *acc, const int n) {
-    const uint64_t scales = sh_lanes8_scales_at(rows->cols);
+    const uint64_t scales = sh_lanes_scales_at(rows->cols);
     const __m256i values = lookup_of(rows);
-    for (uint64_t b = 0; b < rows->cols / 32; b++, w += SH_LANES8_TABLE_32) {
-        fetch(w, SH_LANES8_TABLE_32);
+    for (uint64_t b = 0; b < rows->cols / 32; b++, w += 8 * SH_LANES_TABLE_32) {
+        fetch(w, 8 * SH_LANES_TABLE_32);
         __m256i dot[MAX_TILE];
         UNROLLED (i, n) dot[i] = _mm256_setzero_si256();
         UNROLLED (v, 4) {
@@ -90,10 +90,10 @@ INLINE void dot_iq4_nl(const uint8_t *w, const struct rows *rows, __m256 *acc, c
 
 /* MXFP4: values 0..24 stand for -12..12; four vectors, 4 * 2 * 24 * 127 = 24,384, fit into 16 bits. */
 INLINE void dot_mxfp4(const uint8_t *w, const struct rows *rows, __m256 *acc, const int n) {
-    const uint64_t scales = sh_lanes8_scales_at(rows->cols), sums = sh_lanes8_sums_at(SH_LANES8_Q8_32, rows->cols);
+    const uint64_t scales = sh_lanes_scales_at(rows->cols), sums = sh_lanes_sums_at(SH_LANES_Q8_32, rows->cols);
     const __m256i values = lookup_of(rows), lowest = _mm256_set1_epi32(rows->lookup->lowest);
-    for (uint64_t b = 0; b < rows->cols / 32; b++, w += SH_LANES8_TABLE_32) {
-        fetch(w, SH_LANES8_TABLE_32);
+    for (uint64_t b = 0; b < rows->cols / 32; b++, w += 8 * SH_LANES_TABLE_32) {
+        fetch(w, 8 * SH_LANES_TABLE_32);
         __m256i even[MAX_TILE], odd[MAX_TILE];
         UNROLLED (i, n) even[i] = odd[i] = _mm256_setzero_si256();
         UNROLLED (v, 4) {
@@ -119,7 +119,7 @@ INLINE void dot_mxfp4(const uint8_t *w, const struct rows *rows, __m256 *acc, co
 /* Ends a block of 256: adds lowest * (sum of scale * sum of quants), then acc += d (dx dot). */
 INLINE void finish_table(const uint8_t *w, const struct rows *rows, uint64_t b, const __m256i *dots, __m256 *acc, const int n,
                          const bool offset) {
-    const uint64_t scales = sh_lanes8_scales_at(rows->cols), sums16 = sh_lanes8_sums_at(SH_LANES8_Q8_256, rows->cols);
+    const uint64_t scales = sh_lanes_scales_at(rows->cols), sums16 = sh_lanes_sums_at(SH_LANES_Q8_256, rows->cols);
     const __m256i lowest = _mm256_set1_epi32(rows->lookup->lowest);
     const __m256 d = _mm256_loadu_ps((const void *)w);
     UNROLLED (i, n) {
@@ -141,12 +141,12 @@ INLINE void finish_table(const uint8_t *w, const struct rows *rows, uint64_t b, 
  * (2 * 124 * 127 = 31,496), 0 for signed values up to 127. */
 INLINE void dot_table_16(const uint8_t *w, const struct rows *rows, __m256 *acc, const int n, const int run) {
     const __m256i values = lookup_of(rows);
-    for (uint64_t b = 0; b < rows->cols / 256; b++, w += SH_LANES8_TABLE_16) {
+    for (uint64_t b = 0; b < rows->cols / 256; b++, w += 8 * SH_LANES_TABLE_16) {
         __m256i dots[MAX_TILE];
         UNROLLED (i, n) dots[i] = _mm256_setzero_si256();
         for (int c = 0; c < 4; c++) { /* 32 elements from low nibbles, 32 from high ones */
             const uint8_t *q = w + 160 + 256 * c;
-            fetch(q, SH_LANES8_TABLE_16 / 4);
+            fetch(q, 2 * SH_LANES_TABLE_16);
             const __m256i low_pair = pair_of(w + 32 + 32 * c), high_pair = pair_of(w + 48 + 32 * c);
             UNROLLED (sub, 2) {
                 const __m256i low_scale = signed_scale_of(low_pair, sub), high_scale = signed_scale_of(high_pair, sub);
@@ -188,7 +188,7 @@ INLINE void dot_iq3_s(const uint8_t *w, const struct rows *rows, __m256 *acc, co
  * r in vector v % 4, bit 2r + v / 4. `run` as above: 4 with values from 0 to 31, 1 from 0 to 124. */
 INLINE void dot_table_8(const uint8_t *w, const struct rows *rows, __m256 *acc, const int n, const int run) {
     const __m256i values = lookup_of(rows);
-    for (uint64_t b = 0; b < rows->cols / 256; b++, w += SH_LANES8_TABLE_8) {
+    for (uint64_t b = 0; b < rows->cols / 256; b++, w += 8 * SH_LANES_TABLE_8) {
         __m256i dots[MAX_TILE];
         UNROLLED (i, n) dots[i] = _mm256_setzero_si256();
         for (int h = 0; h < 2; h++) {
@@ -226,13 +226,13 @@ INLINE void dot_narrow_8(const uint8_t *w, const struct rows *rows, __m256 *acc,
 
 /* Ternary: bit pairs 0..3 stand for -1..2, without scales. Half a block, 32 * 2 * 3 * 127 = 24,384, fits into 16 bits. */
 INLINE void dot_ternary(const uint8_t *w, const struct rows *rows, __m256 *acc, const int n) {
-    const uint64_t scales = sh_lanes8_scales_at(rows->cols), sums32 = sh_lanes8_sums32_at(rows->cols);
-    for (uint64_t b = 0; b < rows->cols / 256; b++, w += SH_LANES8_TERNARY) {
+    const uint64_t scales = sh_lanes_scales_at(rows->cols), sums32 = sh_lanes_sums32_at(rows->cols);
+    for (uint64_t b = 0; b < rows->cols / 256; b++, w += 8 * SH_LANES_TERNARY) {
         __m256i dots[MAX_TILE];
         UNROLLED (i, n) dots[i] = _mm256_setzero_si256();
         for (int h = 0; h < 2; h++) {
             const uint8_t *pairs = w + 32 + 256 * h;
-            fetch(pairs, SH_LANES8_TERNARY / 2);
+            fetch(pairs, 4 * SH_LANES_TERNARY);
             __m256i sum[MAX_TILE];
             UNROLLED (i, n) sum[i] = _mm256_setzero_si256();
             UNROLLED (v, 8) {
@@ -260,13 +260,13 @@ INLINE void dot_ternary(const uint8_t *w, const struct rows *rows, __m256 *acc, 
 
 /* Q2_K: bit pairs as in a table of 8, scales 0..15 in the low halves of their bytes, mins in the high ones. */
 INLINE void dot_q2_k(const uint8_t *w, const struct rows *rows, __m256 *acc, const int n) {
-    const uint64_t scales = sh_lanes8_scales_at(rows->cols), sums16 = sh_lanes8_sums_at(SH_LANES8_Q8_256, rows->cols);
-    for (uint64_t b = 0; b < rows->cols / 256; b++, w += SH_LANES8_Q2_K) {
+    const uint64_t scales = sh_lanes_scales_at(rows->cols), sums16 = sh_lanes_sums_at(SH_LANES_Q8_256, rows->cols);
+    for (uint64_t b = 0; b < rows->cols / 256; b++, w += 8 * SH_LANES_Q2_K) {
         __m256i dots[MAX_TILE];
         UNROLLED (i, n) dots[i] = _mm256_setzero_si256();
         for (int h = 0; h < 2; h++) {
             const uint8_t *pairs = w + 160 + 256 * h;
-            fetch(pairs, SH_LANES8_Q2_K / 2);
+            fetch(pairs, 4 * SH_LANES_Q2_K);
             UNROLLED (r, 4) {
                 const __m256i pair = low_nibbles(pair_of(w + 32 + 16 * (4 * h + r)));
                 UNROLLED (sub, 2) {

@@ -5,6 +5,8 @@
 
 const struct sh_cpu_kernels *const sh_cpu_tables[] = {
 #if defined(__x86_64__)
+    &sh_cpu_avx512,
+    &sh_cpu_avxvnni,
     &sh_cpu_avx2,
 #endif
     &sh_cpu_scalar,

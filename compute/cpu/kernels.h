@@ -7,7 +7,7 @@
  *
  * scalar: ref.h. Matrices stay in file layout.
  *
- * avx2 (AVX2, FMA, F16C; layouts of lanes8.h): fma(a, b, c) is one rounding.
+ * avx2 (AVX2, FMA, F16C; layouts of lanes.h): fma(a, b, c) is one rounding.
  *   F32, F16, BF16 matrices: float activations; four sums per output by k mod 4, each an fma chain in ascending k from 0,
  *     joined as (s0 + s1) + (s2 + s3).
  *   Q4_0, Q8_0: activations become int8 in blocks of 32: scale dx = most / 127 with most the block's largest magnitude, quant =
@@ -34,6 +34,10 @@
  *     from the first one seen to the next multiple of 256, and so on) with that part's own maximum, its sum by lanes, its values an
  *     fma chain in ascending position; parts are joined in ascending order by rescaling to the larger maximum, the sink last. The
  *     parts depend on the positions seen alone.
+ *
+ * avxvnni (AVX2, FMA, F16C, AVX-VNNI; 8 lanes of lanes.h), avx512 (those and AVX-512 F, BW, DQ, VL, VNNI; 16 lanes): bit for bit that
+ *   of avx2. Sums inside a block are exact integers whichever instructions make them; the float operations on them, and all
+ *   other kernels, are the same in the same order.
  *
  * Thread-safety: tables are constant; their functions are pure apart from what they write through their arguments. Different
  * items (row groups, rows) may be computed at the same time.
@@ -111,7 +115,7 @@ extern const uint32_t sh_cpu_n_tables;
 
 extern const struct sh_cpu_kernels sh_cpu_scalar;
 #if defined(__x86_64__)
-extern const struct sh_cpu_kernels sh_cpu_avx2;
+extern const struct sh_cpu_kernels sh_cpu_avx2, sh_cpu_avxvnni, sh_cpu_avx512;
 #endif
 
 #endif

@@ -1,21 +1,22 @@
-/* The AVX2 table: matrices in the layouts of lanes8.h, products, attention and recurrent ops in files of their own. */
+/* The AVX2 table: matrices in the layouts of lanes.h, products, attention and recurrent ops in files of their own. */
 #include "compute/cpu/avx2_attention.h"
 #include "compute/cpu/avx2_math.h"
 #include "compute/cpu/avx2_matmul.h"
+#include "compute/cpu/avx2_ops.h"
 #include "compute/cpu/avx2_recurrent.h"
-#include "compute/cpu/lanes8.h"
+#include "compute/cpu/lanes.h"
 
 #include <cpuid.h>
 #include <math.h>
 
-static bool available(void) {
+bool sh_avx2_available(void) {
     unsigned a, b, c, d;
     __builtin_cpu_init();
     /* clang 14 does not know "f16c" here. */
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
 }
 
-static uint64_t matmul_scratch(uint64_t cols) {
+uint64_t sh_avx2_matmul_scratch(uint64_t cols) {
     (void)cols;
     return 0;
 }
@@ -62,7 +63,7 @@ static void norm_part(const struct sh_ref_norm *n, const float *x, uint32_t widt
     }
 }
 
-static void norm(const struct sh_ref_norm *n, const float *x, uint32_t n_rows, float *out) {
+void sh_avx2_norm(const struct sh_ref_norm *n, const float *x, uint32_t n_rows, float *out) {
     const uint32_t width = n->width / n->n_groups;
     for (uint32_t r = 0; r < n_rows; r++)
         for (uint32_t g = 0; g < n->n_groups; g++, x += width, out += width)
@@ -72,7 +73,7 @@ static void norm(const struct sh_ref_norm *n, const float *x, uint32_t n_rows, f
 
 /* ---- elementwise ---- */
 
-static void add(const float *x, const float *y, uint64_t n, float *out) {
+void sh_avx2_add(const float *x, const float *y, uint64_t n, float *out) {
     for (uint64_t i = 0; i < n; i += 8)
         sh_avx2_store(out + i, n - i, _mm256_add_ps(sh_avx2_load(x + i, n - i), sh_avx2_load(y + i, n - i)));
 }
@@ -104,7 +105,7 @@ static inline __m256 unary_of(enum sh_unary kind, __m256 a, __m256 x) {
     }
 }
 
-static void unary(enum sh_unary kind, float a, const float *x, uint64_t n, float *out) {
+void sh_avx2_unary(enum sh_unary kind, float a, const float *x, uint64_t n, float *out) {
     if (kind == SH_UNARY_GELU_ERF) {
         sh_ref_unary(kind, a, x, n, out);
         return;
@@ -128,8 +129,8 @@ static inline __m256 glu_of(enum sh_glu act, __m256 gate, __m256 up) {
     }
 }
 
-static void glu(enum sh_glu act, const float *gate, uint32_t gate_width, const float *up, uint32_t n_rows, uint32_t width,
-                float *out) {
+void sh_avx2_glu(enum sh_glu act, const float *gate, uint32_t gate_width, const float *up, uint32_t n_rows, uint32_t width,
+                 float *out) {
     if (act == SH_GLU_GELU_ERF) {
         sh_ref_glu(act, gate, gate_width, up, n_rows, width, out);
         return;
@@ -143,7 +144,7 @@ static void glu(enum sh_glu act, const float *gate, uint32_t gate_width, const f
     }
 }
 
-static void expert_sum(const float *x, const float *route, uint32_t n_used, uint32_t width, float *out) {
+void sh_avx2_expert_sum(const float *x, const float *route, uint32_t n_used, uint32_t width, float *out) {
     for (uint32_t i = 0; i < width; i += 8) {
         __m256 sum = _mm256_setzero_ps();
         for (uint32_t j = 0; j < n_used; j++)
@@ -155,21 +156,21 @@ static void expert_sum(const float *x, const float *route, uint32_t n_used, uint
 const struct sh_cpu_kernels sh_cpu_avx2 = {
     .tier = "avx2",
     .requires = "AVX2, FMA and F16C",
-    .available = available,
+    .available = sh_avx2_available,
     .group_rows = 8,
     .matrix_bytes = sh_lanes8_matrix_bytes,
     .pack = sh_lanes8_pack,
     .unpack = sh_lanes8_unpack,
-    .operand = sh_lanes8_operand,
-    .operand_bytes = sh_lanes8_operand_bytes,
+    .operand = sh_lanes_operand,
+    .operand_bytes = sh_lanes_operand_bytes,
     .prepare = sh_avx2_prepare,
     .matmul = sh_avx2_matmul,
-    .matmul_scratch = matmul_scratch,
-    .norm = norm,
-    .add = add,
-    .unary = unary,
-    .glu = glu,
-    .expert_sum = expert_sum,
+    .matmul_scratch = sh_avx2_matmul_scratch,
+    .norm = sh_avx2_norm,
+    .add = sh_avx2_add,
+    .unary = sh_avx2_unary,
+    .glu = sh_avx2_glu,
+    .expert_sum = sh_avx2_expert_sum,
     .conv = sh_avx2_conv,
     .scan = sh_avx2_scan,
     .delta_net = sh_avx2_delta_net,

@@ -4,6 +4,9 @@
  *
  * Prefill is one prompt of --prompt tokens into an empty sequence; decode is --generate greedy tokens from an empty sequence,
  * each asked for after the one before is known, host sampling included. Both are repeated and averaged, after one run to warm up.
+ *
+ * --together 1,16,64 measures steps instead, each one row of as many sequences, which have --behind tokens behind them: the
+ * fastest of --generate such steps, and their tokens per second. A machine that others use too still shows its fastest step.
  */
 #include "compute/engine.h"
 
@@ -15,7 +18,10 @@
 #include <time.h>
 
 static const char usage[] =
-    "usage: speed MODEL.gguf [--device cpu|NAME] [--threads N] [--prompt 512] [--generate 64] [--repeat 3]\n";
+    "usage: speed MODEL.gguf [--device cpu|NAME] [--threads N] [--prompt 512] [--generate 64] [--repeat 3]\n"
+    "       speed MODEL.gguf --together N[,N...] [--behind 0] [--device ...] [--threads N] [--generate 64]\n";
+
+#define MOST_TOGETHER 64 /* the most figures of --together, and the most sequences of one */
 
 static _Noreturn void die(const struct sh_error *err) {
     fprintf(stderr, "speed: %s\n", err->message);
@@ -88,6 +94,42 @@ static double decode(struct sh_context *context, uint32_t n) {
     return seconds;
 }
 
+/* Fills `n` sequences with `behind` tokens each, then runs `steps` steps of one row each; seconds of the fastest. */
+static double together(struct sh_context *context, uint32_t n, uint32_t behind, uint32_t steps, uint32_t n_vocab) {
+    struct sh_error err = {0};
+    struct sh_row rows[MOST_TOGETHER], *prompt = calloc(behind + 1, sizeof *prompt);
+    if (prompt == NULL) abort();
+    for (uint32_t i = 0; i < n; i++) {
+        rows[i] = (struct sh_row){.sequence = new_sequence(context),
+                                  .role = SH_ROLE_GENERATED,
+                                  .token = (int32_t)((i * 31 + 1) % n_vocab),
+                                  .position = behind,
+                                  .outputs = SH_OUT_SAMPLE};
+        for (uint32_t k = 0; k < behind; k++)
+            prompt[k] =
+                (struct sh_row){.sequence = rows[i].sequence, .token = (int32_t)((k * 7919 + i) % n_vocab), .position = k};
+        if (behind == 0) continue;
+        prompt[behind - 1].outputs = SH_OUT_SAMPLE;
+        run(context, prompt, behind);
+    }
+    double fastest = 0;
+    for (uint32_t s = 0; s < steps; s++) {
+        const struct sh_batch batch = {rows, n};
+        struct sh_results results;
+        sh_ticket ticket;
+        const double begin = now();
+        if (sh_submit(context, &batch, &ticket, &err) != SH_OK || sh_wait(context, ticket, -1, &results, &err) != SH_OK)
+            die(&err);
+        const double seconds = now() - begin;
+        if (s == 0 || seconds < fastest) fastest = seconds;
+        for (uint32_t i = 0; i < results.count; i++) rows[i].token = results.items[i].token;
+        for (uint32_t i = 0; i < n; i++) rows[i].position++;
+    }
+    for (uint32_t i = 0; i < n; i++) sh_sequence_destroy(context, rows[i].sequence);
+    free(prompt);
+    return fastest;
+}
+
 static uint32_t number(const char *text) {
     char *end;
     const unsigned long n = strtoul(text, &end, 10);
@@ -98,17 +140,41 @@ static uint32_t number(const char *text) {
     return (uint32_t)n;
 }
 
+static uint32_t numbers(char *text, uint32_t *out) {
+    uint32_t n = 0;
+    for (char *at = text, *one; (one = strsep(&at, ",")) != NULL;) {
+        const uint32_t value = number(one);
+        if (n == MOST_TOGETHER || value == 0 || value > MOST_TOGETHER) {
+            fprintf(stderr, "speed: --together takes numbers from 1 to %d\n%s", MOST_TOGETHER, usage);
+            exit(2);
+        }
+        out[n++] = value;
+    }
+    return n;
+}
+
+static struct sh_context *create_context(struct sh_model *model, uint32_t max_rows, uint32_t max_sequences) {
+    struct sh_error err = {0};
+    struct sh_context *context = NULL;
+    const struct sh_context_params params = {.size = sizeof params, .max_batch_rows = max_rows, .max_sequences = max_sequences};
+    if (sh_context_create(model, &params, &context, &err) != SH_OK) die(&err);
+    return context;
+}
+
 int main(int argc, char **argv) {
-    static const struct option options[] = {{"device", 1, NULL, 'd'},   {"threads", 1, NULL, 't'}, {"prompt", 1, NULL, 'p'},
-                                            {"generate", 1, NULL, 'g'}, {"repeat", 1, NULL, 'r'},  {0}};
+    static const struct option options[] = {
+        {"device", 1, NULL, 'd'},   {"threads", 1, NULL, 't'},  {"prompt", 1, NULL, 'p'}, {"repeat", 1, NULL, 'r'},
+        {"generate", 1, NULL, 'g'}, {"together", 1, NULL, 'n'}, {"behind", 1, NULL, 'b'}, {0}};
     const char *want = "cpu";
-    uint32_t threads = 0, n_prompt = 512, n_generate = 64, repeat = 3;
+    uint32_t threads = 0, n_prompt = 512, n_generate = 64, repeat = 3, behind = 0, n_counts = 0, counts[MOST_TOGETHER];
     for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) switch (c) {
         case 'd': want = optarg; break;
         case 't': threads = number(optarg); break;
         case 'p': n_prompt = number(optarg); break;
         case 'g': n_generate = number(optarg); break;
         case 'r': repeat = number(optarg); break;
+        case 'n': n_counts = numbers(optarg, counts); break;
+        case 'b': behind = number(optarg); break;
         default: fputs(usage, stderr); return 2;
         }
     if (optind + 1 != argc || n_prompt == 0 || n_generate == 0 || repeat == 0) {
@@ -122,24 +188,30 @@ int main(int argc, char **argv) {
     if (sh_model_load(&device, 1, &params, &model, &err) != SH_OK) die(&err);
     struct sh_model_info info;
     sh_model_get_info(model, &info);
-    struct sh_context *context = NULL;
-    const struct sh_context_params context_params = {
-        .size = sizeof context_params, .max_batch_rows = n_prompt, .max_sequences = 1};
-    if (sh_context_create(model, &context_params, &context, &err) != SH_OK) die(&err);
-
-    double prefill_s = 0, decode_s = 0;
-    prefill(context, n_prompt, info.n_vocab);
-    for (uint32_t i = 0; i < repeat; i++) prefill_s += prefill(context, n_prompt, info.n_vocab);
-    decode(context, n_generate < 8 ? n_generate : 8);
-    for (uint32_t i = 0; i < repeat; i++) decode_s += decode(context, n_generate);
     const struct sh_device_info *used = sh_device_get_info(device);
     printf("device\t%s (%s)\n", used->name, used->tier);
     printf("type\t%s\n", info.type_name);
     printf("load_seconds\t%.3f\n", (double)info.load_ns * 1e-9);
     printf("weights_bytes\t%" PRIu64 "\n", info.weights_bytes[0]);
-    printf("prefill_tokens_per_second\t%.2f\n", (double)n_prompt * repeat / prefill_s);
-    printf("decode_tokens_per_second\t%.2f\n", (double)n_generate * repeat / decode_s);
-    sh_context_destroy(context);
+    if (n_counts > 0) {
+        struct sh_context *context = create_context(model, behind > MOST_TOGETHER ? behind : MOST_TOGETHER, MOST_TOGETHER);
+        for (uint32_t i = 0; i < n_counts; i++) {
+            const double seconds = together(context, counts[i], behind, n_generate, info.n_vocab);
+            printf("step_of_%u_milliseconds\t%.3f\n", counts[i], seconds * 1e3);
+            printf("step_of_%u_tokens_per_second\t%.2f\n", counts[i], counts[i] / seconds);
+        }
+        sh_context_destroy(context);
+    } else {
+        struct sh_context *context = create_context(model, n_prompt, 1);
+        double prefill_s = 0, decode_s = 0;
+        prefill(context, n_prompt, info.n_vocab);
+        for (uint32_t i = 0; i < repeat; i++) prefill_s += prefill(context, n_prompt, info.n_vocab);
+        decode(context, n_generate < 8 ? n_generate : 8);
+        for (uint32_t i = 0; i < repeat; i++) decode_s += decode(context, n_generate);
+        printf("prefill_tokens_per_second\t%.2f\n", (double)n_prompt * repeat / prefill_s);
+        printf("decode_tokens_per_second\t%.2f\n", (double)n_generate * repeat / decode_s);
+        sh_context_destroy(context);
+    }
     sh_model_unload(model);
     sh_device_close(device);
     return 0;

@@ -1,7 +1,7 @@
 /*
- * Whole models on the AVX2 table against the same table with its matrix products in plain C, element by element as kernels.h states
- * their arithmetic: every logit of a prompt and of a few decoded tokens has the same bits. The files of ../shared/parity hold every
- * weight type, and mixtures of experts.
+ * Whole models on the AVX2 table, and on those that promise its bits, against the AVX2 table with its matrix products in plain C,
+ * element by element as kernels.h states their arithmetic: every logit of a prompt and of a few decoded tokens has the same bits. The
+ * files of ../shared/parity hold every weight type, and mixtures of experts.
  */
 #include "compute/cpu/cpu.h"
 #include "tests/unit/core.h"
@@ -57,8 +57,8 @@ static void matmul(const struct sh_cpu_matmul *m, uint64_t group0, uint64_t grou
 #define N_PROMPT 19
 #define N_STEPS 3
 
-/* Logits [N_PROMPT + N_STEPS][n_vocab] of some tokens; `modelled`: with the products in plain C. */
-static float *run(const char *path, bool modelled, uint32_t *n_vocab) {
+/* Logits [N_PROMPT + N_STEPS][n_vocab] of some tokens on a device; `modelled`: with the products in plain C. */
+static float *run(const char *path, const char *device, bool modelled, uint32_t *n_vocab) {
     struct sh_cpu_kernels table = sh_cpu_avx2;
     table.matrix_bytes = matrix_bytes;
     table.pack = pack;
@@ -68,7 +68,7 @@ static float *run(const char *path, bool modelled, uint32_t *n_vocab) {
     table.prepare = prepare;
     table.matmul = matmul;
     struct sh_error err = {0};
-    struct core_model m = {.devices = {core_open_device("cpu-avx2")}};
+    struct core_model m = {.devices = {core_open_device(device)}};
     if (modelled) ((struct sh_cpu_device *)m.devices[0])->kernels = &table;
     const struct sh_model_params params = {.size = sizeof params, .path = path};
     core_ok(sh_model_load(m.devices, 1, &params, &m.model, &err), &err);
@@ -88,39 +88,65 @@ static float *run(const char *path, bool modelled, uint32_t *n_vocab) {
     return logits;
 }
 
-static void products_are_as_stated(void **state) {
-    (void)state;
-    if (!sh_cpu_avx2.available()) TEST_SKIP("this CPU has no AVX2, FMA and F16C");
-    static const char *const files[] = {
-        "llama-F32",    "llama-F16",   "llama-BF16",   "llama-Q4_0",      "llama-Q4_1",     "llama-Q5_0",    "llama-Q5_1",
-        "llama-Q8_0",   "llama-Q2_K",  "llama-Q3_K_M", "llama-Q4_K_M",    "llama-Q5_K_M",   "llama-Q6_K",    "llama-IQ1_S",
-        "llama-IQ1_M",  "llama-IQ2_S", "llama-IQ2_XS", "llama-IQ2_XXS",   "llama-IQ3_S",    "llama-IQ3_XXS", "llama-IQ4_NL",
-        "llama-IQ4_XS", "llama-TQ1_0", "llama-TQ2_0",  "llama-bias-Q8_0", "mixtral-Q4_K_M", "gpt-oss-MXFP4"};
+static const char *const files[] = {
+    "llama-F32",    "llama-F16",   "llama-BF16",   "llama-Q4_0",      "llama-Q4_1",     "llama-Q5_0",    "llama-Q5_1",
+    "llama-Q8_0",   "llama-Q2_K",  "llama-Q3_K_M", "llama-Q4_K_M",    "llama-Q5_K_M",   "llama-Q6_K",    "llama-IQ1_S",
+    "llama-IQ1_M",  "llama-IQ2_S", "llama-IQ2_XS", "llama-IQ2_XXS",   "llama-IQ3_S",    "llama-IQ3_XXS", "llama-IQ4_NL",
+    "llama-IQ4_XS", "llama-TQ1_0", "llama-TQ2_0",  "llama-bias-Q8_0", "mixtral-Q4_K_M", "gpt-oss-MXFP4"};
+
+/* Each model on `table` with its own products has the logits of the AVX2 table with products in plain C. */
+static void compare(const char *test, const struct sh_cpu_kernels *table) {
+    if (!sh_cpu_avx2.available()) test_skip(test, "this CPU has no AVX2, FMA and F16C");
+    if (!table->available()) test_skip(test, "this CPU lacks some of %s", table->requires);
+    char device[32];
+    snprintf(device, sizeof device, "cpu-%s", table->tier);
     for (size_t i = 0; i < SH_COUNT(files); i++) {
         char relative[128];
         snprintf(relative, sizeof relative, "parity/%s.gguf", files[i]);
         const char *path = TEST_SHARED(relative);
         uint32_t n_vocab;
-        float *found = run(path, false, &n_vocab), *expected = run(path, true, &n_vocab);
+        float *found = run(path, device, false, &n_vocab), *expected = run(path, "cpu-avx2", true, &n_vocab);
         for (size_t k = 0; k < (N_PROMPT + N_STEPS) * (size_t)n_vocab; k++)
             if (!(found[k] == expected[k]))
-                fail_msg("%s: logit %zu of row %zu is %.9g, as stated %.9g", files[i], k % n_vocab, k / n_vocab, (double)found[k],
-                         (double)expected[k]);
+                fail_msg("%s on %s: logit %zu of row %zu is %.9g, as stated %.9g", files[i], device, k % n_vocab, k / n_vocab,
+                         (double)found[k], (double)expected[k]);
         free(found);
         free(expected);
     }
 }
 
+static void avx2_is_as_stated(void **state) {
+    (void)state;
+    compare(__func__, &sh_cpu_avx2);
+}
+static void avxvnni_is_as_stated(void **state) {
+    (void)state;
+    compare(__func__, &sh_cpu_avxvnni);
+}
+static void avx512_is_as_stated(void **state) {
+    (void)state;
+    compare(__func__, &sh_cpu_avx512);
+}
+
 #else
 
-static void products_are_as_stated(void **state) {
+static void avx2_is_as_stated(void **state) {
     (void)state;
     TEST_SKIP("the AVX2 table is not part of this build");
+}
+static void avxvnni_is_as_stated(void **state) {
+    (void)state;
+    TEST_SKIP("the AVX-VNNI table is not part of this build");
+}
+static void avx512_is_as_stated(void **state) {
+    (void)state;
+    TEST_SKIP("the AVX-512 table is not part of this build");
 }
 
 #endif
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(products_are_as_stated)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(avx2_is_as_stated), cmocka_unit_test(avxvnni_is_as_stated),
+                                       cmocka_unit_test(avx512_is_as_stated)};
     return cmocka_run_group_tests_name("cpu_arithmetic", tests, NULL, NULL);
 }

@@ -1,6 +1,6 @@
-/* The products of every table that this CPU can run: against the scalar reference within derived bounds, those of AVX2 bit for
- * bit against their stated arithmetic in plain C, and the equalities that the executor relies on. Buffers stand between guard
- * bytes. */
+/* The products of every table that this CPU can run: against the scalar reference within derived bounds, those of avx2, avxvnni and
+ * avx512 bit for bit against their stated arithmetic in plain C, and the equalities that the executor relies on. Buffers stand
+ * between guard bytes. */
 #include "compute/cpu/kernels.h"
 #include "tests/unit/stated.h"
 #include "tests/unit/tiny_llama.h"
@@ -134,7 +134,7 @@ static void test_cpu_matmul_near_reference(void **state) {
     (void)state;
     struct test_rng rng = {2};
     static const uint64_t some_rows[] = {1, 7, 8, 17, 40};
-    static const uint32_t some_n[] = {1, 2, 3, 4, 5, 9};
+    static const uint32_t some_n[] = {1, 2, 3, 4, 5, 9, 16, 27};
     FOR_EACH_TIER (k)
         for (size_t i = 0; i < SH_COUNT(all_types); i++)
             for (size_t j = 0; j < SH_COUNT(some_rows); j++) {
@@ -181,7 +181,7 @@ static void test_cpu_matmul_near_reference(void **state) {
             }
 }
 
-/* ---- the stated arithmetic of the AVX2 products ---- */
+/* ---- the stated arithmetic of the products of avx2, avxvnni and avx512 ---- */
 
 static float stated(uint32_t type, const uint8_t *row, const float *x, uint64_t cols) {
     float y;
@@ -189,16 +189,31 @@ static float stated(uint32_t type, const uint8_t *row, const float *x, uint64_t 
     return y;
 }
 
-static const struct sh_cpu_kernels *table(const char *tier) {
+/* Runs a test of one table; a CPU or build without that table skips it. */
+static void for_stated(const char *name, const char *tier, void (*test)(const struct sh_cpu_kernels *k)) {
     FOR_EACH_TIER (k)
-        if (strcmp(k->tier, tier) == 0) return k;
-    return NULL;
+        if (strcmp(k->tier, tier) == 0) {
+            test(k);
+            return;
+        }
+    test_skip(name, "this build or CPU has no table %s", tier);
 }
+#define STATED(test)                                                                                                             \
+    static void test##_avx2(void **state) {                                                                                      \
+        (void)state;                                                                                                             \
+        for_stated(__func__, "avx2", test);                                                                                      \
+    }                                                                                                                            \
+    static void test##_avxvnni(void **state) {                                                                                   \
+        (void)state;                                                                                                             \
+        for_stated(__func__, "avxvnni", test);                                                                                   \
+    }                                                                                                                            \
+    static void test##_avx512(void **state) {                                                                                    \
+        (void)state;                                                                                                             \
+        for_stated(__func__, "avx512", test);                                                                                    \
+    }
+#define STATED_TESTS(test) cmocka_unit_test(test##_avx2), cmocka_unit_test(test##_avxvnni), cmocka_unit_test(test##_avx512)
 
-static void test_cpu_avx2_arithmetic(void **state) {
-    (void)state;
-    const struct sh_cpu_kernels *k = table("avx2");
-    if (k == NULL) TEST_SKIP("this CPU has no AVX2, FMA and F16C");
+static void test_cpu_arithmetic(const struct sh_cpu_kernels *k) {
     struct test_rng rng = {3};
     for (size_t i = 0; i < SH_COUNT(all_types); i++) {
         const uint32_t type = all_types[i];
@@ -224,13 +239,11 @@ static void test_cpu_avx2_arithmetic(void **state) {
         unpack_all(&p);
     }
 }
+STATED(test_cpu_arithmetic)
 
 /* Blocks of one byte value throughout, each value in a row of its own, with quants of the operand at their limits: the largest sums
  * that a type allows do not overflow 16 bits. */
-static void test_cpu_avx2_largest_sums(void **state) {
-    (void)state;
-    const struct sh_cpu_kernels *k = table("avx2");
-    if (k == NULL) TEST_SKIP("this CPU has no AVX2, FMA and F16C");
+static void test_cpu_largest_sums(const struct sh_cpu_kernels *k) {
     for (size_t i = 0; i < SH_COUNT(all_types); i++) {
         const uint32_t type = all_types[i];
         const struct sh_type_info *info = sh_type_info(type);
@@ -271,13 +284,11 @@ static void test_cpu_avx2_largest_sums(void **state) {
         unpack_all(&p);
     }
 }
+STATED(test_cpu_largest_sums)
 
 /* Scales from 0 and subnormal to the largest, operands of any size: the bits of the stated arithmetic, and a number wherever the
  * reference has one. */
-static void test_cpu_avx2_extremes(void **state) {
-    (void)state;
-    const struct sh_cpu_kernels *k = table("avx2");
-    if (k == NULL) TEST_SKIP("this CPU has no AVX2, FMA and F16C");
+static void test_cpu_extremes(const struct sh_cpu_kernels *k) {
     static const uint16_t halves[] = {0x0000, 0x8000, 0x0001, 0x83FF, 0x0400, 0x7BFF, 0xFBFF, 0x3C00};
     static const uint8_t exponents[] = {0, 1, 2, 3, 100, 126, 127, 128, 150, 250, 251, 252, 253, 254, 255};
     struct test_rng rng = {7};
@@ -334,6 +345,7 @@ static void test_cpu_avx2_extremes(void **state) {
     }
     assert_true(compared > SH_COUNT(all_types) * 24 * 5);
 }
+STATED(test_cpu_extremes)
 
 /* Any number of rows from 1 to 64 gives each row the bits that it has alone, at the widths of real models. */
 static void test_cpu_rows_do_not_matter(void **state) {
@@ -365,9 +377,12 @@ static void test_cpu_rows_do_not_matter(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_cpu_unpack_is_dequantise), cmocka_unit_test(test_cpu_matmul_near_reference),
-        cmocka_unit_test(test_cpu_avx2_arithmetic),      cmocka_unit_test(test_cpu_avx2_largest_sums),
-        cmocka_unit_test(test_cpu_avx2_extremes),        cmocka_unit_test(test_cpu_rows_do_not_matter),
+        cmocka_unit_test(test_cpu_unpack_is_dequantise),
+        cmocka_unit_test(test_cpu_matmul_near_reference),
+        STATED_TESTS(test_cpu_arithmetic),
+        STATED_TESTS(test_cpu_largest_sums),
+        STATED_TESTS(test_cpu_extremes),
+        cmocka_unit_test(test_cpu_rows_do_not_matter),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,9 @@
+/* The products of vnni_dot.h with 512-bit vectors. */
+#include "compute/cpu/avx512_matmul.h"
+
+#include "compute/cpu/avx512_vector.h"
+#include "compute/cpu/vnni_dot.h"
+
+void sh_avx512_matmul(const struct sh_cpu_matmul *m, uint64_t group0, uint64_t group1, void *scratch) {
+    matmul(m, group0, group1, scratch);
+}

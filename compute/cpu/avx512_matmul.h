@@ -1,0 +1,11 @@
+/*
+ * avx512_matmul.h - matrix products of the avx512 table on the layouts of lanes.h with 16 lanes; the arithmetic is stated in kernels.h.
+ */
+#ifndef SHIMMY_CPU_AVX512_MATMUL_H
+#define SHIMMY_CPU_AVX512_MATMUL_H
+
+#include "compute/cpu/kernels.h"
+
+void sh_avx512_matmul(const struct sh_cpu_matmul *m, uint64_t group0, uint64_t group1, void *scratch);
+
+#endif
