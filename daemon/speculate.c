@@ -12,6 +12,7 @@ enum {
     CLASSES = DRAFT_GRAMS + 1, /* of guesses: by the length of the run that was found again, and those of a model */
     CLASS_MODEL = DRAFT_GRAMS,
     FAILURES = 3, /* of the draft model behind each other that end its use */
+    PAUSE = 100,  /* steps without it when its cache is full */
     LAG_FACTOR = 16, /* tokens that a draft model takes in for each that may still come */
 };
 #define WEIGHT 6.0      /* tries that what was expected counts for */
@@ -21,7 +22,7 @@ struct speculator {
     struct speculator_params params;
     struct draft_model *draft; /* NULL: none, or of no more use */
     struct draft_model *retired; /* one of no more use, whose texts live */
-    uint32_t failures;
+    uint32_t failures, pause; /* steps for which it is left alone */
     struct draft_cost cost;
     struct draft_rate rates[CLASSES];
     uint32_t n_vocab;
@@ -160,7 +161,7 @@ static bool look(struct speculation *s, uint32_t most, struct draft_share *share
         const uint32_t length = draft_pace_most(&s->paces[SPECULATE_LOOKUP], sp->params.draft_tokens);
         s->n_guess = draft_index_guess(&s->index, s->tokens, length < most ? length : most, s->guess, &run);
     }
-    const bool model = sp->draft && s->text && draft_text_lag(s->text, s->n_tokens) <= (uint64_t)LAG_FACTOR * most;
+    const bool model = sp->draft && s->text && sp->pause == 0 && draft_text_lag(s->text, s->n_tokens) <= (uint64_t)LAG_FACTOR * most;
     const uint32_t lookup_class = class_of_run(run);
     const double by_lookup = s->n_guess > 0 ? rate_of(s, lookup_class) : 0, by_model = model ? rate_of(s, CLASS_MODEL) : 0;
     if (s->n_guess == 0 && !model) return false;
@@ -208,6 +209,10 @@ static bool make_room(struct speculator *sp, uint32_t n) {
 
 /* It has failed: its context is wanted no more, but stays for as long as choices have texts in it. */
 static void draft_failed(struct speculator *sp, enum sh_code code, const struct sh_error *err) {
+    if (code == SH_ERR_NO_PAGES) {
+        sp->pause = PAUSE;
+        return;
+    }
     const bool gone = code == SH_ERR_DEVICE || code == SH_ERR_DEVICE_LOST || ++sp->failures >= FAILURES;
     log_write(gone ? SH_LOG_WARNING : SH_LOG_DEBUG, sp->params.id, "the draft model failed%s: %s", gone ? " and is not used any more" : "",
               err->message);
@@ -239,6 +244,7 @@ void speculator_guess(struct speculator *sp, uint32_t rows, uint32_t tokens, uin
     if (!sp || n_asks == 0 || room == 0 || !make_room(sp, n_asks)) return;
     sp->rows = rows;
     sp->tokens = tokens;
+    if (sp->pause > 0) sp->pause--;
     for (uint32_t i = 0; i < n_asks; i++) {
         sp->shares[i] = (struct draft_share){0};
         if (asks[i].s) look(asks[i].s, asks[i].most, &sp->shares[i]);
