@@ -98,16 +98,20 @@ static const struct option options[] = {
     {"kv_tokens", OPT_COUNT, FIELD(kv_tokens), "0", 0, 1e15, NULL, NULL, "TOKENS", false,
      "The room of a model's cache in tokens over all sequences; memory is taken as it fills. 0: context_length for each of "
      "max_sequences."},
-    {"max_sequences", OPT_COUNT, FIELD(max_sequences), "8", 1, 1024, NULL, NULL, "N", false,
-     "Sequences that a model keeps at once: the largest n of a request."},
+    {"max_sequences", OPT_COUNT, FIELD(max_sequences), "32", 1, 1024, NULL, NULL, "N", false,
+     "Sequences that a model works on at once: requests, of which one with n answers counts n times, and the largest n of a request. "
+     "Others wait in the queue."},
     {"max_batch_rows", OPT_COUNT, FIELD(max_batch_rows), "512", 1, 65536, NULL, NULL, "ROWS", false,
      "The most tokens computed in one step; activation memory grows with it."},
     {"prefill_chunk", OPT_COUNT, FIELD(prefill_chunk), "512", 1, 65536, NULL, NULL, "ROWS", false,
      "Prompt tokens computed in one step at most (and not more than max_batch_rows). Where such a step takes long, fewer are "
      "taken, so that "
      "cancellations are noticed soon."},
-    {"max_queue", OPT_COUNT, FIELD(max_queue), "64", 0, 100000, NULL, NULL, "N", false,
-     "Requests that wait for a model behind the running one; more are refused as busy."},
+    {"prefill_share", OPT_COUNT, FIELD(prefill_share), "60", 1, 10000, NULL, NULL, "PERCENT", false,
+     "How much longer a step may take for the prompts in it than for the tokens that it generates: more lets answers begin sooner, less keeps "
+     "the time between the tokens of those that run even. Without any running, prompts take what they need."},
+    {"max_queue", OPT_COUNT, FIELD(max_queue), "256", 0, 100000, NULL, NULL, "N", false,
+     "Requests that wait for a model until there are sequences and room in the cache for them; more are refused as busy."},
     {"keep_alive", OPT_SECONDS, FIELD(keep_alive_s), "30min", -1, 1e9, NULL, NULL, "TIME", false,
      "How long an idle model stays loaded: seconds, or with a unit (90s, 30min, 2h, 1d). 0 unloads it after its last request, -1 "
      "keeps it for ever."},

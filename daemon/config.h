@@ -33,6 +33,7 @@ struct config {
     uint32_t context_length;     /* 0 = min(native, 8192) */
     uint32_t threads;            /* 0 = one per physical core */
     uint32_t max_sequences, max_batch_rows, prefill_chunk, max_queue;
+    uint32_t prefill_share; /* percent */
     uint32_t gpu_layers; /* SH_LAYERS_AUTO: as many as fit */
     bool cpu_moe;
     uint32_t n_cpu_moe;

@@ -1,7 +1,7 @@
 /*
- * embedding.c - a request for vectors on a runner: texts in, one vector of length 1 for each. Several texts share a step where they
- * fit. A decoder's texts may be cut into chunks; an encoder's enter whole. The rows that the pooling takes in ask for the pooled
- * output, and the text's last row has the one that counts. One step at a time: the next one's rows do not wait for anything but the device.
+ * embedding.c - a request for vectors on a runner: texts in, one vector of length 1 for each. Texts share steps with each other, with
+ * those of other requests and with generations. A decoder's texts may be cut into chunks; an encoder's enter whole. The rows that the pooling
+ * takes in ask for the pooled output, and the text's last row has the one that counts.
  */
 #include "daemon/scheduler_private.h"
 
@@ -13,36 +13,25 @@
 
 struct text {
     uint32_t first, length; /* tokens of the prompt */
-    uint32_t sent, taken;   /* of them submitted, and to be submitted with the step that is being made */
+    uint32_t sent;          /* of them submitted */
     uint32_t sequence;
     bool has_sequence;
 };
 
-struct job {
-    struct runner *r;
-    struct generation *g;
-    struct text *texts; /* [n_texts] */
-    struct sh_row *rows;
-    uint32_t max_rows, max_outputs; /* of a step: rows, and those among them that ask for an output */
-    enum sh_pooling pooling;        /* never NONE */
-    uint32_t next;       /* the first text that is not done */
-    uint32_t max_shared; /* texts in one step */
+struct texts {
+    struct text *items;      /* [n_texts] */
+    enum sh_pooling pooling; /* never NONE */
+    uint32_t next;           /* the first that is not done */
+    bool one_by_one;         /* there are not pages for several at once */
     uint32_t dimensions;
 };
-
-/* What a context gives: 0 in the params is its default. */
-static uint32_t outputs_of(const struct runner *r) {
-    const struct sh_context_params *c = &r->params.context;
-    const uint32_t outputs = c->max_outputs ? c->max_outputs : c->max_sequences > 64 ? c->max_sequences : 64;
-    return outputs < c->max_batch_rows ? outputs : c->max_batch_rows;
-}
 
 enum sh_code embedding_check(const struct runner *r, const struct gen_params *p, struct sh_error *err) {
     if (p->dimensions > r->info.n_embd)
         return sh_fail(err, SH_ERR_INVALID, "%u dimensions are wanted, the vectors of %s have %u", p->dimensions, r->params.id,
                        r->info.n_embd);
     uint32_t most = r->info.context_length;
-    if (r->info.encoder && outputs_of(r) < most) most = outputs_of(r); /* one step */
+    if (r->info.encoder && r->max_outputs < most) most = r->max_outputs; /* one step */
     for (uint32_t i = 0; i < p->n_texts; i++)
         if (p->text_lengths[i] > most)
             return sh_fail(err, SH_ERR_LIMIT,
@@ -51,61 +40,85 @@ enum sh_code embedding_check(const struct runner *r, const struct gen_params *p,
     return SH_OK;
 }
 
-static enum sh_code begin_text(struct job *job, struct text *text, struct sh_error *err) {
+/* SH_ERR_LIMIT: there is no sequence for it now. */
+static enum sh_code begin_text(struct run *run, struct text *text, struct sh_error *err) {
+    struct runner *r = run->runner;
     if (text->has_sequence) return SH_OK;
-    enum sh_code code = sh_sequence_create(job->r->context, &text->sequence, err);
+    const enum sh_code code = sh_sequence_create(r->context, &text->sequence, err);
     if (code) return code;
     text->has_sequence = true;
-    return sh_sequence_set_pooling(job->r->context, text->sequence, job->pooling, err);
+    r->seats[text->sequence] = (struct seat){.run = run};
+    return sh_sequence_set_pooling(r->context, text->sequence, run->texts->pooling, err);
 }
 
-static void drop_text(struct job *job, struct text *text) {
-    if (text->has_sequence) sh_sequence_destroy(job->r->context, text->sequence);
+static void drop_text(struct run *run, struct text *text) {
+    if (!text->has_sequence) return;
+    run->runner->seats[text->sequence] = (struct seat){0};
+    sh_sequence_destroy(run->runner->context, text->sequence);
     text->has_sequence = false;
 }
 
 /* Whether row k of a text asks for the pooled output, and how many of the next `take` rows do. */
-static bool asks(const struct job *job, const struct text *text, uint32_t k) {
-    return job->pooling == SH_POOL_MEAN || k == 0 || k + 1 == text->length;
+static bool asks(const struct texts *texts, const struct text *text, uint32_t k) {
+    return texts->pooling == SH_POOL_MEAN || k == 0 || k + 1 == text->length;
 }
 
-static uint32_t count_asking(const struct job *job, const struct text *text, uint32_t take) {
+static uint32_t count_asking(const struct texts *texts, const struct text *text, uint32_t take) {
     uint32_t count = 0;
-    for (uint32_t k = text->sent; k < text->sent + take; k++) count += asks(job, text, k);
+    for (uint32_t k = text->sent; k < text->sent + take; k++) count += asks(texts, text, k);
     return count;
 }
 
-/* The next step's rows: what is left of the first text that is not done, and of those behind it as far as they fit. */
-static enum sh_code fill(struct job *job, uint32_t *n_rows, struct sh_error *err) {
-    const struct gen_params *p = &job->g->params;
-    uint32_t room = job->max_rows, outputs = job->max_outputs, n = 0;
-    *n_rows = 0;
-    if (job->r->chunk < room) room = job->r->chunk;
-    const struct text *first = &job->texts[job->next];
-    if (job->r->info.encoder && first->length > room) room = first->length; /* no more than max_rows: it was checked */
-    for (uint32_t i = job->next; i < p->n_texts && i - job->next < job->max_shared; i++) {
-        struct text *text = &job->texts[i];
-        uint32_t take = text->length - text->sent;
-        if (take > room - n && job->r->info.encoder) break;
-        if (take > room - n) take = room - n;
-        if (job->pooling == SH_POOL_MEAN && take > outputs && !job->r->info.encoder) take = outputs;
-        const uint32_t asking = count_asking(job, text, take);
-        if (take == 0 || asking > outputs) break;
-        outputs -= asking;
-        enum sh_code code = begin_text(job, text, err);
-        if (code) return code;
-        for (uint32_t k = text->sent; k < text->sent + take; k++) {
-            job->rows[n++] = (struct sh_row){.sequence = text->sequence,
-                                             .input = SH_INPUT_TOKEN,
-                                             .role = SH_ROLE_PROMPT,
-                                             .token = p->prompt[text->first + k],
-                                             .position = k,
-                                             .outputs = asks(job, text, k) ? SH_OUT_POOLED : 0};
+/* How many rows of the text the step takes: of an encoder's all or none. */
+static uint32_t rows_of(const struct run *run, const struct step *step, const struct text *text, uint32_t room) {
+    const struct runner *r = run->runner;
+    const uint32_t outputs = r->max_outputs - step->n_outputs;
+    uint32_t take = text->length - text->sent;
+    if (take > room) take = r->info.encoder ? 0 : room;
+    if (run->texts->pooling == SH_POOL_MEAN && take > outputs && !r->info.encoder) take = outputs;
+    return count_asking(run->texts, text, take) > outputs ? 0 : take;
+}
+
+/* What is left of the first text that is not done, and of those behind it as far as they fit: a text begins when the one before is submitted whole. */
+enum sh_code embedding_rows(struct run *run, struct step *step, uint32_t room, struct sh_error *err) {
+    struct runner *r = run->runner;
+    const struct gen_params *p = &run->g->params;
+    struct texts *texts = run->texts;
+    const uint32_t most = r->params.context.max_batch_rows - step->n_rows, end = step->n_rows + room;
+    for (uint32_t i = texts->next; i < p->n_texts; i++) {
+        struct text *text = &texts->items[i];
+        if (text->sent == text->length) continue;
+        if (texts->one_by_one && i > texts->next) return SH_OK;
+        /* An encoder's text that is longer than the steps should be has to be computed nevertheless. */
+        const bool alone = r->info.encoder && step->n_rows == 0;
+        const uint32_t take = rows_of(run, step, text, alone ? most : step->n_rows < end ? end - step->n_rows : 0);
+        if (take == 0) return SH_OK;
+        struct sh_error full;
+        enum sh_code code = begin_text(run, text, &full);
+        if (code == SH_ERR_LIMIT) return SH_OK;
+        if (code) {
+            if (err) *err = full;
+            return code;
         }
-        text->taken = take;
+        struct part *part = batch_part(step, run, NULL, i);
+        for (uint32_t k = text->sent; k < text->sent + take; k++) {
+            struct sh_row *row = batch_add(r, step, text->sequence, k);
+            row->input = SH_INPUT_TOKEN;
+            row->role = SH_ROLE_PROMPT;
+            row->token = p->prompt[text->first + k];
+            if (!asks(texts, text, k)) continue;
+            row->outputs = SH_OUT_POOLED;
+            step->n_outputs++;
+        }
+        part->n_rows = take;
+        if (text->sent + take < text->length) return SH_OK;
     }
-    *n_rows = n;
     return SH_OK;
+}
+
+void embedding_submitted(struct run *run, const struct part *part) {
+    run->texts->items[part->text].sent += part->n_rows;
+    runner_count_prompt(run->runner, part->n_rows);
 }
 
 /* The first `dimensions` numbers, brought to length 1. False: they are not numbers. */
@@ -118,82 +131,75 @@ static bool normalise(const float *in, uint32_t dimensions, float *out) {
     return true;
 }
 
-static enum sh_code finish_text(struct job *job, uint32_t index, const float *pooled, struct sh_error *err) {
+static enum sh_code finish_text(struct run *run, uint32_t index, const float *pooled, struct sh_error *err) {
+    const uint32_t dimensions = run->texts->dimensions;
     struct gen_event event = {.kind = GEN_EVENT_EMBEDDING, .choice = index, .token = -1, .stop_index = -1};
-    event.vector = sh_calloc(job->dimensions, sizeof *event.vector);
-    event.n_vector = job->dimensions;
+    event.vector = sh_calloc(dimensions, sizeof *event.vector);
+    event.n_vector = dimensions;
     event.text = strdup("");
     if (!event.vector || !event.text) {
         gen_event_finish(&event);
-        return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a vector of %u numbers", job->dimensions);
+        return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a vector of %u numbers", dimensions);
     }
-    if (!normalise(pooled, job->dimensions, event.vector)) {
+    if (!normalise(pooled, dimensions, event.vector)) {
         gen_event_finish(&event);
         return sh_fail(err, SH_ERR_DEVICE, "the vector of text %u is not of numbers: the model's weights or the device are at fault",
                        index + 1);
     }
-    gen_push(job->g, &event);
-    const char *const labels[] = {job->r->params.id};
+    gen_push(run->g, &event);
+    const char *const labels[] = {run->runner->params.id};
     metric_add(METRIC_EMBEDDINGS, labels, 1);
     return SH_OK;
 }
 
-static enum sh_code take_results(struct job *job, const struct sh_results *results, struct sh_error *err) {
-    const struct gen_params *p = &job->g->params;
-    for (uint32_t i = 0; i < results->count && job->next < p->n_texts; i++) {
-        const struct sh_result *result = &results->items[i];
-        struct text *text = &job->texts[job->next];
-        if (result->sequence != text->sequence || result->position + 1 != text->length) continue; /* its text goes on */
-        const enum sh_code code = finish_text(job, job->next, result->pooled, err);
-        if (code) return code;
-        drop_text(job, text);
-        job->next++;
-    }
+/* Texts are done in their order, since that is how they are submitted. */
+enum sh_code embedding_take_result(struct run *run, const struct sh_result *result, struct sh_error *err) {
+    struct texts *texts = run->texts;
+    struct text *text = &texts->items[texts->next];
+    if (!text->has_sequence || result->sequence != text->sequence || result->position + 1 != text->length)
+        return SH_OK; /* its text goes on */
+    const enum sh_code code = finish_text(run, texts->next, result->pooled, err);
+    if (code) return code;
+    drop_text(run, text);
+    if (++texts->next < run->g->params.n_texts) return SH_OK;
+    pthread_mutex_lock(&run->g->lock);
+    run->g->usage.prefill_ns = sh_now_ns() - run->start_ns;
+    pthread_mutex_unlock(&run->g->lock);
+    run_over(run, SH_OK, NULL);
     return SH_OK;
 }
 
-static enum sh_code step(struct job *job, struct sh_error *err) {
-    struct runner *r = job->r;
-    const struct gen_params *p = &job->g->params;
-    uint32_t n_rows;
-    sh_ticket ticket;
-    enum sh_code code = fill(job, &n_rows, err);
-    if (code == SH_OK) code = sh_submit(r->context, &(struct sh_batch){job->rows, n_rows}, &ticket, err);
-    for (uint32_t i = job->next; i < p->n_texts && job->texts[i].taken > 0; i++) {
-        if (code == SH_OK) job->texts[i].sent += job->texts[i].taken;
-        job->texts[i].taken = 0;
+bool embedding_shrink(struct run *run) {
+    struct texts *texts = run->texts;
+    bool any = false;
+    for (uint32_t i = texts->next + 1; i < run->g->params.n_texts; i++) {
+        any = any || texts->items[i].has_sequence;
+        drop_text(run, &texts->items[i]);
+        texts->items[i].sent = 0;
     }
-    if (code == SH_ERR_NO_PAGES && job->max_shared > 1) { /* one alone may have room */
-        for (uint32_t i = job->next + 1; i < p->n_texts && job->texts[i].has_sequence; i++) drop_text(job, &job->texts[i]);
-        job->max_shared = 1;
-        return SH_OK;
-    }
-    if (code) return code;
-    runner_count_prompt(r, n_rows);
-    struct sh_results results = {0};
-    code = sh_wait(r->context, ticket, -1, &results, err);
-    runner_step_done(r, code == SH_OK ? n_rows : 0, results.step_ns);
-    return code ? code : take_results(job, &results, err);
+    texts->one_by_one = true;
+    return any;
 }
 
-enum sh_code embedding_serve(struct runner *r, struct generation *g, struct sh_error *err) {
-    const struct gen_params *p = &g->params;
-    struct job job = {.r = r,
-                      .g = g,
-                      .max_rows = r->params.context.max_batch_rows,
-                      .max_outputs = outputs_of(r),
-                      .max_shared = r->params.context.max_sequences,
-                      .pooling = r->info.pooling};
-    if (job.pooling == SH_POOL_NONE) job.pooling = r->info.encoder ? SH_POOL_MEAN : SH_POOL_LAST;
-    job.dimensions = p->dimensions ? p->dimensions : r->info.n_embd;
-    job.texts = sh_calloc(p->n_texts, sizeof *job.texts);
-    job.rows = sh_calloc(job.max_rows, sizeof *job.rows);
-    enum sh_code code = job.texts && job.rows ? SH_OK : sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a request");
-    for (uint32_t i = 0, at = 0; i < p->n_texts && code == SH_OK; at += p->text_lengths[i++])
-        job.texts[i] = (struct text){.first = at, .length = p->text_lengths[i]};
-    while (code == SH_OK && job.next < p->n_texts) code = runner_may_continue(r, g) ? step(&job, err) : SH_ERR_CANCELLED;
-    for (uint32_t i = 0; job.texts && i < p->n_texts; i++) drop_text(&job, &job.texts[i]);
-    free(job.texts);
-    free(job.rows);
-    return code;
+enum sh_code embedding_begin(struct run *run, struct sh_error *err) {
+    const struct runner *r = run->runner;
+    const struct gen_params *p = &run->g->params;
+    struct texts *texts = run->texts = sh_calloc(1, sizeof *run->texts);
+    if (!texts) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a request");
+    texts->pooling = r->info.pooling;
+    if (texts->pooling == SH_POOL_NONE) texts->pooling = r->info.encoder ? SH_POOL_MEAN : SH_POOL_LAST;
+    texts->dimensions = p->dimensions ? p->dimensions : r->info.n_embd;
+    texts->items = sh_calloc(p->n_texts, sizeof *texts->items);
+    if (!texts->items) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a request");
+    for (uint32_t i = 0, at = 0; i < p->n_texts; at += p->text_lengths[i++])
+        texts->items[i] = (struct text){.first = at, .length = p->text_lengths[i]};
+    return begin_text(run, &texts->items[0], err); /* others as there are sequences */
+}
+
+void embedding_end(struct run *run) {
+    struct texts *texts = run->texts;
+    if (!texts) return;
+    for (uint32_t i = 0; texts->items && i < run->g->params.n_texts; i++) drop_text(run, &texts->items[i]);
+    free(texts->items);
+    free(texts);
 }

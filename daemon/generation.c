@@ -276,11 +276,13 @@ void gen_push(struct generation *g, struct gen_event *event) {
 void gen_end(struct generation *g, enum gen_finish finish, const struct sh_error *err) {
     struct gen_event event = {.kind = GEN_EVENT_END, .token = -1, .finish = finish, .stop_index = -1, .text = strdup("")};
     pthread_mutex_lock(&g->lock);
-    bool news = !g->ended;
+    const bool news = !g->ended, accepted = news && g->runner;
     if (err) event.error = *err;
     else if (finish == GEN_CANCELLED) sh_fail(&event.error, SH_ERR_CANCELLED, "%s", g->reason);
     bool first = push_locked(g, &event);
     const char *const reason[] = {g->reason};
+    const char *const result[] = {finish == GEN_FAILED ? "failed" : finish == GEN_CANCELLED ? "cancelled" : "finished"};
+    if (accepted) metric_add(METRIC_GENERATIONS_ENDED, result, 1);
     if (news && finish == GEN_CANCELLED) metric_add(METRIC_REQUESTS_CANCELLED, reason, 1);
     pthread_mutex_unlock(&g->lock);
     if (first) notify(g);

@@ -154,6 +154,7 @@ static enum sh_code load_engine(struct job *job, struct sh_error *err) {
     struct runner_params runner = {
         .context = context_params(job),
         .prefill_chunk = config->prefill_chunk,
+        .prefill_share = config->prefill_share,
         .max_queue = config->max_queue,
         .overlap = sh_device_get_info(job->device)->kind != SH_DEVICE_CPU,
         .id = job->model->id,

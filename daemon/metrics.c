@@ -26,6 +26,9 @@ struct family {
 #define SECONDS_TOKEN                                                                                                            \
     { 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5 }
 
+#define ROWS                                                                                                                     \
+    { 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096 }
+
 #define SECONDS_MASK                                                                                                             \
     { 1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 0.0025, 0.005, 0.01, 0.1, 1 }
 
@@ -40,6 +43,17 @@ static const struct family families[METRIC_COUNT] = {
                                    "Generations that ended early, by reason.",
                                    COUNTER,
                                    {"reason"}},
+    [METRIC_GENERATIONS_ACCEPTED] = {"shimmy_generations_accepted_total", "Generations that a model's queue took.", COUNTER},
+    [METRIC_GENERATIONS_ENDED] = {"shimmy_generations_ended_total",
+                                  "Generations that were accepted and are over: finished, failed or cancelled.",
+                                  COUNTER,
+                                  {"result"}},
+    [METRIC_QUEUE_TIME] = {"shimmy_queue_time_seconds",
+                           "From a generation's submission until a model works on it.",
+                           HISTOGRAM,
+                           {NULL},
+                           SECONDS_FIRST},
+    [METRIC_BATCH_ROWS] = {"shimmy_batch_rows", "Tokens computed together in one step.", HISTOGRAM, {NULL}, ROWS},
     [METRIC_TIME_TO_FIRST_TOKEN] = {"shimmy_time_to_first_token_seconds",
                                     "From a generation's submission to its first token.",
                                     HISTOGRAM,

@@ -15,6 +15,10 @@ enum metric_id {
     METRIC_REQUESTS_RUNNING,      /* shimmy_requests_running gauge: generations now on a runner */
     METRIC_REQUESTS_QUEUED,       /* shimmy_requests_queued gauge */
     METRIC_REQUESTS_CANCELLED,    /* shimmy_requests_cancelled_total{reason} */
+    METRIC_GENERATIONS_ACCEPTED,  /* shimmy_generations_accepted_total counter */
+    METRIC_GENERATIONS_ENDED,     /* shimmy_generations_ended_total{result}: finished, failed, cancelled */
+    METRIC_QUEUE_TIME,            /* shimmy_queue_time_seconds histogram */
+    METRIC_BATCH_ROWS,            /* shimmy_batch_rows histogram */
     METRIC_TIME_TO_FIRST_TOKEN,   /* shimmy_time_to_first_token_seconds histogram */
     METRIC_TIME_PER_OUTPUT_TOKEN, /* shimmy_time_per_output_token_seconds histogram */
     METRIC_REQUEST_DURATION,      /* shimmy_request_duration_seconds{route} histogram */

@@ -286,9 +286,10 @@ static void test_queue(void **state) {
     (void)state;
     struct sh_error err;
     struct front *fronts[6];
-    /* The first runs to the context's end, two may wait. */
+    /* The first takes all sequences, and runs to the context's end; two may wait. */
     for (int i = 0; i < 6; i++) fronts[i] = front_create();
     struct gen_params params = params_for(fronts[0], 0);
+    params.n_choices = 4;
     assert_int_equal(gen_submit(model, &params, &fronts[0]->g, &err), SH_OK);
     follow(fronts[0], 1);
     for (int i = 1; i < 3; i++) {
