@@ -470,6 +470,8 @@ struct sh_context_params {
     uint64_t kv_tokens;      /* room of the cache in tokens over all sequences; 0 = context_length. Pools grow in slabs up to it. */
     uint32_t max_outputs;    /* rows of one submission that ask for something, 0 = the larger of 64 and max_sequences; at most max_batch_rows */
     uint64_t reuse_tokens;   /* pages of so many tokens at most are kept for sh_sequence_reuse when no sequence holds them any more; 0 = none */
+    uint32_t back_tokens;    /* layers with a sliding window keep so many tokens more, so that sh_sequence_truncate can take back as many
+                                that were submitted last (drafts); 0 = none */
 };
 SH_API enum sh_code sh_context_create(struct sh_model *model, const struct sh_context_params *params, struct sh_context **out,
                                       struct sh_error *err);
@@ -565,7 +567,7 @@ SH_API enum sh_code sh_sequence_set_pooling(struct sh_context *context, uint32_t
  * submission with this sequence is in flight (SH_ERR_BUSY). */
 SH_API enum sh_code sh_sequence_truncate(struct sh_context *context, uint32_t sequence, uint32_t length, struct sh_error *err);
 /* How many rows of its next submission, all but the first, could be taken back by truncating when that is finished: UINT32_MAX where layers keep
- * every token, less before a window lets go of a page, 0 with recurrent layers. For rows that are entered on trial. */
+ * every token, with a window less: back_tokens, and up to its next page to go; 0 with recurrent layers. For rows that are entered on trial. */
 SH_API uint32_t sh_sequence_undoable(const struct sh_context *context, uint32_t sequence);
 /* Keeps the state of a model with recurrent layers at the sequence's present length, so that truncating and copying can go there; without
  * such layers it does nothing. Forgotten when the sequence is truncated below it; copies begin
@@ -588,6 +590,7 @@ enum sh_role { SH_ROLE_PROMPT, SH_ROLE_GENERATED }; /* of a token, for ever; the
  *   What this sequence computes from then on is found by others under the same salt, once a page is full and its step is finished; a sequence
  * that was never asked with this is not, nor is what follows an embedding. salt: 0, or what keeps tenants apart. Call it with n = 0 to only
  * take part. Nothing changes in what is computed: a reused beginning equals a recomputed one bit for bit. */
+/* The caller leaves the last token of a prompt out of [n], as its row is to be computed anyway. roles NULL: all of the prompt. */
 SH_API enum sh_code sh_sequence_reuse(struct sh_context *context, uint32_t sequence, const int32_t *tokens, const enum sh_role *roles, uint32_t n,
                                       uint64_t salt, uint32_t *reused, struct sh_error *err);
 /* Preemption: the sequence gives up its pages (which are kept for reuse as those of an ended one are) and has length 0, but keeps its
@@ -646,13 +649,15 @@ SH_API enum sh_code sh_submit(struct sh_context *context, const struct sh_batch 
 struct sh_top { int32_t token; float logprob; };
 struct sh_result { /* of one row that asked for something, in row order */
     uint32_t row, sequence, position;
-    int32_t token;           /* sampled; -1: not asked, or the logits are not numbers (that request failed, the others did not) */
+    int32_t token;           /* sampled; -1: not asked, or see code */
     float logprob;           /* of that token, raw distribution; 0 if not wanted */
     const struct sh_top *top; /* n_top best, descending, ties by id */
     uint32_t n_top;
     const float *logits;     /* [n_vocab] if asked */
     const float *hidden;     /* [n_embd], after the final norm, if asked */
     const float *pooled;     /* [n_embd] if asked */
+    enum sh_code code;       /* not SH_OK: no token could be sampled, which costs this sequence alone: SH_ERR_DEVICE: the logits are not numbers;
+                                SH_ERR_NO_MEMORY: the sampler had none */
 };
 struct sh_results {
     const struct sh_result *items; /* lent until the next sh_submit or sh_wait on this context */

@@ -93,6 +93,7 @@ struct sh_exec_context;
 struct sh_executor {
     const char *name; /* "cpu", "vulkan" */
     bool device_sampling; /* step outputs with sample = true are honoured; else the context samples from logits on the host */
+    bool roles_differ;    /* prompt and generated rows have different arithmetic; then pages are reused only for tokens of the same roles */
 
     void (*device_close)(struct sh_device *device);
     void (*device_memory)(const struct sh_device *device, struct sh_device_memory *out);

@@ -17,9 +17,9 @@ enum sh_code sh_context_params_complete(const struct sh_program *program, const 
         const char *name;
         uint64_t value, highest;
     } ranges[] = {
-        {"max_sequences", p->max_sequences, 1u << 16},
-        {"max_batch_rows", p->max_batch_rows, 1u << 16},
-        {"kv_tokens", p->kv_tokens, (uint64_t)1 << 32},
+        {"max_sequences", p->max_sequences, 1u << 16},  {"max_batch_rows", p->max_batch_rows, 1u << 16},
+        {"kv_tokens", p->kv_tokens, (uint64_t)1 << 32}, {"reuse_tokens", p->reuse_tokens, (uint64_t)1 << 32},
+        {"back_tokens", p->back_tokens, 1u << 16},
     };
     for (size_t i = 0; i < SH_COUNT(ranges); i++)
         if (ranges[i].value > ranges[i].highest)
@@ -36,11 +36,24 @@ uint64_t sh_cache_page_bytes(const struct sh_state_group *g, uint32_t n_layers, 
 
 /* Of a window: its own pages and one begun at either end for each sequence, and what two steps add. Of a recurrent group: the
  * present state, those before the steps in flight, and snapshots. */
-uint64_t sh_cache_pages(const struct sh_state_group *g, uint32_t max_batch_rows, uint64_t n, uint64_t tokens) {
+uint64_t sh_cache_pages(const struct sh_state_group *g, const struct sh_context_params *p, uint64_t n, uint64_t tokens) {
     if (g->kind == SH_STATE_RECURRENT) return n * (1 + SH_SLOTS + SH_MAX_SNAPSHOTS);
     const uint64_t all = (tokens + SH_PAGE_TOKENS - 1) / SH_PAGE_TOKENS;
     if (g->kind == SH_STATE_PAGED) return all;
-    return sh_min_u64(all, n * (sh_pages_of(g->window) + 2ull) + SH_SLOTS * (uint64_t)sh_pages_of(max_batch_rows));
+    const uint64_t of_each = ((uint64_t)g->window + p->back_tokens + SH_PAGE_TOKENS - 1) / SH_PAGE_TOKENS + 2;
+    return sh_min_u64(all, n * of_each + SH_SLOTS * (uint64_t)sh_pages_of(p->max_batch_rows));
+}
+
+uint64_t sh_cache_kept_pages(const struct sh_state_group *g, const struct sh_context_params *p) {
+    const uint64_t pages = sh_min_u64(p->reuse_tokens, p->kv_tokens) / SH_PAGE_TOKENS;
+    return g->kind == SH_STATE_RECURRENT ? sh_min_u64(pages, (uint64_t)p->max_sequences * SH_KEPT_STATES) : pages;
+}
+
+uint64_t sh_cache_pool_pages(const struct sh_state_group *g, const struct sh_context_params *p) {
+    const uint64_t held = sh_cache_pages(g, p, p->max_sequences, p->kv_tokens);
+    if (g->kind == SH_STATE_PAGED) return held;
+    const uint64_t both = held + sh_cache_kept_pages(g, p);
+    return g->kind == SH_STATE_RECURRENT ? both : sh_min_u64(both, (p->kv_tokens + SH_PAGE_TOKENS - 1) / SH_PAGE_TOKENS);
 }
 
 uint32_t sh_cache_op_group(const struct sh_op *op) {
@@ -59,7 +72,7 @@ uint64_t sh_cache_op_bytes(const struct sh_program *program, const struct sh_op 
     const struct sh_state_group *g = &program->groups[group];
     /* the present state, and the two that steps in flight can fall back to; an op's share is its own floats */
     if (g->kind == SH_STATE_RECURRENT) return (1ull + SH_SLOTS) * op->state.floats * sizeof(float);
-    const uint64_t pages = sh_min_u64(sh_cache_pages(g, p->max_batch_rows, p->max_sequences, p->kv_tokens),
-                                      sh_cache_pages(g, p->max_batch_rows, 1, program->context_length));
+    const uint64_t pages =
+        sh_min_u64(sh_cache_pages(g, p, p->max_sequences, p->kv_tokens), sh_cache_pages(g, p, 1, program->context_length));
     return sh_cache_page_bytes(g, 1, p->kv_type) * pages;
 }

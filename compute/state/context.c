@@ -61,13 +61,21 @@ static bool allocate(struct sh_context *c) {
     c->holds_group = sh_calloc((uint64_t)c->model->n_devices * c->n_groups, sizeof *c->holds_group);
     c->sequences = sh_calloc(c->params.max_sequences, sizeof *c->sequences);
     c->slab_pages = sh_calloc(c->n_groups, sizeof *c->slab_pages);
-    if (c->slab_pages == NULL || c->pools == NULL || c->exec == NULL || c->holds_group == NULL || c->sequences == NULL)
+    c->no_memory = sh_calloc(c->n_groups, sizeof *c->no_memory);
+    c->run = sh_calloc(c->n_groups, sizeof *c->run);
+    if (c->run == NULL || c->slab_pages == NULL || c->no_memory == NULL || c->pools == NULL || c->exec == NULL ||
+        c->holds_group == NULL || c->sequences == NULL)
         return false;
+    sh_prefix_init(&c->prefix, c->pools, c->model->program->groups, c->n_groups);
+    c->prefix.most_idle = (uint32_t)(sh_min_u64(c->params.reuse_tokens, c->params.kv_tokens) / SH_PAGE_TOKENS);
+    for (uint32_t d = 0; d < c->model->n_devices; d++)
+        c->prefix.roles_differ = c->prefix.roles_differ || sh_context_executor(c, d)->roles_differ;
     for (uint32_t g = 0; g < c->n_groups; g++) {
         c->slab_pages[g] = slab_pages(c, g);
         const struct sh_context_params *p = &c->params;
-        const uint64_t n_pages = sh_cache_pages(sh_context_group(c, g), p->max_batch_rows, p->max_sequences, p->kv_tokens);
-        if (!sh_page_pool_init(&c->pools[g], (uint32_t)n_pages)) return false;
+        if (!sh_page_pool_init(&c->pools[g], (uint32_t)sh_cache_pool_pages(sh_context_group(c, g), p))) return false;
+        if (sh_context_group(c, g)->kind == SH_STATE_RECURRENT)
+            c->prefix.most_states = (uint32_t)sh_cache_kept_pages(sh_context_group(c, g), p);
     }
     for (uint32_t i = 0; i < SH_SLOTS; i++)
         if (!allocate_slot(c, &c->slots[i])) return false;
@@ -135,9 +143,12 @@ void sh_context_destroy(struct sh_context *c) {
         if (c->exec[d] != NULL) sh_context_executor(c, d)->context_destroy(c->exec[d]);
     for (uint32_t i = 0; c->sequences != NULL && i < c->params.max_sequences; i++)
         if (c->sequences[i].used) sh_sequence_free(c, &c->sequences[i]);
+    sh_prefix_finish(&c->prefix);
     for (uint32_t g = 0; c->pools != NULL && g < c->n_groups; g++) sh_page_pool_finish(&c->pools[g]);
     for (uint32_t i = 0; i < SH_SLOTS; i++) free_slot(c, &c->slots[i]);
     free(c->pools);
+    free(c->no_memory);
+    free(c->run);
     free(c->exec);
     free(c->holds_group);
     free(c->sequences);
@@ -152,13 +163,20 @@ void sh_context_destroy(struct sh_context *c) {
 /* ---- statistics ---- */
 
 void sh_context_update_stats(struct sh_context *c) {
-    uint64_t used = 0, bytes = 0;
+    uint64_t used = 0, kept = 0, bytes = 0;
     uint32_t sequences = 0;
-    for (uint32_t g = 0; g < c->n_groups; g++) used += sh_page_pool_used(&c->pools[g]);
+    sh_prefix_trim(&c->prefix);
+    for (uint32_t g = 0; g < c->n_groups; g++) {
+        used += sh_page_pool_used(&c->pools[g]);
+        kept += c->pools[g].n_kept;
+    }
     for (uint32_t d = 0; d < c->model->n_devices; d++)
         if (c->exec[d] != NULL) bytes += sh_context_executor(c, d)->pool_bytes(c->exec[d]);
     for (uint32_t i = 0; i < c->params.max_sequences; i++) sequences += c->sequences[i].used;
     atomic_store(&c->stat_pages_used, used);
+    atomic_store(&c->stat_pages_kept, kept);
+    atomic_store(&c->stat_reused, c->reused_tokens);
+    atomic_store(&c->stat_evicted, c->prefix.evicted);
     atomic_store(&c->stat_cache_bytes, bytes);
     atomic_store(&c->stat_sequences, sequences);
 }
@@ -167,6 +185,9 @@ void sh_context_get_stats(const struct sh_context *c, struct sh_context_stats *o
     *out = (struct sh_context_stats){
         .page_tokens = SH_PAGE_TOKENS,
         .pages_used = atomic_load(&c->stat_pages_used),
+        .pages_kept = atomic_load(&c->stat_pages_kept),
+        .reused_tokens = atomic_load(&c->stat_reused),
+        .kept_evicted = atomic_load(&c->stat_evicted),
         .cache_bytes = atomic_load(&c->stat_cache_bytes),
         .sequences = atomic_load(&c->stat_sequences),
     };

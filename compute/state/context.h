@@ -15,6 +15,11 @@
  * present length, or none at length 0. Every submission takes a fresh one and keeps the one before in `before` until the step is
  * finished, so that it can fall back; snapshots hold further ones. Pages are never changed, so copies share them. An encoder's
  * pages are scratch of the one step that a sequence is in, and are let go when it is finished.
+ *
+ * Reuse. A sequence that takes part enters its pages into the index (prefix.h) when their step is finished well; where another was
+ * first, it takes the other's page and lets its own go. So what stands in the index was finished, and a sequence holds the PAGED pages of every
+ * node from its own up to the root. Pages that nobody but the index holds are kept: a pool grows to its size first, as that is what was
+ * configured, and then, or where there is no memory for it, the pages kept longest go before a submission is refused.
  */
 #ifndef SHIMMY_CONTEXT_H
 #define SHIMMY_CONTEXT_H
@@ -23,6 +28,7 @@
 #include "compute/sample/sample.h"
 #include "compute/state/cache.h"
 #include "compute/state/pages.h"
+#include "compute/state/prefix.h"
 
 #include <stdatomic.h>
 
@@ -50,6 +56,11 @@ struct sh_sequence {
     uint32_t *before[SH_SLOTS];                     /* [n_groups] recurrent: the state before the step in that slot, or SH_NONE */
     struct sh_snapshot snapshots[SH_MAX_SNAPSHOTS]; /* ascending by length */
     uint32_t n_snapshots;
+    bool takes_part;     /* in reuse, under the salt */
+    uint64_t salt;
+    uint32_t node;       /* of its last page that is in the index, SH_NONE: none yet */
+    uint32_t state_node; /* the node on its way to which its last state behind a generated token was given, or SH_NONE */
+    uint32_t suspended;  /* the length that it had and is on its way back to, else 0: what its sampler remembers of it is still to come */
     struct sh_sampler *sampler;
     enum sh_pooling pooling; /* what SH_OUT_POOLED means; never NONE */
     uint32_t n_pooled; /* rows submitted that asked for it, from position 0 on without a gap, or the first of those with CLS */
@@ -106,6 +117,8 @@ struct sh_context {
     struct sh_context_params params; /* defaults filled in */
     uint32_t n_groups;
     struct sh_page_pool *pools;    /* [n_groups] */
+    bool *no_memory;               /* [n_groups] the pool could not grow lately */
+    struct sh_prefix_index prefix;
     struct sh_exec_context **exec; /* [n_devices] NULL where a device has no segments */
     bool *holds_group;             /* [n_devices][n_groups] the device has layers of the group */
     struct sh_sequence *sequences; /* [max_sequences] */
@@ -121,12 +134,16 @@ struct sh_context {
     uint32_t *slab_pages; /* [n_groups] */
     struct sh_page_change {
         uint32_t sequence, group, index, old_page /* SH_NONE: appended */;
+        bool held; /* the old page's reference is let go when the step is started: only the index would hold it, which may be asked for room */
         uint32_t *before; /* recurrent: where the old page is kept; else NULL */
     } * changes;          /* of the submit under way */
     uint32_t n_changes, cap_changes;
     uint64_t attempts; /* submissions, refused ones too */
 
-    atomic_uint_fast64_t stat_pages_used, stat_cache_bytes;
+    uint64_t reused_tokens;
+    uint32_t *run; /* [n_groups] scratch of sh_sequence_reuse */
+
+    atomic_uint_fast64_t stat_pages_used, stat_pages_kept, stat_cache_bytes, stat_reused, stat_evicted;
     atomic_uint stat_sequences;
 };
 
@@ -143,10 +160,22 @@ struct sh_sequence *sh_context_sequence(struct sh_context *c, uint32_t sequence,
 void sh_sequence_cut(struct sh_context *c, struct sh_sequence *s, uint32_t length);
 /* A step of it in `slot` is over: back to the state before it, and to fall_back[slot]; what a later step had added goes too. */
 void sh_sequence_fall_back(struct sh_context *c, struct sh_sequence *s, uint32_t slot);
-/* A step of it in `slot` is over, well or undone: what was kept for it alone goes, and pages that no window reaches any more. */
-void sh_sequence_let_go(struct sh_context *c, struct sh_sequence *s, uint32_t slot);
+/* A step of it in `slot` is over, well or undone: pages that it filled are entered into the index, what was kept for it alone goes, and
+ * pages that no window reaches any more. */
+void sh_sequence_let_go(struct sh_context *c, struct sh_sequence *s, uint32_t slot, bool well);
 void sh_sequence_free(struct sh_context *c, struct sh_sequence *s);
+/* After every change of pages: brings what is kept back within its bounds, and counts. */
 void sh_context_update_stats(struct sh_context *c);
+
+/* The first page that a row at `length` or later sees. */
+uint32_t sh_first_page_seen(const struct sh_state_group *group, uint32_t length);
+/* Makes at least one page of the group free, in the order that "Reuse" above gives: SH_ERR_NO_PAGES, or what a device said that has no
+ * memory for it. */
+enum sh_code sh_context_make_room(struct sh_context *c, uint32_t group, struct sh_error *err);
+/* Enters what the sequence holds of its first `settled` tokens into the index; *states (else NULL) are the recurrent groups' at that length. */
+void sh_sequence_enter(struct sh_context *c, struct sh_sequence *s, uint32_t settled, const uint32_t *states);
+/* Its node becomes that of its first `length` tokens. */
+void sh_sequence_leave(struct sh_context *c, struct sh_sequence *s, uint32_t length);
 
 /* Finishes what is in flight with this sequence; a step that fails is reported by its own wait, and here. */
 enum sh_code sh_context_settle(struct sh_context *c, struct sh_sequence *s, struct sh_error *err);

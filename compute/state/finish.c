@@ -116,19 +116,16 @@ static void tell_next_step(struct sh_context *c, const struct sh_slot *slot) {
     }
 }
 
-static enum sh_code sample_on_host(struct sh_context *c, const struct sh_wanted *w, const float *logits, int32_t *token,
-                                   struct sh_error *err) {
+/* A failure is that row's: others of the step are none the worse for it. */
+static enum sh_code sample_on_host(struct sh_context *c, const struct sh_wanted *w, const float *logits, int32_t *token) {
     const struct sh_sequence *s = &c->sequences[w->sequence];
     const struct sh_token_history history = {.tokens = s->tokens, .roles = s->roles, .count = w->position + 1};
     struct sh_error local;
     const enum sh_code code = sh_sampler_pick(s->sampler, logits, w->mask, &history, w->position + 1, token, &local);
     if (code == SH_OK) return SH_OK;
     *token = -1;
-    if (code == SH_ERR_DEVICE) { /* this row's logits are not numbers; the others' may be */
-        sh_log(SH_LOG_WARNING, "sequence %u: %s", w->sequence, local.message);
-        return SH_OK;
-    }
-    return sh_fail(err, code, "%s", local.message);
+    sh_log(SH_LOG_WARNING, "sequence %u: %s", w->sequence, local.message);
+    return code;
 }
 
 /* Takes the row's hidden state in, and writes what is pooled so far. Rows come in order of position. */
@@ -158,19 +155,18 @@ static void pool_results(struct sh_context *c, struct sh_slot *slot, const struc
     }
 }
 
-static enum sh_code make_results(struct sh_context *c, struct sh_slot *slot, const struct sh_step_result *result,
-                                 struct sh_error *err) {
+static void make_results(struct sh_context *c, struct sh_slot *slot, const struct sh_step_result *result) {
     const uint32_t n_vocab = c->model->spec.n_vocab;
     struct sh_top *top = slot->tops;
     for (uint32_t i = 0; i < slot->step.n_outputs; i++) {
         const struct sh_wanted *w = &slot->wanted[i];
         struct sh_result *r = &slot->results[i];
         *r = (struct sh_result){.row = slot->outputs[i].row, .sequence = w->sequence, .position = w->position, .token = -1};
-        if (slot->outputs[i].sample) r->token = result->tokens[i];
-        if (w->host_sample) {
-            const enum sh_code code = sample_on_host(c, w, result->logits[i], &r->token, err);
-            if (code != SH_OK) return code;
+        if (slot->outputs[i].sample) {
+            r->token = result->tokens[i];
+            if (r->token < 0) r->code = SH_ERR_DEVICE;
         }
+        if (w->host_sample) r->code = sample_on_host(c, w, result->logits[i], &r->token);
         slot->tokens[i] = r->token;
         if ((w->outputs & SH_OUT_LOGPROBS) != 0) {
             sh_logprobs(result->logits[i], n_vocab, r->token, &r->logprob, top, w->n_top);
@@ -183,7 +179,6 @@ static enum sh_code make_results(struct sh_context *c, struct sh_slot *slot, con
     }
     pool_results(c, slot, result);
     slot->n_results = slot->step.n_outputs;
-    return SH_OK;
 }
 
 /* ---- the end ---- */
@@ -217,9 +212,10 @@ static void undo(struct sh_context *c, struct sh_slot *slot) {
 _Static_assert(SH_SLOTS == 2, "undo knows one other slot");
 
 /* The step is over for its sequences. */
-static void let_go(struct sh_context *c, struct sh_slot *slot) {
+static void let_go(struct sh_context *c, struct sh_slot *slot, bool well) {
     const uint32_t index = (uint32_t)(slot - c->slots);
-    for (uint32_t q = 0; q < slot->step.n_sequences; q++) sh_sequence_let_go(c, &c->sequences[slot->sequence_ids[q]], index);
+    for (uint32_t q = 0; q < slot->step.n_sequences; q++)
+        sh_sequence_let_go(c, &c->sequences[slot->sequence_ids[q]], index, well);
     sh_context_update_stats(c);
 }
 
@@ -239,22 +235,23 @@ static void give_out(struct sh_context *c, struct sh_slot *slot) {
 enum sh_code sh_slot_finish(struct sh_context *c, struct sh_slot *slot, int64_t timeout_ns, struct sh_error *err) {
     struct sh_step_result result;
     struct sh_error failure = {0};
-    enum sh_code code = run_segments(c, slot, timeout_ns, &result, &failure);
-    if (code == SH_OK) code = make_results(c, slot, &result, &failure);
+    const enum sh_code code = run_segments(c, slot, timeout_ns, &result, &failure);
     if (code == SH_ERR_TIMEOUT) return sh_fail(err, code, "ticket %llu is not finished yet", (unsigned long long)slot->ticket);
     slot->code = code;
     slot->state = SH_SLOT_FINISHED;
     slot->step_ns = sh_now_ns() - slot->begun_ns;
     if (code == SH_OK) {
+        make_results(c, slot, &result);
         tell_next_step(c, slot);
     } else {
         failure.code = code;
         slot->error = failure;
         c->lost = c->lost || code == SH_ERR_DEVICE_LOST;
         undo(c, slot);
+        if (c->lost) sh_prefix_drop_idle(&c->prefix);
         if (err != NULL) *err = failure;
     }
-    let_go(c, slot);
+    let_go(c, slot, code == SH_OK);
     return code;
 }
 

@@ -52,9 +52,10 @@ void sh_sequence_cut(struct sh_context *c, struct sh_sequence *s, uint32_t lengt
         sh_page_table_shrink(&s->tables[g], &c->pools[g], sh_pages_of(length));
     }
     drop_snapshots(c, s, length);
+    sh_sequence_leave(c, s, length);
     s->length = length;
     if (s->n_pooled > length) s->n_pooled = length;
-    sh_sampler_truncate(s->sampler, length);
+    sh_sampler_truncate(s->sampler, length > s->suspended ? length : s->suspended);
 }
 
 void sh_sequence_fall_back(struct sh_context *c, struct sh_sequence *s, uint32_t slot) {
@@ -68,27 +69,34 @@ void sh_sequence_fall_back(struct sh_context *c, struct sh_sequence *s, uint32_t
     for (uint32_t i = 0; i < SH_SLOTS; i++) s->fall_back[i] = SH_NONE;
 }
 
-/* The first page that a row at `length` or later sees. */
-static uint32_t first_page_seen(const struct sh_state_group *g, uint32_t length) {
+uint32_t sh_first_page_seen(const struct sh_state_group *g, uint32_t length) {
     return g->kind == SH_STATE_WINDOWED && length >= g->window ? (length - g->window + 1) / SH_PAGE_TOKENS : 0;
 }
 
-void sh_sequence_let_go(struct sh_context *c, struct sh_sequence *s, uint32_t slot) {
+void sh_sequence_let_go(struct sh_context *c, struct sh_sequence *s, uint32_t slot, bool well) {
     uint32_t settled = s->length;
+    const uint32_t *states = NULL; /* in the present tables */
     s->fall_back[slot] = SH_NONE;
     s->in_flight &= ~(1u << slot);
-    for (uint32_t i = 0; i < SH_SLOTS; i++)
-        if (s->fall_back[i] < settled) settled = s->fall_back[i]; /* SH_NONE is the highest */
+    for (uint32_t i = 0; i < SH_SLOTS; i++) {
+        if (s->fall_back[i] >= settled) continue; /* SH_NONE is the highest */
+        settled = s->fall_back[i];
+        states = s->before[i];
+    }
+    if (settled >= s->suspended) s->suspended = 0;
+    if (well && s->takes_part) sh_sequence_enter(c, s, settled, states);
+    const uint32_t back = c->params.back_tokens < settled ? c->params.back_tokens : settled;
     for (uint32_t g = 0; g < c->n_groups; g++) {
         const struct sh_state_group *group = sh_context_group(c, g);
         release_state(c, g, &s->before[slot][g]);
         if (c->model->program->encoder) sh_page_table_shrink(&s->tables[g], &c->pools[g], 0);
         else if (group->kind == SH_STATE_WINDOWED)
-            sh_page_table_pass(&s->tables[g], &c->pools[g], first_page_seen(group, settled));
+            sh_page_table_pass(&s->tables[g], &c->pools[g], sh_first_page_seen(group, settled - back));
     }
 }
 
 void sh_sequence_free(struct sh_context *c, struct sh_sequence *s) {
+    s->suspended = 0;
     sh_sequence_cut(c, s, 0);
     for (uint32_t g = 0; g < c->n_groups; g++) free(s->tables[g].pages);
     free(s->tables);
@@ -128,6 +136,7 @@ enum sh_code sh_sequence_create(struct sh_context *c, uint32_t *sequence, struct
         return code;
     }
     s->pooling = default_pooling(c);
+    s->node = s->state_node = SH_NONE;
     s->used = true;
     *sequence = id;
     sh_context_update_stats(c);
@@ -192,7 +201,7 @@ static enum sh_code check_back(const struct sh_context *c, uint32_t sequence, co
                            "sequence %u: recurrent layers keep the state at its length of %u tokens, at 0 and at %u snapshots; "
                            "they cannot go back to %u",
                            sequence, s->length, s->n_snapshots, length);
-        if (group->kind == SH_STATE_WINDOWED && first_page_seen(group, length) < s->tables[g].first)
+        if (group->kind == SH_STATE_WINDOWED && sh_first_page_seen(group, length) < s->tables[g].first)
             return sh_fail(err, SH_ERR_UNSUPPORTED,
                            "sequence %u: layers with a window of %u tokens hold positions from %u on; they cannot go back to %u",
                            sequence, group->window, s->tables[g].first * SH_PAGE_TOKENS, length);
@@ -208,7 +217,8 @@ uint32_t sh_sequence_undoable(const struct sh_context *c, uint32_t sequence) {
         if (group->kind == SH_STATE_RECURRENT) most = 0;
         if (group->kind != SH_STATE_WINDOWED) continue;
         /* the longest sequence that still sees the first page that one of `next` tokens sees */
-        const uint64_t longest = (uint64_t)group->window - 1 + (first_page_seen(group, next) + 1ull) * SH_PAGE_TOKENS - 1;
+        const uint64_t seen = (uint64_t)group->window - 1 + (sh_first_page_seen(group, next) + 1ull) * SH_PAGE_TOKENS - 1;
+        const uint64_t longest = seen + c->params.back_tokens;
         most = (uint32_t)sh_min_u64(most, longest - next);
     }
     return most;
@@ -224,6 +234,7 @@ enum sh_code sh_sequence_truncate(struct sh_context *c, uint32_t sequence, uint3
     if (length == s->length) return SH_OK;
     const enum sh_code code = check_back(c, sequence, s, length, err);
     if (code != SH_OK) return code;
+    s->suspended = 0; /* it takes another way */
     const struct sh_snapshot *snapshot = find_snapshot(s, length);
     for (uint32_t g = 0; g < c->n_groups && snapshot != NULL; g++) {
         if (!is_recurrent(c, g)) continue;
@@ -270,7 +281,7 @@ static void share_pages(struct sh_context *c, struct sh_sequence *to, const stru
             sh_page_share(&c->pools[g], table->pages[0]);
             continue;
         }
-        table->first = first_page_seen(sh_context_group(c, g), length);
+        table->first = sh_first_page_seen(sh_context_group(c, g), length);
         table->n = sh_pages_of(length);
         for (uint32_t i = 0; i < table->n; i++) {
             table->pages[i] = i < table->first ? SH_NONE : pages->pages[i];
@@ -308,6 +319,12 @@ enum sh_code sh_sequence_copy(struct sh_context *c, uint32_t dst, uint32_t src, 
     memcpy(to->roles, from->roles, length * sizeof *to->roles);
     share_pages(c, to, from, length);
     to->length = length;
+    to->takes_part = from->takes_part;
+    to->salt = from->salt;
+    to->node = from->node;
+    while (to->node != SH_NONE && (uint64_t)c->prefix.nodes[to->node].depth * SH_PAGE_TOKENS > length)
+        to->node = c->prefix.nodes[to->node].parent;
+    sh_prefix_settle(&c->prefix, to->node);
     sh_context_update_stats(c);
     return SH_OK;
 }

@@ -204,22 +204,6 @@ static enum sh_code write_history(struct sh_context *c, struct sh_slot *slot, st
 
 /* ---- pages ---- */
 
-static enum sh_code grow_pool(struct sh_context *c, uint32_t group, struct sh_error *err) {
-    struct sh_page_pool *pool = &c->pools[group];
-    if (pool->n_reserved == pool->n_max)
-        return sh_fail(err, SH_ERR_NO_PAGES,
-                       "all %u cache pages of %d tokens are in use; end a sequence, or configure a larger cache", pool->n_max,
-                       SH_PAGE_TOKENS);
-    const uint32_t n = (uint32_t)sh_min_u64(pool->n_max, (uint64_t)pool->n_reserved + c->slab_pages[group]);
-    for (uint32_t d = 0; d < c->model->n_devices; d++) {
-        if (!c->holds_group[d * c->n_groups + group]) continue;
-        const enum sh_code code = sh_context_executor(c, d)->pool_reserve(c->exec[d], group, n, err);
-        if (code != SH_OK) return code;
-    }
-    sh_page_pool_grow(pool, n);
-    return SH_OK;
-}
-
 /* Puts a fresh page at `index` of the table: appended, or instead of one that is shared; of a recurrent group instead of the one
  * that `before` (else NULL) keeps from now on. */
 static enum sh_code place_page(struct sh_context *c, uint32_t sequence, uint32_t group, uint32_t index, uint32_t *before,
@@ -229,15 +213,15 @@ static enum sh_code place_page(struct sh_context *c, uint32_t sequence, uint32_t
     if (!sh_grow((void **)&c->changes, &c->cap_changes, c->n_changes + 1, sizeof *c->changes) ||
         !sh_grow((void **)&table->pages, &table->capacity, index + 1, sizeof *table->pages))
         return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a page table of %u pages", index + 1);
-    if (pool->n_free == 0) {
-        const enum sh_code code = grow_pool(c, group, err);
-        if (code != SH_OK) return code;
-    }
+    const enum sh_code code = sh_context_make_room(c, group, err);
+    if (code != SH_OK) return code;
     struct sh_page_change *change = &c->changes[c->n_changes++];
     *change = (struct sh_page_change){.sequence = sequence, .group = group, .index = index, .old_page = SH_NONE};
     if (index < table->n) {
         change->old_page = table->pages[index];
-        if (before == NULL) sh_page_release(pool, change->old_page); /* others hold it still: that is why it is replaced */
+        change->held = before == NULL && pool->owner[change->old_page] != SH_NONE && pool->refs[change->old_page] == 2;
+        if (before == NULL && !change->held)
+            sh_page_release(pool, change->old_page); /* others hold it: that is why it is replaced */
     } else {
         table->n = index + 1;
     }
@@ -254,7 +238,7 @@ static void undo_pages(struct sh_context *c) {
         struct sh_page_pool *pool = &c->pools[change->group];
         sh_page_release(pool, table->pages[change->index]);
         if (change->before != NULL) *change->before = SH_NONE;
-        else if (change->old_page != SH_NONE) sh_page_share(pool, change->old_page);
+        else if (change->old_page != SH_NONE && !change->held) sh_page_share(pool, change->old_page);
         if (change->old_page != SH_NONE) table->pages[change->index] = change->old_page;
         else table->n = change->index;
     }
@@ -342,7 +326,8 @@ static enum sh_code copy_masks(struct sh_context *c, struct sh_slot *slot, const
         free(slot->masks);
         slot->cap_masks = 0;
         slot->masks = sh_calloc(total, sizeof *slot->masks);
-        if (slot->masks == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for masks of %u tokens", c->model->spec.n_vocab);
+        if (slot->masks == NULL)
+            return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for masks of %u tokens", c->model->spec.n_vocab);
         slot->cap_masks = total;
     }
     uint32_t *to = slot->masks;
@@ -413,6 +398,8 @@ static enum sh_code fill_outputs(struct sh_context *c, struct sh_slot *slot, con
 
 static void commit(struct sh_context *c, struct sh_slot *slot, const struct sh_batch *batch, sh_ticket *ticket) {
     const uint32_t index = (uint32_t)(slot - c->slots);
+    for (uint32_t i = 0; i < c->n_changes; i++)
+        if (c->changes[i].held) sh_page_release(&c->pools[c->changes[i].group], c->changes[i].old_page);
     c->n_changes = 0;
     for (uint32_t q = 0; q < slot->step.n_sequences; q++) {
         struct sh_sequence *s = &c->sequences[slot->sequence_ids[q]];

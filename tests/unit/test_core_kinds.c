@@ -620,14 +620,15 @@ static void feed_long(struct world *w, uint32_t sequence, uint32_t n) {
 static void rows_on_trial(void **state) {
     (void)state;
     const struct kind windows[] = {{"windowed", {WINDOWED_GROUP(40)}, 1, false, false}, {"narrow", {WINDOWED_GROUP(1)}, 1, false, false}};
-    const struct sh_context_params params = {
+    struct sh_context_params params = {
         .size = sizeof params, .max_sequences = 1, .max_batch_rows = 64, .max_outputs = 64, .kv_tokens = LONGEST};
-    for (uint32_t k = 0; k < SH_COUNT(windows); k++) {
-        struct world *w = world_create(&windows[k], &params);
+    for (uint32_t k = 0; k < 2 * SH_COUNT(windows); k++) {
+        params.back_tokens = k < SH_COUNT(windows) ? 0 : 64;
+        struct world *w = world_create(&windows[k % SH_COUNT(windows)], &params);
         const uint32_t a = new_sequence(w);
         for (uint32_t n = 0; n < 120; n++) {
             const uint32_t undoable = sh_sequence_undoable(w->c, a);
-            assert_true(undoable < 80);
+            assert_true(undoable >= params.back_tokens && undoable < 80 + params.back_tokens);
             for (uint32_t more = 0; more < 2; more++) {
                 core_ok(sh_sequence_truncate(w->c, a, 0, &error), &error);
                 feed_long(w, a, n);
