@@ -19,8 +19,13 @@ const struct cli_option cli_global_options[] = {
 };
 
 static const struct cli_option list_options[] = {
-    {"rescan", 0, CLI_FLAG, NULL, "look through the model directories again first"},
+    {"rescan", 0, CLI_FLAG, NULL, "search for models again first"},
     {"names", 0, CLI_FLAG, NULL, "print the names alone, one on a line"},
+    {NULL},
+};
+
+static const struct cli_option discover_options[] = {
+    {"all", 'a', CLI_FLAG, NULL, "also what was left out, and why"},
     {NULL},
 };
 
@@ -137,8 +142,12 @@ static const struct cli_option verify_options[] = {
 const struct cli_command cli_commands[] = {
     {"status", "", "the daemon, its models and devices at a glance", NULL, 0, 0, NULL, NULL, cmd_status},
     {"list", "", "the models that the daemon knows", NULL, 0, 0, list_options, NULL, cmd_list},
+    {"discover", "", "search for models again: where, what was found, and what was left out and why",
+     "An unchanged file's header is not read again.", 0, 0, discover_options, NULL, cmd_discover},
     {"devices", "", "the devices, and why one was chosen", NULL, 0, 0, NULL, NULL, cmd_devices},
-    {"load", "MODEL", "load a model", "MODEL is a path if it has a slash or ends in .gguf, else a name as in `shimmyctl list`.",
+    {"load", "MODEL", "load a model",
+     "MODEL is a path if it ends in .gguf, begins with / or ., or has a slash and there is such a file; else a name as in\n"
+     "`shimmyctl list`.",
      1, 1, load_options, "@model", cmd_load},
     {"unload", "MODEL", "finish a model's requests, and unload it", NULL, 1, 1, NULL, "@model", cmd_unload},
     {"generate", "MODEL [PROMPT]", "continue a prompt; stdout gets the continuation and nothing else",

@@ -37,7 +37,7 @@ int cli_call(struct cli *cli, const char *method, json_t *parameters, json_t **r
 /* After client_next gave something else than CLIENT_REPLY: says so; returns the exit status. Drops `parameters`. */
 int cli_call_failed(struct cli *cli, enum client_result result, json_t *parameters);
 
-/* Is a MODEL argument a path? Else it is a name. */
+/* Is a MODEL argument a path? It is if it ends in .gguf, begins with / or ., or has a slash and such a file exists. Else it is a name. */
 bool cli_is_path(const char *model);
 /* {"model": the MODEL argument}; a relative path is made absolute, since the daemon works in another directory. */
 json_t *cli_model_parameters(const char *model);
@@ -58,6 +58,7 @@ bool cli_argument_or_stdin(const struct cli *cli, size_t index, const char *what
 
 int cmd_status(struct cli *cli);
 int cmd_list(struct cli *cli);
+int cmd_discover(struct cli *cli);
 int cmd_devices(struct cli *cli);
 int cmd_load(struct cli *cli);
 int cmd_unload(struct cli *cli);

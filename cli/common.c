@@ -100,8 +100,11 @@ int cli_call(struct cli *cli, const char *method, json_t *parameters, json_t **r
 }
 
 bool cli_is_path(const char *model) {
-    size_t length = strlen(model);
-    return strchr(model, '/') || (length > 5 && !strcasecmp(model + length - 5, ".gguf"));
+    const size_t length = strlen(model);
+    if (length > 5 && !strcasecmp(model + length - 5, ".gguf")) return true;
+    const char *slash = strchr(model, '/');
+    if (!slash) return false;
+    return slash == model || model[0] == '.' || access(model, F_OK) == 0; /* stores' names have slashes, too: NAMESPACE/NAME:TAG */
 }
 
 json_t *cli_model_parameters(const char *model) {

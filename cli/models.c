@@ -1,4 +1,4 @@
-/* models.c - status, list, devices, load, unload: what the daemon has, and changing it. */
+/* models.c - status, list, discover, devices, load, unload: what the daemon has, and changing it. */
 #include "cli/commands.h"
 
 #include <inttypes.h>
@@ -65,6 +65,18 @@ static void print_chat(const json_t *model) {
     putchar('\n');
 }
 
+/* Where a file goes by several names. */
+static void print_names(const json_t *model) {
+    size_t i;
+    const json_t *name;
+    json_array_foreach(json_object_get(model, "names"), i, name) {
+        term_puts(stdout, TERM_PLAIN, i ? ", " : text_at(model, "id"));
+        if (i == 0) fputs(": also called ", stdout);
+        term_puts(stdout, TERM_PLAIN, json_string_value(name));
+    }
+    if (i > 0) putchar('\n');
+}
+
 static void print_models(const json_t *models) {
     static const char *const titles[] = {"MODEL", "STATE", "ARCH", "TYPE", "SIZE", "DEVICE", "PATH"};
     struct term_table *table = term_table_create(7);
@@ -83,6 +95,7 @@ static void print_models(const json_t *models) {
         add_text(table, TERM_DIM, text_at(m, "path"));
     }
     term_table_print(table, stdout);
+    json_array_foreach(models, i, m) print_names(m);
     json_array_foreach(models, i, m) print_chat(m);
     json_array_foreach(models, i, m) print_adapters(m);
     json_array_foreach(models, i, m) {
@@ -147,6 +160,11 @@ int cmd_status(struct cli *cli) {
     return EXIT_DONE;
 }
 
+static void print_no_models(void) {
+    printf("no models: put GGUF files into ~/models or a directory that shimmyd is told of (--model-dir, SHIMMY_MODEL_PATHS),\n"
+           "or load one by its path: shimmyctl load ./FILE.gguf\n");
+}
+
 int cmd_list(struct cli *cli) {
     bool names = cli_flag(&cli->line, "names");
     if (names && cli->json) return cli_usage_error(cli, "found both --names and --json, expected one of them");
@@ -164,9 +182,57 @@ int cmd_list(struct cli *cli) {
         } else if (json_array_size(models)) {
             print_models(models);
         } else {
-            printf("no models: put GGUF files into a directory that shimmyd is told of (--model-dir, SHIMMY_MODEL_PATHS),\n"
-                   "or load one by its path: shimmyctl load ./FILE.gguf\n");
+            print_no_models();
         }
+    }
+    json_decref(reply);
+    return status;
+}
+
+static void print_roots(const json_t *roots) {
+    static const char *const titles[] = {"SEARCHED", "MODELS", "ERROR"};
+    struct term_table *table = term_table_create(3);
+    header(table, titles, 3);
+    size_t i;
+    const json_t *root;
+    json_array_foreach(roots, i, root) {
+        char count[32];
+        snprintf(count, sizeof count, "%" JSON_INTEGER_FORMAT, json_integer_value(json_object_get(root, "models")));
+        add_text(table, TERM_PLAIN, text_at(root, "path"));
+        term_table_add(table, TERM_PLAIN, count);
+        add_text(table, TERM_RED, text_at(root, "error"));
+    }
+    term_table_print(table, stdout);
+}
+
+static void print_left_out(const json_t *left_out) {
+    static const char *const titles[] = {"LEFT OUT", "WHY"};
+    struct term_table *table = term_table_create(2);
+    header(table, titles, 2);
+    size_t i;
+    const json_t *item;
+    json_array_foreach(left_out, i, item) {
+        add_text(table, TERM_PLAIN, text_at(item, "path"));
+        add_text(table, TERM_PLAIN, text_at(item, "reason"));
+    }
+    putchar('\n');
+    term_table_print(table, stdout);
+}
+
+int cmd_discover(struct cli *cli) {
+    json_t *reply;
+    const int status = cli_call(cli, "Discover", NULL, &reply);
+    if (status == EXIT_DONE && !cli->json) {
+        const json_t *models = json_object_get(reply, "models"), *left_out = json_object_get(reply, "left_out");
+        const size_t n = json_array_size(models), n_left_out = json_array_size(left_out);
+        print_roots(json_object_get(reply, "roots"));
+        putchar('\n');
+        if (n) print_models(models);
+        else print_no_models();
+        if (cli_flag(&cli->line, "all") && n_left_out) print_left_out(left_out);
+        printf("\n%zu model%s in %.1f ms", n, n == 1 ? "" : "s", json_number_value(json_object_get(reply, "milliseconds")));
+        if (n_left_out) printf(", %zu left out%s", n_left_out, cli_flag(&cli->line, "all") ? "" : " (--all says what and why)");
+        putchar('\n');
     }
     json_decref(reply);
     return status;

@@ -157,6 +157,7 @@ struct sh_file_summary {
     uint64_t context_length; /* native; 0 unknown */
     bool adapter;            /* general.type is "adapter": for sh_model_params.lora, no model of its own */
     const char *base;        /* of an adapter: the name of the model it was made for (general.base_model.0.name) or "" */
+    char other[100];         /* what it is, if by its metadata it is no language model ("a multimodal projector (...)"); else "" */
 };
 struct sh_file_value { /* one metadata entry; strings are not NUL-terminated by contract, use length */
     const char *key;

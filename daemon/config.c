@@ -18,6 +18,7 @@
 #include <ini.h>
 #include <math.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 extern char **environ;
@@ -59,9 +60,12 @@ static const struct option options[] = {
      "commas. "
      "Port 0 takes any free one. [::1]:11435 is how IPv6 is written."},
     {"model_dir", OPT_LIST, FIELD(model_dirs), "", 0, 0, NULL, "SHIMMY_MODEL_PATHS", "DIR", false,
-     "A directory that is searched for .gguf files, with its subdirectories. May be given several times, and as a list separated "
-     "by colons "
-     "(or semicolons). ./models is always searched as well."},
+     "A directory that is searched for .gguf files, with its subdirectories; also a store of Ollama's or Hugging Face's. May be given "
+     "several times, and as a list separated by colons (or semicolons)."},
+    {"discover", OPT_BOOL, FIELD(discover), "yes", 0, 0, NULL, NULL, NULL, false,
+     "Also searches where models usually are: ./models, Hugging Face's cache ($HF_HUB_CACHE, $HF_HOME/hub), Ollama's store "
+     "($OLLAMA_MODELS, ~/.ollama/models, that of its service), LM Studio's, ~/models, ~/.local/share/shimmy/models, "
+     "/usr/share/shimmy/models. no: only model_dir and base_gguf."},
     {"base_gguf", OPT_STRING, FIELD(base_gguf), "", 0, 0, NULL, NULL, "FILE", false, "One more model file, wherever it lies."},
     {"device", OPT_STRING, FIELD(device), "auto", 0, 0, NULL, NULL, "auto|cpu|NAME", false,
      "What models run on: auto (the best GPU, else the CPU; never a software Vulkan driver), cpu, or a part of a device's name "
@@ -116,7 +120,8 @@ static const struct option options[] = {
      "How long an idle model stays loaded: seconds, or with a unit (90s, 30min, 2h, 1d). 0 unloads it after its last request, -1 "
      "keeps it for ever."},
     {"cache_dir", OPT_STRING, FIELD(cache_dir), "", 0, 0, NULL, NULL, "DIR", true,
-     "Where compiled pipelines are kept between runs. Empty: $CACHE_DIRECTORY under systemd, else $XDG_CACHE_HOME/shimmy."},
+     "Where compiled pipelines, and what the headers of model files said, are kept between runs. Empty: $CACHE_DIRECTORY under systemd, "
+     "else $XDG_CACHE_HOME/shimmy."},
     {"api_key", OPT_STRING, FIELD(api_key), "", 0, 0, NULL, NULL, "KEY", true,
      "If set, /v1 routes want it as `Authorization: Bearer KEY`. Give it by file or environment: flags are seen by other users."},
     {"cors_origin", OPT_STRING, FIELD(cors_origin), "", 0, 0, NULL, NULL, "ORIGIN", true,
@@ -650,6 +655,23 @@ void config_diff(const struct config *a, const struct config *b, void (*fn)(void
                  void *user) {
     for (uint32_t i = 0; i < OPTION_COUNT; i++)
         if (!same_value(a, b, &options[i])) fn(user, options[i].name, options[i].restart);
+}
+
+bool config_cache_directory(const struct config *config, char *out, size_t cap) {
+    const char *systemd = getenv("CACHE_DIRECTORY"), *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    if (*config->cache_dir) snprintf(out, cap, "%s", config->cache_dir);
+    else if (systemd && *systemd) snprintf(out, cap, "%.*s", (int)strcspn(systemd, ":"), systemd);
+    else if (xdg && *xdg) snprintf(out, cap, "%s/shimmy", xdg);
+    else if (home && *home) snprintf(out, cap, "%s/.cache/shimmy", home);
+    else *out = 0;
+    errno = ENOENT;
+    if (!*out) return false;
+    for (char *slash = strchr(out + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        *slash = 0;
+        mkdir(out, 0755);
+        *slash = '/';
+    }
+    return mkdir(out, 0755) == 0 || errno == EEXIST;
 }
 
 /* ---- printers ---------------------------------------------------------------------------------------- */

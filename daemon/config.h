@@ -20,10 +20,11 @@ enum { CONFIG_LISTEN_MAX = 8 };
 struct config {
     char *socket;      /* control socket path; "" = default by environment */
     char *listen;      /* "auto", "off", or HOST:PORT[,HOST:PORT...]; port 0 = any */
-    char **model_dirs; /* NULL-terminated: model_dir, SHIMMY_MODEL_PATHS, ./models */
+    char **model_dirs; /* NULL-terminated: model_dir, SHIMMY_MODEL_PATHS */
+    bool discover;     /* search the usual places, too */
     char *base_gguf;   /* SHIMMY_BASE_GGUF or "" */
     char *device;      /* "auto", "cpu", or a part of a name */
-    char *cache_dir;   /* pipeline cache; "" = $CACHE_DIRECTORY, else $XDG_CACHE_HOME/shimmy */
+    char *cache_dir;   /* see config_cache_directory; "" = by environment */
     char *kv_type;     /* "f16", "f32" */
     char *chat_template; /* see sh_chat_create; "" = as the model has it */
     char *api_key;     /* "" = none wanted; else Authorization: Bearer on /v1 routes */
@@ -72,6 +73,10 @@ void config_unref(struct config *config);
 /* The names of options that differ, one by one; needs_restart: a reload cannot put that one into force. */
 void config_diff(const struct config *a, const struct config *b, void (*fn)(void *user, const char *name, bool needs_restart),
                  void *user);
+
+/* Where things are kept that can be made anew: cache_dir, else $CACHE_DIRECTORY, $XDG_CACHE_HOME/shimmy, ~/.cache/shimmy; made if it is
+ * not there. False: there is none, or it cannot be made (errno; *out tells which). */
+bool config_cache_directory(const struct config *config, char *out, size_t cap);
 
 void config_print_help(FILE *to);
 void config_print_sample(FILE *to); /* conf/shimmyd.conf */

@@ -306,30 +306,13 @@ static void wait_for_probe(void) {
 
 /* ---- opening ----------------------------------------------------------------------------------------- */
 
-/* $CACHE_DIRECTORY under systemd, $XDG_CACHE_HOME/shimmy, ~/.cache/shimmy; "" if there is none. */
-static void cache_directory(const struct config *config, char *out, size_t cap) {
-    const char *systemd = getenv("CACHE_DIRECTORY"), *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    if (*config->cache_dir) snprintf(out, cap, "%s", config->cache_dir);
-    else if (systemd && *systemd) snprintf(out, cap, "%.*s", (int)strcspn(systemd, ":"), systemd);
-    else if (xdg && *xdg) snprintf(out, cap, "%s/shimmy", xdg);
-    else if (home && *home) snprintf(out, cap, "%s/.cache/shimmy", home);
-    else *out = 0;
-    if (!*out) return;
-    for (char *slash = strchr(out + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
-        *slash = 0;
-        mkdir(out, 0755);
-        *slash = '/';
-    }
-    if (mkdir(out, 0755) != 0 && errno != EEXIST) {
-        log_warning("cache_dir %s cannot be made (%s): pipelines are compiled anew at each start", out, strerror(errno));
-        *out = 0;
-    }
-}
-
 static enum sh_code open_device(const struct config *config, uint32_t index, const struct sh_device_info *info,
                                 struct sh_error *err) {
     char cache[4096];
-    cache_directory(config, cache, sizeof cache);
+    if (!config_cache_directory(config, cache, sizeof cache)) {
+        if (*cache) log_warning("cache_dir %s cannot be made (%s): pipelines are compiled anew at each start", cache, strerror(errno));
+        *cache = 0;
+    }
     const char *tier = info->kind == SH_DEVICE_CPU ? config->cpu_isa : config->vulkan_tier;
     struct sh_device_params params = {.size = sizeof params,
                                       .info = info,

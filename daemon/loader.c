@@ -477,6 +477,7 @@ void *loader_main(void *unused) {
         uint64_t now = sh_now_ns(), deadline = UINT64_MAX;
         struct model *m = drained(now, &deadline);
         bool loaded = false;
+        registry_tell_settled();
         for (struct model *other = registry.models; other; other = other->next) loaded |= other->runner != NULL;
         if (m) {
             unload(m);
@@ -489,10 +490,7 @@ void *loader_main(void *unused) {
             registry_scan();
         } else if ((m = without_header())) {
             model_read_header(m);
-        } else {
-            if (!registry.scanned) malloc_trim(0); /* what headers took */
-            registry.scanned = true;
-            pthread_cond_broadcast(&registry.changed);
+        } else if (!registry_scan_ended()) {
             let_idle_go(now, &deadline);
             wait_until(deadline);
         }

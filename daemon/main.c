@@ -189,6 +189,7 @@ static bool start(struct daemon *d) {
         goto refused;
     }
     devices_start(d->config, NULL, control_wake, d->control);
+    models_on_settled(control_wake, d->control);
     if (models_start(d->config, &err) != SH_OK) goto refused;
 
     const char *const version[] = {sh_version()};

@@ -98,12 +98,25 @@ void model_forget_vocabs(struct model *model) {
     model->vocabs = NULL;
 }
 
+void model_drop_names(struct model *model) {
+    for (uint32_t i = 0; i < model->n_names; i++) free(model->names[i]);
+    free(model->names);
+    model->names = NULL;
+    model->n_names = 0;
+}
+
 void model_unref(struct model *model) {
     if (!model || atomic_fetch_sub_explicit(&model->refs, 1, memory_order_acq_rel) != 1) return;
     model_forget_vocabs(model);
     pthread_mutex_destroy(&model->vocab_lock);
     wants_finish(&model->wants);
     json_decref(model->chat);
+    model_drop_names(model);
+    for (struct old_path *old = model->old_paths, *next; old; old = next) {
+        next = old->next;
+        free(old->path);
+        free(old);
+    }
     free(model->id);
     free(model->path);
     free(model->arch);
@@ -134,6 +147,8 @@ enum sh_code models_start(struct config *config, struct sh_error *err) {
     registry.config = config_ref(config);
     registry.scan_wanted = true;
     registry.scanned = registry.refusing = registry.stopping = false;
+    registry.scan_told = registry.settled_told = false;
+    registry.patience_ns = sh_now_ns() + 2000000000;
     if (pthread_create(&registry.loader, NULL, loader_main, NULL) != 0) {
         config_unref(registry.config);
         registry.config = NULL;
@@ -157,13 +172,6 @@ void models_configure(struct config *config) {
     pthread_cond_signal(&registry.wake);
     pthread_mutex_unlock(&registry.lock);
     config_unref(old);
-}
-
-void models_discover(void) {
-    pthread_mutex_lock(&registry.lock);
-    registry.scan_wanted = true;
-    pthread_cond_signal(&registry.wake);
-    pthread_mutex_unlock(&registry.lock);
 }
 
 /* Takes all waiting loads off their models. */
@@ -211,7 +219,13 @@ void models_stop(uint64_t limit_ns) {
     registry.started = false;
     config_unref(registry.config);
     registry.config = NULL;
+    headers_close(registry.headers);
+    registry.headers = NULL;
+    found_list_finish(&registry.found);
+    struct scan_wait *waits = registry.scan_waits;
+    registry.scan_waits = NULL;
     pthread_mutex_unlock(&registry.lock);
+    scan_waits_done(waits);
     for (; models; models = next) {
         next = models->next;
         model_unref(models);
@@ -237,7 +251,10 @@ struct model *model_create(const struct found_model *found) {
         return NULL;
     }
     m->identity = found->identity;
+    m->split_hash = found->parts;
     m->size_bytes = found->size_bytes;
+    m->store_name = found->store_name;
+    m->root = UINT32_MAX;
     m->listed = true;
     return m;
 }
@@ -278,6 +295,8 @@ void model_get_view(struct model *m, struct model_view *out) {
     set_text(&out->name, m->name);
     set_text(&out->error, m->error);
     set_text(&out->device, m->device ? sh_device_get_info(m->device)->name : "");
+    out->names = json_array();
+    for (uint32_t i = 0; i < m->n_names; i++) json_array_append_new(out->names, json_bytes(m->names[i], strlen(m->names[i])));
     out->state = m->state;
     out->size_bytes = m->size_bytes;
     out->created_s = (uint64_t)(m->identity.mtime_ns / 1000000000);
@@ -321,6 +340,7 @@ void model_view_finish(struct model_view *view) {
     free(view->name);
     free(view->error);
     free(view->device);
+    json_decref(view->names);
     json_decref(view->lora);
     json_decref(view->chat);
     *view = (struct model_view){0};

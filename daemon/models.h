@@ -21,17 +21,27 @@ const char *model_state_name(enum model_state state);
 enum sh_code models_start(struct config *config,
                           struct sh_error *err); /* discovery and loader; waits at most 50 ms for the first scan */
 void models_configure(struct config *config);    /* takes a reference: what is loaded or scanned from now on goes by it */
-void models_discover(void);                      /* scans the configured roots again */
+void models_discover(void);                      /* searches again for models */
+/* The same; done is called once, from the loader's thread, when that is over and the headers of what is new have been read, or when the
+ * registry stops. False: no memory, or it has stopped already; done is not called then. */
+bool models_discover_then(void (*done)(void *user), void *user);
+/* What the last search said besides the models: {left_out: [{path, reason}], roots: [{path, models, error}], milliseconds}. New reference. */
+json_t *models_discovery(void);
 void models_stop_accepting(void);                /* new generations and loads are refused: shutting down */
 /* Waits until running generations are finished or the limit passes, then cancels them; unloads everything, ends the threads. */
 void models_stop(uint64_t limit_ns);
 
-/* Exact and normalised names (design section 3): stems, then general.name; ambiguous and unknown names are errors that list.
- * The result holds a reference (model_unref). A path or file name is found if that file is registered. SH_ERR_NOT_FOUND:
- * unknown; SH_ERR_INVALID: ambiguous. Within the first seconds an unknown name waits for the first scan to end (at most 2 s). */
+/* Exact and normalised names: stems, then stores' names (NAME:TAG; NAME alone is NAME:latest) and further ones, then general.name;
+ * ambiguous and unknown names are errors that list. The result holds a reference (model_unref). A path or file name is found if that
+ * file is registered. SH_ERR_NOT_FOUND: unknown; SH_ERR_INVALID: ambiguous. Until the registry is settled an unknown name waits. */
 enum sh_code models_resolve(const char *name, struct model **out, struct sh_error *err);
-/* The same, but a path (contains '/' or ends in .gguf) to a file that is not registered registers it: for local clients only. */
+/* The same without waiting, and a path (contains '/' or ends in .gguf) to a file that is not registered registers it: for local clients
+ * only. */
 enum sh_code models_resolve_path(const char *name, struct model **out, struct sh_error *err);
+/* Is an unknown name unknown? Not before the first search and the headers of what it found have been read, or 2 s have passed. fn is called
+ * (with the registry locked) when that is so, and before then when names have become known. */
+bool models_settled(void);
+void models_on_settled(void (*fn)(void *user), void *user);
 /* What models_resolve's error lists, as an array of strings: nearest names, or the paths that a name fits. New reference. */
 json_t *models_candidates(const char *name);
 /* The only ready model, for requests that name none; else SH_ERR_INVALID. */
@@ -58,6 +68,7 @@ struct model_view {                                        /* a snapshot; string
     struct model_part parts[MODEL_PARTS];
     uint32_t n_parts;                /* valid when ready: what is where, the device first */
     struct sh_context_stats context; /* valid when ready */
+    json_t *names; /* what it is called besides its id: an array of strings */
     json_t *lora; /* when ready: [{path, scale}] */
     json_t *chat; /* when ready: {template, source, reason, tools, reasoning}, or {error} */
     uint32_t running, queued;

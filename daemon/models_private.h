@@ -8,6 +8,7 @@
 #define SHIMMYD_MODELS_PRIVATE_H
 
 #include "daemon/discover.h"
+#include "daemon/headers.h"
 #include "daemon/models.h"
 #include "daemon/scheduler.h"
 
@@ -53,13 +54,23 @@ struct held_vocab {
 
 struct model {
     atomic_uint refs; /* the registry's is one */
-    char *id, *path;  /* constant */
+    char *id;         /* constant */
+    _Atomic(char *) path; /* changes when a store has put a new version of a loaded model elsewhere; read without the lock, so */
+    struct old_path {
+        char *path;
+        struct old_path *next;
+    } *old_paths; /* those before stay as long as the model */
 
     /* registry.lock: */
     struct file_identity identity; /* of the file as last seen, */
     struct file_identity loaded;   /* and when it was loaded */
+    uint64_t split_hash; /* see found_model.parts */
     uint64_t size_bytes;
-    bool header_read;
+    bool header_read, header_passing; /* the latter: it could not be read, and may be the next time */
+    bool store_name;                  /* the id is a store's NAME:TAG; constant */
+    char **names;                     /* what it is called besides its id; [n_names] */
+    uint32_t n_names;
+    uint32_t root; /* of registry.found's roots; UINT32_MAX: none */
     char *arch, *type, *name, *error; /* "" where there is none */
     bool adapter;                     /* no model, but an adapter for the model named */
     char *base;                       /* here; "" if it names none */
@@ -82,11 +93,18 @@ struct model {
     uint64_t ready_since_ns;
     uint64_t prompt_tokens, generated_tokens; /* of runners that are gone */
     bool listed;                              /* found by the last scan, or registered by its path */
-    bool by_path;                             /* stays although no scan finds it */
+    bool by_path;                             /* stays although no scan finds it, */
+    bool gone;                                /* unless its file is not there */
     struct model *next;
 
     pthread_mutex_t vocab_lock;
     struct held_vocab *vocabs; /* vocab_lock; newest first */
+};
+
+struct scan_wait {
+    void (*done)(void *user);
+    void *user;
+    struct scan_wait *next;
 };
 
 struct registry {
@@ -97,14 +115,24 @@ struct registry {
     struct model *models;
     uint64_t last_order;
     bool started, scan_wanted, scanned, refusing, stopping;
+    bool scan_told, settled_told; /* that the scan has ended, and patience; the loader's */
+    uint64_t patience_ns;         /* until when unknown names wait for the first scan */
+    uint64_t scan_ns;             /* what the last scan took, without the reading of headers */
+    struct found_list found;      /* of the last scan: roots and left_out, to which headers add */
+    struct headers *headers;      /* the loader's */
+    struct scan_wait *scan_waits;
+    void (*settled)(void *user); /* see models_on_settled */
+    void *settled_user;
     pthread_t loader;
 };
 extern struct registry registry;
 
-/* The next seven want registry.lock. */
+/* The next nine want registry.lock. */
 bool registry_wait_changed(uint64_t deadline_ns); /* waits for registry.changed; false: that time is over */
 void registry_scan(void);                         /* loader's thread; gives the lock up meanwhile */
 void model_read_header(struct model *model);      /* likewise: architecture, type, name, and whether it could be loaded at all */
+bool registry_scan_ended(void);                   /* likewise: all headers are read. False: that has been told, the lock was kept */
+void registry_tell_settled(void);                 /* the loader's thread: in case that patience is over */
 void model_set_state(struct model *model, enum model_state state);
 void model_start_drain(struct model *model, uint64_t limit_ns);
 void model_insert(struct model *model);
@@ -118,6 +146,7 @@ enum sh_code model_hold_vocab(struct model *model, const struct file_identity *i
 enum sh_code model_hold_chat(struct model *model, const struct file_identity *identity, const char *which, json_t **view,
                              struct sh_error *err);
 
+void model_drop_names(struct model *model);
 struct model *model_create(const struct found_model *found); /* one reference, the registry's */
 /* A copy in which bytes that are not UTF-8 are '?' (names of files and in files hold any, JSON does not); without memory the old
  * text stays. */
@@ -137,6 +166,8 @@ void load_unref(struct load *load);
 void wants_finish(struct model_wants *wants);
 /* With what is not set taken from the configuration. */
 struct load_places places_resolve(const struct config *config, struct load_places places);
+
+void scan_waits_done(struct scan_wait *waits); /* without the lock */
 
 void *loader_main(void *unused);
 

@@ -7,28 +7,51 @@
 #include <ctype.h>
 #include <stdio.h>
 
+enum { NAME_MAX_LENGTH = TEXT_DISTANCE_MAX, CANDIDATES_MAX = 8 };
+
 /* How names are compared: lower case, `_` and space as `-`. */
+static char even(char c) { return c == '_' || c == ' ' ? '-' : (char)tolower((unsigned char)c); }
+
 static void normalise(const char *name, char *out, size_t cap) {
     size_t i = 0;
-    for (; name[i] && i + 1 < cap; i++) {
-        unsigned char c = (unsigned char)name[i];
-        out[i] = c == '_' || c == ' ' ? '-' : (char)tolower(c);
-    }
+    for (; name[i] && i + 1 < cap; i++) out[i] = even(name[i]);
     out[i] = 0;
 }
 
-enum { NAME_MAX_LENGTH = TEXT_DISTANCE_MAX, CANDIDATES_MAX = 8 };
-
 bool same_name(const char *a, const char *b) {
-    char x[NAME_MAX_LENGTH], y[NAME_MAX_LENGTH];
-    normalise(a, x, sizeof x);
-    normalise(b, y, sizeof y);
-    return strcmp(x, y) == 0;
+    while (*a && even(*a) == even(*b)) a++, b++;
+    return !*a && !*b;
+}
+
+/* A store's name of a model, NAME:TAG, is also meant by what Ollama takes for it: without its usual registry and namespace, and without a
+ * tag that is "latest". */
+static bool same_store_name(const char *have, const char *wanted) {
+    static const char *const usual[] = {"registry.ollama.ai/", "library/"};
+    for (uint32_t i = 0; i < SH_COUNT(usual); i++)
+        if (strncasecmp(wanted, usual[i], strlen(usual[i])) == 0) wanted += strlen(usual[i]);
+    if (same_name(have, wanted)) return true;
+    const char *last = strrchr(wanted, '/'), *tag = strrchr(have, ':');
+    if (strchr(last ? last : wanted, ':') || !tag || !same_name(tag, ":latest")) return false;
+    for (; have < tag && even(*have) == even(*wanted); have++) wanted++;
+    return have == tag && !*wanted;
 }
 
 bool is_path(const char *name) {
     size_t length = strlen(name);
     return strchr(name, '/') || (length > 5 && strcasecmp(name + length - 5, ".gguf") == 0);
+}
+
+/* A name as somebody asked for it. The file that it may be the path of is looked at before the registry's lock is taken. */
+struct asked {
+    const char *name;
+    bool is_file;
+    struct file_identity file;
+};
+
+static struct asked asked_for(const char *name) {
+    struct asked asked = {.name = name};
+    asked.is_file = is_path(name) && identity_of(name, &asked.file);
+    return asked;
 }
 
 struct match {
@@ -41,13 +64,20 @@ static void add_match(struct match *match, struct model *model) {
     match->count++;
 }
 
+static bool has_store_name(const struct model *m, const char *name) {
+    if (m->store_name && same_store_name(m->id, name)) return true;
+    for (uint32_t i = 0; i < m->n_names; i++)
+        if (same_store_name(m->names[i], name)) return true;
+    return false;
+}
+
 /* All models that a name fits, by the first rule that any fits. The lock is held. */
-static struct match match_locked(const char *name) {
+static struct match match_locked(const struct asked *asked) {
     struct match match = {0};
-    struct file_identity identity;
-    if (is_path(name) && identity_of(name, &identity)) {
+    const char *name = asked->name;
+    if (asked->is_file) {
         for (struct model *m = registry.models; m && !match.count; m = m->next)
-            if (m->identity.device == identity.device && m->identity.inode == identity.inode) add_match(&match, m);
+            if (m->identity.device == asked->file.device && m->identity.inode == asked->file.inode) add_match(&match, m);
         if (match.count) return match;
     }
     char stem[NAME_MAX_LENGTH];
@@ -55,7 +85,10 @@ static struct match match_locked(const char *name) {
     snprintf(stem, sizeof stem, "%s", name);
     if (!strchr(name, '/') && is_path(name) && length < sizeof stem) stem[length - 5] = 0;
     for (struct model *m = registry.models; m; m = m->next)
-        if (m->listed && same_name(m->id, stem)) add_match(&match, m);
+        if (m->listed && !m->store_name && same_name(m->id, stem)) add_match(&match, m);
+    if (match.count) return match;
+    for (struct model *m = registry.models; m; m = m->next)
+        if (m->listed && has_store_name(m, stem)) add_match(&match, m);
     for (struct model *m = registry.models; m && !match.count; m = m->next)
         if (m->listed && strcmp(m->path, name) == 0) add_match(&match, m);
     if (match.count) return match;
@@ -64,18 +97,27 @@ static struct match match_locked(const char *name) {
     return match;
 }
 
+static uint32_t distance_of(const char *name, const char *wanted) {
+    char other[NAME_MAX_LENGTH];
+    normalise(name, other, sizeof other);
+    /* A part of the name is near, however long the rest is. */
+    const bool part = *wanted && (strstr(other, wanted) || strstr(wanted, other));
+    return part ? 1 : text_distance(wanted, other);
+}
+
 /* The models whose names come nearest to an unknown one, best first. The lock is held. */
 static struct match nearest_locked(const char *name) {
     struct match match = {0};
     uint32_t distances[CANDIDATES_MAX];
-    char wanted[NAME_MAX_LENGTH], other[NAME_MAX_LENGTH];
+    char wanted[NAME_MAX_LENGTH];
     normalise(name, wanted, sizeof wanted);
     for (struct model *m = registry.models; m; m = m->next) {
         if (!m->listed) continue;
-        normalise(m->id, other, sizeof other);
-        /* A part of the name is near, however long the rest is. */
-        bool part = *wanted && (strstr(other, wanted) || strstr(wanted, other));
-        uint32_t distance = part ? 1 : text_distance(wanted, other);
+        uint32_t distance = distance_of(m->id, wanted);
+        for (uint32_t i = 0; i < m->n_names; i++) {
+            const uint32_t further = distance_of(m->names[i], wanted);
+            if (further < distance) distance = further;
+        }
         if (distance > 2 + (uint32_t)strlen(wanted) / 3) continue;
         uint32_t at = match.count < 4 ? match.count++ : 4;
         while (at > 0 && distances[at - 1] > distance) at--;
@@ -98,11 +140,13 @@ static void SH_PRINTF(3, 4) append(char *text, size_t cap, const char *fmt, ...)
     va_end(args);
 }
 
-static enum sh_code resolve_locked(const char *name, struct model **out, struct sh_error *err) {
-    struct match match = match_locked(name);
-    /* In the first moments the scan may be what is missing. */
-    uint64_t deadline = sh_now_ns() + 2000000000;
-    while (!match.count && registry.started && !registry.scanned && registry_wait_changed(deadline)) match = match_locked(name);
+/* In the first moments the scan may be what is missing; the lock is held. */
+static bool is_settled(void) { return !registry.started || registry.scanned || sh_now_ns() >= registry.patience_ns; }
+
+static enum sh_code resolve_locked(const struct asked *asked, bool patient, struct model **out, struct sh_error *err) {
+    const char *name = asked->name;
+    struct match match = match_locked(asked);
+    while (patient && !match.count && !is_settled() && registry_wait_changed(registry.patience_ns)) match = match_locked(asked);
     if (match.count == 1) {
         *out = model_ref(match.models[0]);
         return SH_OK;
@@ -122,24 +166,37 @@ static enum sh_code resolve_locked(const char *name, struct model **out, struct 
 }
 
 enum sh_code models_resolve(const char *name, struct model **out, struct sh_error *err) {
+    const struct asked asked = asked_for(name);
     pthread_mutex_lock(&registry.lock);
-    enum sh_code code = resolve_locked(name, out, err);
+    enum sh_code code = resolve_locked(&asked, true, out, err);
     pthread_mutex_unlock(&registry.lock);
     return code;
 }
 
-enum sh_code models_resolve_path(const char *name, struct model **out, struct sh_error *err) {
-    if (!is_path(name)) return models_resolve(name, out, err);
+bool models_settled(void) {
     pthread_mutex_lock(&registry.lock);
-    struct match match = match_locked(name);
+    const bool settled = is_settled();
     pthread_mutex_unlock(&registry.lock);
-    if (match.count) return models_resolve(name, out, err);
+    return settled;
+}
+
+enum sh_code models_resolve_path(const char *name, struct model **out, struct sh_error *err) {
+    struct asked asked = asked_for(name);
+    pthread_mutex_lock(&registry.lock);
+    enum sh_code code = resolve_locked(&asked, false, out, err);
+    pthread_mutex_unlock(&registry.lock);
+    if (code != SH_ERR_NOT_FOUND || !is_path(name)) return code;
 
     struct found_model found;
-    enum sh_code code = discover_file(name, &found, err);
+    struct sh_error why;
+    const size_t length = strlen(name);
+    const bool may_be_name = name[0] != '/' && (length <= 5 || strcasecmp(name + length - 5, ".gguf") != 0); /* NAMESPACE/NAME:TAG */
+    code = discover_file(name, &found, &why);
+    if (code && !(code == SH_ERR_NOT_FOUND && may_be_name) && err) *err = why;
     if (code) return code;
+    asked = asked_for(found.path); /* any shard leads to the first */
     pthread_mutex_lock(&registry.lock);
-    match = match_locked(found.path); /* any shard leads to the first */
+    struct match match = match_locked(&asked);
     if (match.count == 1) {
         *out = model_ref(match.models[0]);
     } else {
@@ -160,8 +217,9 @@ enum sh_code models_resolve_path(const char *name, struct model **out, struct sh
 
 json_t *models_candidates(const char *name) {
     json_t *list = json_array();
+    const struct asked asked = asked_for(name);
     pthread_mutex_lock(&registry.lock);
-    struct match match = match_locked(name);
+    struct match match = match_locked(&asked);
     bool fits = match.count > 0;
     if (!fits) match = nearest_locked(name);
     for (uint32_t i = 0; i < match.count && i < CANDIDATES_MAX; i++) {

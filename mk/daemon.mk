@@ -1,9 +1,9 @@
 # What the daemon is built with besides its .c files: where its configuration lies, and its interface description as a string.
 $(B)/gen/paths.h: FORCE
-	@mkdir -p $(@D); printf '#define SHIMMY_SYSCONFDIR "%s"\n' '$(sysconfdir)' | cmp -s - $@ || \
-	  printf '#define SHIMMY_SYSCONFDIR "%s"\n' '$(sysconfdir)' > $@
+	@mkdir -p $(@D); printf '#define SHIMMY_SYSCONFDIR "%s"\n#define SHIMMY_DATADIR "%s"\n' '$(sysconfdir)' '$(datadir)' | cmp -s - $@ || \
+	  printf '#define SHIMMY_SYSCONFDIR "%s"\n#define SHIMMY_DATADIR "%s"\n' '$(sysconfdir)' '$(datadir)' > $@
 
-$(B)/daemon/config.o: $(B)/gen/paths.h
+$(B)/daemon/config.o $(B)/daemon/discover_places.o: $(B)/gen/paths.h
 
 $(B)/gen/interface.inc: daemon/control/io.shimmy.Daemon.varlink
 	@mkdir -p $(@D)

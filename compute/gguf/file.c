@@ -71,6 +71,79 @@ static bool name_unknown_types(struct sh_file *f) {
     return true;
 }
 
+/* Files of other programs, by the words that they put into their headers: general.architecture of stable-diffusion.cpp's, ComfyUI's,
+ * whisper.cpp's and llama.cpp's converters, general.type of the format's specification. */
+static const struct {
+    const char *word, *kind;
+    bool is_type;
+} others[] = {
+    {"clip", "a multimodal projector", false},
+    {"mmproj", "a multimodal projector", true},
+    {"projector", "a multimodal projector", true},
+    {"imatrix", "an importance matrix", true},
+    {"imatrix", "an importance matrix", false},
+    {"controlvector", "a control vector", false},
+    {"wavtokenizer-dec", "a vocoder", false},
+    {"snac", "a vocoder", false},
+    {"encodec", "a vocoder", false},
+    {"whisper", "a speech recogniser", false},
+    {"parakeet", "a speech recogniser", false},
+    {"kokoro", "a speech synthesiser", false},
+    {"parler-tts", "a speech synthesiser", false},
+    {"dia", "a speech synthesiser", false},
+    {"bark", "a speech synthesiser", false},
+    {"vae", "an image decoder", false},
+    {"pig", "an image decoder", false},
+    {"sd1", "a diffusion model", false},
+    {"sd2", "a diffusion model", false},
+    {"sd3", "a diffusion model", false},
+    {"sdxl", "a diffusion model", false},
+    {"flux", "a diffusion model", false},
+    {"flux2", "a diffusion model", false},
+    {"aura", "a diffusion model", false},
+    {"chroma", "a diffusion model", false},
+    {"hidream", "a diffusion model", false},
+    {"cosmos", "a diffusion model", false},
+    {"ltxv", "a diffusion model", false},
+    {"hyvid", "a diffusion model", false},
+    {"wan", "a diffusion model", false},
+    {"lumina2", "a diffusion model", false},
+    {"qwen_image", "a diffusion model", false},
+    {"z_image", "a diffusion model", false},
+};
+
+static bool has_key_below(const struct sh_gguf *g, const char *prefix) {
+    for (uint64_t i = 0; i < sh_gguf_kv_count(g); i++)
+        if (strncmp(sh_gguf_kv_at(g, i)->key, prefix, strlen(prefix)) == 0) return true;
+    return false;
+}
+
+/* Diffusion models that were converted without metadata still name their parts. */
+static bool has_tensor_below(const struct sh_gguf *g, const char *prefix) {
+    for (uint64_t i = 0; i < sh_gguf_tensor_count(g); i++)
+        if (strncmp(sh_gguf_tensor_at(g, i)->name, prefix, strlen(prefix)) == 0) return true;
+    return false;
+}
+
+static void name_other(const struct sh_gguf *g, const char *architecture, char *out, size_t cap) {
+    struct sh_str type = {"", 0};
+    (void)sh_gguf_str(g, "general.type", &type, NULL);
+    for (uint32_t i = 0; i < SH_COUNT(others); i++) {
+        const char *word = others[i].word;
+        const bool fits =
+            others[i].is_type ? type.length == strlen(word) && memcmp(type.ptr, word, type.length) == 0 : strcmp(architecture, word) == 0;
+        if (!fits) continue;
+        snprintf(out, cap, "%s (general.%s is %s)", others[i].kind, others[i].is_type ? "type" : "architecture", word);
+        return;
+    }
+    if (*architecture) return;
+    if (has_key_below(g, "clip.")) snprintf(out, cap, "a multimodal projector (it has keys clip.*, and no general.architecture)");
+    else if (has_tensor_below(g, "model.diffusion_model."))
+        snprintf(out, cap, "a diffusion model (it has tensors model.diffusion_model.*, and no general.architecture)");
+    else if (has_tensor_below(g, "first_stage_model."))
+        snprintf(out, cap, "an image decoder (it has tensors first_stage_model.*, and no general.architecture)");
+}
+
 enum sh_code sh_file_open(const char *path, struct sh_file **out, struct sh_error *err) {
     *out = NULL;
     struct sh_file *f = sh_calloc(1, sizeof *f);
@@ -103,6 +176,7 @@ enum sh_code sh_file_open(const char *path, struct sh_file **out, struct sh_erro
         .base = f->base,
     };
     sh_gguf_name_type(g, s->type_name, sizeof s->type_name);
+    name_other(g, f->architecture, s->other, sizeof s->other);
     for (uint64_t i = 0; i < s->n_tensors; i++)
         if (!sh_add_u64(s->n_parameters, elements(sh_gguf_tensor_at(g, i)), &s->n_parameters)) s->n_parameters = UINT64_MAX;
     char key[128];

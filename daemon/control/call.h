@@ -64,7 +64,8 @@ struct field {
 };
 bool call_fields(struct call *call, const struct field *fields, uint32_t count, void *out);
 
-/* Answers with ModelNotFound or ModelAmbiguous if the name leads to none. */
+/* False: answered with ModelNotFound or ModelAmbiguous, or parked since the search for models is not over yet. What the method has put into
+ * `state` is freed before it runs again. */
 bool call_model(struct call *call, const char *name, struct model **out);
 /* The error that a refused or failed load, submission or tokenisation becomes. */
 void call_load_error(struct call *call, const char *model, enum sh_code code, const char *message);
@@ -76,6 +77,7 @@ int32_t *call_ids(struct call *call, const char *parameter, json_t *array, uint3
 
 void method_status(struct call *call);
 void method_list(struct call *call);
+void method_discover(struct call *call);
 void method_devices(struct call *call);
 void method_load(struct call *call);
 void method_unload(struct call *call);

@@ -396,6 +396,13 @@ static void accept_clients(struct control *control) {
 
 /* ---- dispatch ---------------------------------------------------------------------------------------- */
 
+/* A method that parked its call begins anew. */
+static void forget_state(struct call *call) {
+    if (call->free_state) call->free_state(call);
+    call->state = NULL;
+    call->wake = call->left = call->free_state = NULL;
+}
+
 static void run_posted(struct control *control) {
     eventfd_t ignored;
     eventfd_read(control->wake_fd, &ignored);
@@ -429,6 +436,7 @@ static void run_posted(struct control *control) {
         client->paused = false;
         if (client->call && client->call->parked) {
             client->call->parked = false;
+            forget_state(client->call);
             service_run(client->call);
         }
         settle(client);

@@ -54,7 +54,8 @@ const struct method control_methods[] = {
     {"Unload", method_unload},         {"Generate", method_generate},
     {"Embed", method_embed},           {"Cancel", method_cancel},
     {"Tokenize", method_tokenize},     {"Detokenize", method_detokenize},
-    {"Template", method_template},     {NULL, NULL},
+    {"Template", method_template},     {"Discover", method_discover},
+    {NULL, NULL},
 };
 
 /* ---- parameters -------------------------------------------------------------------------------------- */
@@ -158,8 +159,14 @@ int32_t *call_ids(struct call *call, const char *parameter, json_t *array, uint3
 
 bool call_model(struct call *call, const char *name, struct model **out) {
     struct sh_error err;
+    const bool settled = models_settled();
     enum sh_code code = models_resolve_path(name, out, &err);
     if (code == SH_OK) return true;
+    if (code == SH_ERR_NOT_FOUND && !settled) { /* the search goes on: the others need not wait for it */
+        call_park(call);
+        if (models_settled()) control_wake(call->control); /* it may have ended, and woken nobody, in between */
+        return false;
+    }
     call_error(call, code == SH_ERR_INVALID ? "ModelAmbiguous" : "ModelNotFound",
                json_pack("{ss ss so}", "model", name, "message", err.message, "candidates", models_candidates(name)));
     return false;

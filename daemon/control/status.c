@@ -1,9 +1,10 @@
-/* status.c - Status, List, Devices: what is there. */
+/* status.c - Status, List, Discover, Devices: what is there. */
 #include "compute/base.h"
 #include "daemon/control/call.h"
 #include "daemon/devices.h"
 #include "daemon/text.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -31,6 +32,7 @@ json_t *model_json(struct model *model) {
                             view.running, "queued", view.queued, "prompt_tokens_total", (json_int_t)view.prompt_tokens_total,
                             "generated_tokens_total", (json_int_t)view.generated_tokens_total);
     if (out) json_object_set_new(out, "capabilities", model_capabilities(view.arch));
+    if (out) json_object_set(out, "names", view.names);
     if (out) json_object_set_new(out, "adapters", model_adapters(model));
     if (out && (view.state == MODEL_READY || view.state == MODEL_DRAINING)) {
         json_t *loaded =
@@ -88,12 +90,63 @@ void method_status(struct call *call) {
                false);
 }
 
+/* ---- List and Discover ------------------------------------------------------------------------------- */
+
+struct search_state {
+    atomic_bool done;
+    bool tell; /* what was left out, and where was looked */
+};
+
+static void free_search(struct call *call) { free(call->state); }
+
+static void search_done(void *user) {
+    struct call *call = user;
+    struct search_state *state = call->state;
+    atomic_store(&state->done, true);
+    call_post(call);
+    call_unref(call); /* the registry's */
+}
+
+static void answer_search(struct call *call, bool tell) {
+    json_t *reply = tell ? models_discovery() : json_object();
+    if (reply) json_object_set_new(reply, "models", all_models());
+    call_reply(call, reply, false);
+}
+
+static void refuse_search(struct call *call) { call_error(call, "ShuttingDown", json_pack("{ss}", "message", "shutting down")); }
+
+static void search_wake(struct call *call) {
+    struct search_state *state = call->state;
+    if (!atomic_load(&state->done)) return;
+    if (control_state(call->control)->stopping) refuse_search(call);
+    else answer_search(call, state->tell);
+}
+
+/* Answers when the search has ended. */
+static void search(struct call *call, bool tell) {
+    struct search_state *state = sh_calloc(1, sizeof *state);
+    if (state) {
+        state->tell = tell;
+        call->state = state;
+        call->free_state = free_search;
+        call->wake = search_wake;
+        call_ref(call); /* until search_done */
+        if (models_discover_then(search_done, call)) return;
+        call_unref(call);
+    }
+    refuse_search(call);
+}
+
 void method_list(struct call *call) {
     bool rescan = false;
     const struct field fields[] = {{"rescan", FIELD_BOOL, 0, false, 0, 0}};
     if (!call_fields(call, fields, 1, &rescan)) return;
-    if (rescan) models_discover();
-    call_reply(call, json_pack("{so}", "models", all_models()), false);
+    if (rescan) search(call, false);
+    else answer_search(call, false);
+}
+
+void method_discover(struct call *call) {
+    if (call_fields(call, NULL, 0, NULL)) search(call, true);
 }
 
 void method_devices(struct call *call) {

@@ -52,7 +52,6 @@ export async function waitFor(what, condition, limitMs = 10000) {
   }
 }
 
-// Options: args, env, models (a directory), device, wrap (a command that runs the daemon, as prlimit does).
 export class Daemon {
   constructor(options = {}) {
     this.options = options;
@@ -63,13 +62,14 @@ export class Daemon {
     this.dir = mkdtempSync(path.join(tmpdir(), 'shimmyd-e2e-'));
     this.socket = path.join(this.dir, 'control.sock');
     const env = Object.fromEntries(Object.entries(process.env).filter(([name]) =>
-      !name.startsWith('SHIMMY_') || name === 'SHIMMY_VULKAN' || name === 'SHIMMY_CPU'));
+      !(name.startsWith('SHIMMY_') || name.startsWith('HF_') || name === 'HUGGINGFACE_HUB_CACHE' || name === 'OLLAMA_MODELS')
+        || name === 'SHIMMY_VULKAN' || name === 'SHIMMY_CPU'));
     Object.assign(env, { HOME: this.dir, XDG_CONFIG_HOME: this.dir, XDG_CACHE_HOME: this.dir, XDG_RUNTIME_DIR: this.dir },
       this.options.env ?? {});
     const models = this.options.models ?? path.join(sharedRoot, 'models');
-    const [command, ...before] = [...(this.options.wrap ?? []), path.join(build, 'shimmyd')];
-    this.child = spawn(command, [
-      ...before, '--socket', this.socket, '--listen', '127.0.0.1:0', '--model-dir', models, '--device', this.options.device ?? device, '--kv-type', 'f32',
+    this.child = spawn(path.join(build, 'shimmyd'), [
+      '--socket', this.socket, '--listen', '127.0.0.1:0', '--model-dir', models, '--device', device, '--kv-type', 'f32',
+      ...(this.options.discover ? [] : ['--discover=no']), // a machine's own models are none of the tests'
       ...(this.options.args ?? []),
     ], { cwd: this.dir, env, stdio: ['ignore', 'pipe', 'pipe'] });
     this.child.stdout.on('data', (data) => { this.log += data; });

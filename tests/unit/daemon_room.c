@@ -66,8 +66,12 @@ static void report(void *user, enum sh_log_level level, const char *line) {
 }
 
 struct config *room_config(const char *first, ...) {
-    char *argv[40] = {"shimmyd", "--config", "/dev/null", "--cpu-isa", "scalar", "--threads", "1"};
-    int argc = 7;
+    static const char *cache;
+    char *argv[40] = {"shimmyd",   "--config", "/dev/null",     "--cpu-isa",  "scalar",
+                      "--threads", "1",        "--discover=no", "--cache-dir"};
+    int argc = 9;
+    if (!cache) cache = room_directory("cache");
+    argv[argc++] = (char *)(uintptr_t)cache;
     va_list args;
     va_start(args, first);
     for (const char *arg = first; arg; arg = va_arg(args, const char *)) argv[argc++] = (char *)arg;

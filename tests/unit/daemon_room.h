@@ -18,7 +18,8 @@ const char *room_directory(const char *name);
 /* A small llama in it, seeded by its name; the same file for the same name, context 256. */
 void room_model(const char *directory, const char *file, uint32_t layers, const char *general_name);
 
-/* Flags as shimmyd takes them, NULL-terminated; fails the running test if they are refused. */
+/* Flags as shimmyd takes them, NULL-terminated; fails the running test if they are refused. Before them stand such as keep the machine's own
+ * models and caches out. */
 struct config *room_config(const char *first, ...);
 /* Devices and models over config, which stays the caller's. */
 void room_start(struct config *config);

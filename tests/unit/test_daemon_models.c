@@ -71,7 +71,7 @@ static void test_discover(void **state) {
 
     struct found_list list = {0};
     struct sh_error err;
-    assert_int_equal(discover_directory(root, &list, &err), SH_OK);
+    assert_int_equal(discover_directory(root, true, &list, &err), SH_OK);
     assert_non_null(found_id(&list, "One_Model"));
     assert_non_null(found_id(&list, "two"));
     assert_non_null(found_id(&list, "x-0001-of-00002")); /* not the form of a shard */
@@ -90,7 +90,7 @@ static void test_discover(void **state) {
     assert_non_null(strstr(one.path, "/a/b/split-00001-of-00003.gguf"));
     found_model_finish(&one);
     assert_int_equal(discover_file("/nonexistent/x.gguf", &one, &err), SH_ERR_NOT_FOUND);
-    assert_int_equal(discover_directory("/nonexistent", &list, &err), SH_ERR_NOT_FOUND);
+    assert_int_equal(discover_directory("/nonexistent", true, &list, &err), SH_ERR_NOT_FOUND);
     assert_non_null(strstr(err.message, "/nonexistent"));
 }
 
