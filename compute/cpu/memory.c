@@ -36,25 +36,45 @@ static uint64_t group_value(const char *folder, const char *file, const char *ke
     return value;
 }
 
-/* What the tightest limit of our control group and those above it leaves; its page cache counts as free. */
-static uint64_t group_available(void) {
-    char line[4200], folder[4232] = "";
-    FILE *f = fopen("/proc/self/cgroup", "re");
-    if (f == NULL) return UINT64_MAX;
-    while (fgets(line, sizeof line, f) != NULL)
-        if (strncmp(line, "0::/", 4) == 0)
-            snprintf(folder, sizeof folder, "/sys/fs/cgroup%.*s", (int)strcspn(line + 3, "\n"), line + 3);
-    fclose(f);
+/* The two kinds of control groups; in the older one each controller has a hierarchy of its own. */
+struct group_kind {
+    const char *mark; /* in the lines of /proc/self/cgroup, before the path */
+    const char *root, *limit, *used, *active, *inactive;
+};
+static const struct group_kind group_kinds[] = {
+    {"0::", "/sys/fs/cgroup", "memory.max", "memory.current", "active_file ", "inactive_file "},
+    {":memory:", "/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_active_file ", "total_inactive_file "},
+};
+
+/* What the tightest limit of the group at `folder` and those above it leaves; its page cache counts as free. */
+static uint64_t groups_available(const struct group_kind *kind, char *folder) {
     uint64_t least = UINT64_MAX;
-    while (strlen(folder) >= strlen("/sys/fs/cgroup")) {
-        const uint64_t max = group_value(folder, "memory.max", "", UINT64_MAX),
-                       used = group_value(folder, "memory.current", "", 0);
+    while (strlen(folder) >= strlen(kind->root)) {
+        const uint64_t max = group_value(folder, kind->limit, "", UINT64_MAX), used = group_value(folder, kind->used, "", 0);
         const uint64_t cached =
-            group_value(folder, "memory.stat", "active_file ", 0) + group_value(folder, "memory.stat", "inactive_file ", 0);
+            group_value(folder, "memory.stat", kind->active, 0) + group_value(folder, "memory.stat", kind->inactive, 0);
         const uint64_t held = used > cached ? used - cached : 0;
         if (max != UINT64_MAX) least = sh_min_u64(least, max > held ? max - held : 0);
         *strrchr(folder, '/') = '\0';
     }
+    return least;
+}
+
+static uint64_t group_available(void) {
+    char line[4200], folder[4300];
+    FILE *f = fopen("/proc/self/cgroup", "re");
+    if (f == NULL) return UINT64_MAX;
+    uint64_t least = UINT64_MAX;
+    while (fgets(line, sizeof line, f) != NULL) {
+        line[strcspn(line, "\n")] = '\0';
+        for (size_t i = 0; i < SH_COUNT(group_kinds); i++) {
+            const char *mark = strstr(line, group_kinds[i].mark);
+            if (mark == NULL || (i == 0 && mark != line)) continue;
+            snprintf(folder, sizeof folder, "%s%s", group_kinds[i].root, mark + strlen(group_kinds[i].mark));
+            least = sh_min_u64(least, groups_available(&group_kinds[i], folder));
+        }
+    }
+    fclose(f);
     return least;
 }
 

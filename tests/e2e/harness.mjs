@@ -52,6 +52,7 @@ export async function waitFor(what, condition, limitMs = 10000) {
   }
 }
 
+// Options: args, env, models (a directory), device, wrap (a command that runs the daemon, as prlimit does).
 export class Daemon {
   constructor(options = {}) {
     this.options = options;
@@ -67,8 +68,9 @@ export class Daemon {
     Object.assign(env, { HOME: this.dir, XDG_CONFIG_HOME: this.dir, XDG_CACHE_HOME: this.dir, XDG_RUNTIME_DIR: this.dir },
       this.options.env ?? {});
     const models = this.options.models ?? path.join(sharedRoot, 'models');
-    this.child = spawn(path.join(build, 'shimmyd'), [
-      '--socket', this.socket, '--listen', '127.0.0.1:0', '--model-dir', models, '--device', device, '--kv-type', 'f32',
+    const [command, ...before] = [...(this.options.wrap ?? []), path.join(build, 'shimmyd')];
+    this.child = spawn(command, [
+      ...before, '--socket', this.socket, '--listen', '127.0.0.1:0', '--model-dir', models, '--device', this.options.device ?? device, '--kv-type', 'f32',
       ...(this.options.discover ? [] : ['--discover=no']), // a machine's own models are none of the tests'
       ...(this.options.args ?? []),
     ], { cwd: this.dir, env, stdio: ['ignore', 'pipe', 'pipe'] });
