@@ -202,7 +202,7 @@ test('a request that takes too long ends with its reason, whole or streamed', th
 });
 
 test('a full queue is a 429', there, async () => {
-  const tight = await new Daemon({ args: ['--max-queue', '1'] }).start();
+  const tight = await new Daemon({ args: ['--max-queue', '1', '--max-sequences', '1'] }).start();
   try {
     const first = await tight.connect();
     first.write(tight.rawPost('/v1/completions', { ...endless, stream: true }));
