@@ -51,7 +51,7 @@ static void set_sampling(struct runner *r, struct step *step, struct part *part,
 /* ---- what decodes ----------------------------------------------------------------------------------------- */
 
 static bool decodes(const struct choice *choice) {
-    return choice->active && choice->has_sequence && !choice->follows && choice->at >= choice->entry &&
+    return choice->active && !choice->run->suspended && !choice->follows && choice->at >= choice->entry &&
            choice->sampled < choice->run->limit;
 }
 
@@ -130,10 +130,13 @@ static enum sh_code share_prompt(struct run *run, struct sh_error *err) {
     for (uint32_t i = 0; i < run->g->params.n_choices; i++) {
         struct choice *choice = &run->choices[i];
         if (!choice->active || !choice->follows) continue;
-        const enum sh_code code = sh_sequence_copy(run->runner->context, choice->sequence, leader->sequence, run->shared, err);
-        if (code) return code;
-        choice->at = run->shared;
         choice->follows = false;
+        /* One that goes on where it was put aside has to find its tokens, or enter them again. */
+        const enum sh_code code =
+            run->preempted ? choice_reuse(choice, err)
+                           : sh_sequence_copy(run->runner->context, choice->sequence, leader->sequence, run->shared, err);
+        if (code) return code;
+        if (!run->preempted) choice->at = choice->settled = run->shared;
     }
     return SH_OK;
 }
@@ -147,6 +150,9 @@ static enum sh_code add_chunk(struct runner *r, struct step *step, struct choice
     if (choice->index == run->leader && run->shared < end && has_followers(run)) end = run->shared;
     if (choice->at >= end || room == 0) return SH_OK;
     uint32_t n = end - choice->at < room ? end - choice->at : room;
+    /* A recurrent state is kept where a submission ends at a page's end: here is the one that a longer prompt can go on from. */
+    const uint32_t last_page = r->info.state_bytes_per_sequence > 0 ? run_last_page(run) : 0;
+    if (choice->at < last_page && choice->at + n > last_page) n = last_page - choice->at;
     if (p->echo_logprobs && n > ECHO_ROWS - step->n_logits) n = ECHO_ROWS - step->n_logits;
     if (p->echo_logprobs && n > r->max_outputs - step->n_outputs) n = r->max_outputs - step->n_outputs;
     const bool samples = choice->at + n == p->n_prompt + choice->sampled;
@@ -171,7 +177,7 @@ static enum sh_code add_prompt(struct runner *r, struct step *step, struct run *
     if (leader->at == run->shared && leader->in_flight == 0 && has_followers(run)) code = share_prompt(run, err);
     for (uint32_t i = 0; i < run->g->params.n_choices && code == SH_OK; i++) {
         struct choice *choice = &run->choices[i];
-        if (!choice->active || !choice->has_sequence || choice->follows || choice->at >= choice->entry) continue;
+        if (!choice->active || choice->follows || choice->at >= choice->entry) continue;
         code = add_chunk(r, step, choice, room - (step->n_rows - before), err);
     }
     return code;
@@ -192,7 +198,7 @@ void batch_make(struct runner *r, struct step *step) {
     for (struct run *run = r->runs; run && room > 0; run = run->next) {
         const uint32_t before = step->n_rows;
         struct sh_error err;
-        if (run->over) continue;
+        if (run->over || run->suspended) continue;
         const enum sh_code code = add_prompt(r, step, run, room, &err);
         if (code) run_over(run, code, &err);
         const uint32_t added = step->n_rows - before;

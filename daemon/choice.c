@@ -225,6 +225,7 @@ static enum sh_code begin_choice(struct run *run, uint32_t index, const struct s
     if (code == SH_OK) code = sh_text_stream_show(choice->stream, p->shown, p->n_shown, err);
     if (code == SH_OK && p->grammar)
         code = constraint_create(p->grammar, r->info.n_vocab, run->end_tokens, run->n_end_tokens, &choice->constraint, err);
+    if (code == SH_OK) code = choice_reuse(choice, err);
     choice->active = code == SH_OK;
     return code;
 }

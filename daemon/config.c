@@ -29,7 +29,7 @@ enum option_type {
     OPT_LISTEN,
     OPT_LIST,
     OPT_COUNT,
-    OPT_LAYERS,
+    OPT_OR_AUTO,
     OPT_BYTES,
     OPT_SECONDS,
     OPT_FACTOR,
@@ -79,7 +79,7 @@ static const struct option options[] = {
      "Runs Vulkan under its validation layer, which must be installed; its messages are logged as errors. Slow."},
     {"threads", OPT_COUNT, FIELD(threads), "0", 0, 1024, NULL, NULL, "N", true,
      "Threads of the CPU executor. 0: one for each physical core."},
-    {"gpu_layers", OPT_LAYERS, FIELD(gpu_layers), "auto", 0, 100000, NULL, NULL, "N|auto", false,
+    {"gpu_layers", OPT_OR_AUTO, FIELD(gpu_layers), "auto", 0, 100000, NULL, NULL, "N|auto", false,
      "How many layers run on the device, where that is not the CPU: the last N and the output layer; the others and the "
      "embedding "
      "stay in host memory and are computed by the CPU. auto: as many as fit into what is free on the device."},
@@ -102,6 +102,9 @@ static const struct option options[] = {
     {"kv_tokens", OPT_COUNT, FIELD(kv_tokens), "0", 0, 1e15, NULL, NULL, "TOKENS", false,
      "The room of a model's cache in tokens over all sequences; memory is taken as it fills. 0: context_length for each of "
      "max_sequences."},
+    {"prefix_cache", OPT_OR_AUTO, FIELD(prefix_cache), "auto", 0, 4e9, NULL, NULL, "TOKENS|auto", false,
+     "How many tokens of ended requests a model's cache keeps, so that what begins like one of them need not be computed again; they go when room "
+     "is wanted. auto: twice the context length. 0: only what is in use is shared."},
     {"max_sequences", OPT_COUNT, FIELD(max_sequences), "32", 1, 1024, NULL, NULL, "N", false,
      "Sequences that a model works on at once: requests, of which one with n answers counts n times, and the largest n of a request. "
      "Others wait in the queue."},
@@ -277,7 +280,7 @@ static bool set_number(struct config *config, const struct option *option, const
     double factor = plain ? unit_factor(option->type, rest) : 0;
     const char *kind = option->type == OPT_SECONDS  ? "a time such as 90, 90s, 30min, 2h or 1d"
                        : option->type == OPT_BYTES  ? "a size such as 65536, 64K or 16M"
-                       : option->type == OPT_LAYERS ? "auto or a number"
+                       : option->type == OPT_OR_AUTO ? "auto or a number"
                                                     : "a number";
     if (factor == 0 || errno) {
         snprintf(why, cap, "'%s' is not %s", value, kind);
@@ -334,7 +337,7 @@ static void set_option(struct loader *loader, const struct option *option, const
         if (ok) *(bool *)field = is_choice("yes|true|on|1", value);
         else snprintf(why, sizeof why, "'%s' is neither yes nor no", value);
         break;
-    case OPT_LAYERS:
+    case OPT_OR_AUTO:
         if (strcmp(value, "auto") == 0) {
             *(uint32_t *)field = SH_LAYERS_AUTO;
             break;
@@ -642,7 +645,7 @@ static bool same_value(const struct config *a, const struct config *b, const str
         return (!p || !*p) && (!q || !*q);
     }
     case OPT_COUNT:
-    case OPT_LAYERS:
+    case OPT_OR_AUTO:
     case OPT_BYTES:
     case OPT_SECONDS:
     case OPT_FACTOR:

@@ -35,6 +35,7 @@ struct config {
     uint32_t threads;            /* 0 = one per physical core */
     uint32_t max_sequences, max_batch_rows, prefill_chunk, max_queue;
     uint32_t prefill_share; /* percent */
+    uint32_t prefix_cache;  /* tokens; SH_LAYERS_AUTO: twice the context length */
     uint32_t gpu_layers; /* SH_LAYERS_AUTO: as many as fit */
     bool cpu_moe;
     uint32_t n_cpu_moe;

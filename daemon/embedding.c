@@ -169,6 +169,14 @@ enum sh_code embedding_take_result(struct run *run, const struct sh_result *resu
     return SH_OK;
 }
 
+void embedding_restart(struct run *run) {
+    struct texts *texts = run->texts;
+    for (uint32_t i = texts->next; i < run->g->params.n_texts; i++) {
+        drop_text(run, &texts->items[i]);
+        texts->items[i].sent = 0;
+    }
+}
+
 bool embedding_shrink(struct run *run) {
     struct texts *texts = run->texts;
     bool any = false;

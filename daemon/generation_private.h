@@ -36,6 +36,8 @@ struct generation {
     void (*notify)(void *user); /* notify_lock; NULL after gen_release */
 
     struct generation *next_queued;                /* runner's lock */
+    uint64_t held_for;                             /* runner's lock; see admission.c: what it waits for that another computes, */
+    uint32_t holds;                                /* and how often it did */
     bool queued;                                   /* runner's lock; in the runner's queue */
     struct generation *next_live, **previous_live; /* generation.c's list of all */
 };

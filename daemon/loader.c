@@ -165,6 +165,7 @@ static enum sh_code load_engine(struct job *job, struct sh_error *err) {
     runner.context.max_batch_rows = whole;
     if (info.encoder) runner.context.max_outputs = whole;
     if (config->kv_tokens == 0) runner.context.kv_tokens = (uint64_t)info.context_length * config->max_sequences;
+    runner.context.reuse_tokens = config->prefix_cache == SH_LAYERS_AUTO ? 2ull * info.context_length : config->prefix_cache;
     code = runner_create(job->engine, &runner, &job->runner, err);
     if (code) {
         sh_model_unload(job->engine);

@@ -28,8 +28,11 @@ enum metric_id {
     METRIC_DRAFT_TOKENS,          /* shimmy_draft_tokens_total{model,source} */
     METRIC_DRAFT_ACCEPTED,        /* shimmy_draft_accepted_total{model,source} */
     METRIC_GRAMMAR_MASK,          /* shimmy_grammar_mask_seconds histogram */
+    METRIC_REUSED_TOKENS,         /* shimmy_reused_tokens_total{model} */
+    METRIC_PREEMPTIONS,           /* shimmy_preemptions_total{model} */
     METRIC_EMBEDDINGS,            /* shimmy_embeddings_total{model} */
     METRIC_KV_PAGES_USED,         /* shimmy_kv_pages_used{model} gauge */
+    METRIC_KV_PAGES_KEPT,         /* shimmy_kv_pages_kept{model} gauge */
     METRIC_KV_PAGES_TOTAL,        /* shimmy_kv_pages_total{model} gauge */
     METRIC_MODEL_STATE,           /* shimmy_model_state{model,state} gauge 0/1 */
     METRIC_MODEL_LOAD_SECONDS,    /* shimmy_model_load_seconds{model} gauge */

@@ -372,9 +372,11 @@ static void refresh_one(struct model *model, void *unused) {
     const char *const labels[] = {view.id};
     if (view.state == MODEL_READY || view.state == MODEL_DRAINING) {
         metric_set(METRIC_KV_PAGES_USED, labels, (double)view.context.pages_used);
+        metric_set(METRIC_KV_PAGES_KEPT, labels, (double)view.context.pages_kept);
         metric_set(METRIC_KV_PAGES_TOTAL, labels, (double)view.context.pages_total);
     } else {
         metric_remove(METRIC_KV_PAGES_USED, labels);
+        metric_remove(METRIC_KV_PAGES_KEPT, labels);
         metric_remove(METRIC_KV_PAGES_TOTAL, labels);
     }
     model_view_finish(&view);

@@ -55,8 +55,12 @@ static void insert(struct runner *r, struct run *run) {
     pthread_mutex_unlock(&r->lock);
 }
 
-/* It was taken out of the queue, and is counted as running. */
-static void begin(struct runner *r, struct generation *g) {
+uint32_t run_last_page(const struct run *run) {
+    const uint32_t page = sh_context_page_tokens(run->runner->context);
+    return (run->g->params.n_prompt - 1) / page * page;
+}
+
+void run_begin(struct runner *r, struct generation *g) {
     struct run *run = sh_calloc(1, sizeof *run);
     struct sh_error err = {0};
     if (!run) {
@@ -140,34 +144,6 @@ static void sweep_runs(struct runner *r) {
     if (any) r->params.idle(r->params.user);
 }
 
-/* ---- admission ------------------------------------------------------------------------------------------- */
-
-static bool nothing_later(struct runner *r, struct generation *g) {
-    (void)r;
-    (void)g;
-    return false;
-}
-
-static void admit(struct runner *r) {
-    for (;;) {
-        struct sh_context_stats stats;
-        sh_context_get_stats(r->context, &stats);
-        pthread_mutex_lock(&r->lock);
-        struct generation *g = queue_next_locked(r, nothing_later);
-        if (g && stats.sequences + queue_sequences_of(g) > r->params.context.max_sequences) g = NULL;
-        if (g) {
-            queue_take_locked(r, g);
-            r->n_runs++;
-            r->n_seats += queue_sequences_of(g);
-            r->progress_ns = r->n_runs == 1 ? sh_now_ns() : r->progress_ns;
-            metric_add(METRIC_REQUESTS_RUNNING, NULL, 1);
-        }
-        pthread_mutex_unlock(&r->lock);
-        if (!g) return;
-        begin(r, g);
-    }
-}
-
 /* ---- steps ------------------------------------------------------------------------------------------------ */
 
 /* The device is gone, and with it all that runs and waits. */
@@ -180,41 +156,34 @@ static void lose(struct runner *r, const struct sh_error *err) {
     if (news) r->params.lost(r->params.user, err);
 }
 
-/* The last in the order in which runs come. */
-static struct run *youngest(struct runner *r) {
-    struct run *last = NULL;
-    for (struct run *run = r->runs; run; run = run->next)
-        if (!run->over) last = run;
-    return last;
-}
-
-static void submission_failed(struct runner *r, const struct step *step, enum sh_code code, const struct sh_error *err) {
-    if (code == SH_ERR_DEVICE_LOST) {
-        lose(r, err);
-    } else if (code == SH_ERR_NO_PAGES || code == SH_ERR_NO_DEVICE_MEMORY || code == SH_ERR_NO_MEMORY) {
-        struct run *run = youngest(r);
-        if (!run->texts || !embedding_shrink(run)) run_over(run, code, err);
-    } else {
-        for (uint32_t i = 0; i < step->n_parts; i++) run_over(step->parts[i].run, code, err);
-    }
+static bool is_want_of_room(enum sh_code code) {
+    return code == SH_ERR_NO_PAGES || code == SH_ERR_NO_DEVICE_MEMORY || code == SH_ERR_NO_MEMORY;
 }
 
 /* True: another step is in flight. */
 static bool submit_next(struct runner *r) {
     struct step *step = &r->flights[r->n_flights];
-    struct sh_error err;
-    batch_make(r, step);
-    if (step->n_rows == 0) return false;
-    step->submitted_ns = sh_now_ns();
-    const enum sh_code code = sh_submit(r->context, &(struct sh_batch){r->rows, step->n_rows}, &step->ticket, &err);
-    if (code == SH_OK) {
-        r->n_flights++;
-        batch_submitted(r, step);
-        return true;
+    for (;;) {
+        struct sh_error err;
+        batch_make(r, step);
+        if (step->n_rows == 0) return false;
+        step->submitted_ns = sh_now_ns();
+        const enum sh_code code = sh_submit(r->context, &(struct sh_batch){r->rows, step->n_rows}, &step->ticket, &err);
+        if (code == SH_OK) {
+            r->n_flights++;
+            batch_submitted(r, step);
+            return true;
+        }
+        if (code == SH_ERR_DEVICE_LOST) {
+            lose(r, &err);
+            return false;
+        }
+        /* What is in flight may give pages back, and belongs to runs that could be put aside only afterwards. */
+        if (r->n_flights > 0) return false;
+        if (is_want_of_room(code)) admission_make_room(r, code, &err);
+        else
+            for (uint32_t i = 0; i < step->n_parts; i++) run_over(step->parts[i].run, code, &err);
     }
-    /* What is in flight may give pages back, and belongs to runs that could be put aside only afterwards. */
-    if (r->n_flights == 0 || code == SH_ERR_DEVICE_LOST) submission_failed(r, step, code, &err);
-    return false;
 }
 
 static void take_result(struct runner *r, const struct sh_result *result) {
@@ -248,6 +217,7 @@ static void wait_oldest(struct runner *r) {
         const struct part *part = &step.parts[i];
         part->run->in_flight--;
         if (part->choice) part->choice->in_flight--;
+        if (part->choice && !code) part->choice->settled += part->n_rows;
         if (code) run_over(part->run, code, &err);
     }
     if (code == SH_ERR_DEVICE_LOST) lose(r, &err);
@@ -285,7 +255,7 @@ static void *runner_main(void *user) {
     for (;;) {
         queue_sweep(r);
         sweep_runs(r);
-        admit(r);
+        admission_next(r);
         while (r->n_flights < depth && submit_next(r)) {
         }
         if (r->n_flights > 0) wait_oldest(r);
@@ -351,9 +321,10 @@ enum sh_code runner_create(struct sh_model *engine, const struct runner_params *
     if (c->max_outputs == 0) c->max_outputs = c->max_sequences > 64 ? c->max_sequences : 64;
     if (c->max_outputs > c->max_batch_rows) c->max_outputs = c->max_batch_rows;
     r->max_outputs = c->max_outputs;
+    sh_model_get_info(engine, &r->info);
+    if (c->kv_tokens == 0) c->kv_tokens = r->info.context_length;
     r->engine = engine;
     r->vocab = sh_model_vocab(engine);
-    sh_model_get_info(engine, &r->info);
     pace_init(&r->pace, params->prefill_chunk < c->max_batch_rows ? params->prefill_chunk : c->max_batch_rows);
     queue_init(&r->queue);
     r->idle_since_ns = sh_now_ns();

@@ -1,6 +1,7 @@
 /*
  * scheduler_private.h - the inside of a runner, for the files that make it: scheduler.c (the thread: admission, steps, ends), queue.c (what
- * waits), batch.c (which rows a step has), choice.c (what becomes of a token), embedding.c (texts to vectors).
+ * waits), admission.c (who gets
+ * sequences and pages), batch.c (which rows a step has), choice.c (what becomes of a token), embedding.c (texts to vectors).
  *
  * A generation that was admitted is a struct run. Runs stand in a list, normal priority before low, within that the oldest first: so
  * prompts are taken in, and the other way round runs are preempted. A run that is over (finished, failed, cancelled) asks for no more rows; it
@@ -30,7 +31,8 @@ struct choice {
     struct constraint *constraint; /* NULL: no grammar */
     int32_t *tokens;               /* [received] */
     uint32_t cap_tokens;
-    uint32_t at;        /* tokens of prompt and answer that were submitted: the sequence's length */
+    uint32_t at;        /* tokens of prompt and answer that were submitted: the sequence's length, */
+    uint32_t settled;   /* and those of them whose steps are finished */
     uint32_t entry;     /* up to here they are taken in in chunks, as a prompt is, whatever they are; from there on it decodes */
     uint32_t sampled;   /* tokens of the answer for which a row was submitted or none was needed, */
     uint32_t received;  /* those that the host knows, */
@@ -55,6 +57,8 @@ struct run { /* one generation being served */
     uint32_t share;         /* rows of a step for a choice that decodes, at most */
     bool overlap_prompt, overlap_decode; /* its rows may be submitted while such are in flight */
     uint32_t in_flight;     /* steps that hold rows of it */
+    bool suspended;         /* it gave up its pages and waits for others */
+    bool preempted;         /* it was suspended once */
     bool over;
     enum sh_code code; /* how, and why */
     struct sh_error err;
@@ -139,7 +143,19 @@ void queue_take_locked(struct runner *r, struct generation *g);
 /* Sequences that it needs at once. */
 uint32_t queue_sequences_of(const struct generation *g);
 
+/* ---- admission.c */
+/* Takes back who was put aside, and begins what waits, as far as there is room. */
+void admission_next(struct runner *r);
+/* A step found no pages, and nothing is in flight: somebody is put aside, or fails for want of them. */
+void admission_make_room(struct runner *r, enum sh_code code, struct sh_error *err);
+/* What the cache has of the choice's tokens becomes the beginning of its sequence, which is empty; what it computes is shared from now on. */
+enum sh_code choice_reuse(struct choice *choice, struct sh_error *err);
+
 /* ---- scheduler.c: for the other files */
+/* Taken out of the queue, and counted as running. */
+void run_begin(struct runner *r, struct generation *g);
+/* Where the last whole page of its prompt ends, of which the prompt's last token is no part. */
+uint32_t run_last_page(const struct run *run);
 /* It asks for no more rows. The first call counts. */
 void run_over(struct run *run, enum sh_code code, const struct sh_error *err);
 void runner_count_prompt(struct runner *r, uint32_t tokens); /* taken in */
@@ -175,6 +191,8 @@ void embedding_end(struct run *run);
 enum sh_code embedding_rows(struct run *run, struct step *step, uint32_t room, struct sh_error *err);
 void embedding_submitted(struct run *run, const struct part *part);
 enum sh_code embedding_take_result(struct run *run, const struct sh_result *result, struct sh_error *err);
+/* Gives up its pages; the texts that are not done begin again. Nothing of it is in flight. */
+void embedding_restart(struct run *run);
 /* There are no pages: of its texts only the first that is not done goes on, the others begin again, one by one. False: so it was already. Nothing
  * of it is in flight. */
 bool embedding_shrink(struct run *run);

@@ -1,0 +1,252 @@
+/*
+ * admission.c - who gets sequences and pages: generations out of the queue, generations that were put aside when pages ran out, and who is
+ * put aside.
+ *
+ * A generation is admitted when there are sequences for its choices and pages for what it takes in next: its prompt, as far as that is not shared, and a
+ * page for each choice, beside a page for each choice that runs. Nothing is kept for tokens that may never come. So pages may run out,
+ * and then the last run in the order (low priority before normal, within that the youngest) gives up its pages. It comes back before
+ * others are admitted, computes again what nobody kept, and goes on.
+ *
+ * Everybody gets done: the first run in the order is never put aside while another holds pages, so it goes on until it ends; then the next one is the
+ * first, whether it was put aside or not. One that finds no page although it is alone needs more than there are, and fails. What makes a run
+ * wait is always another that was admitted before or stands before it, so nobody waits in a circle.
+ */
+#include "compute/base.h"
+#include "daemon/log.h"
+#include "daemon/metrics.h"
+#include "daemon/scheduler_private.h"
+
+#include <stdlib.h>
+
+enum { MOST_HOLDS = 4 };
+
+/* ---- beginnings ---------------------------------------------------------------------------------------- */
+
+static bool may_share(const struct gen_params *p) { return p->n_texts == 0 && !p->no_reuse && !p->echo_logprobs; }
+
+/* Takes over what the cache has of its tokens, prompt and answer; all but the last, since its row is to be computed. */
+static enum sh_code take_over(struct choice *choice, uint32_t *reused, struct sh_error *err) {
+    const struct gen_params *p = &choice->run->g->params;
+    struct sh_context *context = choice->run->runner->context;
+    const uint32_t known = p->n_prompt + choice->received, n = known - 1;
+    if (choice->received == 0) return sh_sequence_reuse(context, choice->sequence, p->prompt, NULL, n, p->salt, reused, err);
+    int32_t *tokens = sh_calloc(known, sizeof *tokens);
+    enum sh_role *roles = sh_calloc(known, sizeof *roles);
+    enum sh_code code = SH_ERR_NO_MEMORY;
+    if (tokens && roles) {
+        memcpy(tokens, p->prompt, p->n_prompt * sizeof *tokens);
+        memcpy(tokens + p->n_prompt, choice->tokens, choice->received * sizeof *tokens);
+        for (uint32_t i = 0; i < known; i++) roles[i] = i < p->n_prompt ? SH_ROLE_PROMPT : SH_ROLE_GENERATED;
+        code = sh_sequence_reuse(context, choice->sequence, tokens, roles, n, p->salt, reused, err);
+    } else {
+        sh_fail(err, code, "no memory for %u tokens", known);
+    }
+    free(tokens);
+    free(roles);
+    return code;
+}
+
+enum sh_code choice_reuse(struct choice *choice, struct sh_error *err) {
+    struct run *run = choice->run;
+    struct runner *r = run->runner;
+    uint32_t reused = 0;
+    if (!may_share(&run->g->params)) return SH_OK;
+    const enum sh_code code =
+        choice->follows ? sh_sequence_reuse(r->context, choice->sequence, NULL, NULL, 0, run->g->params.salt, &reused, err)
+                        : take_over(choice, &reused, err);
+    if (code || reused == 0) return code;
+    choice->at = choice->settled = reused;
+    const char *const labels[] = {r->params.id};
+    metric_add(METRIC_REUSED_TOKENS, labels, reused);
+    if (run->preempted || choice->index != run->leader) return SH_OK;
+    run->counted = reused;
+    pthread_mutex_lock(&run->g->lock);
+    run->g->usage.cached_tokens = reused;
+    pthread_mutex_unlock(&run->g->lock);
+    return SH_OK;
+}
+
+/* How many tokens of whole pages both prompts begin with, the last token of `of` apart. */
+static uint32_t common(const struct runner *r, const struct gen_params *of, const struct gen_params *with) {
+    const uint32_t page = sh_context_page_tokens(r->context);
+    if (!may_share(of) || !may_share(with) || of->salt != with->salt) return 0;
+    const uint32_t most = of->n_prompt - 1 < with->n_prompt ? of->n_prompt - 1 : with->n_prompt;
+    uint32_t n = 0;
+    while (n + page <= most && memcmp(of->prompt + n, with->prompt + n, page * sizeof *of->prompt) == 0) n += page;
+    return n;
+}
+
+/* Another is just computing what its prompt begins with: when that is done it need not be computed twice. It waits for few such, one after the other,
+ * and each gets done. */
+static bool wait_for_beginning(struct runner *r, struct generation *g) {
+    for (struct run *run = r->runs; run; run = run->next) {
+        if (!run->choices || run->over || run->suspended) continue;
+        const struct choice *leader = &run->choices[run->leader];
+        if (leader->settled >= run->g->params.n_prompt - 1) continue;
+        uint32_t n = common(r, &g->params, &run->g->params);
+        /* a recurrent state is kept at the last page's end alone */
+        if (r->info.state_bytes_per_sequence > 0 && n < run_last_page(run)) n = 0;
+        if (n <= leader->settled) continue;
+        if (g->held_for != run->order && g->holds == MOST_HOLDS) continue;
+        if (g->held_for != run->order) g->holds++;
+        g->held_for = run->order;
+        return true;
+    }
+    return false;
+}
+
+/* ---- room ---------------------------------------------------------------------------------------------- */
+
+/* Tokens of pages that those that run are about to take: what they have yet to take in, and a page for each choice. */
+static uint64_t promised(const struct runner *r) {
+    const uint32_t page = sh_context_page_tokens(r->context);
+    uint64_t tokens = 0;
+    for (const struct run *run = r->runs; run; run = run->next) {
+        if (run->over || run->suspended || !run->choices) continue;
+        for (uint32_t i = 0; i < run->g->params.n_choices; i++) {
+            const struct choice *choice = &run->choices[i];
+            if (!choice->active) continue;
+            tokens += page;
+            if (!choice->follows && choice->at < choice->entry) tokens += choice->entry - choice->at;
+        }
+    }
+    return tokens;
+}
+
+static uint64_t wanted_by_new(const struct runner *r, const struct generation *g) {
+    const uint32_t page = sh_context_page_tokens(r->context);
+    if (g->params.n_texts > 0) return g->params.text_lengths[0];
+    uint32_t shared = 0; /* with one that runs: those pages are there */
+    for (const struct run *run = r->runs; run; run = run->next) {
+        if (!run->choices || run->over || run->suspended) continue;
+        uint32_t n = common(r, &g->params, &run->g->params);
+        if (n > run->choices[run->leader].settled) n = run->choices[run->leader].settled / page * page;
+        if (n > shared) shared = n;
+    }
+    return g->params.n_prompt - shared + (uint64_t)g->params.n_choices * page;
+}
+
+static uint64_t wanted_by_old(const struct run *run) {
+    const uint32_t page = sh_context_page_tokens(run->runner->context);
+    if (run->texts) return run->g->params.text_lengths[0];
+    uint64_t tokens = run->g->params.n_prompt;
+    for (uint32_t i = 0; i < run->g->params.n_choices; i++)
+        if (run->choices[i].active) tokens += run->choices[i].received + page;
+    return tokens;
+}
+
+static bool fits(const struct runner *r, uint64_t wanted) {
+    return sh_context_free_tokens(r->context) >= wanted + promised(r);
+}
+
+static bool any_runs(const struct runner *r) {
+    for (const struct run *run = r->runs; run; run = run->next)
+        if (!run->over && !run->suspended) return true;
+    return false;
+}
+
+/* ---- putting aside, and coming back ---------------------------------------------------------------------- */
+
+static void suspend(struct run *run) {
+    struct runner *r = run->runner;
+    struct sh_error err;
+    enum sh_code code = SH_OK;
+    run->suspended = run->preempted = true;
+    if (run->texts) embedding_restart(run);
+    for (uint32_t i = 0; run->choices && i < run->g->params.n_choices && code == SH_OK; i++) {
+        struct choice *choice = &run->choices[i];
+        if (!choice->active) continue;
+        code = sh_sequence_suspend(r->context, choice->sequence, &err);
+        choice->at = choice->settled = 0;
+    }
+    if (code) run_over(run, code, &err);
+    pthread_mutex_lock(&run->g->lock);
+    run->g->usage.preemptions++;
+    pthread_mutex_unlock(&run->g->lock);
+    const char *const labels[] = {r->params.id};
+    metric_add(METRIC_PREEMPTIONS, labels, 1);
+    pthread_mutex_lock(&r->lock);
+    r->preemptions++;
+    pthread_mutex_unlock(&r->lock);
+    log_write(SH_LOG_DEBUG, r->params.id, "request %llu is put aside: the cache has no room for all that run",
+              (unsigned long long)run->g->id);
+}
+
+/* Its choices begin again, or where the cache still has them; the first one takes in the prompt for those of which nothing is there. */
+static void resume(struct run *run) {
+    struct sh_error err;
+    enum sh_code code = SH_OK;
+    struct choice *leader = NULL;
+    run->suspended = false;
+    for (uint32_t i = 0; run->choices && i < run->g->params.n_choices && code == SH_OK; i++) {
+        struct choice *choice = &run->choices[i];
+        if (!choice->active) continue;
+        choice->entry = run->g->params.n_prompt + (choice->received > 0 ? choice->received - 1 : 0);
+        choice->follows = false;
+        if (!leader) run->leader = i;
+        code = choice_reuse(choice, &err);
+        if (!leader) leader = choice;
+        else choice->follows = choice->at == 0 && leader->at <= run->shared && run->shared > 0;
+    }
+    if (code) run_over(run, code, &err);
+}
+
+static void fail_alone(struct run *run, enum sh_code code, struct sh_error *err) {
+    const struct runner *r = run->runner;
+    if (code == SH_ERR_NO_PAGES)
+        sh_fail(err, code,
+                "the request needs room for %llu tokens at least, the cache of %s holds %llu in all: load the model with a larger one "
+                "(option kv_tokens), or ask for less",
+                (unsigned long long)wanted_by_old(run), r->params.id, (unsigned long long)r->params.context.kv_tokens);
+    run_over(run, code, err);
+}
+
+void admission_make_room(struct runner *r, enum sh_code code, struct sh_error *err) {
+    struct run *last = NULL;
+    uint32_t n = 0;
+    for (struct run *run = r->runs; run; run = run->next) {
+        if (run->over || run->suspended) continue;
+        last = run;
+        n++;
+    }
+    if (n > 1) suspend(last);
+    else if (!last->texts || !embedding_shrink(last)) fail_alone(last, code, err);
+}
+
+/* ---- one after the other ----------------------------------------------------------------------------------- */
+
+static struct run *first_suspended(const struct runner *r) {
+    for (struct run *run = r->runs; run; run = run->next)
+        if (run->suspended && !run->over) return run;
+    return NULL;
+}
+
+/* The next out of the queue that there is room for now; it is counted as running. NULL: none. */
+static struct generation *take_next(struct runner *r, const struct run *before) {
+    struct sh_context_stats stats;
+    sh_context_get_stats(r->context, &stats);
+    pthread_mutex_lock(&r->lock);
+    struct generation *g = stats.sequences < r->params.context.max_sequences ? queue_next_locked(r, wait_for_beginning) : NULL;
+    if (g && before && before->g->params.priority <= g->params.priority) g = NULL;
+    if (g && stats.sequences + queue_sequences_of(g) > r->params.context.max_sequences) g = NULL;
+    if (g && any_runs(r) && !fits(r, wanted_by_new(r, g))) g = NULL;
+    if (g) {
+        queue_take_locked(r, g);
+        if (r->n_runs == 0) r->progress_ns = sh_now_ns();
+        r->n_runs++;
+        r->n_seats += queue_sequences_of(g);
+        metric_add(METRIC_REQUESTS_RUNNING, NULL, 1);
+    }
+    pthread_mutex_unlock(&r->lock);
+    return g;
+}
+
+void admission_next(struct runner *r) {
+    struct run *run;
+    struct generation *g;
+    do {
+        while ((run = first_suspended(r)) && (!any_runs(r) || fits(r, wanted_by_old(run)))) resume(run);
+        g = take_next(r, run);
+        if (g) run_begin(r, g);
+    } while (g);
+}
