@@ -414,6 +414,7 @@ struct sh_model_params {
     uint32_t n_lora;
     uint32_t n_host_layers;  /* the experts of the first so many layers (UINT32_MAX: of all) are kept and computed on host_device */
     uint32_t host_device;    /* index into devices; the CPU's */
+    uint64_t room_bytes[2];  /* sh_model_plan alone: it may take so much of the device and of the host, whatever is free; 0: what is free */
 };
 enum sh_pooling { SH_POOL_NONE, SH_POOL_MEAN, SH_POOL_CLS, SH_POOL_LAST };
 struct sh_model_info {
@@ -445,11 +446,13 @@ struct sh_plan {
     /* [0] the device, [1] the host; estimates. The cache is that of one sequence of full length. */
     uint64_t weights_bytes[2], cache_bytes[2], activation_bytes[2];
     uint64_t room_bytes; /* what the device has left for all three */
+    uint64_t need_bytes[2];  /* the sum of the three, and what is needed besides: staging, tables, what allocators round up; 0: nothing is there */
 };
 /* devices[0] is the device, devices[1] the host, the CPU executor. n_device_layers: so many, or all if the model has fewer;
  * SH_LAYERS_AUTO: as many as fit into what is free on the device now. *params as for the load (its placement and host_device are not
  * looked at), *context as for its context (NULL: default). SH_ERR_NO_DEVICE_MEMORY with the figures if so many layers do not fit,
- * SH_ERR_NO_MEMORY if the rest is more than the host has. Any thread. */
+ * SH_ERR_NO_MEMORY if the rest is more than the host has: *out has the figures then, too. Both may be the CPU: then all of it is devices[0]'s.
+ * Any thread. */
 SH_API enum sh_code sh_model_plan(struct sh_device *const devices[2], const struct sh_model_params *params,
                                   const struct sh_context_params *context, uint32_t n_device_layers, struct sh_plan *out,
                                   struct sh_error *err);

@@ -101,7 +101,7 @@ static const struct option options[] = {
      "built-in one that fits its vocabulary."},
     {"kv_tokens", OPT_COUNT, FIELD(kv_tokens), "0", 0, 1e15, NULL, NULL, "TOKENS", false,
      "The room of a model's cache in tokens over all sequences; memory is taken as it fills. 0: context_length for each of "
-     "max_sequences."},
+     "max_sequences, but not more than half of what memory_limit leaves when the model is loaded."},
     {"prefix_cache", OPT_OR_AUTO, FIELD(prefix_cache), "auto", 0, 4e9, NULL, NULL, "TOKENS|auto", false,
      "How many tokens of ended requests a model's cache keeps, so that what begins like one of them need not be computed again; they go when room "
      "is wanted. auto: twice the context length. 0: only what is in use is shared."},
@@ -122,6 +122,17 @@ static const struct option options[] = {
     {"keep_alive", OPT_SECONDS, FIELD(keep_alive_s), "30min", -1, 1e9, NULL, NULL, "TIME", false,
      "How long an idle model stays loaded: seconds, or with a unit (90s, 30min, 2h, 1d). 0 unloads it after its last request, -1 "
      "keeps it for ever."},
+    {"memory_limit", OPT_BYTES, FIELD(memory_limit), "0", 0, 1e15, NULL, NULL, "BYTES", false,
+     "How much of the host's memory loaded models may take together, with K, M or G: weights, caches and activations. 0: what is "
+     "available within the limits of the machine, of control groups and of the process, less a reserve. Models that are idle are "
+     "unloaded for another that needs their room, the least recently used first."},
+    {"device_memory_limit", OPT_BYTES, FIELD(device_memory_limit), "0", 0, 1e15, NULL, NULL, "BYTES", false,
+     "The same for the memory of each device that is not the CPU. 0: what its driver says is free."},
+    {"preload", OPT_STRING, FIELD(preload), "", 0, 0, NULL, NULL, "MODELS", true,
+     "Models that are loaded at start, in this order, separated by commas: names or paths. They stay loaded however long they are idle, "
+     "unless a request sets another keep_alive, or a model that is asked for needs their room. One that cannot be loaded is logged."},
+    {"preload_wait", OPT_BOOL, FIELD(preload_wait), "no", 0, 0, NULL, NULL, NULL, true,
+     "Tells the service manager that the daemon is ready only after the models of preload are loaded, or have failed."},
     {"cache_dir", OPT_STRING, FIELD(cache_dir), "", 0, 0, NULL, NULL, "DIR", true,
      "Where compiled pipelines, and what the headers of model files said, are kept between runs. Empty: $CACHE_DIRECTORY under systemd, "
      "else $XDG_CACHE_HOME/shimmy."},

@@ -413,6 +413,20 @@ json_t *devices_json(void) {
     return list;
 }
 
+uint64_t devices_host_bytes(void) {
+    uint64_t held = 0;
+    pthread_mutex_lock(&devices.lock);
+    for (uint32_t i = 0; i < devices.count; i++) {
+        const enum sh_device_kind kind = devices.infos[i].kind;
+        if (!devices.open[i] || kind == SH_DEVICE_DISCRETE || kind == SH_DEVICE_VIRTUAL) continue;
+        struct sh_device_memory memory;
+        sh_device_get_memory(devices.open[i], &memory);
+        held += memory.weights_bytes + memory.cache_bytes + memory.activation_bytes + memory.staging_bytes;
+    }
+    pthread_mutex_unlock(&devices.lock);
+    return held;
+}
+
 void devices_refresh_metrics(void) {
     pthread_mutex_lock(&devices.lock);
     for (uint32_t i = 0; i < devices.count; i++) {

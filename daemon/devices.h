@@ -30,6 +30,8 @@ enum sh_code devices_acquire(const char *want, struct sh_device **out, struct sh
 void devices_release(struct sh_device *device, bool lost);
 /* Why the configured device cannot be used, malloc'd, or NULL if it can. */
 char *devices_error(void);
+/* Bytes of the host's memory that this process holds through devices: the CPU, and those that have no memory of their own. */
+uint64_t devices_host_bytes(void);
 /* Sets the gauges of device memory. */
 void devices_refresh_metrics(void);
 /* Ends the probe if it still runs, closes all devices. No model may be loaded any more. */

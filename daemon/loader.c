@@ -1,10 +1,10 @@
 /*
- * loader.c - the one thread that scans, reads headers (scan.c), loads and unloads: everything about models that takes time.
+ * loader.c - the one thread that scans, reads headers (scan.c), and loads.
  *
- * Its work in order of urgency: unload what is drained, load what is waited for, scan, read headers, let idle models go. It holds
- * registry.lock only to look and to write results down.
+ * Its work in order of urgency: load what is waited for, if there is room (budget.h), scan, read headers. It holds registry.lock only to
+ * look and to write results down.
  */
-#include "daemon/models_private.h"
+#include "daemon/budget.h"
 
 #include "compute/base.h"
 #include "daemon/devices.h"
@@ -16,11 +16,10 @@
 #include <stdlib.h>
 #include <systemd/sd-daemon.h>
 
-/* A model that keep_alive 0 would unload before it was ever used stays this long for its first request. */
-#define FIRST_USE_NS 60000000000ull
+/* More than any device has: a plan with so much room refuses nothing. */
+#define ANY_ROOM (UINT64_MAX / 4)
 
-/* What `systemctl status` shows. The lock is held. */
-static void tell_status(const char *doing, const char *id) {
+void tell_status(const char *doing, const char *id) {
     uint32_t ready = 0;
     for (const struct model *m = registry.models; m; m = m->next) ready += m->state == MODEL_READY;
     if (registry.stopping) return; /* main tells of the end */
@@ -39,9 +38,12 @@ struct job {
     struct load_places places; /* resolved */
     struct sh_device *device;
     struct sh_device *host; /* the CPU's, if some of the model is there */
-    struct sh_plan plan;    /* if the device is not the CPU */
+    struct sh_device *cpu;  /* the CPU's in any case, for as long as the load lasts */
+    struct budget budget;
+    struct sh_plan plan;
     bool partial;           /* other models have made what room they can: fewer layers than all are good enough for auto */
     uint32_t most_layers;   /* on the device: more of them failed */
+    const char *chat_template; /* NULL: the model's own */
     struct sh_model *engine;
     struct runner *runner;
 };
@@ -71,7 +73,7 @@ static bool on_progress(void *user, enum sh_load_phase phase, double fraction) {
 static void runner_is_idle(void *user) {
     (void)user;
     pthread_mutex_lock(&registry.lock);
-    pthread_cond_signal(&registry.wake);
+    registry_wake();
     pthread_mutex_unlock(&registry.lock);
 }
 
@@ -80,7 +82,7 @@ static void runner_lost_device(void *user, const struct sh_error *err) {
     log_write(SH_LOG_ERROR, model->id, "the device is lost: %s", err->message);
     pthread_mutex_lock(&registry.lock);
     set_text(&model->lost, err->message);
-    if (model->state == MODEL_READY) model_start_drain(model, 0);
+    if (model->state == MODEL_READY) model_start_drain(model, DRAIN_LOST, 0);
     pthread_mutex_unlock(&registry.lock);
 }
 
@@ -94,27 +96,73 @@ static struct sh_context_params context_params(const struct job *job) {
                                       .kv_tokens = config->kv_tokens};
 }
 
+static bool on_cpu(const struct job *job) { return sh_device_get_info(job->device)->kind == SH_DEVICE_CPU; }
+static bool is_automatic(const struct job *job) { return job->places.gpu_layers == SH_LAYERS_AUTO && !on_cpu(job); }
+
+/* What of the parameters does not depend on where the model goes. lora [n_lora]. */
+static struct sh_model_params model_params(struct job *job, struct sh_lora *lora) {
+    const struct config *config = job->config;
+    for (uint32_t i = 0; i < job->wants.n_lora; i++)
+        lora[i] = (struct sh_lora){.path = job->wants.lora[i].path, .scale = job->wants.lora[i].scale};
+    return (struct sh_model_params){
+        .size = sizeof(struct sh_model_params),
+        .path = job->model->path,
+        .context_length = job->wants.context_length ? job->wants.context_length : config->context_length,
+        .rope_scale = config->rope_scale,
+        .progress = on_progress,
+        .progress_user = job,
+        .lora = lora,
+        .n_lora = job->wants.n_lora,
+        .n_host_layers = on_cpu(job) ? 0 : job->places.n_cpu_moe,
+    };
+}
+
+/* What it will need, all of it where it is wanted. */
+static enum sh_code survey(struct job *job, struct sh_error *err) {
+    struct sh_device *const devices[] = {job->device, job->cpu};
+    const struct sh_context_params context = context_params(job);
+    struct sh_lora *lora = sh_calloc(job->wants.n_lora, sizeof *lora);
+    if (!lora) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for %u adapters", job->wants.n_lora);
+    struct sh_model_params params = model_params(job, lora);
+    params.room_bytes[0] = params.room_bytes[1] = ANY_ROOM;
+    const uint32_t layers = on_cpu(job) || is_automatic(job) ? SH_LAYERS_AUTO - 1 : job->places.gpu_layers;
+    const enum sh_code code = sh_model_plan(devices, &params, &context, layers, &job->plan, err);
+    free(lora);
+    return code;
+}
+
+/* What other models leave of the budgets. */
+static void measure_room(struct job *job, uint64_t room[2]) {
+    uint64_t taken[2];
+    budget_measure(job->config, job->device, job->cpu, &job->budget);
+    pthread_mutex_lock(&registry.lock);
+    budget_taken(&job->budget, job->model, false, taken);
+    pthread_mutex_unlock(&registry.lock);
+    for (uint32_t i = 0; i < 2; i++) room[i] = job->budget.limit[i] > taken[i] ? sh_min_u64(job->budget.limit[i] - taken[i], ANY_ROOM) : 1;
+}
+
 /* Which layers go to the device, and which to the host; adds that to *params. */
 static enum sh_code place(struct job *job, struct sh_model_params *params, struct sh_error *err) {
-    if (sh_device_get_info(job->device)->kind == SH_DEVICE_CPU) return SH_OK;
-    enum sh_code code = job->host ? SH_OK : devices_acquire("cpu", &job->host, err);
-    if (code) return code;
-    struct sh_device *const devices[] = {job->device, job->host};
+    if (on_cpu(job)) return SH_OK;
+    struct sh_device *const devices[] = {job->device, job->cpu};
     const struct sh_context_params context = context_params(job);
-    const bool automatic = job->places.gpu_layers == SH_LAYERS_AUTO;
-    params->n_host_layers = job->places.n_cpu_moe;
-    code = sh_model_plan(devices, params, &context, job->most_layers < SH_LAYERS_AUTO ? job->most_layers : job->places.gpu_layers,
-                         &job->plan, err);
+    measure_room(job, params->room_bytes);
+    enum sh_code code = sh_model_plan(devices, params, &context,
+                                      job->most_layers < SH_LAYERS_AUTO ? job->most_layers : job->places.gpu_layers, &job->plan, err);
     if (code) return code;
-    if (automatic && !job->partial && job->plan.n_device_layers < job->plan.n_layers)
+    if (is_automatic(job) && !job->partial && job->plan.n_device_layers < job->plan.n_layers)
         return sh_fail(err, SH_ERR_NO_DEVICE_MEMORY, "%u of %u layers fit on %s", job->plan.n_device_layers, job->plan.n_layers,
                        sh_device_get_info(job->device)->name);
+    pthread_mutex_lock(&registry.lock);
+    job->model->need = budget_need(&job->plan, job->device);
+    pthread_mutex_unlock(&registry.lock);
     if (job->plan.weights_bytes[1] == 0) { /* all of it is on the device */
         devices_release(job->host, false);
         job->host = NULL;
         params->n_host_layers = 0;
         return SH_OK;
     }
+    if (!job->host && (code = devices_acquire("cpu", &job->host, err)) != SH_OK) return code;
     params->placement = job->plan.placement;
     params->n_placement = job->plan.n_placement;
     params->n_host_layers = job->plan.n_host_layers;
@@ -122,22 +170,31 @@ static enum sh_code place(struct job *job, struct sh_model_params *params, struc
     return SH_OK;
 }
 
+/* The cache's size, within the budgets. */
+static uint64_t choose_kv_tokens(struct job *job, const struct sh_model_info *info) {
+    const struct config *config = job->config;
+    struct model *m = job->model;
+    budget_measure(config, job->device, job->cpu, &job->budget);
+    pthread_mutex_lock(&registry.lock);
+    const uint64_t whole = (uint64_t)info->context_length * config->max_sequences;
+    const uint64_t tokens =
+        budget_kv_tokens(&job->budget, m, &m->need, info->context_length, config->max_sequences, config->kv_tokens);
+    const uint64_t per_token = (m->need.cache[0] + m->need.cache[1]) / info->context_length;
+    m->kv_tokens = tokens;
+    pthread_mutex_unlock(&registry.lock);
+    log_write(SH_LOG_INFO, m->id, "its cache may grow to %llu tokens, %.1f MiB%s", (unsigned long long)tokens,
+              (double)(tokens * per_token) / (1 << 20),
+              config->kv_tokens > 0 ? " (option kv_tokens)"
+              : tokens < whole      ? ": half of what the memory budget leaves"
+                                    : "");
+    return tokens;
+}
+
 static enum sh_code load_engine(struct job *job, struct sh_error *err) {
     const struct config *config = job->config;
-    struct sh_model_params params = {
-        .size = sizeof params,
-        .path = job->model->path,
-        .context_length = job->wants.context_length ? job->wants.context_length : config->context_length,
-        .rope_scale = config->rope_scale,
-        .progress = on_progress,
-        .progress_user = job,
-    };
     struct sh_lora *lora = sh_calloc(job->wants.n_lora, sizeof *lora);
     if (!lora) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for %u adapters", job->wants.n_lora);
-    for (uint32_t i = 0; i < job->wants.n_lora; i++)
-        lora[i] = (struct sh_lora){.path = job->wants.lora[i].path, .scale = job->wants.lora[i].scale};
-    params.lora = lora;
-    params.n_lora = job->wants.n_lora;
+    struct sh_model_params params = model_params(job, lora);
     enum sh_code code = place(job, &params, err); /* adapters take room, too */
     if (code == SH_OK) {
         struct sh_device *const devices[] = {job->device, job->host};
@@ -156,7 +213,7 @@ static enum sh_code load_engine(struct job *job, struct sh_error *err) {
         .prefill_chunk = config->prefill_chunk,
         .prefill_share = config->prefill_share,
         .max_queue = config->max_queue,
-        .overlap = sh_device_get_info(job->device)->kind != SH_DEVICE_CPU,
+        .overlap = !on_cpu(job),
         .id = job->model->id,
         .idle = runner_is_idle,
         .lost = runner_lost_device,
@@ -164,7 +221,7 @@ static enum sh_code load_engine(struct job *job, struct sh_error *err) {
     };
     runner.context.max_batch_rows = whole;
     if (info.encoder) runner.context.max_outputs = whole;
-    if (config->kv_tokens == 0) runner.context.kv_tokens = (uint64_t)info.context_length * config->max_sequences;
+    runner.context.kv_tokens = choose_kv_tokens(job, &info);
     runner.context.reuse_tokens = config->prefix_cache == SH_LAYERS_AUTO ? 2ull * info.context_length : config->prefix_cache;
     code = runner_create(job->engine, &runner, &job->runner, err);
     if (code) {
@@ -176,84 +233,26 @@ static enum sh_code load_engine(struct job *job, struct sh_error *err) {
 
 static bool memory_is_short(enum sh_code code) { return code == SH_ERR_NO_MEMORY || code == SH_ERR_NO_DEVICE_MEMORY; }
 
-/* The idle model that was used longest ago and that nobody is about to use, or NULL. The lock is held. */
-static struct model *evictable(void) {
-    struct model *best = NULL;
-    uint64_t oldest = UINT64_MAX;
-    for (struct model *m = registry.models; m; m = m->next) {
-        if (m->state != MODEL_READY || atomic_load(&m->refs) > 1) continue;
-        struct runner_stats stats;
-        runner_get_stats(m->runner, &stats);
-        if (stats.idle_since_ns == 0 || stats.idle_since_ns >= oldest) continue;
-        best = m;
-        oldest = stats.idle_since_ns;
-    }
-    return best;
-}
-
-/* Ends runner and engine of a model that has nothing left to do. The lock is held, and given up meanwhile. */
-static void unload(struct model *m) {
-    struct runner *runner = m->runner;
-    struct sh_model *engine = m->engine;
-    struct sh_device *device = m->device, *host = m->host;
-    bool lost = m->lost != NULL;
-    struct runner_stats stats;
-    runner_get_stats(runner, &stats);
-    m->runner = NULL; /* from here on nobody sees what goes away */
-    m->engine = NULL;
-    m->device = m->host = NULL;
-    pthread_mutex_unlock(&registry.lock);
-    log_write(SH_LOG_INFO, m->id, "unloading");
-    runner_destroy(runner);
-    sh_model_unload(engine);
-    devices_release(device, lost);
-    devices_release(host, false);
-    malloc_trim(0);
-    pthread_mutex_lock(&registry.lock);
-    m->prompt_tokens += stats.prompt_tokens;
-    m->generated_tokens += stats.generated_tokens;
-    if (atomic_load(&m->refs) == 1) model_forget_vocabs(m);
-    const char *const labels[] = {m->id};
-    metric_remove(METRIC_MODEL_LOAD_SECONDS, labels);
-    set_text(&m->error, m->lost);
-    model_set_state(m, m->lost ? MODEL_FAILED : MODEL_DISCOVERED);
-    free(m->lost);
-    m->lost = NULL;
-    tell_status(NULL, NULL);
-
-    struct unload_wait *waits = m->unloads, *next;
-    m->unloads = NULL;
-    pthread_mutex_unlock(&registry.lock);
-    for (; waits; waits = next) {
-        next = waits->next;
-        waits->done(waits->user);
-        free(waits);
-    }
-    pthread_mutex_lock(&registry.lock);
-}
-
-/* Makes room by letting the least recently used model go. The lock is not held. */
+/* Makes room by letting the least recently used model go: where the estimates were wrong, or others took memory meanwhile. */
 static bool evict_one(const struct model *for_model) {
     pthread_mutex_lock(&registry.lock);
-    struct model *victim = evictable();
+    struct model *victim = budget_least_used(for_model);
     if (victim) {
         log_write(SH_LOG_NOTICE, victim->id, "unloaded to make room for %s", for_model->id);
-        model_start_drain(victim, 0);
-        unload(victim);
+        model_ref(victim);
+        model_start_drain(victim, DRAIN_MEMORY, 0);
+        while (victim->counted) registry_wait_changed(UINT64_MAX);
     }
     pthread_mutex_unlock(&registry.lock);
+    model_unref(victim);
     return victim != NULL;
 }
 
-/* Loads, making room: idle models go first, then, under auto, layers stay on the host. */
-static enum sh_code load_somehow(struct job *job, uint64_t size_bytes, struct sh_error *err) {
+/* Loads; if memory is short all the same idle models go first, then, under auto, layers stay on the host. */
+static enum sh_code load_somehow(struct job *job, struct sh_error *err) {
     enum sh_code code = load_engine(job, err);
-    /* Others go only for one that could fit at all. */
-    const uint64_t memory = sh_device_get_info(job->device)->memory_bytes;
-    const bool automatic = job->places.gpu_layers == SH_LAYERS_AUTO;
-    const bool could_fit = memory == 0 || size_bytes < memory || !automatic;
-    while (memory_is_short(code) && could_fit && evict_one(job->model)) code = load_engine(job, err);
-    if (!memory_is_short(code) || !automatic || sh_device_get_info(job->device)->kind == SH_DEVICE_CPU) return code;
+    while (memory_is_short(code) && !job->partial && !job->model->modest && evict_one(job->model)) code = load_engine(job, err);
+    if (!memory_is_short(code) || !is_automatic(job)) return code;
     job->partial = true;
     code = load_engine(job, err);
     while (code == SH_ERR_NO_DEVICE_MEMORY && job->plan.n_device_layers > 0) { /* the plan is an estimate */
@@ -301,96 +300,174 @@ static enum sh_code hold_texts(const struct job *job, const struct file_identity
     return code == SH_OK && info.has_logits ? model_hold_chat(job->model, identity, chat_template, chat, err) : code;
 }
 
-static void load(struct model *m) {
-    struct job job = {.model = model_ref(m), .config = config_ref(registry.config)};
-    job.wants = wants_copy(&m->wants);
-    job.places = places_resolve(job.config, job.wants.places);
-    job.most_layers = SH_LAYERS_AUTO;
-    const char *configured = *job.config->chat_template ? job.config->chat_template : NULL;
-    const char *chat_template = job.wants.chat_template ? job.wants.chat_template : configured;
-    job.order = m->load_order;
-    uint64_t size_bytes = m->size_bytes;
-    model_set_state(m, MODEL_LOADING);
-    set_text(&m->error, "");
-    tell_status("loading", m->id);
-    pthread_mutex_unlock(&registry.lock);
+/* Opens the devices, and finds out what the model needs and whether there is room. ROOM_IS with an error code: it cannot be loaded. The lock is
+ * not held. */
+static enum room find_room(struct job *job, enum sh_code *code, struct sh_error *err) {
+    struct model *m = job->model;
+    struct memory_need need;
+    *code = devices_acquire(job->wants.device, &job->device, err);
+    if (*code == SH_OK) *code = devices_acquire("cpu", &job->cpu, err);
+    if (*code == SH_OK && m->need_order != job->order) *code = survey(job, err); /* nobody else writes them */
+    if (*code != SH_OK) return ROOM_IS;
+    need = m->need_order == job->order ? m->need : budget_need(&job->plan, job->device);
+    budget_measure(job->config, job->device, job->cpu, &job->budget);
 
+    uint64_t again_ns = 0;
+    pthread_mutex_lock(&registry.lock);
+    m->need = need;
+    m->need_order = job->order;
+    m->device_used = job->device;
+    m->modest = true;
+    for (const struct load *load = m->loads; load; load = load->next) m->modest = m->modest && load->modest;
+    enum room room = budget_make_room(&job->budget, m, &need, !m->modest, &again_ns, err);
+    if (is_automatic(job) && (room == ROOM_BUSY || room == ROOM_NEVER)) {
+        job->partial = true; /* fewer layers there are better than to wait, or nothing */
+        room = ROOM_IS;
+    }
+    if (room == ROOM_COMES || room == ROOM_BUSY) registry.retry_ns = again_ns;
+    if (room == ROOM_NEVER || (room != ROOM_IS && m->modest)) {
+        *code = err->code;
+        room = ROOM_IS;
+    } else if (room != ROOM_IS && m->told_order != job->order) {
+        m->told_order = job->order;
+        log_write(SH_LOG_NOTICE, m->id, "waits for room: %s", err->message);
+    }
+    pthread_mutex_unlock(&registry.lock);
+    return room;
+}
+
+/* From the file to an engine with a runner, and the texts that go with it. */
+static enum sh_code load_all(struct job *job, struct file_identity *identity, json_t **chat, struct sh_error *err) {
+    struct model *m = job->model;
+    log_write(SH_LOG_INFO, m->id, "loading %s", m->path);
+    on_progress(job, SH_LOAD_HEADER, 0);
+    identity_of(m->path, identity);
+    enum sh_code code = SH_OK;
+    if (job->chat_template) code = hold_texts(job, identity, job->chat_template, chat, err);
+    if (code == SH_OK) code = load_somehow(job, err);
+    if (code == SH_OK && !job->chat_template && (code = hold_texts(job, identity, NULL, chat, err)) != SH_OK) {
+        runner_destroy(job->runner);
+        sh_model_unload(job->engine);
+    }
+    return code;
+}
+
+/* The lock is held. */
+static void note_ready(struct job *job, const struct file_identity *identity, json_t *chat, uint64_t took) {
+    struct model *m = job->model;
+    m->device = job->device;
+    m->host = job->host;
+    m->engine = job->engine;
+    m->runner = job->runner;
+    json_decref(m->chat);
+    m->chat = json_incref(chat);
+    m->loaded = m->identity = *identity;
+    sh_model_get_info(m->engine, &m->info);
+    m->info.load_ns = took;
+    m->ready_since_ns = sh_now_ns();
+    m->asked_proven = true;
+    struct model_wants have = {.device = strdup(job->wants.device ? job->wants.device : job->config->device),
+                               .context_length = m->info.context_length,
+                               .kv_type = strdup(job->wants.kv_type ? job->wants.kv_type : job->config->kv_type),
+                               .places = job->places,
+                               .lora = job->wants.lora,
+                               .n_lora = job->wants.n_lora,
+                               .chat_template = job->chat_template ? strdup(job->chat_template) : NULL};
+    job->wants.lora = NULL; /* handed over */
+    job->wants.n_lora = 0;
+    wants_finish(&m->wants);
+    m->wants = have;
+    const char *const labels[] = {m->id};
+    metric_set(METRIC_MODEL_LOAD_SECONDS, labels, (double)took / 1e9);
+    log_write(SH_LOG_NOTICE, m->id, "loaded on %s in %.2f s: context %u, %.1f MiB of weights", sh_device_get_info(m->device)->name,
+              (double)took / 1e9, m->info.context_length,
+              (double)(m->info.weights_bytes[0] + m->info.weights_bytes[1]) / (1 << 20));
+    note_parts(job, m);
+    model_set_state(m, MODEL_READY);
+}
+
+/* The lock is held. */
+static void note_failed(const struct job *job, enum sh_code code, const struct sh_error *err) {
+    struct model *m = job->model;
+    m->counted = false;
+    m->need = (struct memory_need){0};
+    m->need_order = 0;
+    if (!m->loads) m->keep_alive_set = false;
+    if (code == SH_ERR_CANCELLED) {
+        log_write(SH_LOG_INFO, m->id, "load stopped: nobody waits for it any more");
+        model_set_state(m, MODEL_DISCOVERED);
+        return;
+    }
+    if (!m->asked_proven && m->load_order == job->order) wants_finish(&m->asked); /* the next request is not to fail for it, too */
+    log_write(SH_LOG_ERROR, m->id, "load failed: %s", err->message);
+    set_text(&m->error, err->message);
+    model_set_state(m, MODEL_FAILED);
+}
+
+static void release_devices(struct job *job, bool lost) {
+    devices_release(job->device, lost);
+    devices_release(job->host, false);
+    job->device = job->host = NULL;
+}
+
+static void load(struct model *m) {
+    struct job job = {.model = model_ref(m), .config = config_ref(registry.config), .order = m->load_order, .most_layers = SH_LAYERS_AUTO};
     struct sh_error err = {0};
     struct file_identity identity = {0};
     json_t *chat = NULL;
+    enum sh_code code = SH_OK;
+    if (!wants_copy(&m->wants, &job.wants)) code = sh_fail(&err, SH_ERR_NO_MEMORY, "no memory for a load");
+    job.places = places_resolve(job.config, job.wants.places);
+    const char *configured = *job.config->chat_template ? job.config->chat_template : NULL;
+    job.chat_template = job.wants.chat_template ? job.wants.chat_template : configured;
+    pthread_mutex_unlock(&registry.lock);
+
+    const enum room room = code == SH_OK ? find_room(&job, &code, &err) : ROOM_IS;
     uint64_t start = sh_now_ns();
-    log_write(SH_LOG_INFO, m->id, "loading %s", m->path);
-    on_progress(&job, SH_LOAD_HEADER, 0);
-    identity_of(m->path, &identity);
-    enum sh_code code = devices_acquire(job.wants.device, &job.device, &err);
-    if (code == SH_OK && chat_template) code = hold_texts(&job, &identity, chat_template, &chat, &err);
-    if (code == SH_OK) code = load_somehow(&job, size_bytes, &err);
-    if (code == SH_OK && !chat_template && (code = hold_texts(&job, &identity, NULL, &chat, &err)) != SH_OK) {
-        runner_destroy(job.runner);
-        sh_model_unload(job.engine);
+    pthread_mutex_lock(&registry.lock);
+    const bool later = room != ROOM_IS;
+    if (!later) {
+        m->counted = code == SH_OK;
+        model_set_state(m, MODEL_LOADING);
+        set_text(&m->error, "");
+        tell_status("loading", m->id);
     }
+    pthread_mutex_unlock(&registry.lock);
+    if (!later && code == SH_OK) code = load_all(&job, &identity, &chat, &err);
     uint64_t took = sh_now_ns() - start;
 
     pthread_mutex_lock(&registry.lock);
-    if (code == SH_OK && (registry.refusing || !m->loads || m->load_order != job.order)) {
+    if (!later && code == SH_OK && (registry.refusing || !m->loads || m->load_order != job.order)) {
         code = sh_fail(&err, SH_ERR_CANCELLED, "nobody waits for it any more");
         pthread_mutex_unlock(&registry.lock);
         runner_destroy(job.runner);
         sh_model_unload(job.engine);
         pthread_mutex_lock(&registry.lock);
     }
-    if (code != SH_OK && job.device) {
+    if (later || code != SH_OK) {
         pthread_mutex_unlock(&registry.lock);
-        devices_release(job.device, code == SH_ERR_DEVICE_LOST);
-        devices_release(job.host, false);
+        release_devices(&job, code == SH_ERR_DEVICE_LOST);
         pthread_mutex_lock(&registry.lock);
     }
-    if (code == SH_OK) {
-        m->device = job.device;
-        m->host = job.host;
-        m->engine = job.engine;
-        m->runner = job.runner;
-        json_decref(m->chat);
-        m->chat = json_incref(chat);
-        m->loaded = m->identity = identity;
-        sh_model_get_info(m->engine, &m->info);
-        m->info.load_ns = took;
-        m->ready_since_ns = sh_now_ns();
-        wants_finish(&m->wants);
-        m->wants = (struct model_wants){strdup(job.wants.device ? job.wants.device : job.config->device),
-                                        m->info.context_length,
-                                        strdup(job.wants.kv_type ? job.wants.kv_type : job.config->kv_type),
-                                        job.places,
-                                        job.wants.lora,
-                                        job.wants.n_lora,
-                                        chat_template ? strdup(chat_template) : NULL};
-        job.wants.lora = NULL; /* handed over */
-        job.wants.n_lora = 0;
-        const char *const labels[] = {m->id};
-        metric_set(METRIC_MODEL_LOAD_SECONDS, labels, (double)took / 1e9);
-        log_write(SH_LOG_NOTICE, m->id, "loaded on %s in %.2f s: context %u, %.1f MiB of weights",
-                  sh_device_get_info(m->device)->name, (double)took / 1e9, m->info.context_length,
-                  (double)(m->info.weights_bytes[0] + m->info.weights_bytes[1]) / (1 << 20));
-        note_parts(&job, m);
-        model_set_state(m, MODEL_READY);
-    } else if (code == SH_ERR_CANCELLED) {
-        log_write(SH_LOG_INFO, m->id, "load stopped: nobody waits for it any more");
-        model_set_state(m, MODEL_DISCOVERED);
-    } else {
-        log_write(SH_LOG_ERROR, m->id, "load failed: %s", err.message);
-        set_text(&m->error, err.message);
-        model_set_state(m, MODEL_FAILED);
+    struct load *loads = NULL, *next;
+    if (!later) {
+        const char *const result[] = {m->id, code == SH_OK ? "ready" : code == SH_ERR_CANCELLED ? "cancelled" : "failed"};
+        metric_add(METRIC_MODEL_LOADS, result, 1);
+        if (code == SH_OK) note_ready(&job, &identity, chat, took);
+        else note_failed(&job, code, &err);
+        tell_status(NULL, NULL);
+        /* One that came while a stopped load was ending starts it anew. */
+        loads = code == SH_ERR_CANCELLED && !registry.refusing ? NULL : m->loads;
+        if (loads) m->loads = NULL;
+        registry_wake(); /* the keeper, of a new time to mind */
     }
-    tell_status(NULL, NULL);
-    /* One that came while a stopped load was ending starts it anew. */
-    struct load *loads = code == SH_ERR_CANCELLED && !registry.refusing ? NULL : m->loads, *next;
-    if (loads) m->loads = NULL;
     pthread_mutex_unlock(&registry.lock);
     for (; loads; loads = next) {
         next = loads->next;
         load_finish(loads, code, code ? &err : NULL);
         load_unref(loads);
     }
+    devices_release(job.cpu, false);
     json_decref(chat);
     wants_finish(&job.wants);
     config_unref(job.config);
@@ -399,23 +476,6 @@ static void load(struct model *m) {
 }
 
 /* ---- the thread -------------------------------------------------------------------------------------- */
-
-/* A drained model, or NULL; cuts off those whose time is over. The lock is held. */
-static struct model *drained(uint64_t now, uint64_t *deadline) {
-    for (struct model *m = registry.models; m; m = m->next) {
-        if (m->state != MODEL_DRAINING) continue;
-        struct runner_stats stats;
-        runner_get_stats(m->runner, &stats);
-        if (stats.idle_since_ns) return m;
-        if (now >= m->drain_deadline_ns && !m->drain_cut) {
-            m->drain_cut = true;
-            runner_cancel_all(m->runner, registry.stopping ? "shutdown" : "unloaded");
-        } else if (!m->drain_cut && m->drain_deadline_ns < *deadline) {
-            *deadline = m->drain_deadline_ns;
-        }
-    }
-    return NULL;
-}
 
 static struct model *waited_for(void) {
     struct model *best = NULL;
@@ -431,69 +491,64 @@ static struct model *without_header(void) {
     return NULL;
 }
 
-/* Starts to drain the models that have been idle for keep_alive. */
-static void let_idle_go(uint64_t now, uint64_t *deadline) {
-    if (registry.config->keep_alive_s < 0) return;
-    for (struct model *m = registry.models; m; m = m->next) {
-        if (m->state != MODEL_READY) continue;
-        struct runner_stats stats;
-        runner_get_stats(m->runner, &stats);
-        if (stats.idle_since_ns == 0) continue; /* its runner wakes us */
-        uint64_t keep = (uint64_t)registry.config->keep_alive_s * 1000000000ull;
-        bool unused = stats.prompt_tokens == 0;
-        if (unused && keep < FIRST_USE_NS) keep = FIRST_USE_NS;
-        uint64_t since = stats.idle_since_ns > m->ready_since_ns ? stats.idle_since_ns : m->ready_since_ns;
-        uint64_t until = since + keep;
-        /* Whoever holds a reference may be about to use it: look again soon. */
-        if (until <= now && atomic_load(&m->refs) > 1) until = now + 100000000;
-        if (until > now) {
-            if (until < *deadline) *deadline = until;
-            continue;
-        }
-        log_write(SH_LOG_INFO, m->id, "idle for keep_alive");
-        model_start_drain(m, 0);
-        *deadline = now;
-    }
+static void preloaded(void *user, enum sh_code code, struct model *model, const struct sh_error *err) {
+    (void)user;
+    if (code) log_warning("preload: %s", err->message);
+    pthread_mutex_lock(&registry.lock);
+    if (code) registry.preload.failed++;
+    else registry.preload.ready++;
+    pthread_mutex_unlock(&registry.lock);
+    model_unref(model);
 }
 
-static void wait_until(uint64_t deadline) {
-    if (deadline == UINT64_MAX) {
-        pthread_cond_wait(&registry.wake, &registry.lock);
-        return;
+/* Once, when the first scan has found what there is. The lock is held, and given up meanwhile. */
+static void begin_preload(void) {
+    registry.preload.begun = true;
+    char *names = strdup(registry.config->preload), *rest = names;
+    pthread_mutex_unlock(&registry.lock);
+    for (char *name; names && (name = strsep(&rest, ",")) != NULL;) {
+        name += strspn(name, " ");
+        for (size_t n = strlen(name); n > 0 && name[n - 1] == ' '; n--) name[n - 1] = '\0';
+        if (!*name) continue;
+        struct model *model = NULL;
+        struct sh_error err;
+        const struct load_params params = {.on_demand = true, .modest = true, .set_keep_alive = true, .keep_alive_s = -1};
+        pthread_mutex_lock(&registry.lock);
+        registry.preload.wanted++;
+        pthread_mutex_unlock(&registry.lock);
+        enum sh_code code = models_resolve_path(name, &model, &err);
+        struct load *load = code == SH_OK ? model_load(model, &params, preloaded, NULL, NULL) : NULL;
+        if (code == SH_OK && !load) code = sh_fail(&err, SH_ERR_NO_MEMORY, "no memory to load %s", name);
+        if (code) preloaded(NULL, code, NULL, &err);
+        load_release(load);
+        model_unref(model);
     }
-    uint64_t now = sh_now_ns();
-    if (deadline <= now) return;
-    struct timespec at;
-    clock_gettime(CLOCK_REALTIME, &at);
-    uint64_t ns = (uint64_t)at.tv_nsec + (deadline - now);
-    at.tv_sec += (time_t)(ns / 1000000000);
-    at.tv_nsec = (long)(ns % 1000000000);
-    pthread_cond_timedwait(&registry.wake, &registry.lock, &at);
+    free(names);
+    pthread_mutex_lock(&registry.lock);
+    registry.preload.known = true;
 }
 
 void *loader_main(void *unused) {
     (void)unused;
     pthread_mutex_lock(&registry.lock);
     for (;;) {
-        uint64_t now = sh_now_ns(), deadline = UINT64_MAX;
-        struct model *m = drained(now, &deadline);
-        bool loaded = false;
+        struct model *m;
         registry_tell_settled();
-        for (struct model *other = registry.models; other; other = other->next) loaded |= other->runner != NULL;
-        if (m) {
-            unload(m);
-        } else if (registry.stopping) {
-            if (!loaded) break;
-            wait_until(deadline);
-        } else if ((m = waited_for())) {
+        if (registry.stopping) {
+            break;
+        } else if ((m = waited_for()) && sh_now_ns() >= registry.retry_ns) {
+            registry.retry_ns = 0;
             load(m);
         } else if (registry.scan_wanted) {
             registry_scan();
         } else if ((m = without_header())) {
             model_read_header(m);
-        } else if (!registry_scan_ended()) {
-            let_idle_go(now, &deadline);
-            wait_until(deadline);
+        } else if (registry_scan_ended()) {
+            continue;
+        } else if (!registry.preload.begun) {
+            begin_preload();
+        } else {
+            registry_wait(&registry.wake, waited_for() ? registry.retry_ns : UINT64_MAX);
         }
     }
     pthread_mutex_unlock(&registry.lock);

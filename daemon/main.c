@@ -262,6 +262,11 @@ static int stop(struct daemon *d) {
     return EXIT_SUCCESS;
 }
 
+static bool is_preloaded(void) {
+    uint32_t wanted, ready, failed;
+    return models_preload_state(&wanted, &ready, &failed) && ready + failed == wanted;
+}
+
 int main(int argc, char **argv) {
     struct daemon d = {.control_fd = -1};
     int status;
@@ -279,6 +284,7 @@ int main(int argc, char **argv) {
     }
     if (!start(&d)) return EXIT_FAILURE;
     start_watchdog(&d);
+    while (!d.stop && d.config->preload_wait && *d.config->preload && !is_preloaded()) dispatch(&d, 50);
     sd_notify(0, "READY=1\nSTATUS=ready");
     while (!d.stop) dispatch(&d, -1);
     /* Not by return: after a second signal threads still run that use what exit handlers would take away. */

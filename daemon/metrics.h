@@ -36,6 +36,8 @@ enum metric_id {
     METRIC_KV_PAGES_TOTAL,        /* shimmy_kv_pages_total{model} gauge */
     METRIC_MODEL_STATE,           /* shimmy_model_state{model,state} gauge 0/1 */
     METRIC_MODEL_LOAD_SECONDS,    /* shimmy_model_load_seconds{model} gauge */
+    METRIC_MODEL_LOADS,           /* shimmy_model_loads_total{model,result} */
+    METRIC_MODELS_EVICTED,        /* shimmy_models_evicted_total{model,reason} */
     METRIC_DEVICE_MEMORY,         /* shimmy_device_memory_bytes{device,kind} gauge */
     METRIC_HTTP_CONNECTIONS,      /* shimmy_http_connections gauge */
     METRIC_CONTROL_CONNECTIONS,   /* shimmy_control_connections gauge */

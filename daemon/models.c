@@ -2,6 +2,7 @@
 #include "daemon/models_private.h"
 
 #include "compute/base.h"
+#include "daemon/budget.h"
 #include "daemon/devices.h"
 #include "daemon/generation_private.h"
 #include "daemon/log.h"
@@ -11,8 +12,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-struct registry registry = {
-    .lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+struct registry registry = {.lock = PTHREAD_MUTEX_INITIALIZER,
+                            .wake = PTHREAD_COND_INITIALIZER,
+                            .tidy = PTHREAD_COND_INITIALIZER,
+                            .changed = PTHREAD_COND_INITIALIZER};
 
 const char *model_state_name(enum model_state state) {
     static const char *const names[] = {"discovered", "loading", "ready", "draining", "failed"};
@@ -43,13 +46,19 @@ void wants_finish(struct model_wants *wants) {
     *wants = (struct model_wants){0};
 }
 
-struct model_wants wants_copy(const struct model_wants *from) {
-    struct model_wants to = *from;
-    to.device = from->device ? strdup(from->device) : NULL;
-    to.kv_type = from->kv_type ? strdup(from->kv_type) : NULL;
-    to.chat_template = from->chat_template ? strdup(from->chat_template) : NULL;
-    to.lora = lora_copy(from->lora, &to.n_lora);
-    return to;
+bool wants_copy(const struct model_wants *from, struct model_wants *to) {
+    *to = (struct model_wants){.context_length = from->context_length, .places = from->places, .n_lora = from->n_lora};
+    const struct {
+        const char *from;
+        char **to;
+    } texts[] = {{from->device, &to->device}, {from->kv_type, &to->kv_type}, {from->chat_template, &to->chat_template}};
+    bool whole = true;
+    for (size_t i = 0; i < SH_COUNT(texts); i++)
+        if (texts[i].from && !(*texts[i].to = strdup(texts[i].from))) whole = false;
+    to->lora = lora_copy(from->lora, &to->n_lora);
+    whole = whole && to->n_lora == from->n_lora;
+    if (!whole) wants_finish(to);
+    return whole;
 }
 
 void model_set_state(struct model *model, enum model_state state) {
@@ -110,6 +119,7 @@ void model_unref(struct model *model) {
     model_forget_vocabs(model);
     pthread_mutex_destroy(&model->vocab_lock);
     wants_finish(&model->wants);
+    wants_finish(&model->asked);
     json_decref(model->chat);
     model_drop_names(model);
     for (struct old_path *old = model->old_paths, *next; old; old = next) {
@@ -128,7 +138,11 @@ void model_unref(struct model *model) {
     free(model);
 }
 
-bool registry_wait_changed(uint64_t deadline_ns) {
+bool registry_wait(pthread_cond_t *condition, uint64_t deadline_ns) {
+    if (deadline_ns == UINT64_MAX) {
+        pthread_cond_wait(condition, &registry.lock);
+        return true;
+    }
     uint64_t now = sh_now_ns();
     if (now >= deadline_ns) return false;
     struct timespec at;
@@ -136,8 +150,16 @@ bool registry_wait_changed(uint64_t deadline_ns) {
     uint64_t ns = (uint64_t)at.tv_nsec + (deadline_ns - now);
     at.tv_sec += (time_t)(ns / 1000000000);
     at.tv_nsec = (long)(ns % 1000000000);
-    pthread_cond_timedwait(&registry.changed, &registry.lock, &at);
+    pthread_cond_timedwait(condition, &registry.lock, &at);
     return true;
+}
+
+bool registry_wait_changed(uint64_t deadline_ns) { return registry_wait(&registry.changed, deadline_ns); }
+
+void registry_wake(void) {
+    registry.retry_ns = 0;
+    pthread_cond_signal(&registry.wake);
+    pthread_cond_signal(&registry.tidy);
 }
 
 /* ---- start and stop ---------------------------------------------------------------------------------- */
@@ -149,11 +171,23 @@ enum sh_code models_start(struct config *config, struct sh_error *err) {
     registry.scanned = registry.refusing = registry.stopping = false;
     registry.scan_told = registry.settled_told = false;
     registry.patience_ns = sh_now_ns() + 2000000000;
-    if (pthread_create(&registry.loader, NULL, loader_main, NULL) != 0) {
+    registry.loader_ended = false;
+    registry.preload.begun = registry.preload.known = false;
+    registry.preload.wanted = registry.preload.ready = registry.preload.failed = 0;
+    bool made = pthread_create(&registry.keeper, NULL, keeper_main, NULL) == 0;
+    if (made && pthread_create(&registry.loader, NULL, loader_main, NULL) != 0) {
+        registry.stopping = registry.loader_ended = true;
+        registry_wake();
+        pthread_mutex_unlock(&registry.lock);
+        pthread_join(registry.keeper, NULL);
+        pthread_mutex_lock(&registry.lock);
+        made = false;
+    }
+    if (!made) {
         config_unref(registry.config);
         registry.config = NULL;
         pthread_mutex_unlock(&registry.lock);
-        return sh_fail(err, SH_ERR_NO_MEMORY, "the loader's thread cannot be made");
+        return sh_fail(err, SH_ERR_NO_MEMORY, "the registry's threads cannot be made");
     }
     registry.started = true;
     /* Most directories are read faster than this; then the first Status is complete. */
@@ -169,7 +203,7 @@ void models_configure(struct config *config) {
     struct config *old = registry.config;
     registry.config = config_ref(config);
     registry.scan_wanted = true;
-    pthread_cond_signal(&registry.wake);
+    registry_wake();
     pthread_mutex_unlock(&registry.lock);
     config_unref(old);
 }
@@ -207,11 +241,17 @@ void models_stop(uint64_t limit_ns) {
         return;
     }
     for (struct model *m = registry.models; m; m = m->next)
-        if (m->state == MODEL_READY) model_start_drain(m, limit_ns);
+        if (m->state == MODEL_READY || (m->state == MODEL_DRAINING && m->drain_deadline_ns == UINT64_MAX))
+            model_start_drain(m, DRAIN_SHUTDOWN, limit_ns);
     registry.stopping = true;
-    pthread_cond_signal(&registry.wake);
+    registry_wake();
     pthread_mutex_unlock(&registry.lock);
     pthread_join(registry.loader, NULL);
+    pthread_mutex_lock(&registry.lock);
+    registry.loader_ended = true;
+    registry_wake();
+    pthread_mutex_unlock(&registry.lock);
+    pthread_join(registry.keeper, NULL);
 
     pthread_mutex_lock(&registry.lock);
     struct model *models = registry.models, *next;
@@ -309,9 +349,15 @@ void model_get_view(struct model *m, struct model_view *out) {
         out->n_parts = m->n_parts;
         out->load_ns = m->info.load_ns;
         out->lora = lora_json(m->wants.lora, m->wants.n_lora);
+        out->keep_alive_s = model_keeps_alive_s(m);
+        out->kv_tokens = m->kv_tokens;
+        uint64_t expires_ns, now_ns = sh_now_ns();
+        if (model_expires(m, &expires_ns))
+            out->expires_s = (uint64_t)time(NULL) + (expires_ns > now_ns ? (expires_ns - now_ns) / 1000000000 : 0);
         out->chat = json_incref(m->chat);
     }
     struct file_identity was = m->loaded, now;
+    if (m->counted) out->memory_bytes = budget_model_bytes(m);
     out->context = stats.context;
     out->running = stats.running;
     out->queued = stats.queued;
@@ -382,6 +428,16 @@ static void refresh_one(struct model *model, void *unused) {
     model_view_finish(&view);
 }
 
+bool models_preload_state(uint32_t *wanted, uint32_t *ready, uint32_t *failed) {
+    pthread_mutex_lock(&registry.lock);
+    *wanted = registry.preload.wanted;
+    *ready = registry.preload.ready;
+    *failed = registry.preload.failed;
+    const bool known = registry.preload.known;
+    pthread_mutex_unlock(&registry.lock);
+    return known;
+}
+
 void models_refresh_metrics(void) {
     models_each(refresh_one, NULL);
     devices_refresh_metrics();
@@ -436,24 +492,82 @@ static bool wants_agree(const struct model *model, const struct load_params *wan
     return !want->kv_type || (have->kv_type && strcmp(have->kv_type, want->kv_type) == 0);
 }
 
-static void wants_set(struct model_wants *wants, const struct load_params *params) {
+/* False: no memory. */
+static bool wants_set(struct model_wants *wants, const struct load_params *params) {
+    const struct model_wants asked = {.device = (char *)(uintptr_t)params->device,
+                                      .kv_type = (char *)(uintptr_t)params->kv_type,
+                                      .chat_template = (char *)(uintptr_t)params->chat_template,
+                                      .context_length = params->context_length,
+                                      .places = params->places,
+                                      .lora = (struct lora_want *)(uintptr_t)params->lora,
+                                      .n_lora = params->n_lora};
     wants_finish(wants);
-    if (!params) return;
-    wants->device = params->device ? strdup(params->device) : NULL;
-    wants->kv_type = params->kv_type ? strdup(params->kv_type) : NULL;
-    wants->chat_template = params->chat_template ? strdup(params->chat_template) : NULL;
-    wants->context_length = params->context_length;
-    wants->places = params->places;
-    wants->n_lora = params->n_lora;
-    wants->lora = lora_copy(params->lora, &wants->n_lora);
+    return wants_copy(&asked, wants);
 }
 
-void model_start_drain(struct model *model, uint64_t limit_ns) {
+void model_start_drain(struct model *model, enum drain_why why, uint64_t limit_ns) {
     model_set_state(model, MODEL_DRAINING);
-    model->drain_deadline_ns = sh_now_ns() + limit_ns;
+    model->drain_why = why;
+    model->drain_deadline_ns = limit_ns == UINT64_MAX ? UINT64_MAX : sh_now_ns() + limit_ns;
     model->drain_cut = false;
     if (model->runner) runner_drain(model->runner);
-    pthread_cond_signal(&registry.wake);
+    registry_wake();
+}
+
+static void set_keep_alive(struct model *model, int64_t seconds, bool asked) {
+    model->keep_alive_s = seconds;
+    model->keep_alive_set = true;
+    model->keep_alive_asked = asked;
+}
+
+void model_keep_alive(struct model *model, int64_t seconds) {
+    pthread_mutex_lock(&registry.lock);
+    if (model->counted || model->loads) set_keep_alive(model, seconds, true);
+    registry_wake();
+    pthread_mutex_unlock(&registry.lock);
+}
+
+int64_t model_keeps_alive_s(const struct model *model) {
+    return model->keep_alive_set ? model->keep_alive_s : registry.config->keep_alive_s;
+}
+
+static uint32_t count_loads(const struct model *model) {
+    uint32_t n = 0;
+    for (const struct load *load = model->loads; load; load = load->next) n++;
+    return n;
+}
+
+/* What becomes of somebody who wants a model: it is ready (neither an error nor *waits), or there is a load to wait for, which may begin
+ * with it. The lock is held. */
+static enum sh_code join_load(struct model *model, const struct load_params *params, bool *waits, struct sh_error *err) {
+    const bool reload = params && params->reload && model->state == MODEL_READY, ready = model->state == MODEL_READY && !reload;
+    const uint32_t most = registry.config ? registry.config->max_queue + registry.config->max_sequences : 0;
+    if (registry.refusing || !registry.config) return sh_fail(err, SH_ERR_CANCELLED, "shutting down");
+    if (params && params->kv_type && strcmp(params->kv_type, "f16") != 0 && strcmp(params->kv_type, "f32") != 0)
+        return sh_fail(err, SH_ERR_INVALID, "kv_type is '%s': expected f16 or f32", params->kv_type);
+    if (!ready && count_loads(model) >= most)
+        return sh_fail(err, SH_ERR_BUSY, "%u requests wait for %s to be loaded already (options max_queue and max_sequences): try again later",
+                       most, model->id);
+    if (ready || model->loads) {
+        if (!wants_agree(model, params))
+            return sh_fail(err, SH_ERR_INVALID,
+                           "%s is %s with other settings (device %s, context %u, its chat template, or where its layers are): reload swaps it",
+                           model->id, model->state == MODEL_READY ? "loaded" : "being loaded",
+                           model->device ? sh_device_get_info(model->device)->name : "not chosen yet",
+                           model->state == MODEL_READY ? model->info.context_length : model->wants.context_length);
+        *waits = !ready;
+        return SH_OK;
+    }
+    if (params && !params->on_demand) {
+        if (!wants_set(&model->asked, params)) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a load");
+        model->asked_proven = false;
+    }
+    wants_finish(&model->wants);
+    if (!wants_copy(&model->asked, &model->wants)) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a load");
+    if (reload) model_start_drain(model, DRAIN_RELOAD, registry.config->drain_timeout_s * 1000000000ull);
+    model->load_order = ++registry.last_order;
+    *waits = true;
+    return SH_OK;
 }
 
 struct load *model_load(struct model *model, const struct load_params *params, load_done_fn done, load_progress_fn progress,
@@ -467,38 +581,23 @@ struct load *model_load(struct model *model, const struct load_params *params, l
     load->progress = progress;
     load->user = user;
 
+    load->deadline_ns = params ? params->deadline_ns : 0;
+    load->modest = params && params->modest;
+
     struct sh_error err;
-    enum sh_code code = SH_OK;
-    bool now = true;
     pthread_mutex_lock(&registry.lock);
-    bool reload = params && params->reload && model->state == MODEL_READY;
-    if (registry.refusing) {
-        code = sh_fail(&err, SH_ERR_CANCELLED, "shutting down");
-    } else if (params && params->kv_type && strcmp(params->kv_type, "f16") != 0 && strcmp(params->kv_type, "f32") != 0) {
-        code = sh_fail(&err, SH_ERR_INVALID, "kv_type is '%s': expected f16 or f32", params->kv_type);
-    } else if ((model->state == MODEL_READY && !reload) || model->loads) {
-        if (!wants_agree(model, params))
-            code = sh_fail(&err, SH_ERR_INVALID,
-                           "%s is %s with other settings (device %s, context %u, its chat template, or where its layers are): reload swaps it",
-                           model->id, model->state == MODEL_READY ? "loaded" : "being loaded",
-                           model->device ? sh_device_get_info(model->device)->name : "not chosen yet",
-                           model->state == MODEL_READY ? model->info.context_length : model->wants.context_length);
-        now = code != SH_OK || model->state == MODEL_READY;
-    } else {
-        if (reload) model_start_drain(model, registry.config->drain_timeout_s * 1000000000ull);
-        wants_set(&model->wants, params);
-        model->load_order = ++registry.last_order;
-        now = false;
-    }
-    if (!now) {
+    bool waits = false;
+    const enum sh_code code = join_load(model, params, &waits, &err);
+    if (code == SH_OK && params && params->set_keep_alive) set_keep_alive(model, params->keep_alive_s, false);
+    if (waits) {
         struct load **end = &model->loads;
         while (*end) end = &(*end)->next;
         atomic_fetch_add(&load->refs, 1);
         *end = load;
-        pthread_cond_signal(&registry.wake);
+        registry_wake();
     }
     pthread_mutex_unlock(&registry.lock);
-    if (now) load_finish(load, code, code ? &err : NULL);
+    if (!waits) load_finish(load, code, code ? &err : NULL);
     return load;
 }
 
@@ -530,8 +629,10 @@ enum sh_code model_unload(struct model *model, unload_done_fn done, void *user, 
             *wait = (struct unload_wait){done, user, model->unloads};
             model->unloads = wait;
         }
-        if (model->state == MODEL_READY) model_start_drain(model, registry.config->drain_timeout_s * 1000000000ull);
+        const uint64_t limit_ns = registry.config->drain_timeout_s * 1000000000ull;
+        if (model->state == MODEL_READY || model->drain_deadline_ns == UINT64_MAX) model_start_drain(model, DRAIN_UNLOAD, limit_ns);
     }
+    if (!model->loads) wants_finish(&model->asked); /* it comes back as it is configured */
     pthread_mutex_unlock(&registry.lock);
     if (loaded) return SH_OK;
     free(wait);

@@ -2,8 +2,9 @@
  * models.h - the registry: which models there are, which are loaded, and the way from a name to a ready model.
  *
  * States: discovered -> loading -> ready -> draining -> discovered; loading -> failed -> loading.
- * One loader thread loads in order; one runner thread per ready model (scheduler.h) runs its generations.
- * Thread-safety: all functions, any thread. Callbacks come from the loader's thread.
+ * One loader thread loads in order, one keeper unloads; one runner thread per ready model (scheduler.h) runs its generations. Models share
+ * budgets of memory: budget.h says who has to go for whom, and which load waits.
+ * Thread-safety: all functions, any thread. Callbacks come from these two threads.
  */
 #ifndef SHIMMYD_MODELS_H
 #define SHIMMYD_MODELS_H
@@ -71,6 +72,10 @@ struct model_view {                                        /* a snapshot; string
     json_t *names; /* what it is called besides its id: an array of strings */
     json_t *lora; /* when ready: [{path, scale}] */
     json_t *chat; /* when ready: {template, source, reason, tools, reasoning}, or {error} */
+    int64_t keep_alive_s;  /* when ready: -1 for ever */
+    uint64_t expires_s;    /* when ready and idle: the time (of the day, as time(2) counts it) at which it will go; 0: it will not */
+    uint64_t memory_bytes; /* what it is counted with in the budgets, device and host together; 0: it is not loaded */
+    uint64_t kv_tokens;    /* when ready: what its cache may grow to, all sequences together */
     uint32_t running, queued;
     uint64_t prompt_tokens_total, generated_tokens_total;
 };
@@ -91,7 +96,9 @@ void models_each(void (*fn)(struct model *model, void *user), void *user);
  * error. progress (may be NULL) is called while it loads. Cancelling: load_cancel drops this interest (fn gets
  * SH_ERR_CANCELLED, before load_cancel returns unless it is being called already); a load nobody waits for any more is stopped.
  * Never NULL but for no memory. progress and done of one load never run at the same time; neither may call load_cancel.
- * Parameters that differ from those of the loaded model are SH_ERR_INVALID unless `reload`. */
+ * Parameters that differ from those of the loaded model are SH_ERR_INVALID unless `reload`. A load that needs the room of models that are
+ * busy waits for it; one that could not fit alone is SH_ERR_NO_MEMORY or SH_ERR_NO_DEVICE_MEMORY with the figures. SH_ERR_BUSY: max_queue and
+ * max_sequences requests wait for it already. */
 struct load;
 typedef void (*load_done_fn)(void *user, enum sh_code code, struct model *model, const struct sh_error *err);
 typedef void (*load_progress_fn)(void *user, enum sh_load_phase phase, double fraction);
@@ -115,9 +122,13 @@ struct load_params {
     bool set_lora; /* also if there are none */
     const char *chat_template; /* see sh_chat_create; NULL: configured */
     bool reload; /* swap a loaded one after draining */
+    bool on_demand; /* by a request: what is given is looked at only if it is ready or being loaded; else it is loaded as the last load that was not
+                       on demand asked for, until model_unload. NULL instead of parameters is on demand, too */
+    bool modest;    /* for this one no other model goes: it fails if there is no room */
     const char *draft;         /* the name or path of a model that drafts for it; NULL: configured, "": none */
     bool set_keep_alive;
     int64_t keep_alive_s;      /* as model_keep_alive */
+    uint64_t deadline_ns;      /* CLOCK_MONOTONIC; 0 = none: SH_ERR_TIMEOUT then. The load goes on for the others who wait */
 };
 struct load *model_load(struct model *model, const struct load_params *params, load_done_fn done, load_progress_fn progress,
                         void *user);
@@ -142,6 +153,8 @@ enum sh_code model_get_vocab(struct model *model, const struct sh_vocab **out, s
  * is wrong with the template is the error. */
 enum sh_code model_get_chat(struct model *model, const struct sh_chat **out, struct sh_error *err);
 
+/* The models of the option preload, true once they are known: how many there are, how many of them have been loaded, and how many could not be. */
+bool models_preload_state(uint32_t *wanted, uint32_t *ready, uint32_t *failed);
 /* Sets the gauges that are read off rather than counted (KV pages, model states, device memory): call before metrics_text. */
 void models_refresh_metrics(void);
 /* Longest time a busy runner has gone without finishing a submission, for the watchdog; 0: none is busy. */

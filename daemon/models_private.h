@@ -1,6 +1,7 @@
 /*
  * models_private.h - the registry's insides, for models.c (the callers' side), names.c (from names to models), loader.c (the thread
- * that scans, loads and unloads) and scan.c (what that thread looks for and finds).
+ * that scans and loads), scan.c (what that thread looks for and finds), keeper.c (the thread that unloads and minds the time), and
+ * budget.c (who takes how much memory, and who has to go).
  *
  * Lock order: registry.lock, then a generation's, then a runner's. Callbacks are called under none of them.
  */
@@ -21,6 +22,8 @@ struct load {            /* somebody waits for a model */
     load_done_fn done;
     load_progress_fn progress;
     void *user;
+    uint64_t deadline_ns; /* 0: none */
+    bool modest;          /* see struct load_params */
     pthread_mutex_t lock; /* held while progress runs */
     bool finished;        /* lock; done is called or being called */
     struct load *next;    /* registry.lock */
@@ -52,6 +55,15 @@ struct held_vocab {
     struct held_vocab *next;
 };
 
+/* What a model takes, in bytes: [0] of its device, [1] of the host. Of one on the CPU all is the host's. */
+struct memory_need {
+    uint64_t fixed[2]; /* weights, activations, and what is needed besides */
+    uint64_t cache[2]; /* of one sequence of full length: so much is counted although it is not taken yet */
+    bool in_host;      /* [0] lies in the host's memory, too: a software or an integrated device */
+};
+
+enum drain_why { DRAIN_UNLOAD, DRAIN_RELOAD, DRAIN_IDLE, DRAIN_MEMORY, DRAIN_LOST, DRAIN_SHUTDOWN };
+
 struct model {
     atomic_uint refs; /* the registry's is one */
     char *id;         /* constant */
@@ -77,10 +89,24 @@ struct model {
     enum model_state state;
     struct load *loads;       /* those who wait, oldest first */
     uint64_t load_order;      /* of the first of them */
-    struct model_wants wants; /* of the load that is wanted, under way or done */
+    struct model_wants wants; /* of the load that is wanted, under way or done, */
+    struct model_wants asked; /* and as the last Load asked for it, until an Unload: a load on demand goes by it */
+    bool asked_proven;        /* it was loaded like that */
     struct unload_wait *unloads;
-    uint64_t drain_deadline_ns;
+    enum drain_why drain_why;
+    uint64_t drain_deadline_ns; /* UINT64_MAX: what runs is let finish */
     bool drain_cut;           /* what was running has been cancelled */
+    int64_t keep_alive_s;     /* since it was last set, */
+    bool keep_alive_set;      /* if it was since the last load; */
+    bool keep_alive_asked;    /* by a request, not by the load: 0 is meant now */
+    struct memory_need need;  /* of the load of need_order, and while it is loaded, until its memory is given back; else zeros */
+    uint64_t need_order;      /* 0: not known */
+    uint64_t told_order;      /* of the load that the log knows to wait for room */
+    bool modest;              /* all who wait are */
+    uint64_t kv_tokens;       /* while loaded: what its cache may grow to */
+    bool counted;             /* it takes memory: loaded, or being unloaded; */
+    const struct sh_device *device_used; /* of this device; only compared */
+    uint64_t chosen;          /* budget.c's: the last search in which it was chosen to go */
     char *lost;               /* the device is lost: why; it becomes failed when drained */
     struct sh_device *device; /* while loaded, */
     struct sh_device *host;   /* and the CPU's if some of it is there, else NULL */
@@ -109,12 +135,14 @@ struct scan_wait {
 
 struct registry {
     pthread_mutex_t lock;
-    pthread_cond_t wake;    /* for the loader */
+    pthread_cond_t wake;    /* for the loader, */
+    pthread_cond_t tidy;    /* and for the keeper */
     pthread_cond_t changed; /* a scan ended, a model was unloaded */
     struct config *config;
     struct model *models;
     uint64_t last_order;
-    bool started, scan_wanted, scanned, refusing, stopping;
+    uint64_t retry_ns; /* the load whose turn it is has no room: look again then, or when somebody wakes the loader */
+    bool started, scan_wanted, scanned, refusing, stopping, loader_ended;
     bool scan_told, settled_told; /* that the scan has ended, and patience; the loader's */
     uint64_t patience_ns;         /* until when unknown names wait for the first scan */
     uint64_t scan_ns;             /* what the last scan took, without the reading of headers */
@@ -123,18 +151,32 @@ struct registry {
     struct scan_wait *scan_waits;
     void (*settled)(void *user); /* see models_on_settled */
     void *settled_user;
-    pthread_t loader;
+    pthread_t loader, keeper;
+    struct {
+        bool begun, known;
+        uint32_t wanted, ready, failed;
+    } preload;
 };
 extern struct registry registry;
 
-/* The next nine want registry.lock. */
+void registry_wake(void); /* both threads; the lock is held */
+/* Waits for a condition of the registry's until a time of the monotonic clock (UINT64_MAX: for ever). False: that time is over. */
+bool registry_wait(pthread_cond_t *condition, uint64_t deadline_ns);
+
+/* These want registry.lock, up to model_forget_vocabs. */
 bool registry_wait_changed(uint64_t deadline_ns); /* waits for registry.changed; false: that time is over */
 void registry_scan(void);                         /* loader's thread; gives the lock up meanwhile */
 void model_read_header(struct model *model);      /* likewise: architecture, type, name, and whether it could be loaded at all */
 bool registry_scan_ended(void);                   /* likewise: all headers are read. False: that has been told, the lock was kept */
 void registry_tell_settled(void);                 /* the loader's thread: in case that patience is over */
 void model_set_state(struct model *model, enum model_state state);
-void model_start_drain(struct model *model, uint64_t limit_ns);
+/* No new generations from now on; those that run are cut off after limit_ns (UINT64_MAX: never), and then it is unloaded. */
+void model_start_drain(struct model *model, enum drain_why why, uint64_t limit_ns);
+/* Nothing runs or waits in it, and nobody is just about to use it. *used_ns: since when. */
+int64_t model_keeps_alive_s(const struct model *model);
+bool model_is_idle(const struct model *model, uint64_t *used_ns);
+bool model_expires(const struct model *model, uint64_t *at_ns); /* false: it is busy, or stays */
+void tell_status(const char *doing, const char *id); /* what `systemctl status` shows; NULL: nothing is being done */
 void model_insert(struct model *model);
 void model_forget_vocabs(struct model *model); /* nobody but the registry holds a reference */
 
@@ -159,7 +201,7 @@ json_t *lora_json(const struct lora_want *list, uint32_t n); /* [{path, scale}],
 /* Are two names the same once case, spaces and underscores are evened out? */
 bool same_name(const char *a, const char *b);
 bool is_path(const char *name); /* has a slash or ends in .gguf */
-struct model_wants wants_copy(const struct model_wants *wants);
+bool wants_copy(const struct model_wants *from, struct model_wants *to); /* false: no memory, *to is empty */
 
 void load_finish(struct load *load, enum sh_code code, const struct sh_error *err); /* calls done unless it was called */
 void load_unref(struct load *load);
@@ -170,5 +212,6 @@ struct load_places places_resolve(const struct config *config, struct load_place
 void scan_waits_done(struct scan_wait *waits); /* without the lock */
 
 void *loader_main(void *unused);
+void *keeper_main(void *unused);
 
 #endif

@@ -330,6 +330,7 @@ enum sh_code runner_create(struct sh_model *engine, const struct runner_params *
     r->idle_since_ns = sh_now_ns();
     enum sh_code code = allocate(r, err);
     if (code == SH_OK) code = sh_context_create(engine, c, &r->context, err);
+    if (code == SH_OK) code = warm_up(r->context, &r->info, c->max_batch_rows, err);
     if (code) goto fail;
     pthread_mutex_init(&r->lock, NULL);
     pthread_cond_init(&r->wake, NULL);

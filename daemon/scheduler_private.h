@@ -197,4 +197,8 @@ void embedding_restart(struct run *run);
  * of it is in flight. */
 bool embedding_shrink(struct run *run);
 
+/* warmup.c: a chunk of a prompt and a step of one row, so that pipelines are made and memory is faulted in before somebody waits for that.
+ * Before the runner's thread starts. Nothing of it stays: no sequence, no page in use, no token counted. What fails here would fail every request. */
+enum sh_code warm_up(struct sh_context *context, const struct sh_model_info *info, uint32_t max_rows, struct sh_error *err);
+
 #endif

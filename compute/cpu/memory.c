@@ -4,6 +4,8 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #define HUGE_FROM (4u << 20) /* below this huge pages waste more than they save */
 
@@ -39,18 +41,20 @@ static uint64_t group_value(const char *folder, const char *file, const char *ke
 /* The two kinds of control groups; in the older one each controller has a hierarchy of its own. */
 struct group_kind {
     const char *mark; /* in the lines of /proc/self/cgroup, before the path */
-    const char *root, *limit, *used, *active, *inactive;
+    const char *root, *limit, *throttle, *used, *active, *inactive; /* beyond `throttle` the kernel slows a process until it stands still */
 };
 static const struct group_kind group_kinds[] = {
-    {"0::", "/sys/fs/cgroup", "memory.max", "memory.current", "active_file ", "inactive_file "},
-    {":memory:", "/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_active_file ", "total_inactive_file "},
+    {"0::", "/sys/fs/cgroup", "memory.max", "memory.high", "memory.current", "active_file ", "inactive_file "},
+    {":memory:", "/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_active_file ",
+     "total_inactive_file "},
 };
 
 /* What the tightest limit of the group at `folder` and those above it leaves; its page cache counts as free. */
 static uint64_t groups_available(const struct group_kind *kind, char *folder) {
     uint64_t least = UINT64_MAX;
     while (strlen(folder) >= strlen(kind->root)) {
-        const uint64_t max = group_value(folder, kind->limit, "", UINT64_MAX), used = group_value(folder, kind->used, "", 0);
+        const uint64_t max = sh_min_u64(group_value(folder, kind->limit, "", UINT64_MAX), group_value(folder, kind->throttle, "", UINT64_MAX)),
+                       used = group_value(folder, kind->used, "", 0);
         const uint64_t cached =
             group_value(folder, "memory.stat", kind->active, 0) + group_value(folder, "memory.stat", kind->inactive, 0);
         const uint64_t held = used > cached ? used - cached : 0;
@@ -78,7 +82,29 @@ static uint64_t group_available(void) {
     return least;
 }
 
-uint64_t sh_cpu_memory_available(void) { return sh_min_u64(meminfo("MemAvailable", UINT64_MAX), group_available()); }
+/* What RLIMIT_AS and RLIMIT_DATA leave of what this process may map. */
+static uint64_t limits_leave(void) {
+    uint64_t mapped = 0, data = 0, least = UINT64_MAX;
+    FILE *f = fopen("/proc/self/statm", "re");
+    if (f == NULL) return least;
+    const bool known = fscanf(f, "%" SCNu64 " %*u %*u %*u %*u %" SCNu64, &mapped, &data) == 2;
+    fclose(f);
+    const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    const struct {
+        int resource;
+        uint64_t used;
+    } limits[] = {{RLIMIT_AS, mapped * page}, {RLIMIT_DATA, data * page}};
+    for (size_t i = 0; known && i < SH_COUNT(limits); i++) {
+        struct rlimit limit;
+        if (getrlimit(limits[i].resource, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) continue;
+        least = sh_min_u64(least, limit.rlim_cur > limits[i].used ? limit.rlim_cur - limits[i].used : 0);
+    }
+    return least;
+}
+
+uint64_t sh_cpu_memory_available(void) {
+    return sh_min_u64(sh_min_u64(meminfo("MemAvailable", UINT64_MAX), group_available()), limits_leave());
+}
 
 enum sh_code sh_cpu_memory_check(uint64_t bytes, const char *what, struct sh_error *err) {
     const uint64_t available = sh_cpu_memory_available();

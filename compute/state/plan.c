@@ -11,8 +11,10 @@
 
 enum { DEVICE, HOST, PLACES };
 
-/* Besides what is summed up: staging, pipelines, command buffers, and what allocators round up. */
+/* Besides what is summed up: staging, pipelines, command buffers, and what allocators round up; on the host the vocabulary, twice. */
 #define RESERVE_BYTES (64u << 20)
+#define RESERVE_HOST_BYTES (16u << 20)
+#define RESERVE_TOKEN_BYTES 512
 #define RESERVE_SHARE 32 /* of the sum, one part in so many */
 
 struct planning {
@@ -22,6 +24,7 @@ struct planning {
     uint32_t n_host_layers;
     uint32_t *device_of_layer, *device_of_op;
     uint64_t *counted; /* [n_weights] of the device being summed */
+    uint64_t room_bytes[PLACES]; /* as the caller sets it; 0: not */
 };
 
 static uint64_t weight_bytes(const struct planning *p, uint32_t place, uint32_t weight, enum sh_op_kind use) {
@@ -54,6 +57,13 @@ static enum sh_code activation_bytes(const struct planning *p, uint64_t *bytes, 
     return SH_OK;
 }
 
+static uint64_t total(const struct planning *p, const struct sh_plan *plan, uint32_t place) {
+    const uint64_t sum = plan->weights_bytes[place] + plan->cache_bytes[place] + plan->activation_bytes[place];
+    if (sum == 0) return 0;
+    const bool host = p->devices[place]->info.kind == SH_DEVICE_CPU;
+    return sum + sum / RESERVE_SHARE + (host ? RESERVE_HOST_BYTES + (uint64_t)p->program->n_vocab * RESERVE_TOKEN_BYTES : RESERVE_BYTES);
+}
+
 /* Fills in what the last n layers on the device, and the rest on the host, take. */
 static void sum_up(struct planning *p, uint32_t n, uint64_t activations, struct sh_plan *plan) {
     const struct sh_program *program = p->program;
@@ -74,16 +84,14 @@ static void sum_up(struct planning *p, uint32_t n, uint64_t activations, struct 
             plan->cache_bytes[place] += sh_cache_op_bytes(program, op, &p->context);
             plan->activation_bytes[place] = activations;
         }
+        plan->need_bytes[place] = total(p, plan, place);
     }
 }
 
-static uint64_t total(const struct sh_plan *plan, uint32_t place) {
-    const uint64_t sum = plan->weights_bytes[place] + plan->cache_bytes[place] + plan->activation_bytes[place];
-    return sum == 0 ? 0 : sum + sum / RESERVE_SHARE + RESERVE_BYTES;
-}
-
-static uint64_t room_of(const struct sh_device *device) {
+static uint64_t room_of(const struct planning *p, uint32_t place) {
+    const struct sh_device *device = p->devices[place];
     struct sh_device_memory held = {0};
+    if (p->room_bytes[place] > 0) return p->room_bytes[place];
     device->executor->device_memory(device, &held);
     const uint64_t used = held.weights_bytes + held.cache_bytes + held.activation_bytes + held.staging_bytes;
     const uint64_t rest = device->info.memory_bytes > used ? device->info.memory_bytes - used : 0;
@@ -99,20 +107,20 @@ static enum sh_code choose(struct planning *p, const char *path, uint32_t wanted
     uint64_t activations = 0;
     enum sh_code code = activation_bytes(p, &activations, err);
     if (code != SH_OK) return code;
-    plan->room_bytes = room_of(p->devices[DEVICE]);
+    plan->room_bytes = room_of(p, DEVICE);
     uint32_t n = wanted < n_layers ? wanted : n_layers;
     sum_up(p, n, activations, plan);
-    while (automatic && n > 0 && total(plan, DEVICE) > plan->room_bytes) sum_up(p, --n, activations, plan);
-    if (total(plan, DEVICE) > plan->room_bytes)
+    while (automatic && n > 0 && plan->need_bytes[DEVICE] > plan->room_bytes) sum_up(p, --n, activations, plan);
+    if (plan->need_bytes[DEVICE] > plan->room_bytes)
         return sh_fail(
             err, SH_ERR_NO_DEVICE_MEMORY,
             "%s: %u of %u layers need %llu MiB on %s (weights %llu, cache %llu, activations %llu), %llu are free; take fewer "
             "layers, a shorter context, or keep experts on the host",
-            path, n, n_layers, mib(total(plan, DEVICE)), p->devices[DEVICE]->info.name, mib(plan->weights_bytes[DEVICE]),
+            path, n, n_layers, mib(plan->need_bytes[DEVICE]), p->devices[DEVICE]->info.name, mib(plan->weights_bytes[DEVICE]),
             mib(plan->cache_bytes[DEVICE]), mib(plan->activation_bytes[DEVICE]), mib(plan->room_bytes));
-    const uint64_t host_room = room_of(p->devices[HOST]);
+    const uint64_t host_room = room_of(p, HOST);
     const bool shared = p->devices[DEVICE]->info.kind == SH_DEVICE_SOFTWARE || p->devices[DEVICE]->info.kind == SH_DEVICE_CPU;
-    const uint64_t host = total(plan, HOST) + (shared ? total(plan, DEVICE) : 0);
+    const uint64_t host = plan->need_bytes[HOST] + (shared ? plan->need_bytes[DEVICE] : 0);
     if (host > host_room)
         return sh_fail(
             err, SH_ERR_NO_MEMORY,
@@ -150,6 +158,7 @@ enum sh_code sh_model_plan(struct sh_device *const devices[2], const struct sh_m
     if (code == SH_OK) {
         out->n_layers = program->n_layers;
         out->n_host_layers = p.n_host_layers;
+        memcpy(p.room_bytes, load.room_bytes, sizeof p.room_bytes);
         code = choose(&p, load.path, n_device_layers, out, err);
     }
     free(p.device_of_layer);
