@@ -104,6 +104,59 @@ enum sh_code sh_cpu_page_copy(struct sh_exec_context *context, uint32_t group, u
     return SH_OK;
 }
 
+static void run_copies(const struct sh_exec_context *context, const struct sh_cpu_copy *copies, uint32_t n) {
+    const struct sh_program *program = context->model->program;
+    const uint32_t element = element_bytes(context->params.kv_type);
+    for (uint32_t i = 0; i < n; i++) {
+        const struct sh_cpu_copy *copy = &copies[i];
+        const struct sh_state_group *g = &program->groups[copy->group];
+        const uint8_t *src = copy->src;
+        uint8_t *dst = copy->dst;
+        const uint32_t planes = g->v_in_k ? 1 : 2; /* K, V, K, V, ... */
+        for (uint32_t plane = 0; plane < planes * context->groups[copy->group].n_layers; plane++) {
+            const uint64_t token = (uint64_t)(plane % planes == 0 ? g->k_dim : g->v_dim) * element;
+            for (uint32_t h = 0; h < g->n_kv_heads; h++) {
+                memcpy(dst, src, token * copy->n_tokens);
+                dst += token * SH_PAGE_TOKENS;
+                src += token * SH_PAGE_TOKENS;
+            }
+        }
+    }
+}
+
+uint64_t sh_cpu_page_bytes(const struct sh_exec_context *context, uint32_t group) {
+    return context->groups[group].layer_bytes * context->groups[group].n_layers;
+}
+
+/* The page's place, once no step runs and no copy waits that could come in between; NULL: the pool has no such page. */
+static void *settled_page(struct sh_exec_context *context, uint32_t group, uint32_t page, struct sh_error *err) {
+    if (group >= context->model->program->n_groups || page >= context->groups[group].n_pages) {
+        sh_fail(err, SH_ERR_INVALID, "page %u of state group %u does not exist", page, group);
+        return NULL;
+    }
+    pthread_mutex_lock(&context->lock);
+    while (context->n_queued > 0) pthread_cond_wait(&context->changed, &context->lock);
+    pthread_mutex_unlock(&context->lock);
+    run_copies(context, context->copies, context->n_copies);
+    context->n_copies = 0;
+    return page_address(&context->groups[group], page);
+}
+
+enum sh_code sh_cpu_page_read(struct sh_exec_context *context, uint32_t group, uint32_t page, void *dst, struct sh_error *err) {
+    const void *src = settled_page(context, group, page, err);
+    if (src == NULL) return SH_ERR_INVALID;
+    memcpy(dst, src, sh_cpu_page_bytes(context, group));
+    return SH_OK;
+}
+
+enum sh_code sh_cpu_page_write(struct sh_exec_context *context, uint32_t group, uint32_t page, const void *src,
+                               struct sh_error *err) {
+    void *dst = settled_page(context, group, page, err);
+    if (dst == NULL) return SH_ERR_INVALID;
+    memcpy(dst, src, sh_cpu_page_bytes(context, group));
+    return SH_OK;
+}
+
 /* ---- submit ---- */
 
 /* The first position that the group's window leaves to the sequence's first row. */
@@ -389,26 +442,6 @@ enum sh_code sh_cpu_wait(struct sh_exec_context *context, uint32_t index, int64_
 
 /* ---- the runner ---- */
 
-static void run_copies(struct sh_exec_context *context, const struct sh_cpu_slot *slot) {
-    const struct sh_program *program = context->model->program;
-    const uint32_t element = element_bytes(context->params.kv_type);
-    for (uint32_t i = 0; i < slot->n_copies; i++) {
-        const struct sh_cpu_copy *copy = &slot->copies[i];
-        const struct sh_state_group *g = &program->groups[copy->group];
-        const uint8_t *src = copy->src;
-        uint8_t *dst = copy->dst;
-        const uint32_t planes = g->v_in_k ? 1 : 2; /* K, V, K, V, ... */
-        for (uint32_t plane = 0; plane < planes * context->groups[copy->group].n_layers; plane++) {
-            const uint64_t token = (uint64_t)(plane % planes == 0 ? g->k_dim : g->v_dim) * element;
-            for (uint32_t h = 0; h < g->n_kv_heads; h++) {
-                memcpy(dst, src, token * copy->n_tokens);
-                dst += token * SH_PAGE_TOKENS;
-                src += token * SH_PAGE_TOKENS;
-            }
-        }
-    }
-}
-
 static void *runner_main(void *arg) {
     struct sh_exec_context *context = arg;
     struct sh_pool *pool = context->model->device->pool;
@@ -420,7 +453,7 @@ static void *runner_main(void *arg) {
         pthread_mutex_unlock(&context->lock);
         sh_pool_enter(pool, SH_POOL_STEP);
         const uint64_t begin = sh_now_ns();
-        run_copies(context, slot);
+        run_copies(context, slot->copies, slot->n_copies);
         sh_cpu_step_run(context, slot);
         slot->busy_ns = sh_now_ns() - begin;
         sh_pool_leave(pool);

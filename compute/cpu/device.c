@@ -129,6 +129,9 @@ static const struct sh_executor executor = {
     .pool_reserve = sh_cpu_pool_reserve,
     .pool_bytes = sh_cpu_pool_bytes,
     .page_copy = sh_cpu_page_copy,
+    .page_bytes = sh_cpu_page_bytes,
+    .page_read = sh_cpu_page_read,
+    .page_write = sh_cpu_page_write,
     .submit = sh_cpu_submit,
     .wait = sh_cpu_wait,
 };

@@ -5,6 +5,7 @@
  */
 #include "compute/gguf/file.h"
 #include "compute/model/build_model.h"
+#include "compute/model/fingerprint.h"
 #include "compute/model/model.h"
 #include "compute/model/stream.h"
 #include "compute/text/text.h"
@@ -140,6 +141,7 @@ struct loading {
     uint32_t *stored; /* the weights that lie in the file, in its order */
     uint32_t n_stored;
     uint64_t total_bytes, done_bytes;
+    struct sh_digest *digest;
 };
 
 /* qsort has no user pointer: what it compares is looked up first. */
@@ -228,14 +230,17 @@ static enum sh_code stream_weights(struct loading *l, struct sh_error *err) {
         struct sh_piece piece;
         code = sh_weight_stream_next(stream, &piece, err);
         if (code != SH_OK || piece.weight == SH_NONE) break;
+        sh_fingerprint_piece(l->digest, l->model->program, &piece);
         code = hand_out(l, piece.weight, piece.row0, piece.n_rows, piece.data, err);
     }
     sh_weight_stream_close(stream);
     return code;
 }
 
-static enum sh_code load_weights(struct sh_model *m, const struct sh_model_params *p, struct sh_error *err) {
-    struct loading l = {.model = m, .params = p};
+static enum sh_code load_weights(struct sh_model *m, const struct sh_model_params *p, struct sh_digest *digest,
+                                 struct sh_error *err) {
+    struct loading l = {.model = m, .params = p, .digest = digest};
+    sh_fingerprint_constants(digest, m->program);
     enum sh_code code = survey_weights(&l, err);
     for (uint32_t d = 0; d < m->n_devices && code == SH_OK; d++) {
         struct sh_segment *segments = NULL;
@@ -346,7 +351,11 @@ static enum sh_code load(struct sh_model *m, const struct sh_gguf *g, const stru
     struct sh_str architecture = {0};
     code = sh_gguf_str(g, "general.architecture", &architecture, err);
     if (code == SH_OK) code = report(p, SH_LOAD_HEADER, WEIGHTS_FROM, err);
-    if (code == SH_OK) code = load_weights(m, p, err);
+    struct sh_digest digest;
+    sh_digest_begin(&digest);
+    sh_fingerprint_header(&digest, g, adapters, p, &m->spec);
+    if (code == SH_OK) code = load_weights(m, p, &digest, err);
+    sh_digest_end(&digest, m->fingerprint);
     if (code == SH_OK) code = finish(m, p, err);
     if (code != SH_OK) return code;
     fill_info(m, g, sh_architecture_find(architecture.ptr, architecture.length)->name);

@@ -23,6 +23,7 @@ struct sh_model {
     uint32_t n_devices;
     struct sh_model_info info; /* name points to the string below */
     char *name;                /* general.name, owned */
+    uint64_t fingerprint[2];   /* see fingerprint.h */
 };
 
 /* SH_ERR_NO_DEVICE_MEMORY (the CPU: SH_ERR_NO_MEMORY) with the figures, if `bytes` more certainly do not fit: they are more than

@@ -122,6 +122,12 @@ struct sh_executor {
     enum sh_code (*page_copy)(struct sh_exec_context *context, uint32_t group, uint32_t src, uint32_t dst, uint32_t n_tokens,
                               struct sh_error *err);
 
+    /* What this device keeps of a page, as bytes of its own layout; 0: nothing of that group. Reading and writing wait for the submitted steps
+     * and copies; a page that is written is held by nobody yet. Any group. */
+    uint64_t (*page_bytes)(const struct sh_exec_context *context, uint32_t group);
+    enum sh_code (*page_read)(struct sh_exec_context *context, uint32_t group, uint32_t page, void *dst, struct sh_error *err);
+    enum sh_code (*page_write)(struct sh_exec_context *context, uint32_t group, uint32_t page, const void *src, struct sh_error *err);
+
     /* Starts segment number `segment` (of model_create's) of a step in `slot`. The segments of a step come in ascending order with the same
      * rows, each after the wait of the one before. Everything in *step may be reused by the caller on return. */
     enum sh_code (*submit)(struct sh_exec_context *context, uint32_t slot, uint32_t segment, const struct sh_step *step,

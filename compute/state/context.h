@@ -174,6 +174,8 @@ uint32_t sh_first_page_seen(const struct sh_state_group *group, uint32_t length)
 enum sh_code sh_context_make_room(struct sh_context *c, uint32_t group, struct sh_error *err);
 /* Enters what the sequence holds of its first `settled` tokens into the index; *states (else NULL) are the recurrent groups' at that length. */
 void sh_sequence_enter(struct sh_context *c, struct sh_sequence *s, uint32_t settled, const uint32_t *states);
+/* The deepest node that these tokens lead to, roles as given or (NULL) of a prompt, and behind which a sequence can begin; or SH_NONE. */
+uint32_t sh_context_find_beginning(struct sh_context *c, const int32_t *tokens, const uint8_t *roles, uint32_t n, uint64_t salt);
 /* Its node becomes that of its first `length` tokens. */
 void sh_sequence_leave(struct sh_context *c, struct sh_sequence *s, uint32_t length);
 

@@ -149,9 +149,7 @@ static void release_page(struct sh_prefix_index *x, uint32_t node, uint32_t grou
     *page = SH_NONE;
 }
 
-/* The oldest idle node: a leaf. */
-static void drop_oldest(struct sh_prefix_index *x) {
-    const uint32_t node = x->oldest;
+void sh_prefix_remove(struct sh_prefix_index *x, uint32_t node) {
     struct sh_prefix_node *n = &x->nodes[node];
     SH_ASSERT(n->live == 0);
     unlink_idle(x, node);
@@ -180,13 +178,13 @@ void sh_prefix_drop_page(struct sh_prefix_index *x, uint32_t node, uint32_t grou
 bool sh_prefix_evict(struct sh_prefix_index *x, uint32_t group) {
     const struct sh_page_pool *pool = &x->pools[group];
     if (x->groups[group].kind == SH_STATE_PAGED)
-        while (pool->n_free == 0 && x->oldest != SH_NONE) drop_oldest(x);
+        while (pool->n_free == 0 && x->oldest != SH_NONE) sh_prefix_remove(x, x->oldest);
     else if (pool->n_free == 0 && pool->oldest_kept != SH_NONE) release_page(x, pool->owner[pool->oldest_kept], group);
     return pool->n_free > 0;
 }
 
 static void trim(struct sh_prefix_index *x, uint32_t nodes, uint32_t states) {
-    while (x->n_idle > nodes) drop_oldest(x);
+    while (x->n_idle > nodes) sh_prefix_remove(x, x->oldest);
     for (uint32_t g = 0; g < x->n_groups; g++) {
         const struct sh_page_pool *pool = &x->pools[g];
         if (x->groups[g].kind == SH_STATE_PAGED) continue;

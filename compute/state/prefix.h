@@ -70,6 +70,8 @@ void sh_prefix_settle(struct sh_prefix_index *x, uint32_t node);
 
 /* Makes a page of the group free, if anything that is kept can give one. */
 bool sh_prefix_evict(struct sh_prefix_index *x, uint32_t group);
+/* An idle node without children goes, whatever its place in the list. */
+void sh_prefix_remove(struct sh_prefix_index *x, uint32_t node);
 /* Back within the bounds. */
 void sh_prefix_trim(struct sh_prefix_index *x);
 /* All nodes that no sequence lives on, and all pages that none holds. */

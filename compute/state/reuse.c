@@ -143,13 +143,13 @@ static bool can_begin_behind(const struct sh_context *c, uint32_t node, uint32_t
     return true;
 }
 
-/* The deepest node that these tokens lead to and behind which a sequence can begin, or SH_NONE. run [n_groups] is scratch. */
-static uint32_t find_beginning(const struct sh_context *c, const int32_t *tokens, const uint8_t *roles, uint32_t n, uint64_t salt,
-                               uint32_t *run) {
+uint32_t sh_context_find_beginning(struct sh_context *c, const int32_t *tokens, const uint8_t *roles, uint32_t n, uint64_t salt) {
+    static const uint8_t prompt[SH_PAGE_TOKENS] = {SH_ROLE_PROMPT};
+    uint32_t *run = c->run;
     uint32_t node = SH_NONE, best = SH_NONE;
     for (uint32_t g = 0; g < c->n_groups; g++) run[g] = 0;
     for (uint32_t at = 0; n - at >= SH_PAGE_TOKENS; at += SH_PAGE_TOKENS) {
-        node = sh_prefix_find(&c->prefix, node, salt, tokens + at, roles + at);
+        node = sh_prefix_find(&c->prefix, node, salt, tokens + at, roles != NULL ? roles + at : prompt);
         if (node == SH_NONE) break;
         for (uint32_t g = 0; g < c->n_groups; g++) run[g] = sh_prefix_page(&c->prefix, node, g) != SH_NONE ? run[g] + 1 : 0;
         if (can_begin_behind(c, node, at / SH_PAGE_TOKENS + 1, run)) best = node;
@@ -198,7 +198,7 @@ enum sh_code sh_sequence_reuse(struct sh_context *c, uint32_t sequence, const in
     if (n == 0) return SH_OK;
     memcpy(s->tokens, tokens, n * sizeof *s->tokens); /* beyond its length they count for nothing */
     for (uint32_t i = 0; i < n; i++) s->roles[i] = (uint8_t)(roles != NULL ? roles[i] : SH_ROLE_PROMPT);
-    const uint32_t node = find_beginning(c, s->tokens, s->roles, n, salt, c->run);
+    const uint32_t node = sh_context_find_beginning(c, s->tokens, s->roles, n, salt);
     if (node == SH_NONE) return SH_OK;
     take_over(c, s, node);
     *reused = s->length;

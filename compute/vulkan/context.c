@@ -150,6 +150,68 @@ enum sh_code sh_vk_page_copy(struct sh_exec_context *c, uint32_t group, uint32_t
     return code;
 }
 
+uint64_t sh_vk_page_bytes(const struct sh_exec_context *c, uint32_t group) { return c->pools[group].page_bytes; }
+
+/* Copies a whole page to `host`, or from it, behind everything submitted before, and waits for that. */
+static enum sh_code move_page(struct sh_exec_context *c, uint32_t group, uint32_t page, const struct sh_vk_buffer *host,
+                              bool to_host, struct sh_error *err) {
+    struct sh_vulkan *vk = c->vk;
+    const struct sh_vk_pool *pool = &c->pools[group];
+    uint32_t index = 0;
+    enum sh_code code = copy_commands(c, &index, err);
+    if (code != SH_OK) return code;
+    const VkCommandBuffer commands = c->copies[index].commands;
+    const VkMemoryBarrier before = {.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER,
+                                    .srcAccessMask = VK_ACCESS_MEMORY_WRITE_BIT,
+                                    .dstAccessMask = VK_ACCESS_TRANSFER_READ_BIT | VK_ACCESS_TRANSFER_WRITE_BIT};
+    vk->CmdPipelineBarrier(commands, VK_PIPELINE_STAGE_ALL_COMMANDS_BIT, VK_PIPELINE_STAGE_TRANSFER_BIT, 0, 1, &before, 0, NULL,
+                           0, NULL);
+    const struct sh_vk_slab *slab = slab_of(pool, page);
+    const uint64_t at = (page - slab->first_page) * pool->page_bytes;
+    const VkBufferCopy region = {.srcOffset = to_host ? at : 0, .dstOffset = to_host ? 0 : at, .size = pool->page_bytes};
+    vk->CmdCopyBuffer(commands, to_host ? slab->buffer.handle : host->handle, to_host ? host->handle : slab->buffer.handle, 1,
+                      &region);
+    const VkMemoryBarrier after = {.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER,
+                                   .srcAccessMask = VK_ACCESS_TRANSFER_WRITE_BIT,
+                                   .dstAccessMask = VK_ACCESS_HOST_READ_BIT | VK_ACCESS_MEMORY_READ_BIT};
+    vk->CmdPipelineBarrier(commands, VK_PIPELINE_STAGE_TRANSFER_BIT,
+                           VK_PIPELINE_STAGE_HOST_BIT | VK_PIPELINE_STAGE_ALL_COMMANDS_BIT, 0, 1, &after, 0, NULL, 0, NULL);
+    const VkResult result = vk->EndCommandBuffer(commands);
+    if (result != VK_SUCCESS) return sh_vk_fail(vk, result, "vkEndCommandBuffer", err);
+    code = sh_vk_queue_submit(c, &commands, 1, err);
+    if (code != SH_OK) return code;
+    c->copies[index].value = c->value;
+    const VkResult waited = sh_vk_wait_value(vk, c->semaphore, c->value, UINT64_MAX);
+    return waited == VK_SUCCESS ? SH_OK : sh_vk_fail(vk, waited, "waiting for a cache page", err);
+}
+
+static enum sh_code exchange_page(struct sh_exec_context *c, uint32_t group, uint32_t page, void *to, const void *from,
+                                  struct sh_error *err) {
+    SH_ASSERT(group < c->model->program->n_groups);
+    const struct sh_vk_pool *pool = &c->pools[group];
+    if (page >= pool->n_pages) return sh_fail(err, SH_ERR_INVALID, "page %u of a pool of %u pages", page, pool->n_pages);
+    if (pool->page_bytes == 0) return SH_OK;
+    struct sh_vk_buffer host = {0};
+    enum sh_code code = sh_vk_alive(c->vk, err);
+    if (code == SH_OK)
+        code = sh_vk_buffer_create(c->vk, to != NULL ? SH_PLACE_READBACK : SH_PLACE_UPLOAD, SH_USE_STAGING, pool->page_bytes,
+                                   "a cache page on its way", &host, err);
+    if (code != SH_OK) return code;
+    if (from != NULL) memcpy(host.mapped, from, pool->page_bytes);
+    code = move_page(c, group, page, &host, to != NULL, err);
+    if (code == SH_OK && to != NULL) memcpy(to, host.mapped, pool->page_bytes);
+    sh_vk_buffer_destroy(c->vk, &host);
+    return code;
+}
+
+enum sh_code sh_vk_page_read(struct sh_exec_context *c, uint32_t group, uint32_t page, void *dst, struct sh_error *err) {
+    return exchange_page(c, group, page, dst, NULL, err);
+}
+
+enum sh_code sh_vk_page_write(struct sh_exec_context *c, uint32_t group, uint32_t page, const void *src, struct sh_error *err) {
+    return exchange_page(c, group, page, NULL, src, err);
+}
+
 /* ---- creation ---- */
 
 static enum sh_code create_objects(struct sh_exec_context *c, struct sh_error *err) {
@@ -273,8 +335,8 @@ static enum sh_code create_slot(struct sh_exec_context *c, struct sh_vk_slot *sl
     for (size_t i = 0; i < SH_COUNT(uploads) && code == SH_OK; i++)
         code = sh_vk_arena_take(&c->upload, uploads[i].bytes, uploads[i].span, err);
     for (uint32_t g = 0; g < program->n_groups && code == SH_OK; g++)
-        code = sh_vk_arena_take(
-            &c->upload, (uint64_t)p->max_sequences * sh_max_u64(2, p->max_pages_per_sequence) * 8, &slot->pages[g], err);
+        code = sh_vk_arena_take(&c->upload, (uint64_t)p->max_sequences * sh_max_u64(2, p->max_pages_per_sequence) * 8,
+                                &slot->pages[g], err);
     uint64_t inputs[SH_BOUNDARY_MAX] = {0}, outputs[SH_BOUNDARY_MAX] = {0}; /* floats of a row, the widest of all segments */
     for (uint32_t s = 0; s < m->n_plans; s++) {
         const struct sh_segment *segment = &m->plans[s].segment;
@@ -309,20 +371,22 @@ static uint32_t most_splits(const struct sh_op *op, enum sh_kv_type kv_type) {
     return (SOFTWARE_ITERATIONS - SOFTWARE_ITERATIONS / 8 - load - 1) / (scores + exps + lane_loops + blocks * values + 1);
 }
 
-static enum sh_code check_attention(const struct sh_exec_model *m, const struct sh_op *op, const struct sh_exec_context_params *params,
-                                    struct sh_error *err) {
+static enum sh_code check_attention(const struct sh_exec_model *m, const struct sh_op *op,
+                                    const struct sh_exec_context_params *params, struct sh_error *err) {
     const uint64_t most = (uint64_t)most_splits(op, params->kv_type) * SH_SPLIT_TOKENS,
                    seen = (uint64_t)params->max_pages_per_sequence * SH_PAGE_TOKENS;
     if (params->max_rows <= SH_VK_SPLIT_ROWS || seen <= most) return SH_OK;
     if (op->attn.window > 0 && op->attn.window + 2ull * SH_SPLIT_TOKENS <= most) return SH_OK;
-    return sh_fail(err, SH_ERR_LIMIT,
-                   "%s: a context of %llu tokens, but this driver ends loops after %u iterations, so that %s sees at most %llu; configure "
-                   "a shorter context",
-                   m->vk->base.info.name, (unsigned long long)seen, SOFTWARE_ITERATIONS, m->program->activations[op->out].name,
-                   (unsigned long long)most);
+    return sh_fail(
+        err, SH_ERR_LIMIT,
+        "%s: a context of %llu tokens, but this driver ends loops after %u iterations, so that %s sees at most %llu; configure "
+        "a shorter context",
+        m->vk->base.info.name, (unsigned long long)seen, SOFTWARE_ITERATIONS, m->program->activations[op->out].name,
+        (unsigned long long)most);
 }
 
-static enum sh_code check_iterations(const struct sh_exec_model *m, const struct sh_exec_context_params *params, struct sh_error *err) {
+static enum sh_code check_iterations(const struct sh_exec_model *m, const struct sh_exec_context_params *params,
+                                     struct sh_error *err) {
     const uint32_t max_rows = params->max_rows;
     if (m->vk->base.info.kind != SH_DEVICE_SOFTWARE) return SH_OK;
     for (uint32_t p = 0; p < m->n_plans; p++) {

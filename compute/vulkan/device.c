@@ -348,6 +348,9 @@ const struct sh_executor sh_vulkan_executor = {
     .pool_reserve = sh_vk_pool_reserve,
     .pool_bytes = sh_vk_pool_bytes,
     .page_copy = sh_vk_page_copy,
+    .page_bytes = sh_vk_page_bytes,
+    .page_read = sh_vk_page_read,
+    .page_write = sh_vk_page_write,
     .submit = sh_vk_submit,
     .wait = sh_vk_wait,
 };

@@ -192,6 +192,9 @@ enum sh_code sh_vk_pool_reserve(struct sh_exec_context *context, uint32_t group,
 uint64_t sh_vk_pool_bytes(const struct sh_exec_context *context);
 enum sh_code sh_vk_page_copy(struct sh_exec_context *context, uint32_t group, uint32_t src, uint32_t dst, uint32_t n_tokens,
                              struct sh_error *err);
+uint64_t sh_vk_page_bytes(const struct sh_exec_context *context, uint32_t group);
+enum sh_code sh_vk_page_read(struct sh_exec_context *context, uint32_t group, uint32_t page, void *dst, struct sh_error *err);
+enum sh_code sh_vk_page_write(struct sh_exec_context *context, uint32_t group, uint32_t page, const void *src, struct sh_error *err);
 enum sh_code sh_vk_submit(struct sh_exec_context *context, uint32_t slot, uint32_t segment, const struct sh_step *step,
                            struct sh_error *err);
 enum sh_code sh_vk_wait(struct sh_exec_context *context, uint32_t slot, int64_t timeout_ns, struct sh_step_result *result,
