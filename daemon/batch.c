@@ -55,12 +55,29 @@ static bool decodes(const struct choice *choice) {
            choice->sampled < choice->run->limit;
 }
 
+/* The rows of a guess behind that of the last token, each of which samples; all of them or none. */
+static void add_guess(struct runner *r, struct step *step, struct part *part) {
+    struct choice *choice = part->choice;
+    const uint32_t n = choice->ask.n_guess, first = choice->at + part->n_rows;
+    choice->ask.n_guess = 0;
+    if (n == 0 || n > rows_left(r, step) || n > r->max_outputs - step->n_outputs) return;
+    for (uint32_t k = 0; k < n; k++) {
+        struct sh_row *row = batch_add(r, step, choice->sequence, first + k);
+        row->input = SH_INPUT_TOKEN;
+        row->role = SH_ROLE_GENERATED;
+        row->token = choice->ask.guess[k];
+        set_sampling(r, step, part, NULL);
+    }
+    part->n_rows += n;
+    part->n_guess = choice->ask.n_guess = n;
+}
+
 /* Its next token, and before it those that are known and were not submitted: such as come without sampling. One that is still being sampled on the
  * device is named by its submission and row. */
 static enum sh_code add_decoded(struct runner *r, struct step *step, struct choice *choice, uint32_t share, struct sh_error *err) {
     struct run *run = choice->run;
     const uint32_t *mask = NULL;
-    if (choice->in_flight > 0 && !run->overlap_decode) return SH_OK;
+    if (choice->in_flight > 0 && (!run->overlap_decode || choice->ask.n_guess > 0)) return SH_OK;
     if (choice->constraint) {
         const enum sh_code code = choice_take_forced(choice, share < run->share ? share : run->share, &mask, err);
         if (code || !choice->active) return code;
@@ -74,6 +91,9 @@ static enum sh_code add_decoded(struct runner *r, struct step *step, struct choi
         for (uint32_t k = 0; k < n; k++) add_known(r, step, choice, choice->at + k);
         part->n_rows = n;
         if (all && (!choice->constraint || mask)) set_sampling(r, step, part, mask);
+        add_guess(r, step, part);
+    } else if (speculation_promising(choice->speculation)) {
+        return SH_OK; /* it waits for its last token, and guesses then */
     } else {
         struct part *part = batch_part(step, run, choice, 0);
         struct sh_row *row = batch_add(r, step, choice->sequence, choice->at);
@@ -85,6 +105,31 @@ static enum sh_code add_decoded(struct runner *r, struct step *step, struct choi
         set_sampling(r, step, part, NULL);
     }
     return SH_OK;
+}
+
+/* Guesses for those whose tokens are known, as far as there are rows and pages for them that nobody else wants. */
+static void guess(struct runner *r, uint32_t n_choices) {
+    if (!r->speculator) return;
+    uint32_t n = 0;
+    for (struct run *run = r->runs; run; run = run->next) {
+        for (uint32_t i = 0; run->choices && i < run->g->params.n_choices; i++) {
+            struct choice *choice = &run->choices[i];
+            if (choice->in_flight > 0) continue;
+            choice->ask = (struct speculate_ask){0};
+            choice->right = 0;
+            choice->differed = false;
+            if (!choice->speculation || run->over || !decodes(choice) || choice->at + 1 != run->g->params.n_prompt + choice->received)
+                continue;
+            const uint32_t undoable = sh_sequence_undoable(r->context, choice->sequence), left = run->limit - choice->sampled - 1;
+            r->asks[n] = (struct speculate_ask){.s = choice->speculation, .most = left < undoable ? left : undoable};
+            r->asking[n++] = choice;
+        }
+    }
+    const uint64_t pages = (uint64_t)n_choices * sh_context_page_tokens(r->context), free_tokens = sh_context_free_tokens(r->context);
+    uint64_t room = r->max_outputs > n_choices ? r->max_outputs - n_choices : 0;
+    if (room > free_tokens - sh_min_u64(pages, free_tokens)) room = free_tokens - sh_min_u64(pages, free_tokens);
+    speculator_guess(r->speculator, n_choices, n_choices, (uint32_t)room, r->asks, n);
+    for (uint32_t i = 0; i < n; i++) r->asking[i]->ask = r->asks[i];
 }
 
 static void add_all_decoded(struct runner *r, struct step *step, uint32_t n_choices) {
@@ -189,6 +234,7 @@ void batch_make(struct runner *r, struct step *step) {
     for (struct run *run = r->runs; run; run = run->next)
         for (uint32_t i = 0; run->choices && i < run->g->params.n_choices && !run->over; i++)
             n_choices += decodes(&run->choices[i]);
+    guess(r, n_choices);
     add_all_decoded(r, step, n_choices);
 
     /* Choices that sit out this step, since their last token is not known yet, are not to wait for prompts longer than the others. */
@@ -212,7 +258,7 @@ static void choice_submitted(struct choice *choice, const struct step *step, con
     choice->at += part->n_rows;
     choice->in_flight++;
     if (part->samples) {
-        choice->sampled++;
+        choice->sampled += 1 + part->n_guess;
         choice->ticket = step->ticket;
         choice->row = part->first_row + part->n_rows - 1;
     }

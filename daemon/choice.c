@@ -106,6 +106,7 @@ static enum sh_code take_token(struct choice *choice, int32_t token, const struc
     if (!sh_grow((void **)&choice->tokens, &choice->cap_tokens, choice->received + 1, sizeof *choice->tokens))
         return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for an answer of %u tokens", choice->received + 1);
     choice->tokens[choice->received++] = token;
+    speculation_token(choice->speculation, token);
     if (ends_choice(run->runner, p, token)) {
         finish(choice, GEN_STOP, -1);
         return SH_OK;
@@ -171,8 +172,31 @@ enum sh_code choice_take_result(struct choice *choice, const struct sh_result *r
         finish(choice, GEN_STOP, -1);
         return SH_OK;
     }
+    if (choice->differed) return SH_OK; /* a row behind a wrong guess */
     if (result->token < 0) return not_numbers(result, err);
+    if (choice->ask.n_guess > 0) {
+        if (choice->right < choice->ask.n_guess && result->token == choice->ask.guess[choice->right]) choice->right++;
+        else choice->differed = true;
+    }
     return take_token(choice, result->token, result, err);
+}
+
+enum sh_code choice_settle_guess(struct choice *choice, struct sh_error *err) {
+    struct generation *g = choice->run->g;
+    const uint32_t guessed = choice->ask.n_guess;
+    speculation_verified(choice->speculation, choice->right, !choice->differed && choice->right < guessed);
+    pthread_mutex_lock(&g->lock);
+    g->usage.draft_tokens += guessed;
+    g->usage.accepted_tokens += choice->right;
+    pthread_mutex_unlock(&g->lock);
+    choice->run->runner->guessed += guessed;
+    choice->run->runner->guessed_right += choice->right;
+    choice->ask.n_guess = choice->right = 0;
+    choice->differed = false;
+    if (!choice->active) return SH_OK;
+    choice->sampled = choice->received;
+    choice->at = g->params.n_prompt + choice->received - 1;
+    return sh_sequence_truncate(choice->run->runner->context, choice->sequence, choice->at, err);
 }
 
 /* ---- beginning and end ----------------------------------------------------------------------------------- */
@@ -226,6 +250,7 @@ static enum sh_code begin_choice(struct run *run, uint32_t index, const struct s
     if (code == SH_OK && p->grammar)
         code = constraint_create(p->grammar, r->info.n_vocab, run->end_tokens, run->n_end_tokens, &choice->constraint, err);
     if (code == SH_OK) code = choice_reuse(choice, err);
+    if (code == SH_OK) choice->speculation = speculation_create(r->speculator, p, &sampler);
     choice->active = code == SH_OK;
     return code;
 }
@@ -260,6 +285,7 @@ void choices_end(struct run *run) {
         choice_drop_sequence(choice);
         sh_text_stream_destroy(choice->stream);
         constraint_destroy(choice->constraint);
+        speculation_destroy(choice->speculation);
         free(choice->tokens);
     }
     free(run->choices);

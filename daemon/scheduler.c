@@ -24,8 +24,10 @@ static void count_made(struct runner *r) {
     if (r->forced > 0) metric_add(METRIC_FORCED_TOKENS, labels, (double)r->forced);
     pthread_mutex_lock(&r->lock);
     r->generated_tokens += r->made;
+    r->draft_tokens += r->guessed;
+    r->accepted_tokens += r->guessed_right;
     pthread_mutex_unlock(&r->lock);
-    r->made = r->forced = 0;
+    r->made = r->forced = r->guessed = r->guessed_right = 0;
 }
 
 /* ---- runs ---------------------------------------------------------------------------------------------- */
@@ -207,7 +209,11 @@ static void wait_oldest(struct runner *r) {
     struct sh_results results = {0};
     struct sh_error err;
     const enum sh_code code = sh_wait(r->context, step.ticket, -1, &results, &err);
-    if (code == SH_OK) pace_step(&r->pace, step.n_decoded, step.n_rows - step.n_decoded, own_ns(r, &step, results.step_ns));
+    if (code == SH_OK) {
+        const uint64_t ns = own_ns(r, &step, results.step_ns);
+        pace_step(&r->pace, step.n_decoded, step.n_rows - step.n_decoded, ns);
+        speculator_step(r->speculator, step.n_rows, step.n_rows > step.n_decoded, ns);
+    }
     metric_observe(METRIC_BATCH_ROWS, NULL, step.n_rows);
     pthread_mutex_lock(&r->lock);
     r->progress_ns = sh_now_ns();
@@ -222,6 +228,12 @@ static void wait_oldest(struct runner *r) {
     }
     if (code == SH_ERR_DEVICE_LOST) lose(r, &err);
     for (uint32_t i = 0; i < results.count && code == SH_OK; i++) take_result(r, &results.items[i]);
+    for (uint32_t i = 0; i < step.n_parts && code == SH_OK; i++) {
+        const struct part *part = &step.parts[i];
+        if (part->n_guess == 0) continue;
+        const enum sh_code cut = choice_settle_guess(part->choice, &err);
+        if (cut) run_over(part->run, cut, &err);
+    }
     count_made(r);
     r->flights[0] = r->flights[1]; /* its list of parts goes to the other end, for the next one */
     r->flights[1] = (struct step){.parts = step.parts};
@@ -279,6 +291,8 @@ void runner_get_stats(struct runner *r, struct runner_stats *out) {
         .queued = r->queue.n,
         .prompt_tokens = r->prompt_tokens,
         .generated_tokens = r->generated_tokens,
+        .draft_tokens = r->draft_tokens,
+        .accepted_tokens = r->accepted_tokens,
         .preemptions = r->preemptions,
         .idle_since_ns = busy ? 0 : r->idle_since_ns,
         .silence_ns = busy && now > r->progress_ns ? now - r->progress_ns : 0,
@@ -288,7 +302,10 @@ void runner_get_stats(struct runner *r, struct runner_stats *out) {
 }
 
 static void free_runner(struct runner *r) {
+    speculator_destroy(r->speculator);
     sh_context_destroy(r->context);
+    free(r->asks);
+    free(r->asking);
     for (uint32_t i = 0; i < STEPS; i++) free(r->flights[i].parts);
     free(r->seats);
     free(r->rows);
@@ -301,7 +318,9 @@ static enum sh_code allocate(struct runner *r, struct sh_error *err) {
     bool complete = r->params.id != NULL;
     r->rows = sh_calloc(c->max_batch_rows, sizeof *r->rows);
     r->seats = sh_calloc(c->max_sequences, sizeof *r->seats);
-    complete = complete && r->rows && r->seats;
+    r->asks = sh_calloc(c->max_sequences, sizeof *r->asks);
+    r->asking = sh_calloc(c->max_sequences, sizeof(struct choice *));
+    complete = complete && r->rows && r->seats && r->asks && r->asking;
     for (uint32_t i = 0; i < STEPS; i++) {
         r->flights[i].parts = sh_calloc(c->max_sequences, sizeof *r->flights[i].parts);
         complete = complete && r->flights[i].parts;
@@ -331,6 +350,13 @@ enum sh_code runner_create(struct sh_model *engine, const struct runner_params *
     enum sh_code code = allocate(r, err);
     if (code == SH_OK) code = sh_context_create(engine, c, &r->context, err);
     if (code == SH_OK) code = warm_up(r->context, &r->info, c->max_batch_rows, err);
+    const struct speculator_params speculation = {.model = engine,
+                                                  .context = c,
+                                                  .draft = params->draft,
+                                                  .lookup = params->lookup,
+                                                  .draft_tokens = params->draft_tokens,
+                                                  .id = r->params.id};
+    if (code == SH_OK) code = speculator_create(&speculation, &r->speculator, err);
     if (code) goto fail;
     pthread_mutex_init(&r->lock, NULL);
     pthread_cond_init(&r->wake, NULL);

@@ -13,6 +13,7 @@
 #include "daemon/generation_private.h"
 #include "daemon/pace.h"
 #include "daemon/scheduler.h"
+#include "daemon/speculate.h"
 
 struct constraint;
 struct texts; /* embedding.c */
@@ -38,6 +39,10 @@ struct choice {
     uint32_t received;  /* those that the host knows, */
     uint32_t generated; /* and those that were reported */
     uint32_t in_flight; /* steps that hold rows of it */
+    struct speculation *speculation; /* NULL: none */
+    struct speculate_ask ask; /* its guess: of the step that is being made, or of the one it is in */
+    uint32_t right;     /* tokens of the guess that were found right so far, */
+    bool differed;      /* and whether one was found wrong */
     sh_ticket ticket;   /* of its last row that sampled, */
     uint32_t row;       /* and which one it was */
     uint64_t first_ns;
@@ -79,7 +84,8 @@ struct part {
     struct choice *choice;
     uint32_t text; /* without a choice */
     uint32_t first_row, n_rows;
-    bool samples; /* the last row does */
+    bool samples; /* the last row does, */
+    uint32_t n_guess; /* and so many before it, which are guessed tokens but for the first */
 };
 
 struct step {
@@ -115,11 +121,14 @@ struct runner {
     /* the thread's */
     struct pace pace;
     struct sh_row *rows;      /* [max_batch_rows] of the step that is being made */
+    struct speculator *speculator; /* NULL: none */
+    struct speculate_ask *asks;    /* [max_sequences] scratch of a step, */
+    struct choice **asking;        /* [max_sequences] and whose they are */
     struct step flights[STEPS]; /* submitted and not waited for, oldest first; the one behind them is being made */
     uint32_t n_flights;
     struct seat *seats;       /* [max_sequences] */
     uint64_t last_order, last_done_ns;
-    uint64_t made, forced;    /* tokens since they were counted */
+    uint64_t made, forced, guessed, guessed_right; /* tokens since they were counted */
 
     pthread_mutex_t lock; /* the rest */
     pthread_cond_t wake;
@@ -127,7 +136,7 @@ struct runner {
     struct run *runs; /* changed by the thread alone, which may read it without the lock */
     uint32_t n_runs, n_seats; /* seats: sequences that the runs were promised */
     bool draining, stopping, lost;
-    uint64_t prompt_tokens, generated_tokens, preemptions;
+    uint64_t prompt_tokens, generated_tokens, draft_tokens, accepted_tokens, preemptions;
     uint64_t idle_since_ns, progress_ns;
 };
 
@@ -179,6 +188,8 @@ void choice_drop_sequence(struct choice *choice);
  * is sampled under, or that is NULL: more such tokens follow, so the step's last row samples nothing. */
 enum sh_code choice_take_forced(struct choice *choice, uint32_t room, const uint32_t **mask, struct sh_error *err);
 enum sh_code choice_take_result(struct choice *choice, const struct sh_result *result, struct sh_error *err);
+/* All results of a step with a guess of its were taken: what follows the first token that was not as guessed is forgotten. */
+enum sh_code choice_settle_guess(struct choice *choice, struct sh_error *err);
 /* An event without a token: STARTED, or the first of PROMPT. */
 void run_push(struct run *run, enum gen_event_kind kind, int32_t token);
 

@@ -13,6 +13,7 @@ enum {
     CLASS_MODEL = DRAFT_GRAMS,
     FAILURES = 3, /* of the draft model behind each other that end its use */
     PAUSE = 100,  /* steps without it when its cache is full */
+    WAIT = 16,
     LAG_FACTOR = 16, /* tokens that a draft model takes in for each that may still come */
 };
 #define WEIGHT 6.0      /* tries that what was expected counts for */
@@ -43,6 +44,7 @@ struct speculation {
     struct draft_pace paces[SPECULATE_SOURCES];
     int32_t guess[DRAFT_MAX];
     uint32_t n_guess, class;
+    uint32_t wait; /* no guess seems promising before it has so many tokens: the last that did was not made */
     bool lost; /* a token is missing for want of memory: no more guesses */
 };
 
@@ -184,7 +186,7 @@ static bool look(struct speculation *s, uint32_t most, struct draft_share *share
 }
 
 bool speculation_promising(struct speculation *s) {
-    if (!s) return false;
+    if (!s || s->n_tokens < s->wait) return false;
     struct speculator *const sp = s->of;
     struct draft_share share;
     if (!look(s, sp->params.draft_tokens, &share)) return false;
@@ -257,6 +259,7 @@ void speculator_guess(struct speculator *sp, uint32_t rows, uint32_t tokens, uin
         if (s->n_guess > sp->shares[i].length) s->n_guess = sp->shares[i].length;
         for (uint32_t k = 0; k < s->n_guess; k++) /* a draft model's vocabulary may be padded further */
             if ((uint32_t)s->guess[k] >= sp->n_vocab) s->n_guess = k;
+        if (s->n_guess == 0) s->wait = s->n_tokens + WAIT;
         asks[i].guess = s->guess;
         asks[i].n_guess = s->n_guess;
     }
