@@ -157,6 +157,7 @@ static void suspend(struct run *run) {
         struct choice *choice = &run->choices[i];
         if (!choice->active) continue;
         code = sh_sequence_suspend(r->context, choice->sequence, &err);
+        speculation_suspend(choice->speculation);
         choice->at = choice->settled = 0;
     }
     if (code) run_over(run, code, &err);

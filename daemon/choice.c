@@ -195,7 +195,7 @@ enum sh_code choice_settle_guess(struct choice *choice, struct sh_error *err) {
     choice->differed = false;
     if (!choice->active) return SH_OK;
     choice->sampled = choice->received;
-    choice->at = g->params.n_prompt + choice->received - 1;
+    choice->at = choice->settled = g->params.n_prompt + choice->received - 1;
     return sh_sequence_truncate(choice->run->runner->context, choice->sequence, choice->at, err);
 }
 
