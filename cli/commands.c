@@ -52,6 +52,12 @@ static const struct cli_option load_options[] = {
     {NULL},
 };
 
+#define SERVICE_OPTIONS                                                                                                          \
+    {"priority", 0, CLI_TEXT, "LEVEL", "normal, or low: wait until no normal request does (default normal)", "normal low"}, {    \
+        "keep-alive", 0, CLI_TEXT, "TIME",                                                                                       \
+            "how long the model stays loaded after it: seconds, or 5m, 2h; -1 for ever, 0 not at all", "0 5m 1h -1"              \
+    }
+
 static const struct cli_option generate_options[] = {
     {"prompt", 'p', CLI_TEXT, "TEXT", "the prompt (default: the argument after MODEL, else standard input)"},
     {"max-tokens", 'n', CLI_INTEGER, "N", "at most so many tokens (default: up to the context's end)", NULL, 1, INT_LIMIT},
@@ -89,6 +95,11 @@ static const struct cli_option generate_options[] = {
     {"special", 0, CLI_FLAG, NULL, "write control tokens into the text"},
     {"no-bos", 0, CLI_FLAG, NULL, "do not begin the prompt with the vocabulary's beginning token"},
     {"no-parse", 0, CLI_FLAG, NULL, "take control tokens that are written in the prompt as plain text"},
+    {"no-prompt-cache", 0, CLI_FLAG, NULL, "compute the whole prompt, and leave nothing of it to others"},
+    {"cache-salt", 0, CLI_TEXT, "TEXT", "share cached prompts only with requests of the same TEXT"},
+    {"session", 0, CLI_TEXT, "NAME", "the name under which `shimmyctl session save` finds what this leaves in the cache"},
+    {"no-speculation", 0, CLI_FLAG, NULL, "propose no tokens; the text is the same"},
+    SERVICE_OPTIONS,
     {"logprobs", 0, CLI_INTEGER, "N", "with --json: log-probability of each token and of the N likeliest", NULL, 0, 20},
     {"timeout", 0, CLI_NUMBER, "SECONDS", "give up after this time", NULL, 0.001, 1e9},
     PLACE_OPTIONS,
@@ -97,6 +108,7 @@ static const struct cli_option generate_options[] = {
 
 static const struct cli_option embed_options[] = {
     {"dimensions", 0, CLI_INTEGER, "N", "only the first N numbers of each vector, brought to length 1 again", NULL, 1, INT_LIMIT},
+    SERVICE_OPTIONS,
     {"timeout", 0, CLI_NUMBER, "SECONDS", "give up after this time", NULL, 0.001, 1e9},
     PLACE_OPTIONS,
     {NULL},

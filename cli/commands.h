@@ -47,6 +47,9 @@ json_t *cli_template_parameter(struct cli *cli);
  * to stdout, with --json every reply. */
 int cli_load(struct cli *cli, const char *model, bool options, bool print);
 
+/* --priority and --keep-alive, as they were given. */
+void cli_add_service(const struct cli_line *line, json_t *request);
+
 void cli_print_json(const json_t *value); /* one line on stdout */
 /* A JSON string of any bytes; what is not UTF-8 becomes U+FFFD. */
 json_t *cli_json_text(const char *bytes, size_t length);

@@ -261,6 +261,12 @@ static size_t utf8_length(const unsigned char *text, size_t left) {
     return n;
 }
 
+void cli_add_service(const struct cli_line *line, json_t *request) {
+    const char *priority = cli_text(line, "priority"), *keep_alive = cli_text(line, "keep-alive");
+    if (priority) json_object_set_new(request, "priority", cli_json_text(priority, strlen(priority)));
+    if (keep_alive) json_object_set_new(request, "keep_alive", cli_json_text(keep_alive, strlen(keep_alive)));
+}
+
 json_t *cli_json_text(const char *bytes, size_t length) {
     char *clean = malloc(length * 3 + 1);
     if (!clean) return NULL;

@@ -77,6 +77,7 @@ int cmd_embed(struct cli *cli) {
     json_object_set_new(request, "texts", texts);
     const struct cli_value *dimensions = cli_value(&cli->line, "dimensions"), *timeout = cli_value(&cli->line, "timeout");
     if (dimensions->set) json_object_set_new(request, "dimensions", json_integer(dimensions->integer));
+    cli_add_service(&cli->line, request);
     if (timeout->set) json_object_set_new(request, "timeout_seconds", json_real(timeout->number));
     if (!client_call(cli->client, "Embed", request, true)) return cli_fail("%s", client_error(cli->client));
     return print_replies(cli);

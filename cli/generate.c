@@ -54,6 +54,12 @@ static void add_numbers(const struct cli_line *line, json_t *request) {
         const struct cli_value *v = cli_value(line, numbers[i].option);
         if (v->set) json_object_set_new(request, numbers[i].key, json_real(v->number));
     }
+    cli_add_service(line, request);
+    const char *salt = cli_text(line, "cache-salt"), *session = cli_text(line, "session");
+    if (salt) json_object_set_new(request, "cache_salt", cli_json_text(salt, strlen(salt)));
+    if (session) json_object_set_new(request, "session", cli_json_text(session, strlen(session)));
+    if (cli_flag(line, "no-prompt-cache")) json_object_set_new(request, "cache_prompt", json_false());
+    if (cli_flag(line, "no-speculation")) json_object_set_new(request, "speculation", json_false());
     if (cli_flag(line, "ignore-eos")) json_object_set_new(request, "ignore_eos", json_true());
     if (cli_flag(line, "special")) json_object_set_new(request, "special", json_true());
     if (cli_flag(line, "no-bos")) json_object_set_new(request, "add_special", json_false());

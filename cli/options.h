@@ -41,7 +41,7 @@ struct cli_command {
     int (*run)(struct cli *cli);      /* returns the exit status */
 };
 
-enum { CLI_OPTIONS_MAX = 48, CLI_TEXTS_MAX = 64, CLI_ARGUMENTS_MAX = 65536 };
+enum { CLI_OPTIONS_MAX = 64, CLI_TEXTS_MAX = 64, CLI_ARGUMENTS_MAX = 65536 };
 
 struct cli_value {
     bool set;

@@ -28,6 +28,7 @@ struct config {
     char *kv_type;     /* "f16", "f32" */
     char *chat_template; /* see sh_chat_create; "" = as the model has it */
     char *api_key;     /* "" = none wanted; else Authorization: Bearer on /v1 routes */
+    char *api_key_file; /* "" = none; see limits.h */
     char *cors_origin; /* "" = no CORS headers */
     char *log_level;
     char *vulkan_tier, *cpu_isa; /* "" = best */
@@ -42,6 +43,13 @@ struct config {
     uint64_t kv_tokens; /* 0 = context length times max_sequences, as memory allows */
     uint32_t max_connections;
     uint64_t max_body_bytes;
+    uint32_t max_header_bytes;
+    uint32_t rate_limit, rate_burst;                               /* requests a minute and at once, of each client; 0 = no limit */
+    uint64_t token_rate_limit;                                     /* tokens a minute */
+    uint32_t max_requests_per_client, max_connections_per_address; /* 0 = no limit */
+    uint32_t max_prompt_tokens;                                    /* of a request; 0 = as many as the context has */
+    uint32_t max_choices;                                          /* of a request, over all prompts */
+    bool separate_clients;                                         /* share no cached prompts */
     uint32_t request_timeout_s, header_timeout_s, idle_timeout_s, drain_timeout_s;
     int32_t keep_alive_s; /* -1 for ever */
     uint64_t memory_limit, device_memory_limit; /* bytes; 0 = what is free */

@@ -121,7 +121,7 @@ enum sh_code gen_create(const struct gen_params *params, struct generation **out
     g->usage.load_ns = params->load_ns;
 
     pthread_mutex_lock(&live_lock);
-    g->id = ++last_id;
+    g->id = params->id ? params->id : ++last_id;
     g->next_live = live;
     g->previous_live = &live;
     if (live) live->previous_live = &g->next_live;
@@ -169,6 +169,13 @@ void gen_release(struct generation *g) {
 }
 
 uint64_t gen_id(const struct generation *g) { return g->id; }
+
+uint64_t gen_new_id(void) {
+    pthread_mutex_lock(&live_lock);
+    const uint64_t id = ++last_id;
+    pthread_mutex_unlock(&live_lock);
+    return id;
+}
 
 void gen_get_usage(const struct generation *g, struct gen_usage *out) {
     pthread_mutex_lock((pthread_mutex_t *)&g->lock);

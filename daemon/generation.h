@@ -64,6 +64,7 @@ struct gen_params {
     bool no_reuse;        /* compute the whole prompt, and leave nothing to others */
     const char *session;  /* the name under which the runner remembers this request's tokens, so that they can be saved; copied; NULL: none */
     enum gen_speculation speculation;
+    uint64_t id;          /* of gen_new_id, where it was told before; 0: a new one */
     uint64_t deadline_ns; /* CLOCK_MONOTONIC; 0 = none */
     uint64_t load_ns;     /* what the request waited for its model's load; only handed on to the usage */
     void (*notify)(void *user);
@@ -117,6 +118,7 @@ bool gen_next(struct generation *generation, struct gen_event *event);
 void gen_cancel(struct generation *generation, const char *reason);
 void gen_release(struct generation *generation);
 uint64_t gen_id(const struct generation *generation); /* unique in this process, for Cancel */
+uint64_t gen_new_id(void);                            /* for one that is submitted later, with it in its params */
 bool gen_cancel_id(uint64_t id,
                    const char *reason); /* false: no such running or queued generation. A queued one ends before it returns */
 void gen_get_usage(const struct generation *generation, struct gen_usage *out);

@@ -152,10 +152,18 @@ static void log_difference(void *user, const char *name, bool needs_restart) {
 static void reload(struct daemon *d) {
     sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%llu", (unsigned long long)(sh_now_ns() / 1000));
     struct config *fresh;
-    if (config_load(&d->command, &fresh, report_to_log, NULL)) {
+    struct sh_error err;
+    bool sound = config_load(&d->command, &fresh, report_to_log, NULL);
+    if (sound && http_configure(d->http, fresh, &err) != SH_OK) {
+        log_error("%s", err.message);
+        config_unref(fresh);
+        sound = false;
+    }
+    if (sound) {
         config_diff(d->config, fresh, log_difference, NULL);
         enum sh_log_level level;
         if (log_level_parse(fresh->log_level, &level)) log_set_level(level);
+        control_configure(d->control, fresh);
         models_configure(fresh);
         devices_configure(fresh);
         config_unref(d->config);
@@ -184,6 +192,7 @@ static bool start(struct daemon *d) {
     struct control_params params = {
         .path = d->config->socket, .inherited_fd = d->control_fd, .http_addresses = d->http ? http_addresses(d->http) : NULL};
     if (control_start(&params, &d->control, &err) != SH_OK) goto refused;
+    control_configure(d->control, d->config);
     if (!watch(d, control_fd(d->control))) {
         sh_fail(&err, SH_ERR_IO, "epoll: %s", strerror(errno));
         goto refused;

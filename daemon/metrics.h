@@ -19,6 +19,10 @@ enum metric_id {
     METRIC_GENERATIONS_ENDED,     /* shimmy_generations_ended_total{result}: finished, failed, cancelled */
     METRIC_QUEUE_TIME,            /* shimmy_queue_time_seconds histogram */
     METRIC_BATCH_ROWS,            /* shimmy_batch_rows histogram */
+    METRIC_REQUESTS_REFUSED,      /* shimmy_requests_refused_total{reason}: by a limit, before any work; the error's code */
+    METRIC_CLIENT_REQUESTS,       /* shimmy_client_requests_total{client}: HTTP requests with an API key that has a name */
+    METRIC_CLIENT_TOKENS,         /* shimmy_client_tokens_total{client,kind} kind: prompt, generated */
+    METRIC_CONNECTIONS_CUT,       /* shimmy_connections_cut_total{reason} head, body, stalled, overload */
     METRIC_TIME_TO_FIRST_TOKEN,   /* shimmy_time_to_first_token_seconds histogram */
     METRIC_TIME_PER_OUTPUT_TOKEN, /* shimmy_time_per_output_token_seconds histogram */
     METRIC_REQUEST_DURATION,      /* shimmy_request_duration_seconds{route} histogram */

@@ -3,6 +3,7 @@
 
 #include "compute/base.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -67,4 +68,43 @@ uint32_t text_distance(const char *a, const char *b) {
         }
     }
     return row[n];
+}
+
+uint64_t text_hash(const void *bytes, size_t count) {
+    const unsigned char *at = bytes;
+    uint64_t h = 14695981039346656037u;
+    for (size_t i = 0; i < count; i++) h = (h ^ at[i]) * 1099511628211u;
+    h = (h ^ h >> 32) * 0xd6e8feb86659fd93u; /* FNV's low bits see little of the last bytes */
+    return h ^ h >> 32;
+}
+
+bool text_duration(const char *text, int64_t *seconds) {
+    static const struct {
+        const char *unit;
+        double seconds;
+    } units[] = {{"ns", 1e-9}, {"us", 1e-6}, {"\xc2\xb5s", 1e-6}, {"ms", 1e-3}, {"s", 1}, {"m", 60}, {"h", 3600}};
+    double sum = 0;
+    const bool negative = *text == '-';
+    const char *at = text + (*text == '-' || *text == '+');
+    const bool alone = *at && at[strspn(at, "0123456789.")] == 0;
+    do {
+        char number[32];
+        const size_t length = strspn(at, "0123456789."), dots = length ? strcspn(at, ".") : 0;
+        if (length == 0 || length >= sizeof number || (dots < length && (length == 1 || memchr(at + dots + 1, '.', length - dots - 1))))
+            return false;
+        memcpy(number, at, length);
+        number[length] = 0;
+        at += length;
+        double factor = alone ? 1 : 0;
+        for (size_t i = 0; i < SH_COUNT(units) && factor == 0; i++) {
+            const size_t n = strlen(units[i].unit);
+            const bool ends = strncmp(at, units[i].unit, n) == 0 && (!at[n] || strchr("0123456789.", at[n]));
+            if (ends) factor = units[i].seconds;
+            if (ends) at += n;
+        }
+        if (factor == 0) return false;
+        sum += strtod(number, NULL) * factor;
+    } while (*at);
+    *seconds = negative && sum > 0 ? -1 : sum > 1e9 ? 1000000000 : (int64_t)ceil(sum - 1e-9);
+    return true;
 }

@@ -9,6 +9,7 @@
 #define SHIMMYD_CALL_H
 
 #include "daemon/control/control.h"
+#include "daemon/generation.h"
 #include "daemon/models.h"
 
 #include <jansson.h>
@@ -23,6 +24,7 @@ struct call {
     json_t *parameters;    /* in request; never NULL, an object */
     bool more, oneway;
     bool parked; /* called again when control_wake is called */
+    uint64_t owner; /* the number of who calls, by its user id: gen_params.client */
 
     void *state;                           /* of the method; freed by its free_state */
     void (*wake)(struct call *call);       /* after call_post, or when there is room to write again */
@@ -72,6 +74,31 @@ void call_load_error(struct call *call, const char *model, enum sh_code code, co
 
 json_t *model_json(struct model *model); /* a Model */
 
+/* What Generate and Embed have in common, as it came (lent by the call) and what it means. */
+struct call_service {
+    const char *priority, *keep_alive; /* NULL: not given */
+    enum gen_priority level;
+    int64_t keep_alive_s;
+};
+bool call_read_service(struct call *call, struct call_service *service); /* false: answered with InvalidParameter */
+/* Answers with PromptTooLong, and counts, if `tokens` are more than max_prompt_tokens: false. */
+bool call_check_prompt(struct call *call, const char *model, uint64_t tokens);
+/* Answers with Busy (and counts), ShuttingDown or GenerationFailed. */
+void call_submit_error(struct call *call, const char *model, enum sh_code code, const char *message);
+json_t *usage_json(const struct gen_usage *usage); /* a Usage */
+
+/* A call whose id was told although its generation is not there yet. Main's thread alone. */
+struct call_wait {
+    struct call *call; /* NULL: it does not wait (any more) */
+    uint64_t id;
+    bool cancelled;
+    struct call_wait *next, **previous;
+};
+void call_wait_begin(struct call_wait *wait, struct call *call, uint64_t id);
+void call_wait_end(struct call_wait *wait); /* also if it has ended */
+bool call_wait_cancel(uint64_t id);         /* the call is woken and has to answer with Cancelled; false: none waits with that id */
+void call_cancelled(struct call *call, uint64_t id, const char *reason); /* answers with Cancelled */
+
 /* The ids of a JSON array, malloc'd; NULL: answered with InvalidParameter. An empty array is one. */
 int32_t *call_ids(struct call *call, const char *parameter, json_t *array, uint32_t *count);
 
@@ -97,6 +124,8 @@ struct control_state {
     const char *const *http_addresses;
     bool stopping;
     uint64_t started_ns;
+    uint32_t max_prompt_tokens; /* 0: no limit; like the next it changes at a reload */
+    bool separate_clients;
 };
 const struct control_state *control_state(const struct control *control);
 

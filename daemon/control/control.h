@@ -20,6 +20,7 @@ struct control_params {
 enum sh_code control_default_path(char *out, size_t cap, struct sh_error *err);
 /* A socket file at that path is replaced only after nobody answered on it. */
 enum sh_code control_start(const struct control_params *params, struct control **out, struct sh_error *err);
+void control_configure(struct control *control, const struct config *config);
 int control_fd(const struct control *control); /* an epoll instance to poll for EPOLLIN */
 void control_dispatch(struct control *control);
 const char *control_path(const struct control *control);

@@ -24,6 +24,9 @@ struct embed_state {
     struct model *model;
     struct load *load;
     struct generation *generation; /* main's thread only; NULL before submission and after the last event */
+    uint64_t id;
+    struct call_wait wait; /* until submission */
+    struct call_service service;
     json_t *vectors;               /* without "more": those that are there */
 
     struct work work; /* makes the next three */
@@ -119,19 +122,17 @@ static json_t *vector_json(const struct gen_event *event) {
 
 static void finish(struct call *call, const struct gen_event *event) {
     struct embed_state *state = call->state;
-    const json_int_t id = (json_int_t)gen_id(state->generation);
+    const json_int_t id = (json_int_t)state->id;
     if (event->finish == GEN_CANCELLED) {
-        call_error(call, "Cancelled",
-                   json_pack("{sI ss ss++}", "id", id, "reason", event->error.message, "message", "the request was ended (",
-                             event->error.message, ")"));
+        call_cancelled(call, state->id, event->error.message);
     } else if (event->finish == GEN_FAILED) {
         call_error(call, "GenerationFailed",
                    json_pack("{sI ss ss}", "id", id, "code", sh_code_name(event->error.code), "message", event->error.message));
     } else {
         struct gen_usage usage;
         gen_get_usage(state->generation, &usage);
-        json_t *out = json_pack("{sI s{sI sI sI}}", "id", id, "usage", "prompt_tokens", (json_int_t)usage.prompt_tokens,
-                                "completion_tokens", (json_int_t)0, "cached_tokens", (json_int_t)usage.cached_tokens);
+        usage.completion_tokens = 0;
+        json_t *out = json_pack("{sI so}", "id", id, "usage", usage_json(&usage));
         if (!call->more) {
             json_object_set_new(out, "model", json_string(model_id(state->model)));
             json_object_set(out, "embeddings", state->vectors);
@@ -145,7 +146,7 @@ static bool take_event(struct call *call, const struct gen_event *event) {
     struct embed_state *state = call->state;
     if (event->kind == GEN_EVENT_EMBEDDING && call->more)
         call_reply(call,
-                   json_pack("{sI sI so}", "id", (json_int_t)gen_id(state->generation), "index", (json_int_t)event->choice,
+                   json_pack("{sI sI so}", "id", (json_int_t)state->id, "index", (json_int_t)event->choice,
                              "embedding", vector_json(event)),
                    true);
     else if (event->kind == GEN_EVENT_EMBEDDING) json_array_append_new(state->vectors, vector_json(event));
@@ -164,6 +165,7 @@ static void submit(struct call *call) {
                              state->text_err.message));
         return;
     }
+    if (!call_check_prompt(call, state->name, state->n_ids)) return;
     const struct gen_params params = {
         .prompt = state->ids,
         .n_prompt = (uint32_t)state->n_ids,
@@ -171,42 +173,52 @@ static void submit(struct call *call) {
         .text_lengths = state->lengths,
         .n_texts = state->n_texts,
         .dimensions = state->dimensions,
+        .priority = state->service.level,
+        .client = call->owner,
+        .id = state->id,
         .deadline_ns = state->deadline_ns,
         .load_ns = state->load_ns,
         .notify = notify,
         .user = call,
     };
     const enum sh_code code = gen_submit(state->model, &params, &state->generation, &err);
-    if (code == SH_OK) {
-        if (call->more)
-            call_reply(call,
-                       json_pack("{sI ss}", "id", (json_int_t)gen_id(state->generation), "model", model_id(state->model)), true);
-    } else if (code == SH_ERR_BUSY) {
-        call_error(call, "Busy", json_pack("{ss ss}", "model", state->name, "message", err.message));
-    } else if (code == SH_ERR_CANCELLED) {
-        call_error(call, "ShuttingDown", json_pack("{ss}", "message", err.message));
-    } else {
-        call_error(call, "GenerationFailed", json_pack("{ss ss}", "code", sh_code_name(code), "message", err.message));
-    }
+    if (code) call_submit_error(call, state->name, code, err.message);
+}
+
+static void embed_left(struct call *call) {
+    struct embed_state *state = call->state;
+    call_wait_end(&state->wait);
+    /* Released here and not with the state: notify must not find a call whose last reference is gone. */
+    gen_release(state->generation);
+    state->generation = NULL;
+    if (state->load) load_cancel(state->load);
 }
 
 static void embed_wake(struct call *call) {
     struct embed_state *state = call->state;
     if (!state->generation) {
+        if (state->wait.cancelled) {
+            embed_left(call);
+            call_cancelled(call, state->id, "cancelled");
+            return;
+        }
         pthread_mutex_lock(&state->lock);
         const bool done = state->load_done;
         pthread_mutex_unlock(&state->lock);
         if (!done) return;
         if (state->load_code) {
+            call_wait_end(&state->wait);
             call_load_error(call, state->name, state->load_code, state->load_err.message);
             return;
         }
+        if (state->service.keep_alive && !state->text_begun) model_keep_alive(state->model, state->service.keep_alive_s);
         if (!state->text_begun) {
             state->text_begun = true;
             state->call = call_ref(call); /* until text_done */
             work_submit(&state->work);
         }
         if (!atomic_load(&state->text_done)) return;
+        call_wait_end(&state->wait);
         submit(call);
     }
     struct gen_event event;
@@ -218,14 +230,6 @@ static void embed_wake(struct call *call) {
             state->generation = NULL;
         }
     }
-}
-
-static void embed_left(struct call *call) {
-    struct embed_state *state = call->state;
-    /* Released here and not with the state: notify must not find a call whose last reference is gone. */
-    gen_release(state->generation);
-    state->generation = NULL;
-    if (state->load) load_cancel(state->load);
 }
 
 /* ---- parameters -------------------------------------------------------------------------------------- */
@@ -271,6 +275,7 @@ void method_embed(struct call *call) {
         bool add_special;
         int64_t dimensions;
         double timeout_seconds;
+        struct call_service service;
     } in = {.add_special = true};
     const struct field fields[] = {
         {"model", FIELD_STRING, offsetof(__typeof__(in), model), true, 0, 0},
@@ -279,12 +284,15 @@ void method_embed(struct call *call) {
         {"add_special", FIELD_BOOL, offsetof(__typeof__(in), add_special), false, 0, 0},
         {"dimensions", FIELD_INT, offsetof(__typeof__(in), dimensions), false, 1, INT32_MAX},
         {"timeout_seconds", FIELD_FLOAT, offsetof(__typeof__(in), timeout_seconds), false, 0.001, 1e9},
+        {"priority", FIELD_STRING, offsetof(__typeof__(in), service.priority), false, 0, 0},
+        {"keep_alive", FIELD_STRING, offsetof(__typeof__(in), service.keep_alive), false, 0, 0},
     };
     if (!call_fields(call, fields, SH_COUNT(fields), &in)) return;
     if (!in.texts == !in.tokens) {
         call_invalid_parameter(call, "texts", "texts, tokens: exactly one of the two is needed");
         return;
     }
+    if (!call_read_service(call, &in.service)) return;
     struct embed_state *state = sh_calloc(1, sizeof *state);
     if (!state) {
         call_invalid_parameter(call, "texts", "texts: no memory");
@@ -296,6 +304,7 @@ void method_embed(struct call *call) {
     state->tokens = in.tokens;
     state->add_special = in.add_special;
     state->dimensions = (uint32_t)in.dimensions;
+    state->service = in.service;
     state->started_ns = sh_now_ns();
     state->caller = pthread_self();
     if (in.timeout_seconds > 0) state->deadline_ns = state->started_ns + (uint64_t)(in.timeout_seconds * 1e9);
@@ -309,10 +318,15 @@ void method_embed(struct call *call) {
     state->text_begun = in.tokens != NULL;
     call->wake = embed_wake;
     call->left = embed_left;
+    state->id = gen_new_id();
+    call_wait_begin(&state->wait, call, state->id);
+    if (call->more) /* before the load, so that it can be cancelled by its id */
+        call_reply(call, json_pack("{sI ss}", "id", (json_int_t)state->id, "model", model_id(state->model)), true);
 
     call_ref(call); /* until load_done */
     state->load = model_load(state->model, NULL, load_done, NULL, call);
     if (!state->load) {
+        call_wait_end(&state->wait);
         call_load_error(call, in.model, SH_ERR_NO_MEMORY, "no memory");
         call_unref(call);
     }

@@ -6,6 +6,8 @@
 #include "compute/base.h"
 #include "daemon/control/call.h"
 #include "daemon/generation.h"
+#include "daemon/limits.h"
+#include "daemon/sessions.h"
 #include "daemon/text.h"
 #include "daemon/work.h"
 
@@ -20,7 +22,9 @@ struct input { /* parameters as they came; JSON is lent by the call */
     const char *model;
     json_t *prompt, *prompt_tokens, *logit_bias, *stop, *stop_token_ids, *bad_words, *dry_sequence_breakers;
     json_t *grammar, *json_schema, *regex, *choices; /* at most one of them */
-    bool add_special, parse_special, ignore_eos, special;
+    bool add_special, parse_special, ignore_eos, special, cache_prompt, speculation;
+    const char *cache_salt, *session;
+    struct call_service service;
     int64_t max_tokens, n, top_k, repeat_last_n, seed, logprobs, dry_allowed_length, dry_penalty_last_n, mirostat, min_tokens;
     double temperature, top_p, min_p, repeat_penalty, frequency_penalty, presence_penalty, timeout_seconds;
     double top_n_sigma, typical_p, xtc_probability, xtc_threshold, dry_multiplier, dry_base, mirostat_tau, mirostat_eta;
@@ -49,6 +53,7 @@ struct generate_state {
     struct generation
         *generation; /* main's thread only, like all that follows; NULL before submission and after the last event */
     uint64_t id;
+    struct call_wait wait; /* until submission */
     struct model *model;
     struct collected *choices; /* [n] */
 
@@ -132,6 +137,12 @@ static const struct field fields[] = {
     {"json_schema", FIELD_OBJECT, AT(json_schema), false, 0, 0},
     {"regex", FIELD_TEXT, AT(regex), false, 0, 0},
     {"choices", FIELD_ARRAY, AT(choices), false, 0, 0},
+    {"priority", FIELD_STRING, AT(service.priority), false, 0, 0},
+    {"keep_alive", FIELD_STRING, AT(service.keep_alive), false, 0, 0},
+    {"cache_prompt", FIELD_BOOL, AT(cache_prompt), false, 0, 0},
+    {"cache_salt", FIELD_STRING, AT(cache_salt), false, 0, 0},
+    {"session", FIELD_STRING, AT(session), false, 0, 0},
+    {"speculation", FIELD_BOOL, AT(speculation), false, 0, 0},
 };
 
 static struct sh_logit_bias *read_bias(struct call *call, json_t *array, uint32_t *count) {
@@ -224,9 +235,7 @@ static void finish(struct call *call, const struct gen_event *event) {
     struct generate_state *state = call->state;
     json_int_t id = (json_int_t)state->id;
     if (event->finish == GEN_CANCELLED) {
-        call_error(call, "Cancelled",
-                   json_pack("{sI ss ss++}", "id", id, "reason", event->error.message, "message", "the request was ended (",
-                             event->error.message, ")"));
+        call_cancelled(call, state->id, event->error.message);
         return;
     }
     if (event->finish == GEN_FAILED) {
@@ -246,9 +255,8 @@ static void finish(struct call *call, const struct gen_event *event) {
     }
     struct gen_usage usage;
     gen_get_usage(state->generation, &usage);
-    json_t *out = json_pack("{sI so s{sI sI sI} so}", "id", id, "choices", choices, "usage", "prompt_tokens",
-                            (json_int_t)usage.prompt_tokens, "completion_tokens", (json_int_t)usage.completion_tokens,
-                            "cached_tokens", (json_int_t)usage.cached_tokens, "timings", timings_json(&usage));
+    json_t *out =
+        json_pack("{sI so so so}", "id", id, "choices", choices, "usage", usage_json(&usage), "timings", timings_json(&usage));
     if (!call->more) json_object_set_new(out, "seed", json_integer(state->in.seed));
     call_reply(call, out, false);
 }
@@ -387,7 +395,7 @@ static void submit(struct call *call) {
     int32_t *stop_tokens = stops ? call_ids(call, "stop_token_ids", in->stop_token_ids, &n_stop_tokens) : NULL;
     const char **words = stop_tokens ? read_texts(call, "bad_words", in->bad_words, &n_words) : NULL;
     const char **breakers = words ? read_texts(call, "dry_sequence_breakers", in->dry_sequence_breakers, &n_breakers) : NULL;
-    if (breakers) {
+    if (breakers && call_check_prompt(call, in->model, n_prompt)) {
         const bool usual = !in->dry_sequence_breakers;
         struct gen_params params = {
             .prompt = ids,
@@ -431,26 +439,20 @@ static void submit(struct call *call) {
             .grammar = state->grammar,
             .logprobs = in->logprobs >= 0,
             .n_top = in->logprobs > 0 ? (uint32_t)in->logprobs : 0,
+            .priority = in->service.level,
+            .client = call->owner,
+            .salt = limits_salt(control_state(call->control)->separate_clients ? call->owner : 0, in->cache_salt),
+            .no_reuse = !in->cache_prompt,
+            .session = in->session,
+            .speculation = in->speculation ? GEN_SPECULATION_CONFIGURED : GEN_SPECULATION_OFF,
+            .id = state->id,
             .deadline_ns = state->deadline_ns,
             .load_ns = state->load_ns,
             .notify = notify,
             .user = call,
         };
         enum sh_code code = gen_submit(state->model, &params, &state->generation, &err);
-        if (code == SH_OK) {
-            state->id = gen_id(state->generation);
-            if (call->more)
-                call_reply(call,
-                           json_pack("{sI ss sI}", "id", (json_int_t)state->id, "model", model_id(state->model), "seed",
-                                     (json_int_t)in->seed),
-                           true);
-        } else if (code == SH_ERR_BUSY) {
-            call_error(call, "Busy", json_pack("{ss ss}", "model", in->model, "message", err.message));
-        } else if (code == SH_ERR_CANCELLED) {
-            call_error(call, "ShuttingDown", json_pack("{ss}", "message", err.message));
-        } else {
-            call_error(call, "GenerationFailed", json_pack("{ss ss}", "code", sh_code_name(code), "message", err.message));
-        }
+        if (code) call_submit_error(call, in->model, code, err.message);
     }
     free(breakers);
     free(words);
@@ -460,23 +462,40 @@ static void submit(struct call *call) {
     free(ids);
 }
 
+static void generate_left(struct call *call) {
+    struct generate_state *state = call->state;
+    call_wait_end(&state->wait);
+    /* Released here and not with the state: notify must not find a call whose last reference is gone. */
+    gen_release(state->generation);
+    state->generation = NULL;
+    if (state->load) load_cancel(state->load);
+}
+
 static void generate_wake(struct call *call) {
     struct generate_state *state = call->state;
     if (!state->generation) {
+        if (state->wait.cancelled) {
+            generate_left(call);
+            call_cancelled(call, state->id, "cancelled");
+            return;
+        }
         pthread_mutex_lock(&state->lock);
         bool done = state->load_done;
         pthread_mutex_unlock(&state->lock);
         if (!done) return;
         if (state->load_code) {
+            call_wait_end(&state->wait);
             call_load_error(call, state->in.model, state->load_code, state->load_err.message);
             return;
         }
+        if (state->in.service.keep_alive && !state->text_begun) model_keep_alive(state->model, state->in.service.keep_alive_s);
         if (!state->text_begun) {
             state->text_begun = true;
             state->call = call_ref(call); /* until text_done */
             work_submit(&state->work);
         }
         if (!atomic_load(&state->text_done)) return;
+        call_wait_end(&state->wait);
         submit(call);
     }
     struct gen_event event;
@@ -490,14 +509,6 @@ static void generate_wake(struct call *call) {
     }
 }
 
-static void generate_left(struct call *call) {
-    struct generate_state *state = call->state;
-    /* Released here and not with the state: notify must not find a call whose last reference is gone. */
-    gen_release(state->generation);
-    state->generation = NULL;
-    if (state->load) load_cancel(state->load);
-}
-
 void method_generate(struct call *call) {
     struct input in = {.add_special = true,
                        .parse_special = true,
@@ -507,7 +518,9 @@ void method_generate(struct call *call) {
                        .top_p = 0.95,
                        .min_p = 0.05,
                        .seed = -1,
-                       .logprobs = -1};
+                       .logprobs = -1,
+                       .cache_prompt = true,
+                       .speculation = true};
     if (!call_fields(call, fields, SH_COUNT(fields), &in)) return;
     if (!in.prompt == !in.prompt_tokens) {
         call_invalid_parameter(call, "prompt", "prompt, prompt_tokens: exactly one of the two is needed");
@@ -522,6 +535,12 @@ void method_generate(struct call *call) {
         call_invalid_parameter(call, "mirostat", "mirostat: found 1, expected 0 (off) or 2");
         return;
     }
+    struct sh_error err;
+    if (in.session && session_name_check(in.session, &err) != SH_OK) {
+        call_invalid_parameter(call, "session", "session: %s", err.message);
+        return;
+    }
+    if (!call_read_service(call, &in.service)) return;
     struct constraint constraint;
     struct model *model;
     if (!find_constraint(call, &in, &constraint) || !call_model(call, in.model, &model)) return;
@@ -550,10 +569,15 @@ void method_generate(struct call *call) {
     call->free_state = free_generate;
     call->wake = generate_wake;
     call->left = generate_left;
+    state->id = gen_new_id();
+    call_wait_begin(&state->wait, call, state->id);
+    if (call->more) /* before the load, so that it can be cancelled by its id */
+        call_reply(call, json_pack("{sI ss sI}", "id", (json_int_t)state->id, "model", model_id(model), "seed", (json_int_t)in.seed), true);
 
     call_ref(call); /* until load_done */
     state->load = model_load(model, NULL, load_done, NULL, call);
     if (!state->load) {
+        call_wait_end(&state->wait);
         call_load_error(call, in.model, SH_ERR_NO_MEMORY, "no memory");
         call_unref(call);
     }
@@ -565,7 +589,7 @@ void method_cancel(struct call *call) {
     int64_t id = 0;
     const struct field cancel_fields[] = {{"id", FIELD_INT, 0, true, 0, 9223372036854775807.0}};
     if (!call_fields(call, cancel_fields, 1, &id)) return;
-    if (gen_cancel_id((uint64_t)id, "cancelled")) {
+    if (call_wait_cancel((uint64_t)id) || gen_cancel_id((uint64_t)id, "cancelled")) {
         call_reply(call, NULL, false);
         return;
     }

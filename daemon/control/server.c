@@ -4,6 +4,7 @@
 #include "daemon/control/varlink.h"
 #include "daemon/log.h"
 #include "daemon/metrics.h"
+#include "daemon/text.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -29,6 +30,7 @@ struct client {
     struct control *control;
     struct client *next, **previous;
     int fd;
+    uint64_t owner;
     uint32_t events; /* what epoll watches */
     struct frame_reader reader;
     char *output;
@@ -268,6 +270,7 @@ static void start_call(struct client *client, const char *text, size_t length) {
     call->client = client;
     call->request = request;
     call->parameters = parameters;
+    call->owner = client->owner;
     call->more = json_is_true(more);
     call->oneway = json_is_true(oneway);
     client->call = call;
@@ -354,6 +357,15 @@ static void client_event(struct client *client, uint32_t events) {
     settle(client);
 }
 
+static uint64_t owner_of(int fd) {
+    struct ucred who = {.uid = (uid_t)-1};
+    socklen_t length = sizeof who;
+    getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &length);
+    const uint64_t parts[2] = {UINT64_MAX, who.uid}; /* no address and no key has this form */
+    const uint64_t owner = text_hash(parts, sizeof parts);
+    return owner ? owner : 1;
+}
+
 static void accept_clients(struct control *control) {
     for (;;) {
         int fd = accept4(control->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
@@ -377,6 +389,7 @@ static void accept_clients(struct control *control) {
         }
         client->control = control;
         client->fd = fd;
+        client->owner = owner_of(fd);
         client->events = EPOLLIN | EPOLLRDHUP;
         struct epoll_event event = {.events = client->events, .data.ptr = client};
         if (epoll_ctl(control->epoll, EPOLL_CTL_ADD, fd, &event) != 0) {
@@ -588,6 +601,11 @@ enum sh_code control_start(const struct control_params *params, struct control *
         (struct control_state){.path = control->path, .http_addresses = params->http_addresses, .started_ns = sh_now_ns()};
     *out = control;
     return SH_OK;
+}
+
+void control_configure(struct control *control, const struct config *config) {
+    control->state.max_prompt_tokens = config->max_prompt_tokens;
+    control->state.separate_clients = config->separate_clients;
 }
 
 int control_fd(const struct control *control) { return control->epoll; }

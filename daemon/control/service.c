@@ -3,6 +3,8 @@
  */
 #include "compute/base.h"
 #include "daemon/control/call.h"
+#include "daemon/metrics.h"
+#include "daemon/text.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -176,6 +178,85 @@ void call_load_error(struct call *call, const char *model, enum sh_code code, co
     /* A client that gave up is gone: what one that is still there hears of is the daemon's end. */
     if (code == SH_ERR_CANCELLED) call_error(call, "ShuttingDown", json_pack("{ss}", "message", message));
     else call_error(call, "LoadFailed", json_pack("{ss ss ss}", "model", model, "code", sh_code_name(code), "message", message));
+}
+
+bool call_read_service(struct call *call, struct call_service *service) {
+    const char *priority = service->priority;
+    if (priority && strcmp(priority, "normal") != 0 && strcmp(priority, "low") != 0) {
+        call_invalid_parameter(call, "priority", "priority: found \"%.40s\", expected normal or low", priority);
+        return false;
+    }
+    service->level = priority && strcmp(priority, "low") == 0 ? GEN_PRIORITY_LOW : GEN_PRIORITY_NORMAL;
+    if (!service->keep_alive || text_duration(service->keep_alive, &service->keep_alive_s)) return true;
+    call_invalid_parameter(call, "keep_alive", "keep_alive: found \"%.40s\", expected seconds, or a time such as 5m", service->keep_alive);
+    return false;
+}
+
+static void count_refusal(const char *reason) {
+    const char *const labels[] = {reason};
+    metric_add(METRIC_REQUESTS_REFUSED, labels, 1);
+}
+
+bool call_check_prompt(struct call *call, const char *model, uint64_t tokens) {
+    const uint32_t most = control_state(call->control)->max_prompt_tokens;
+    if (!most || tokens <= most) return true;
+    char message[120];
+    snprintf(message, sizeof message, "the prompt has %llu tokens, expected at most %u (max_prompt_tokens)", (unsigned long long)tokens, most);
+    count_refusal("prompt_too_long");
+    call_error(call, "PromptTooLong", json_pack("{ss sI sI ss}", "model", model, "tokens", (json_int_t)tokens, "limit", (json_int_t)most,
+                                                "message", message));
+    return false;
+}
+
+void call_submit_error(struct call *call, const char *model, enum sh_code code, const char *message) {
+    if (code == SH_ERR_BUSY) {
+        count_refusal("queue_full");
+        call_error(call, "Busy", json_pack("{ss ss}", "model", model, "message", message));
+    } else if (code == SH_ERR_CANCELLED) {
+        count_refusal("shutting_down");
+        call_error(call, "ShuttingDown", json_pack("{ss}", "message", message));
+    } else {
+        call_error(call, "GenerationFailed", json_pack("{ss ss}", "code", sh_code_name(code), "message", message));
+    }
+}
+
+json_t *usage_json(const struct gen_usage *usage) {
+    return json_pack("{sI sI sI sI sI sI}", "prompt_tokens", (json_int_t)usage->prompt_tokens, "completion_tokens",
+                     (json_int_t)usage->completion_tokens, "cached_tokens", (json_int_t)usage->cached_tokens, "draft_tokens",
+                     (json_int_t)usage->draft_tokens, "accepted_tokens", (json_int_t)usage->accepted_tokens, "preemptions",
+                     (json_int_t)usage->preemptions);
+}
+
+/* ---- calls that wait --------------------------------------------------------------------------------- */
+
+static struct call_wait *waiting;
+
+void call_wait_begin(struct call_wait *wait, struct call *call, uint64_t id) {
+    *wait = (struct call_wait){.call = call, .id = id, .next = waiting, .previous = &waiting};
+    if (waiting) waiting->previous = &wait->next;
+    waiting = wait;
+}
+
+void call_wait_end(struct call_wait *wait) {
+    if (!wait->call) return;
+    *wait->previous = wait->next;
+    if (wait->next) wait->next->previous = wait->previous;
+    wait->call = NULL;
+}
+
+bool call_wait_cancel(uint64_t id) {
+    for (struct call_wait *wait = waiting; wait; wait = wait->next) {
+        if (wait->id != id) continue;
+        wait->cancelled = true;
+        call_post(wait->call);
+        return true;
+    }
+    return false;
+}
+
+void call_cancelled(struct call *call, uint64_t id, const char *reason) {
+    call_error(call, "Cancelled",
+               json_pack("{sI ss ss++}", "id", (json_int_t)id, "reason", reason, "message", "the request was ended (", reason, ")"));
 }
 
 /* ---- dispatch ---------------------------------------------------------------------------------------- */

@@ -12,6 +12,8 @@ struct http;
 /* inherited_fds: listening sockets from systemd (LISTEN_FDNAMES http), used instead of config->listen when n_inherited > 0. */
 enum sh_code http_start(const struct config *config, const int *inherited_fds, uint32_t n_inherited, struct http **out,
                         struct sh_error *err);
+/* Keys, rates and what else of the configuration may change while it serves. On an error nothing has changed. Any thread. */
+enum sh_code http_configure(struct http *http, const struct config *config, struct sh_error *err);
 /* "http://127.0.0.1:43211", NULL-terminated array; lent. */
 const char *const *http_addresses(const struct http *http);
 void http_stop_accepting(struct http *http); /* answers new requests with 503, lets running ones end */

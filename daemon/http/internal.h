@@ -14,6 +14,7 @@
 
 #include "daemon/http/http.h"
 #include "daemon/http/params.h"
+#include "daemon/limits.h"
 #include "daemon/text.h"
 
 #include <microhttpd.h>
@@ -42,9 +43,13 @@ struct http {
     const char *addresses[HTTP_SOCKETS_MAX + 1];
     uint32_t n_sockets;
     struct http_watch *watch;
-    char *api_key, *cors_origin; /* "" = none */
+    char *cors_origin; /* "" = none */
+    struct limits *limits;
+    atomic_uint max_prompt_tokens, max_choices; /* these three change at a reload */
+    atomic_bool separate_clients;
     uint32_t max_connections, request_timeout_s, header_timeout_s, idle_timeout_s;
     uint64_t max_body_bytes;
+    uint32_t max_header_bytes;
     uint64_t started_ns;
     atomic_uint connections, requests; /* open; being worked on */
     atomic_ullong body_bytes;          /* held for bodies, all requests */
@@ -99,11 +104,17 @@ struct http_request {
     bool parse_locked;
     uint64_t body_total;              /* discarded bytes too */
     struct api_error refusal;         /* status != 0: known before the body came */
+    bool refuse_now;                  /* without waiting for the body */
+    uint64_t address;                 /* limits_address */
+    struct limits_client client;      /* whose it is */
+    bool counted;                     /* limits_begin let it through, limits_end follows */
+    struct limits_state rates;        /* for its answer's headers; all 0: there are none */
     bool complete;                    /* head and body are here */
     bool settled;                     /* libmicrohttpd knows that nothing more is to be read */
     uint64_t started_ns, deadline_ns; /* deadline 0: none */
     uint64_t number;
     unsigned status; /* of the response queued, 0 none */
+    uint32_t retry_after_s;
 
     void *job;                    /* of the handler */
     void (*job_close)(void *job); /* connection's thread, when the request ends: cancels what runs for it */
@@ -143,6 +154,8 @@ void http_completed(void *cls, struct MHD_Connection *mhd, void **con_cls, enum 
 enum http_step answer_json(struct http_request *request, unsigned status,
                            json_t *value); /* takes the reference; NULL: no memory */
 enum http_step answer_error(struct http_request *request, const struct api_error *error);
+/* A request that a limit refuses is counted; what is wrong with a request, or fails later, is not. */
+void count_refusal(const struct api_error *error);
 enum http_step answer_text(struct http_request *request, unsigned status, const char *type, char *text,
                            size_t length); /* takes text */
 enum http_step answer_options(struct http_request *request);

@@ -2,6 +2,7 @@
 #include "daemon/http/openai.h"
 
 #include "compute/base.h"
+#include "daemon/metrics.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -106,9 +107,16 @@ static json_t *usage_json(const struct api_job *job) {
     json_t *usage =
         json_pack("{s:I,s:I,s:I,s:{s:I}}", "prompt_tokens", prompt, "completion_tokens", completion, "total_tokens",
                   prompt + completion, "prompt_tokens_details", "cached_tokens", (json_int_t)job->usage.cached_tokens);
-    if (job->counts_reasoning)
-        json_object_set_new(usage, "completion_tokens_details",
-                            json_pack("{s:I}", "reasoning_tokens", (json_int_t)job->reasoning_tokens));
+    if (job->counts_reasoning || job->usage.draft_tokens) {
+        json_t *details = json_object();
+        if (job->counts_reasoning) json_object_set_new(details, "reasoning_tokens", json_integer((json_int_t)job->reasoning_tokens));
+        if (job->usage.draft_tokens) {
+            json_object_set_new(details, "accepted_prediction_tokens", json_integer(job->usage.accepted_tokens));
+            json_object_set_new(details, "rejected_prediction_tokens",
+                                json_integer((json_int_t)job->usage.draft_tokens - job->usage.accepted_tokens));
+        }
+        json_object_set_new(usage, "completion_tokens_details", details);
+    }
     return usage;
 }
 
@@ -191,6 +199,7 @@ static void take(struct api_job *job, struct api_part *part, struct api_choice *
 static void on_token(struct api_job *job, struct api_part *part, struct api_choice *choice, const struct gen_event *event) {
     size_t length;
     json_t *ids = NULL, *logprobs = NULL;
+    job->tokens_taken++;
     if (job->drop_tokens) return;
     json_t **to = job->q.stream ? &logprobs : &choice->logprobs, **list = job->q.stream ? &ids : &choice->token_ids;
     if (job->q.logprobs && event->logprob) job->family->add_logprob(job, to, event->token, event->logprob, choice->chars);
@@ -225,6 +234,9 @@ static void on_end(struct api_job *job, struct api_part *part, const struct gen_
     job->usage.prompt_tokens += usage.prompt_tokens;
     job->usage.completion_tokens += job->drop_tokens ? 0 : usage.completion_tokens;
     job->usage.cached_tokens += usage.cached_tokens;
+    job->usage.draft_tokens += usage.draft_tokens;
+    job->usage.accepted_tokens += usage.accepted_tokens;
+    if (event->finish == GEN_STOP) limits_note_service(job->request->http->limits, job->model_id, (double)(usage.prefill_ns + usage.decode_ns) * 1e-9);
     if (job->error.status) return;
     const char *why = event->error.message;
     const bool stuck = job->grammar && (event->error.code == SH_ERR_LIMIT || event->error.code == SH_ERR_UNSUPPORTED);
@@ -281,6 +293,21 @@ static void on_event(struct api_job *job, struct api_part *part, struct gen_even
 
 static void notify(void *user) { request_wake(user); }
 
+/* What kind of request it is to the runner, whatever it asks for. */
+static void set_service(const struct api_job *job, struct gen_params *params) {
+    const struct http_request *r = job->request;
+    params->priority = job->q.low_priority ? GEN_PRIORITY_LOW : GEN_PRIORITY_NORMAL;
+    params->client = r->client.id;
+    params->salt = limits_salt(atomic_load(&r->http->separate_clients) ? r->client.id : 0, job->q.cache_salt);
+    params->no_reuse = job->q.no_reuse;
+    params->session = job->q.session;
+    params->speculation = job->q.no_speculation ? GEN_SPECULATION_OFF : GEN_SPECULATION_CONFIGURED;
+    params->deadline_ns = r->deadline_ns;
+    params->load_ns = job->load_ns;
+    params->notify = notify;
+    params->user = job->request;
+}
+
 static enum sh_code submit(struct api_job *job, struct api_part *part, struct sh_error *err) {
     const struct api_request *q = &job->q;
     struct gen_params params = {
@@ -305,19 +332,21 @@ static enum sh_code submit(struct api_job *job, struct api_part *part, struct sh
         .logprobs = q->logprobs,
         .n_top = q->n_top,
         .echo_logprobs = q->echo && q->logprobs,
-        .deadline_ns = job->request->deadline_ns,
-        .load_ns = job->load_ns,
-        .notify = notify,
-        .user = job->request,
     };
+    set_service(job, &params);
     params.sampler.seed += (uint64_t)(part - job->parts); /* equal prompts of one request are not to give equal answers */
     return gen_submit(job->ready, &params, &part->generation, err);
 }
 
+static uint64_t total_tokens(const struct api_job *job) {
+    uint64_t total = 0;
+    for (uint32_t p = 0; p < job->n_parts; p++) total += job->parts[p].n_ids;
+    return total;
+}
+
 /* All inputs as one. */
 static enum sh_code submit_embeddings(struct api_job *job, struct sh_error *err) {
-    uint64_t total = 0, at = 0;
-    for (uint32_t p = 0; p < job->n_parts; p++) total += job->parts[p].n_ids;
+    uint64_t total = total_tokens(job), at = 0;
     if (total > UINT32_MAX) return sh_fail(err, SH_ERR_LIMIT, "the inputs have %llu tokens, too many", (unsigned long long)total);
     int32_t *ids = sh_calloc(total, sizeof(*ids));
     uint32_t *lengths = sh_calloc(job->n_parts, sizeof(*lengths));
@@ -327,22 +356,35 @@ static enum sh_code submit_embeddings(struct api_job *job, struct sh_error *err)
         memcpy(ids + at, job->parts[p].ids, job->parts[p].n_ids * sizeof(*ids));
         at += job->parts[p].n_ids;
     }
-    const struct gen_params params = {
+    struct gen_params params = {
         .prompt = ids,
         .n_prompt = (uint32_t)total,
         .n_choices = 1,
         .text_lengths = lengths,
         .n_texts = job->n_parts,
         .dimensions = job->q.dimensions,
-        .deadline_ns = job->request->deadline_ns,
-        .load_ns = job->load_ns,
-        .notify = notify,
-        .user = job->request,
     };
+    set_service(job, &params);
     if (code == SH_OK) code = gen_submit(job->ready, &params, &job->parts[0].generation, err);
     free(ids);
     free(lengths);
     return code;
+}
+
+static void charge(const struct api_job *job, uint64_t tokens, const char *kind) {
+    const struct http_request *r = job->request;
+    const char *const labels[] = {r->client.name, kind};
+    limits_charge(r->http->limits, r->client.id, tokens, sh_now_ns());
+    if (*r->client.name && tokens) metric_add(METRIC_CLIENT_TOKENS, labels, (double)tokens);
+}
+
+/* Seconds until the model's queue should have a place again. */
+static uint32_t estimate_wait(const struct api_job *job) {
+    struct model_view view;
+    model_get_view(job->ready, &view);
+    const uint32_t seconds = limits_estimate_wait(job->request->http->limits, view.id, view.queued, view.running);
+    model_view_finish(&view);
+    return seconds;
 }
 
 static void submit_more(struct api_job *job) {
@@ -357,7 +399,9 @@ static void submit_more(struct api_job *job) {
         else if (code == SH_ERR_INVALID) /* the tokens are checked already */
             api_fail_code(&job->error, code, embeddings ? "dimensions" : "n", why.message);
         else if (code) api_fail_code(&job->error, code, text_field(job), why.message);
+        if (code == SH_ERR_BUSY) job->error.retry_after_s = estimate_wait(job);
         if (code) return;
+        charge(job, embeddings ? total_tokens(job) : part->n_ids, "prompt");
         job->n_submitted++;
     }
 }
@@ -481,6 +525,10 @@ static bool describe_model(struct api_job *job) {
 
 static bool check_tokens(struct api_job *job) {
     uint32_t n_vocab = sh_vocab_size(job->vocab);
+    const uint32_t most = atomic_load(&job->request->http->max_prompt_tokens);
+    if (most && total_tokens(job) > most)
+        return api_fail(&job->error, 400, "prompt_too_long", text_field(job), "%s: found %llu tokens, expected at most %u (max_prompt_tokens)",
+                        text_field(job), (unsigned long long)total_tokens(job), most);
     for (uint32_t p = 0; p < job->n_parts; p++) {
         char at[64];
         if (!job->parts[p].n_ids)
@@ -576,6 +624,8 @@ static void job_close(void *user) {
     pthread_mutex_lock(&job->request->lock);
     job->closed = true;
     pthread_mutex_unlock(&job->request->lock);
+    charge(job, job->tokens_taken, "generated");
+    job->tokens_taken = 0;
     if (job->load) {
         load_cancel(job->load);
         load_release(job->load);
@@ -629,13 +679,21 @@ static bool draw_random(struct api_job *job) {
     return true;
 }
 
+static bool check_choices(struct api_job *job) {
+    const uint32_t most = atomic_load(&job->request->http->max_choices);
+    const uint64_t wanted = job->q.kind == API_EMBEDDINGS ? 1 : (uint64_t)job->q.n * (job->q.n_prompts ? job->q.n_prompts : 1);
+    if (wanted <= most) return true;
+    return api_fail(&job->error, 400, "too_many_choices", "n", "n: found %llu choices over all prompts, expected at most %u (max_choices)",
+                    (unsigned long long)wanted, most);
+}
+
 static bool begin(struct api_job *job) {
     struct http_request *r = job->request;
     json_t *body;
     request_parse_begin(r, &body, &job->error);
     bool ok = body && api_request_parse(body, job->family->kind, &job->q, &job->error);
     request_parse_end(r, body);
-    if (!ok || !draw_random(job) || !api_find_model(job->q.model, &job->model, &job->error)) return false;
+    if (!ok || !check_choices(job) || !draw_random(job) || !api_find_model(job->q.model, &job->model, &job->error)) return false;
     const struct load_params params = {0};
     job->phase = JOB_LOADING;
     job->load_began_ns = sh_now_ns();
@@ -657,6 +715,7 @@ static enum http_step wait_for_load(struct api_job *job) {
     if (!done) return HTTP_WAIT;
     load_release(job->load);
     job->load = NULL;
+    if (job->q.has_keep_alive && job->load_code == SH_OK) model_keep_alive(job->ready, job->q.keep_alive_s);
     if (job->load_code == SH_ERR_NO_MEMORY || job->load_code == SH_ERR_NO_DEVICE_MEMORY || job->load_code == SH_ERR_CANCELLED ||
         job->load_code == SH_ERR_BUSY)
         api_fail_code(&job->error, job->load_code, "model", job->load_error.message);

@@ -90,6 +90,7 @@ struct api_job {
     uint32_t n_parts;
     uint32_t n_generations, n_submitted, n_ended; /* as many as parts, or one */
     struct gen_usage usage;
+    uint64_t tokens_taken; /* generated so far: what the client is charged for when it is over */
     bool counts_reasoning;
     uint64_t reasoning_tokens; /* those of usage.completion_tokens that reasoning was written with */
     struct api_error error; /* status != 0 */

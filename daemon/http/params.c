@@ -2,6 +2,8 @@
 #include "daemon/http/fields.h"
 
 #include "compute/base.h"
+#include "daemon/sessions.h"
+#include "daemon/text.h"
 
 #include <limits.h>
 #include <math.h>
@@ -363,6 +365,52 @@ static bool parse_stream(const json_t *body, struct api_request *out, struct api
     return true;
 }
 
+/* How urgent it is, and how long its model is to stay. */
+static bool parse_service(const json_t *body, struct api_request *out, struct api_error *err) {
+    const json_t *tier = api_field(body, "service_tier"), *priority = api_field(body, "priority"), *keep = api_field(body, "keep_alive");
+    static const char expected[] = "seconds, or a time such as \"5m\"";
+    int64_t number = 0;
+    if (tier && !json_is_string(tier)) return api_wrong(err, "service_tier", tier, "a string");
+    if (tier) out->low_priority = strcmp(json_string_value(tier), "flex") == 0;
+    if (json_is_integer(priority)) { /* vLLM's: what is lower comes first, and 0 is usual */
+        out->low_priority = json_integer_value(priority) > 0;
+    } else if (priority) {
+        const char *word = json_string_value(priority);
+        if (!word) return api_wrong(err, "priority", priority, "\"normal\", \"low\" or an integer");
+        if (strcmp(word, "normal") != 0 && strcmp(word, "low") != 0)
+            return api_out_of_range(err, "priority", priority, "\"normal\", \"low\" or an integer");
+        out->low_priority = strcmp(word, "low") == 0;
+    }
+    if (!keep) return true;
+    out->has_keep_alive = true;
+    if (json_is_string(keep))
+        return (strlen(json_string_value(keep)) == json_string_length(keep) && text_duration(json_string_value(keep), &out->keep_alive_s)) ||
+               api_out_of_range(err, "keep_alive", keep, expected);
+    if (!json_is_number(keep)) return api_wrong(err, "keep_alive", keep, expected);
+    const double seconds = json_number_value(keep);
+    number = seconds < 0 ? -1 : seconds > 1e9 ? 1000000000 : (int64_t)ceil(seconds);
+    out->keep_alive_s = number;
+    return true;
+}
+
+/* What is shared with other requests, and what is left for later ones. */
+static bool parse_sharing(const json_t *body, struct api_request *out, struct api_error *err) {
+    const json_t *salt = api_field(body, "cache_salt"), *session = api_field(body, "session");
+    bool cache_prompt = true, speculation = true;
+    struct sh_error why;
+    if (!api_get_bool(body, "cache_prompt", &cache_prompt, err) || !api_get_bool(body, "speculation", &speculation, err) ||
+        (salt && !api_copy_string(salt, "cache_salt", &out->cache_salt, err)) ||
+        (session && !api_copy_string(session, "session", &out->session, err)))
+        return false;
+    out->no_reuse = !cache_prompt;
+    out->no_speculation = !speculation;
+    if (out->cache_salt && !*out->cache_salt)
+        return api_fail(err, 400, "invalid_value", "cache_salt", "cache_salt: found an empty string, expected a text");
+    if (out->session && session_name_check(out->session, &why) != SH_OK)
+        return api_fail(err, 400, "invalid_value", "session", "session: %s", why.message);
+    return true;
+}
+
 static bool parse_embeddings(const json_t *body, struct api_request *out, struct api_error *err) {
     const json_t *format = api_field(body, "encoding_format");
     const char *text = json_string_value(format);
@@ -370,7 +418,7 @@ static bool parse_embeddings(const json_t *body, struct api_request *out, struct
     if (format && strcmp(text, "float") != 0 && strcmp(text, "base64") != 0)
         return api_out_of_range(err, "encoding_format", format, "\"float\" or \"base64\"");
     out->base64 = format && strcmp(text, "base64") == 0;
-    if (!get_model(body, &out->model, err) || !check_unsupported(body, API_EMBEDDINGS, 1, err) ||
+    if (!get_model(body, &out->model, err) || !check_unsupported(body, API_EMBEDDINGS, 1, err) || !parse_service(body, out, err) ||
         !api_get_count(body, "dimensions", 1, INT32_MAX, &out->dimensions, err) ||
         !api_get_bool(body, "add_special_tokens", &out->add_special, err) ||
         !parse_prompts(body, "input", API_INPUTS_MAX, out, err))
@@ -395,7 +443,8 @@ bool api_request_parse(const json_t *body, enum api_kind kind, struct api_reques
         !(kind == API_CHAT ? api_chat_parse(body, out, err) : parse_prompts(body, "prompt", API_PROMPTS_MAX, out, err)))
         return false;
     if (!parse_stream(body, out, err) || !parse_stops(body, out, err) || !parse_sampling(body, out, err) ||
-        !parse_limits(body, out, err) || !parse_logprobs(body, out, err) ||
+        !parse_limits(body, out, err) || !parse_logprobs(body, out, err) || !parse_service(body, out, err) ||
+        !parse_sharing(body, out, err) ||
         !api_get_bool(body, "ignore_eos", &out->ignore_eos, err) ||
         !api_get_bool(body, "return_token_ids", &out->return_token_ids, err) ||
         !api_get_bool(body, "return_tokens_as_token_ids", &out->tokens_as_ids, err) ||
@@ -423,6 +472,8 @@ void api_request_finish(struct api_request *request) {
     free(request->stops);
     free(request->bias);
     free(request->model);
+    free(request->cache_salt);
+    free(request->session);
     memset(request, 0, sizeof(*request));
 }
 

@@ -20,6 +20,7 @@ enum { API_STOPS_MAX = 16, API_STOP_TOKENS_MAX = 1024, API_WORDS_MAX = 256, API_
 struct api_error { /* OpenAI's error object and the status that goes with it */
     unsigned status;
     const char *type, *code; /* constants; code NULL: null */
+    uint32_t retry_after_s;  /* 0: not known; for 429 and 503 */
     char param[96];          /* "" = null */
     char message[640];
 };
@@ -87,6 +88,12 @@ struct api_request {
     bool stream, include_usage, echo, ignore_eos, logprobs, return_token_ids, tokens_as_ids, special;
     bool add_special;           /* completions and embeddings: BOS as the model wants it; default true */
     uint32_t n_top;             /* with logprobs */
+    bool low_priority;          /* all kinds, like the next two */
+    bool has_keep_alive;
+    int64_t keep_alive_s;       /* as model_keep_alive */
+    bool no_reuse, no_speculation;
+    char *cache_salt;           /* NULL: none */
+    char *session;              /* NULL: none; see session_name_check */
     uint32_t dimensions;        /* embeddings; 0: all */
     bool base64;                /* embeddings: little-endian float32 in base64 */
 };

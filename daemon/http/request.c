@@ -97,35 +97,70 @@ static bool keep_going(struct http_request *r, bool *probe) {
 
 /* ---- head ---- */
 
-static bool same_secret(const char *a, const char *b) {
-    size_t n = strlen(a), m = strlen(b);
-    unsigned char different = n != m;
-    for (size_t i = 0; i < m; i++) /* takes as long for any guess of one length */
-        different |= (unsigned char)(a[n ? i % n : 0] ^ b[i]);
-    return !different;
+/* Whose it is: an API key's where there are any, else an address's. */
+static bool find_client(struct http_request *r) {
+    const char *value = MHD_lookup_connection_value(r->mhd, MHD_HEADER_KIND, MHD_HTTP_HEADER_AUTHORIZATION);
+    struct limits *limits = r->http->limits;
+    r->client = (struct limits_client){.id = r->address};
+    if (!limits_has_keys(limits)) return true;
+    if (value && strncasecmp(value, "Bearer ", 7) == 0 && limits_find_key(limits, value + 7 + strspn(value + 7, " "), &r->client)) return true;
+    return api_fail(&r->refusal, 401, "invalid_api_key", NULL, "%s, expected \"Authorization: Bearer KEY\" with a key of this server's",
+                    value ? "the API key is not valid" : "no API key was given");
 }
 
-static bool authorised(struct http_request *r) {
-    const char *value = MHD_lookup_connection_value(r->mhd, MHD_HEADER_KIND, MHD_HTTP_HEADER_AUTHORIZATION);
-    if (!*r->http->api_key || (r->route && r->route->open)) return true;
-    if (!value || strncasecmp(value, "Bearer ", 7) != 0) return false;
-    value += 7;
-    return same_secret(value + strspn(value, " "), r->http->api_key);
+static bool check_rates(struct http_request *r) {
+    const enum limits_verdict verdict = limits_begin(r->http->limits, r->client.id, sh_now_ns(), &r->rates);
+    struct api_error *err = &r->refusal;
+    switch (verdict) {
+    case LIMITS_GO: r->counted = true; return true;
+    case LIMITS_REQUESTS:
+        api_fail(err, 429, "rate_limit_exceeded", NULL, "too many requests: the limit is reached, try again in %u s (rate_limit)",
+                 r->rates.retry_s);
+        break;
+    case LIMITS_TOKENS:
+        api_fail(err, 429, "token_rate_limit_exceeded", NULL,
+                 "too many tokens: %llu a minute are used up, try again in %u s (token_rate_limit)", (unsigned long long)r->rates.tokens,
+                 r->rates.retry_s);
+        break;
+    case LIMITS_RUNNING:
+        api_fail(err, 429, "too_many_requests", NULL,
+                 "as many requests of this client are under way as it may have at once, try again later (max_requests_per_client)");
+        break;
+    }
+    err->retry_after_s = r->rates.retry_s;
+    return false;
+}
+
+/* What no handler could undo: how long the head is, and where the body ends. */
+static bool check_form(struct http_request *r, const char *length) {
+    struct http *http = r->http;
+    const size_t head = MHD_get_connection_info(r->mhd, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE)->header_size;
+    const char *coding = MHD_lookup_connection_value(r->mhd, MHD_HEADER_KIND, MHD_HTTP_HEADER_TRANSFER_ENCODING);
+    if (head > http->max_header_bytes)
+        api_fail(&r->refusal, 431, "header_too_large", NULL, "the head has %zu bytes, expected at most %u (max_header)", head,
+                 http->max_header_bytes);
+    else if (coding && strcasecmp(coding, "chunked") != 0)
+        api_fail(&r->refusal, 501, "unsupported_transfer_encoding", NULL, "Transfer-Encoding: found \"%.60s\", expected chunked or none",
+                 coding);
+    else if (coding && length) /* two who disagree on where a request ends can be made to see different requests */
+        api_fail(&r->refusal, 400, "invalid_header", NULL, "found both Transfer-Encoding and Content-Length, expected one of them");
+    r->refuse_now = r->refusal.status != 0;
+    return !r->refuse_now;
 }
 
 static void check_head(struct http_request *r, const char *method) {
     struct http *http = r->http;
     const char *length = MHD_lookup_connection_value(r->mhd, MHD_HEADER_KIND, MHD_HTTP_HEADER_CONTENT_LENGTH);
-    if (atomic_load(&http->draining) && !(r->route && r->route->open))
-        api_fail(&r->refusal, 503, "shutting_down", NULL, "the server is shutting down");
-    else if (atomic_load(&http->connections) > http->max_connections && !(r->route && r->route->open))
+    const bool open = r->route && r->route->open;
+    if (!check_form(r, length)) return;
+    if (atomic_load(&http->draining) && !open) api_fail(&r->refusal, 503, "shutting_down", NULL, "the server is shutting down");
+    else if (atomic_load(&http->connections) > http->max_connections && !open)
         api_fail(&r->refusal, 503, "too_many_connections", NULL,
                  "%u connections are open, all that max_connections allows; try again later", http->max_connections);
-    else if (!authorised(r))
-        api_fail(&r->refusal, 401, "invalid_api_key", NULL,
-                 "%s, expected \"Authorization: Bearer KEY\" with this server's api_key",
-                 MHD_lookup_connection_value(r->mhd, MHD_HEADER_KIND, MHD_HTTP_HEADER_AUTHORIZATION) ? "the API key is not valid"
-                                                                                                     : "no API key was given");
+    else if (limits_too_many_connections(http->limits, r->address, 0))
+        api_fail(&r->refusal, 429, "too_many_connections", NULL,
+                 "this address has more connections open than it may; try again later (max_connections_per_address)");
+    else if (!open && !r->options && (!find_client(r) || !check_rates(r))) return;
     else if (!r->route) api_fail(&r->refusal, 404, "not_found", NULL, "there is nothing at %.200s", r->path);
     else if (!(r->route->methods & r->method))
         api_fail(&r->refusal, 405, "method_not_allowed", NULL, "%s is not answered at %s, expected %s", method, r->label,
@@ -147,6 +182,7 @@ static struct http_request *request_create(struct http *http, struct MHD_Connect
     r->mhd = mhd;
     r->conn = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT)->socket_context;
     r->fd = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+    r->address = limits_address(MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CLIENT_ADDRESS)->client_addr);
     r->started_ns = sh_now_ns();
     r->number = atomic_fetch_add(&numbers, 1) + 1;
     r->http11 = strcmp(version, MHD_HTTP_VERSION_1_1) == 0;
@@ -255,10 +291,8 @@ enum MHD_Result http_access(void *cls, struct MHD_Connection *mhd, const char *u
         const char *length = MHD_lookup_connection_value(mhd, MHD_HEADER_KIND, MHD_HTTP_HEADER_CONTENT_LENGTH);
         /* Answering now closes the connection under a client that is still sending: only if it waits to be told to, or has too
          * much to say. */
-        if (r->refusal.status && length &&
-            (MHD_lookup_connection_value(mhd, MHD_HEADER_KIND, MHD_HTTP_HEADER_EXPECT) ||
-             strtoull(length, NULL, 10) > DISCARD_BYTES))
-            return answer(r);
+        const bool asks = MHD_lookup_connection_value(mhd, MHD_HEADER_KIND, MHD_HTTP_HEADER_EXPECT) != NULL;
+        if (r->refusal.status && (r->refuse_now || asks || (length && strtoull(length, NULL, 10) > DISCARD_BYTES))) return answer(r);
         return MHD_YES;
     }
     if (*upload_size) {
@@ -301,6 +335,9 @@ void http_completed(void *cls, struct MHD_Connection *mhd, void **con_cls, enum 
     pthread_mutex_unlock(&r->lock);
     if (r->conn) watch_done(http->watch, r->conn);
     if (r->job) r->job_close(r->job);
+    if (r->counted) limits_end(http->limits, r->client.id);
+    const char *const client[] = {r->client.name};
+    if (*r->client.name) metric_add(METRIC_CLIENT_REQUESTS, client, 1);
     char status[16];
     snprintf(status, sizeof(status), "%u",
              r->status ? r->status : 499); /* 499, as others log it: gone before there was an answer */

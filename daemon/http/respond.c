@@ -2,7 +2,9 @@
 #include "daemon/http/internal.h"
 
 #include "compute/base.h"
+#include "daemon/metrics.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -31,6 +33,34 @@ static const char *allowed(const struct http_request *r) {
                                                                     : "GET, HEAD, OPTIONS";
 }
 
+/* As OpenAI's: "120ms", "7.5s", "1m30s". */
+static void add_reset(struct MHD_Response *response, const char *name, double seconds) {
+    char text[48];
+    if (seconds < 1) snprintf(text, sizeof(text), "%.0fms", seconds * 1000);
+    else if (seconds < 60) snprintf(text, sizeof(text), "%.3gs", seconds);
+    else snprintf(text, sizeof(text), "%.0fm%.0fs", floor(seconds / 60), floor(fmod(seconds, 60)));
+    MHD_add_response_header(response, name, text);
+}
+
+static void add_number(struct MHD_Response *response, const char *name, uint64_t number) {
+    char text[24];
+    snprintf(text, sizeof(text), "%llu", (unsigned long long)number);
+    MHD_add_response_header(response, name, text);
+}
+
+static void add_rates(struct MHD_Response *response, const struct limits_state *rates) {
+    if (rates->requests) {
+        add_number(response, "x-ratelimit-limit-requests", rates->requests);
+        add_number(response, "x-ratelimit-remaining-requests", rates->requests_left);
+        add_reset(response, "x-ratelimit-reset-requests", rates->requests_reset_s);
+    }
+    if (rates->tokens) {
+        add_number(response, "x-ratelimit-limit-tokens", rates->tokens);
+        add_number(response, "x-ratelimit-remaining-tokens", rates->tokens_left);
+        add_reset(response, "x-ratelimit-reset-tokens", rates->tokens_reset_s);
+    }
+}
+
 /* Takes the response. */
 static enum http_step queue(struct http_request *r, unsigned status, struct MHD_Response *response, const char *type) {
     char number[32];
@@ -41,7 +71,8 @@ static enum http_step queue(struct http_request *r, unsigned status, struct MHD_
     MHD_add_response_header(response, "X-Request-Id", number);
     if (status == 405 || r->options) MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, allowed(r));
     if (status == 401) MHD_add_response_header(response, MHD_HTTP_HEADER_WWW_AUTHENTICATE, "Bearer");
-    if (status == 429 || status == 503) MHD_add_response_header(response, MHD_HTTP_HEADER_RETRY_AFTER, "1");
+    if (status == 429 || status == 503) add_number(response, MHD_HTTP_HEADER_RETRY_AFTER, r->retry_after_s ? r->retry_after_s : 1);
+    add_rates(response, &r->rates);
     if (!r->complete || (atomic_load(&r->http->draining) && !r->stream))
         MHD_add_response_header(response, MHD_HTTP_HEADER_CONNECTION, "close");
     add_cors(r, response);
@@ -68,7 +99,18 @@ enum http_step answer_json(struct http_request *r, unsigned status, json_t *valu
     return answer_text(r, status, "application/json", text, text ? strlen(text) : 0);
 }
 
+void count_refusal(const struct api_error *error) {
+    static const char *const reasons[] = {"queue_full", "rate_limit_exceeded", "token_rate_limit_exceeded", "too_many_requests",
+                                          "too_many_connections", "header_too_large", "body_too_large", "prompt_too_long",
+                                          "too_many_choices", "context_length_exceeded", "invalid_api_key", "shutting_down",
+                                          "out_of_memory", "request_timeout"};
+    for (size_t i = 0; error->code && i < SH_COUNT(reasons); i++)
+        if (strcmp(error->code, reasons[i]) == 0) metric_add(METRIC_REQUESTS_REFUSED, &reasons[i], 1);
+}
+
 enum http_step answer_error(struct http_request *r, const struct api_error *error) {
+    r->retry_after_s = error->retry_after_s;
+    count_refusal(error);
     return answer_json(r, error->status, api_error_json(error));
 }
 

@@ -17,7 +17,8 @@ enum {
     THREADS = 2, /* per address: while one parses a long body, the other answers */
     SPARE = 16,  /* connections beyond the configured number, which are told so with a 503 */
     LAST_WORDS_MS = 1000,
-    ARENA = 32 << 10 /* libmicrohttpd's memory for one connection: bounds the size of a request's head */
+    SPARE_PER_ADDRESS = 4, /* of one address beyond its number, which are told so with a 429 */
+    ARENA_HEADS = 8, /* libmicrohttpd's memory for one connection, in heads: one that does not fit gets a page of its own making instead of our 431 */
 };
 
 static const struct http_route routes[] = {
@@ -57,6 +58,7 @@ static void log_line(void *cls, const char *fmt, va_list args) {
 static void notify_connection(void *cls, struct MHD_Connection *mhd, void **socket_context,
                               enum MHD_ConnectionNotificationCode code) {
     struct http *http = cls;
+    const uint64_t address = limits_address(MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CLIENT_ADDRESS)->client_addr);
     if (code == MHD_CONNECTION_NOTIFY_STARTED) {
         int fd = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
         /* A peer whose machine vanished says nothing at all: only these notice. */
@@ -68,20 +70,30 @@ static void notify_connection(void *cls, struct MHD_Connection *mhd, void **sock
         setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &unsent_ms, sizeof(unsent_ms));
         atomic_fetch_add(&http->connections, 1);
         metric_add(METRIC_HTTP_CONNECTIONS, NULL, 1);
+        limits_connect(http->limits, address, sh_now_ns());
         *socket_context = watch_open(http->watch, fd);
     } else {
         if (*socket_context) watch_close(http->watch, *socket_context);
         atomic_fetch_sub(&http->connections, 1);
         metric_add(METRIC_HTTP_CONNECTIONS, NULL, -1);
+        limits_disconnect(http->limits, address);
     }
+}
+
+/* One who opens many more than it may is not worth an answer. */
+static enum MHD_Result accept_connection(void *cls, const struct sockaddr *address, socklen_t length) {
+    struct http *http = cls;
+    (void)length;
+    return limits_too_many_connections(http->limits, limits_address(address), SPARE_PER_ADDRESS - 1) ? MHD_NO : MHD_YES;
 }
 
 static enum sh_code start_daemon(struct http *http, uint32_t i, struct sh_error *err) {
     unsigned limit = http->max_connections / http->n_sockets + THREADS + SPARE;
     http->daemons[i] = MHD_start_daemon(
-        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, http_access, http,
+        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, accept_connection, http, http_access, http,
         MHD_OPTION_EXTERNAL_LOGGER, log_line, http, MHD_OPTION_LISTEN_SOCKET, http->sockets[i].fd, MHD_OPTION_CONNECTION_LIMIT,
-        limit, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)http->idle_timeout_s, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)ARENA,
+        limit, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)http->idle_timeout_s, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+        (size_t)http->max_header_bytes * ARENA_HEADS,
         MHD_OPTION_THREAD_POOL_SIZE, (unsigned)THREADS, MHD_OPTION_NOTIFY_COMPLETED, http_completed, http,
         MHD_OPTION_NOTIFY_CONNECTION, notify_connection, http, MHD_OPTION_END);
     if (!http->daemons[i])
@@ -90,21 +102,37 @@ static enum sh_code start_daemon(struct http *http, uint32_t i, struct sh_error 
     return SH_OK;
 }
 
+enum sh_code http_configure(struct http *http, const struct config *config, struct sh_error *err) {
+    const struct limits_rates rates = {.requests = config->rate_limit,
+                                       .burst = config->rate_burst,
+                                       .tokens = config->token_rate_limit,
+                                       .running = config->max_requests_per_client,
+                                       .connections = config->max_connections_per_address};
+    const enum sh_code code = limits_configure(http->limits, &rates, config->api_key, config->api_key_file, err);
+    if (code) return code;
+    atomic_store(&http->max_prompt_tokens, config->max_prompt_tokens);
+    atomic_store(&http->max_choices, config->max_choices);
+    atomic_store(&http->separate_clients, config->separate_clients);
+    return SH_OK;
+}
+
 enum sh_code http_start(const struct config *config, const int *inherited_fds, uint32_t n_inherited, struct http **out,
                         struct sh_error *err) {
     enum sh_code code = SH_OK;
     struct http *http = sh_calloc(1, sizeof(*http));
     if (!http) return sh_fail(err, SH_ERR_NO_MEMORY, "http: no memory");
-    http->api_key = strdup(config->api_key);
     http->cors_origin = strdup(config->cors_origin);
     http->max_connections = config->max_connections;
     http->max_body_bytes = config->max_body_bytes;
+    http->max_header_bytes = config->max_header_bytes;
     http->request_timeout_s = config->request_timeout_s;
     http->header_timeout_s = config->header_timeout_s;
     http->idle_timeout_s = config->idle_timeout_s;
     http->started_ns = sh_now_ns();
     pthread_mutex_init(&http->parsing, NULL);
-    if (!http->api_key || !http->cors_origin) code = sh_fail(err, SH_ERR_NO_MEMORY, "http: no memory");
+    if (!http->cors_origin) code = sh_fail(err, SH_ERR_NO_MEMORY, "http: no memory");
+    if (!code) code = limits_create(&http->limits, err);
+    if (!code) code = http_configure(http, config, err);
     if (!code && n_inherited > HTTP_SOCKETS_MAX)
         code =
             sh_fail(err, SH_ERR_INVALID, "http: %u inherited sockets, at most %d are supported", n_inherited, HTTP_SOCKETS_MAX);
@@ -115,7 +143,7 @@ enum sh_code http_start(const struct config *config, const int *inherited_fds, u
     if (!code) code = watch_create(http, &http->watch, err);
     for (uint32_t i = 0; !code && i < http->n_sockets; i++) {
         code = start_daemon(http, i, err);
-        if (!code && !http->sockets[i].loopback && !*http->api_key)
+        if (!code && !http->sockets[i].loopback && !limits_has_keys(http->limits))
             log_warning("%s is reachable from other machines and no api_key is set: anybody who reaches it can use it",
                         http->addresses[i]);
     }
@@ -145,7 +173,7 @@ void http_stop(struct http *http) {
     }
     watch_destroy(http->watch);
     pthread_mutex_destroy(&http->parsing);
-    free(http->api_key);
+    limits_destroy(http->limits);
     free(http->cors_origin);
     free(http);
 }

@@ -9,11 +9,13 @@
  *
  * Deadlines: a request's head must be complete header_timeout after its first byte (or after the connection was opened), its
  * body may take as long again plus one second for each 16 KiB that came; both end with a 408. The whole request's deadline
- * wakes one that waits for its model.
+ * wakes one that waits for its model. When nearly all connections that there may be are open, those that have sent no head for a second, or
+ * idle between requests, are closed, so that whoever only holds connections keeps nobody out.
  */
 #include "daemon/http/internal.h"
 
 #include "compute/base.h"
+#include "daemon/metrics.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -83,8 +85,13 @@ static void on_event(struct http_watch *w, uint64_t id, uint32_t events, uint64_
     pthread_mutex_unlock(&w->lock);
 }
 
+static void count_cut(const char *reason) {
+    const char *const labels[] = {reason};
+    metric_add(METRIC_CONNECTIONS_CUT, labels, 1);
+}
+
 /* Nothing was answered yet, so libmicrohttpd writes nothing and the descriptor is free for these few bytes. */
-static void time_out(struct http_conn *conn) {
+static void time_out(struct http_conn *conn, const char *reason) {
     static const char body[] =
         "{\"error\":{\"message\":\"the request did not arrive in time\",\"type\":\"invalid_request_error\",\"param\":null,"
         "\"code\":\"request_timeout\"}}";
@@ -93,14 +100,24 @@ static void time_out(struct http_conn *conn) {
         text, sizeof(text),
         "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
         sizeof(body) - 1, body);
-    if (conn->phase == HEAD || conn->phase == BODY) (void)!send(conn->fd, text, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL);
+    const char *const refusal[] = {"request_timeout"};
+    if (conn->phase == HEAD || conn->phase == BODY) {
+        (void)!send(conn->fd, text, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL);
+        metric_add(METRIC_REQUESTS_REFUSED, refusal, 1);
+    }
+    count_cut(reason);
     shutdown(conn->fd, SHUT_RDWR);
     conn->expired = true;
 }
 
-static void scan_conn(struct http_conn *conn, uint64_t now) {
-    if (conn->phase == HEAD || conn->phase == BODY) {
-        if (!conn->expired && now > conn->deadline_ns) time_out(conn);
+/* crowd: so many connections should make room for others: those that have asked for nothing. */
+static void scan_conn(struct http_conn *conn, uint64_t now, uint32_t *crowd) {
+    const bool asked = conn->phase == BODY || conn->phase == ANSWERING;
+    if (*crowd && !asked && !conn->expired && now > conn->phase_ns + SECOND) {
+        time_out(conn, "overload");
+        --*crowd;
+    } else if (conn->phase == HEAD || conn->phase == BODY) {
+        if (!conn->expired && now > conn->deadline_ns) time_out(conn, conn->phase == HEAD ? "head" : "body");
     } else if (conn->phase == ANSWERING) {
         /* The first probe of a quiet stream comes after a while, that of a half-closed connection at once. */
         uint64_t first = conn->half_closed ? 0 : conn->phase_ns + KEEP_ALIVE_S * SECOND;
@@ -134,8 +151,10 @@ static void *watch_main(void *arg) {
         if (now < next_scan) continue;
         next_scan = now + SCAN_MS * (SECOND / 1000) / 2;
         pthread_mutex_lock(&w->lock);
+        const uint32_t most = w->http->max_connections, fine = most - most / 16;
+        uint32_t crowd = w->count > fine ? w->count - fine : 0;
         for (size_t i = 0; i < TABLE_SIZE && w->count; i++)
-            for (struct http_conn *conn = w->table[i]; conn; conn = conn->next) scan_conn(conn, now);
+            for (struct http_conn *conn = w->table[i]; conn; conn = conn->next) scan_conn(conn, now, &crowd);
         pthread_mutex_unlock(&w->lock);
     }
 }

@@ -64,6 +64,63 @@ static void test_defaults(void **state) {
     api_request_finish(&q);
 }
 
+static void test_service(void **state) {
+    (void)state;
+    struct api_request q;
+    accept(API_COMPLETIONS, "{\"prompt\":\"a\"}", &q);
+    assert_false(q.low_priority || q.has_keep_alive || q.no_reuse || q.no_speculation || q.cache_salt || q.session);
+    api_request_finish(&q);
+    accept(API_CHAT,
+           "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"priority\":\"low\",\"keep_alive\":\"5m\",\"cache_prompt\":false,"
+           "\"cache_salt\":\"s\",\"session\":\"my-1.x\",\"speculation\":false}",
+           &q);
+    assert_true(q.low_priority && q.has_keep_alive && q.no_reuse && q.no_speculation);
+    assert_int_equal(q.keep_alive_s, 300);
+    assert_string_equal(q.cache_salt, "s");
+    assert_string_equal(q.session, "my-1.x");
+    api_request_finish(&q);
+    static const struct {
+        const char *fields;
+        bool low;
+    } levels[] = {{"\"service_tier\":\"flex\"", true},
+                  {"\"service_tier\":\"auto\"", false},
+                  {"\"service_tier\":\"flex\",\"priority\":\"normal\"", false},
+                  {"\"priority\":3", true},
+                  {"\"priority\":0", false},
+                  {"\"priority\":-3", false}};
+    for (size_t i = 0; i < SH_COUNT(levels); i++) {
+        char text[200];
+        snprintf(text, sizeof text, "{\"prompt\":\"a\",%s}", levels[i].fields);
+        accept(API_COMPLETIONS, text, &q);
+        if (q.low_priority != levels[i].low) fail_msg("%s", text);
+        api_request_finish(&q);
+    }
+    static const struct {
+        const char *value;
+        int64_t seconds;
+    } times[] = {{"0", 0}, {"-1", -1}, {"-5", -1}, {"2.2", 3}, {"1e300", 1000000000}, {"\"1h\"", 3600}, {"\"-1\"", -1}};
+    for (size_t i = 0; i < SH_COUNT(times); i++) {
+        char text[200];
+        snprintf(text, sizeof text, "{\"input\":\"a\",\"keep_alive\":%s,\"priority\":\"low\"}", times[i].value);
+        accept(API_EMBEDDINGS, text, &q);
+        if (!q.has_keep_alive || q.keep_alive_s != times[i].seconds || !q.low_priority) fail_msg("%s: %lld", text, (long long)q.keep_alive_s);
+        api_request_finish(&q);
+    }
+    refuse(API_COMPLETIONS, "{\"prompt\":\"a\",\"priority\":\"high\"}", "priority", "the string \"high\"");
+    refuse(API_COMPLETIONS, "{\"prompt\":\"a\",\"priority\":true}", "priority", "expected");
+    refuse(API_COMPLETIONS, "{\"prompt\":\"a\",\"service_tier\":1}", "service_tier", "a string");
+    refuse(API_COMPLETIONS, "{\"prompt\":\"a\",\"keep_alive\":\"soon\"}", "keep_alive", "\"soon\"");
+    refuse(API_COMPLETIONS, "{\"prompt\":\"a\",\"keep_alive\":\"5m\\u0000x\"}", "keep_alive", "expected");
+    refuse(API_COMPLETIONS, "{\"prompt\":\"a\",\"keep_alive\":[]}", "keep_alive", "expected");
+    refuse(API_COMPLETIONS, "{\"prompt\":\"a\",\"cache_prompt\":1}", "cache_prompt", "a boolean");
+    refuse(API_COMPLETIONS, "{\"prompt\":\"a\",\"cache_salt\":\"\"}", "cache_salt", "empty");
+    refuse(API_COMPLETIONS, "{\"prompt\":\"a\",\"session\":\"../x\"}", "session", "0x2f");
+    refuse(API_COMPLETIONS, "{\"prompt\":\"a\",\"session\":\".x\"}", "session", "dot");
+    refuse(API_COMPLETIONS, "{\"prompt\":\"a\",\"session\":\"\"}", "session", "0 bytes");
+    refuse(API_COMPLETIONS, "{\"prompt\":\"a\",\"session\":\"a\\u0000b\"}", "session", "NUL");
+    refuse(API_COMPLETIONS, "{\"prompt\":\"a\",\"speculation\":\"no\"}", "speculation", "a boolean");
+}
+
 static void test_sampling_chain(void **state) {
     (void)state;
     struct api_request q;
@@ -621,7 +678,7 @@ static void test_codes_become_statuses(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),    cmocka_unit_test(test_every_field), cmocka_unit_test(test_sampling_chain),
+        cmocka_unit_test(test_defaults),    cmocka_unit_test(test_every_field), cmocka_unit_test(test_service), cmocka_unit_test(test_sampling_chain),
         cmocka_unit_test(test_chat),        cmocka_unit_test(test_wrong_types_name_the_field),
         cmocka_unit_test(test_wrong_chats), cmocka_unit_test(test_bodies_that_are_no_json),
         cmocka_unit_test(test_tokens),      cmocka_unit_test(test_codes_become_statuses),
