@@ -105,6 +105,7 @@ struct http_request {
     uint64_t body_total;              /* discarded bytes too */
     struct api_error refusal;         /* status != 0: known before the body came */
     bool refuse_now;                  /* without waiting for the body */
+    bool last;                        /* of its connection, which is closed after it */
     uint64_t address;                 /* limits_address */
     struct limits_client client;      /* whose it is */
     bool counted;                     /* limits_begin let it through, limits_end follows */

@@ -288,6 +288,7 @@ enum MHD_Result http_access(void *cls, struct MHD_Connection *mhd, const char *u
         if (!(r = request_create(cls, mhd, url, method, version))) return MHD_NO;
         *con_cls = r;
         check_head(r, method);
+        r->last = r->refusal.status && strcmp(r->refusal.code, "too_many_connections") == 0; /* to give back its place */
         const char *length = MHD_lookup_connection_value(mhd, MHD_HEADER_KIND, MHD_HTTP_HEADER_CONTENT_LENGTH);
         /* Answering now closes the connection under a client that is still sending: only if it waits to be told to, or has too
          * much to say. */
