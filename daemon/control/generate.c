@@ -488,7 +488,6 @@ static void generate_wake(struct call *call) {
             call_load_error(call, state->in.model, state->load_code, state->load_err.message);
             return;
         }
-        if (state->in.service.keep_alive && !state->text_begun) model_keep_alive(state->model, state->in.service.keep_alive_s);
         if (!state->text_begun) {
             state->text_begun = true;
             state->call = call_ref(call); /* until text_done */
@@ -496,6 +495,7 @@ static void generate_wake(struct call *call) {
         }
         if (!atomic_load(&state->text_done)) return;
         call_wait_end(&state->wait);
+        if (state->in.service.keep_alive) model_keep_alive(state->model, state->in.service.keep_alive_s);
         submit(call);
     }
     struct gen_event event;

@@ -800,7 +800,7 @@ static int setup(void **state) {
     room_model(directory, "other.gguf", 1, "o");
     snprintf(path, sizeof path, "%s/broken.gguf", directory);
     test_write_file(path, "GGUF", 4);
-    config = room_config("--model-dir", directory, "--device", "cpu", "--max-batch-rows", "32", "--max-queue", "16", NULL);
+    config = room_config("--model-dir", directory, "--device", "cpu", "--max-batch-rows", "32", "--max-queue", "16", "--max-sequences", "8", NULL);
     snprintf(socket_path, sizeof socket_path, "%s/s", directory);
     struct control_params params = {.path = socket_path, .inherited_fd = -1, .http_addresses = addresses};
     struct sh_error err;
