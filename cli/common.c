@@ -198,6 +198,12 @@ int cli_load(struct cli *cli, const char *model, bool options, bool print) {
             if (lora) json_object_set_new(parameters, "lora", lora);
             json_t *template = cli_template_parameter(cli);
             if (template) json_object_set_new(parameters, "chat_template", template);
+            const char *draft = cli_text(&cli->line, "draft");
+            const bool none = draft && strcmp(draft, "none") == 0;
+            json_t *place = draft && !none ? cli_model_parameters(draft) : NULL;
+            if (none) json_object_set_new(parameters, "draft", json_string(""));
+            else if (place) json_object_set(parameters, "draft", json_object_get(place, "model"));
+            json_decref(place);
         }
         if (print && cli_flag(&cli->line, "reload")) json_object_set_new(parameters, "reload", json_true());
     }

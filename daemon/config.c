@@ -122,6 +122,14 @@ static const struct option options[] = {
     {"keep_alive", OPT_SECONDS, FIELD(keep_alive_s), "30min", -1, 1e9, NULL, NULL, "TIME", false,
      "How long an idle model stays loaded: seconds, or with a unit (90s, 30min, 2h, 1d). 0 unloads it after its last request, -1 "
      "keeps it for ever."},
+    {"speculation", OPT_BOOL, FIELD(speculation), "yes", 0, 0, NULL, NULL, NULL, false,
+     "Guesses tokens that are likely to follow (from what followed before in prompt and answer, and by the model of draft), and verifies several "
+     "in one step. Answers are the same with and without it; where guesses do not pay, none are made."},
+    {"draft", OPT_STRING, FIELD(draft), "", 0, 0, NULL, NULL, "MODEL", false,
+     "A small model with the same vocabulary that guesses for the models that are loaded: a name or a path. It is loaded with each of them; a model that "
+     "it does not fit does without, which the log tells. Empty: none."},
+    {"draft_tokens", OPT_COUNT, FIELD(draft_tokens), "16", 1, 64, NULL, NULL, "N", false,
+     "Tokens that are guessed at once, at most. Fewer are where fewer pay."},
     {"memory_limit", OPT_BYTES, FIELD(memory_limit), "0", 0, 1e15, NULL, NULL, "BYTES", false,
      "How much of the host's memory loaded models may take together, with K, M or G: weights, caches and activations. 0: what is "
      "available within the limits of the machine, of control groups and of the process, less a reserve. Models that are idle are "

@@ -53,6 +53,9 @@ struct config {
     uint32_t request_timeout_s, header_timeout_s, idle_timeout_s, drain_timeout_s;
     int32_t keep_alive_s; /* -1 for ever */
     uint64_t memory_limit, device_memory_limit; /* bytes; 0 = what is free */
+    char *draft; /* "" = none */
+    bool speculation;
+    uint32_t draft_tokens;
     char *preload;                              /* names of models, separated by commas */
     bool preload_wait;
     float rope_scale;

@@ -25,18 +25,19 @@ static const char *why_name(enum drain_why why) {
 /* Ends runner and engine of a model that has nothing left to do. The lock is held, and given up meanwhile. */
 static void unload(struct model *m) {
     struct runner *runner = m->runner;
-    struct sh_model *engine = m->engine;
+    struct sh_model *engine = m->engine, *draft = m->draft;
     struct sh_device *device = m->device, *host = m->host;
     bool lost = m->lost != NULL;
     struct runner_stats stats;
     runner_get_stats(runner, &stats);
     m->runner = NULL; /* from here on nobody sees what goes away */
-    m->engine = NULL;
+    m->engine = m->draft = NULL;
     m->device = m->host = NULL;
     pthread_mutex_unlock(&registry.lock);
     log_write(SH_LOG_INFO, m->id, "unloading");
     runner_destroy(runner);
     sh_model_unload(engine);
+    sh_model_unload(draft);
     devices_release(device, lost);
     devices_release(host, false);
     malloc_trim(0);

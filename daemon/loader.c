@@ -8,6 +8,7 @@
 
 #include "compute/base.h"
 #include "daemon/devices.h"
+#include "daemon/draft_model.h"
 #include "daemon/log.h"
 #include "daemon/metrics.h"
 
@@ -44,7 +45,10 @@ struct job {
     bool partial;           /* other models have made what room they can: fewer layers than all are good enough for auto */
     uint32_t most_layers;   /* on the device: more of them failed */
     const char *chat_template; /* NULL: the model's own */
-    struct sh_model *engine;
+    struct model *draft; /* the model that drafts for it, a reference; NULL: none */
+    struct memory_need draft_need;
+    bool draft_asked;    /* by this load, not by the configuration: without it is not good enough */
+    struct sh_model *engine, *draft_engine;
     struct runner *runner;
 };
 
@@ -117,8 +121,35 @@ static struct sh_model_params model_params(struct job *job, struct sh_lora *lora
     };
 }
 
-/* What it will need, all of it where it is wanted. */
-static enum sh_code survey(struct job *job, struct sh_error *err) {
+/* The model that is to draft for it, if any. One that was asked for has to be there. */
+static enum sh_code find_draft(struct job *job, struct sh_error *err) {
+    const char *name = job->wants.draft ? job->wants.draft : job->config->speculation ? job->config->draft : "";
+    job->draft_asked = job->wants.draft != NULL;
+    if (!*name) return SH_OK;
+    enum sh_code code = models_resolve_path(name, &job->draft, err);
+    if (code == SH_OK && job->draft == job->model) {
+        model_unref(job->draft);
+        job->draft = NULL;
+        if (job->draft_asked) code = sh_fail(err, SH_ERR_INVALID, "%s cannot draft for itself", name);
+    }
+    if (code == SH_OK || job->draft_asked) return code;
+    log_write(SH_LOG_WARNING, job->model->id, "no draft model: %s", err->message);
+    return SH_OK;
+}
+
+static void add_draft_need(const struct job *job, struct memory_need *need) {
+    for (uint32_t i = 0; i < 2; i++) {
+        need->fixed[i] += job->draft_need.fixed[i];
+        need->cache[i] += job->draft_need.cache[i];
+    }
+}
+
+static struct sh_model_params draft_params(const struct job *job) {
+    return (struct sh_model_params){.size = sizeof(struct sh_model_params), .path = job->draft->path};
+}
+
+/* What it will need, all of it where it is wanted, and its draft on the same device. */
+static enum sh_code survey(struct job *job, struct memory_need *need, struct sh_error *err) {
     struct sh_device *const devices[] = {job->device, job->cpu};
     const struct sh_context_params context = context_params(job);
     struct sh_lora *lora = sh_calloc(job->wants.n_lora, sizeof *lora);
@@ -126,9 +157,19 @@ static enum sh_code survey(struct job *job, struct sh_error *err) {
     struct sh_model_params params = model_params(job, lora);
     params.room_bytes[0] = params.room_bytes[1] = ANY_ROOM;
     const uint32_t layers = on_cpu(job) || is_automatic(job) ? SH_LAYERS_AUTO - 1 : job->places.gpu_layers;
-    const enum sh_code code = sh_model_plan(devices, &params, &context, layers, &job->plan, err);
+    enum sh_code code = sh_model_plan(devices, &params, &context, layers, &job->plan, err);
     free(lora);
-    return code;
+    if (code) return code;
+    *need = budget_need(&job->plan, job->device);
+    if (!job->draft) return SH_OK;
+    struct sh_plan plan;
+    params = draft_params(job);
+    params.room_bytes[0] = params.room_bytes[1] = ANY_ROOM;
+    code = sh_model_plan(devices, &params, &context, SH_LAYERS_AUTO - 1, &plan, err);
+    if (code) return code;
+    job->draft_need = budget_need(&plan, job->device);
+    add_draft_need(job, need);
+    return SH_OK;
 }
 
 /* What other models leave of the budgets. */
@@ -155,6 +196,7 @@ static enum sh_code place(struct job *job, struct sh_model_params *params, struc
                        sh_device_get_info(job->device)->name);
     pthread_mutex_lock(&registry.lock);
     job->model->need = budget_need(&job->plan, job->device);
+    add_draft_need(job, &job->model->need);
     pthread_mutex_unlock(&registry.lock);
     if (job->plan.weights_bytes[1] == 0) { /* all of it is on the device */
         devices_release(job->host, false);
@@ -190,6 +232,40 @@ static uint64_t choose_kv_tokens(struct job *job, const struct sh_model_info *in
     return tokens;
 }
 
+static void unload_engines(struct job *job) {
+    sh_model_unload(job->engine);
+    sh_model_unload(job->draft_engine);
+    job->engine = job->draft_engine = NULL;
+}
+
+/* The model that drafts, on the same device. */
+static enum sh_code load_draft(struct job *job, const struct sh_model_info *info, struct sh_error *err) {
+    if (!job->draft) return SH_OK;
+    struct sh_model_params params = draft_params(job);
+    struct sh_file *file = NULL;
+    enum sh_code code = sh_file_open(params.path, &file, err);
+    if (code == SH_OK) {
+        struct sh_file_summary summary;
+        sh_file_get_summary(file, &summary);
+        params.context_length = summary.context_length > 0 ? (uint32_t)sh_min_u64(summary.context_length, info->context_length) : 0;
+        sh_file_close(file);
+        code = sh_model_load(&job->device, 1, &params, &job->draft_engine, err);
+    }
+    if (code == SH_OK) code = draft_model_check(job->engine, job->draft_engine, err);
+    if (code == SH_OK || job->draft_asked) return code;
+    log_write(SH_LOG_WARNING, job->model->id, "%s does not draft for it: %s", job->draft->id, err->message);
+    sh_model_unload(job->draft_engine);
+    job->draft_engine = NULL;
+    pthread_mutex_lock(&registry.lock);
+    for (uint32_t i = 0; i < 2; i++) {
+        job->model->need.fixed[i] -= job->draft_need.fixed[i];
+        job->model->need.cache[i] -= job->draft_need.cache[i];
+    }
+    job->draft_need = (struct memory_need){0};
+    pthread_mutex_unlock(&registry.lock);
+    return SH_OK;
+}
+
 static enum sh_code load_engine(struct job *job, struct sh_error *err) {
     const struct config *config = job->config;
     struct sh_lora *lora = sh_calloc(job->wants.n_lora, sizeof *lora);
@@ -222,7 +298,11 @@ static enum sh_code load_engine(struct job *job, struct sh_error *err) {
     runner.context.max_batch_rows = whole;
     if (info.encoder) runner.context.max_outputs = whole;
     runner.context.kv_tokens = choose_kv_tokens(job, &info);
-    runner.context.reuse_tokens = config->prefix_cache == SH_LAYERS_AUTO ? 2ull * info.context_length : config->prefix_cache;
+    runner.lookup = config->speculation;
+    runner.draft_tokens = config->draft_tokens;
+    code = load_draft(job, &info, err);
+    runner.draft = job->draft_engine;
+    if (code == SH_OK)     runner.context.reuse_tokens = config->prefix_cache == SH_LAYERS_AUTO ? 2ull * info.context_length : config->prefix_cache;
     code = runner_create(job->engine, &runner, &job->runner, err);
     if (code) {
         sh_model_unload(job->engine);
@@ -307,14 +387,20 @@ static enum room find_room(struct job *job, enum sh_code *code, struct sh_error 
     struct memory_need need;
     *code = devices_acquire(job->wants.device, &job->device, err);
     if (*code == SH_OK) *code = devices_acquire("cpu", &job->cpu, err);
-    if (*code == SH_OK && m->need_order != job->order) *code = survey(job, err); /* nobody else writes them */
+    if (*code == SH_OK) *code = find_draft(job, err);
+    if (*code == SH_OK && m->need_order == job->order) { /* nobody else writes them */
+        need = m->need;
+        job->draft_need = m->draft_need;
+    } else if (*code == SH_OK) {
+        *code = survey(job, &need, err);
+    }
     if (*code != SH_OK) return ROOM_IS;
-    need = m->need_order == job->order ? m->need : budget_need(&job->plan, job->device);
     budget_measure(job->config, job->device, job->cpu, &job->budget);
 
     uint64_t again_ns = 0;
     pthread_mutex_lock(&registry.lock);
     m->need = need;
+    m->draft_need = job->draft_need;
     m->need_order = job->order;
     m->device_used = job->device;
     m->modest = true;
@@ -347,7 +433,7 @@ static enum sh_code load_all(struct job *job, struct file_identity *identity, js
     if (code == SH_OK) code = load_somehow(job, err);
     if (code == SH_OK && !job->chat_template && (code = hold_texts(job, identity, NULL, chat, err)) != SH_OK) {
         runner_destroy(job->runner);
-        sh_model_unload(job->engine);
+        unload_engines(job);
     }
     return code;
 }
@@ -358,6 +444,8 @@ static void note_ready(struct job *job, const struct file_identity *identity, js
     m->device = job->device;
     m->host = job->host;
     m->engine = job->engine;
+    m->draft = job->draft_engine;
+    set_text(&m->draft_id, job->draft_engine ? job->draft->id : "");
     m->runner = job->runner;
     json_decref(m->chat);
     m->chat = json_incref(chat);
@@ -372,7 +460,8 @@ static void note_ready(struct job *job, const struct file_identity *identity, js
                                .places = job->places,
                                .lora = job->wants.lora,
                                .n_lora = job->wants.n_lora,
-                               .chat_template = job->chat_template ? strdup(job->chat_template) : NULL};
+                               .chat_template = job->chat_template ? strdup(job->chat_template) : NULL,
+                               .draft = job->wants.draft ? strdup(job->wants.draft) : NULL};
     job->wants.lora = NULL; /* handed over */
     job->wants.n_lora = 0;
     wants_finish(&m->wants);
@@ -441,7 +530,7 @@ static void load(struct model *m) {
         code = sh_fail(&err, SH_ERR_CANCELLED, "nobody waits for it any more");
         pthread_mutex_unlock(&registry.lock);
         runner_destroy(job.runner);
-        sh_model_unload(job.engine);
+        unload_engines(&job);
         pthread_mutex_lock(&registry.lock);
     }
     if (later || code != SH_OK) {
@@ -468,6 +557,7 @@ static void load(struct model *m) {
         load_unref(loads);
     }
     devices_release(job.cpu, false);
+    model_unref(job.draft);
     json_decref(chat);
     wants_finish(&job.wants);
     config_unref(job.config);
@@ -477,12 +567,14 @@ static void load(struct model *m) {
 
 /* ---- the thread -------------------------------------------------------------------------------------- */
 
+/* The load whose turn it is. One with a draft has to wait for the first scan, which knows what that is called. */
 static struct model *waited_for(void) {
     struct model *best = NULL;
     for (struct model *m = registry.models; m; m = m->next)
         if (m->loads && (m->state == MODEL_DISCOVERED || m->state == MODEL_FAILED) && (!best || m->load_order < best->load_order))
             best = m;
-    return best;
+    const char *draft = best && best->wants.draft ? best->wants.draft : registry.config->draft;
+    return registry.scanned || !*draft ? best : NULL;
 }
 
 static struct model *without_header(void) {

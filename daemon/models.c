@@ -42,6 +42,7 @@ void wants_finish(struct model_wants *wants) {
     free(wants->device);
     free(wants->kv_type);
     free(wants->chat_template);
+    free(wants->draft);
     lora_free(wants->lora, wants->n_lora);
     *wants = (struct model_wants){0};
 }
@@ -51,7 +52,8 @@ bool wants_copy(const struct model_wants *from, struct model_wants *to) {
     const struct {
         const char *from;
         char **to;
-    } texts[] = {{from->device, &to->device}, {from->kv_type, &to->kv_type}, {from->chat_template, &to->chat_template}};
+    } texts[] = {{from->device, &to->device}, {from->kv_type, &to->kv_type}, {from->chat_template, &to->chat_template},
+                 {from->draft, &to->draft}};
     bool whole = true;
     for (size_t i = 0; i < SH_COUNT(texts); i++)
         if (texts[i].from && !(*texts[i].to = strdup(texts[i].from))) whole = false;
@@ -134,6 +136,7 @@ void model_unref(struct model *model) {
     free(model->name);
     free(model->error);
     free(model->base);
+    free(model->draft_id);
     free(model->lost);
     free(model);
 }
@@ -334,6 +337,7 @@ void model_get_view(struct model *m, struct model_view *out) {
     set_text(&out->type, m->type);
     set_text(&out->name, m->name);
     set_text(&out->error, m->error);
+    set_text(&out->draft, m->draft_id && m->runner ? m->draft_id : "");
     set_text(&out->device, m->device ? sh_device_get_info(m->device)->name : "");
     out->names = json_array();
     for (uint32_t i = 0; i < m->n_names; i++) json_array_append_new(out->names, json_bytes(m->names[i], strlen(m->names[i])));
@@ -386,6 +390,7 @@ void model_view_finish(struct model_view *view) {
     free(view->name);
     free(view->error);
     free(view->device);
+    free(view->draft);
     json_decref(view->names);
     json_decref(view->lora);
     json_decref(view->chat);
@@ -484,6 +489,7 @@ static bool wants_agree(const struct model *model, const struct load_params *wan
             return false;
     }
     if (want->chat_template && !(have->chat_template && strcmp(have->chat_template, want->chat_template) == 0)) return false;
+    if (want->draft && !(have->draft && strcmp(have->draft, want->draft) == 0)) return false;
     if (want->context_length && have->context_length != want->context_length) return false;
     const struct load_places places = places_resolve(registry.config, have->places);
     if (want->places.set_layers && want->places.gpu_layers != places.gpu_layers) return false;
@@ -497,6 +503,7 @@ static bool wants_set(struct model_wants *wants, const struct load_params *param
     const struct model_wants asked = {.device = (char *)(uintptr_t)params->device,
                                       .kv_type = (char *)(uintptr_t)params->kv_type,
                                       .chat_template = (char *)(uintptr_t)params->chat_template,
+                                      .draft = (char *)(uintptr_t)params->draft,
                                       .context_length = params->context_length,
                                       .places = params->places,
                                       .lora = (struct lora_want *)(uintptr_t)params->lora,
@@ -551,7 +558,7 @@ static enum sh_code join_load(struct model *model, const struct load_params *par
     if (ready || model->loads) {
         if (!wants_agree(model, params))
             return sh_fail(err, SH_ERR_INVALID,
-                           "%s is %s with other settings (device %s, context %u, its chat template, or where its layers are): reload swaps it",
+                           "%s is %s with other settings (device %s, context %u, its chat template, the model that drafts for it, or where its layers are): reload swaps it",
                            model->id, model->state == MODEL_READY ? "loaded" : "being loaded",
                            model->device ? sh_device_get_info(model->device)->name : "not chosen yet",
                            model->state == MODEL_READY ? model->info.context_length : model->wants.context_length);

@@ -61,7 +61,7 @@ struct model_part {
 };
 
 struct model_view {                                        /* a snapshot; strings copied, model_view_finish frees */
-    char *id, *path, *arch, *type, *name, *error, *device; /* never NULL; "" where there is none */
+    char *id, *path, *arch, *type, *name, *error, *device, *draft; /* never NULL; "" where there is none */
     enum model_state state;
     uint64_t size_bytes, load_ns, created_s /* mtime */;
     bool stale;

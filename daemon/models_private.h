@@ -43,6 +43,7 @@ struct model_wants {         /* how it is to be loaded, or is */
     struct lora_want *lora; /* paths are copies */
     uint32_t n_lora;
     char *chat_template;    /* NULL: configured */
+    char *draft;            /* NULL: configured; "": none */
 };
 
 /* A vocabulary opened alone: it outlives the engine's, so that it may be lent. One of a replaced file stays, for it may be in
@@ -100,6 +101,7 @@ struct model {
     bool keep_alive_set;      /* if it was since the last load; */
     bool keep_alive_asked;    /* by a request, not by the load: 0 is meant now */
     struct memory_need need;  /* of the load of need_order, and while it is loaded, until its memory is given back; else zeros */
+    struct memory_need draft_need; /* of these, the draft's */
     uint64_t need_order;      /* 0: not known */
     uint64_t told_order;      /* of the load that the log knows to wait for room */
     bool modest;              /* all who wait are */
@@ -113,6 +115,8 @@ struct model {
     struct model_part parts[MODEL_PARTS];
     uint32_t n_parts;
     struct sh_model *engine;
+    struct sh_model *draft; /* the engine of the model that drafts for it; NULL: none */
+    char *draft_id;         /* and what it is called; "" */
     struct runner *runner;
     struct sh_model_info info;
     json_t *chat; /* see struct model_view */

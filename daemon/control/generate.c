@@ -575,7 +575,8 @@ void method_generate(struct call *call) {
         call_reply(call, json_pack("{sI ss sI}", "id", (json_int_t)state->id, "model", model_id(model), "seed", (json_int_t)in.seed), true);
 
     call_ref(call); /* until load_done */
-    state->load = model_load(model, NULL, load_done, NULL, call);
+    const struct load_params on_demand = {.on_demand = true, .deadline_ns = state->deadline_ns};
+    state->load = model_load(model, &on_demand, load_done, NULL, call);
     if (!state->load) {
         call_wait_end(&state->wait);
         call_load_error(call, in.model, SH_ERR_NO_MEMORY, "no memory");

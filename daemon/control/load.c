@@ -117,7 +117,7 @@ static bool read_adapters(struct call *call, const char *model, json_t *array, s
 
 void method_load(struct call *call) {
     struct {
-        const char *model, *device, *kv_type, *chat_template;
+        const char *model, *device, *kv_type, *chat_template, *draft;
         int64_t context_length, gpu_layers, n_cpu_moe;
         bool reload, cpu_moe;
         json_t *lora;
@@ -128,6 +128,7 @@ void method_load(struct call *call) {
         {"context_length", FIELD_INT, offsetof(__typeof__(in), context_length), false, 0, 1 << 24},
         {"kv_type", FIELD_STRING, offsetof(__typeof__(in), kv_type), false, 0, 0},
         {"chat_template", FIELD_STRING, offsetof(__typeof__(in), chat_template), false, 0, 0},
+        {"draft", FIELD_STRING, offsetof(__typeof__(in), draft), false, 0, 0},
         {"gpu_layers", FIELD_INT, offsetof(__typeof__(in), gpu_layers), false, -1, 100000},
         {"cpu_moe", FIELD_BOOL, offsetof(__typeof__(in), cpu_moe), false, 0, 0},
         {"n_cpu_moe", FIELD_INT, offsetof(__typeof__(in), n_cpu_moe), false, 0, 100000},
@@ -169,6 +170,7 @@ void method_load(struct call *call) {
                                          .set_experts = in.cpu_moe || in.n_cpu_moe != NOT_GIVEN,
                                          .n_cpu_moe = in.cpu_moe ? UINT32_MAX : (uint32_t)in.n_cpu_moe};
     params.chat_template = in.chat_template;
+    params.draft = in.draft;
     params.set_lora = in.lora != NULL;
     params.lora = adapters;
     params.n_lora = n_adapters;

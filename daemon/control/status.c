@@ -44,6 +44,7 @@ json_t *model_json(struct model *model) {
                       "kv_pages_total", (json_int_t)view.context.pages_total, "load_ms", (double)view.load_ns / 1e6);
         json_object_update(out, loaded);
         json_object_set_new(out, "keep_alive_seconds", json_integer(view.keep_alive_s));
+        json_object_set_new(out, "draft", text_or_null(view.draft));
         json_object_set_new(out, "expires", view.expires_s ? json_integer((json_int_t)view.expires_s) : json_null());
         json_object_set_new(out, "memory_bytes", json_integer((json_int_t)view.memory_bytes));
         json_object_set_new(out, "kv_tokens", json_integer((json_int_t)view.kv_tokens));

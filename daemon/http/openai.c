@@ -694,7 +694,7 @@ static bool begin(struct api_job *job) {
     bool ok = body && api_request_parse(body, job->family->kind, &job->q, &job->error);
     request_parse_end(r, body);
     if (!ok || !check_choices(job) || !draw_random(job) || !api_find_model(job->q.model, &job->model, &job->error)) return false;
-    const struct load_params params = {0};
+    const struct load_params params = {.on_demand = true, .deadline_ns = r->deadline_ns};
     job->phase = JOB_LOADING;
     job->load_began_ns = sh_now_ns();
     request_ref(r); /* load_done's */
@@ -716,8 +716,10 @@ static enum http_step wait_for_load(struct api_job *job) {
     load_release(job->load);
     job->load = NULL;
     if (job->q.has_keep_alive && job->load_code == SH_OK) model_keep_alive(job->ready, job->q.keep_alive_s);
-    if (job->load_code == SH_ERR_NO_MEMORY || job->load_code == SH_ERR_NO_DEVICE_MEMORY || job->load_code == SH_ERR_CANCELLED ||
-        job->load_code == SH_ERR_BUSY)
+    if (job->load_code == SH_ERR_TIMEOUT)
+        api_fail(&job->error, 503, "deadline_exceeded", NULL, "the model was not loaded within request_timeout");
+    else if (job->load_code == SH_ERR_NO_MEMORY || job->load_code == SH_ERR_NO_DEVICE_MEMORY || job->load_code == SH_ERR_CANCELLED ||
+             job->load_code == SH_ERR_BUSY)
         api_fail_code(&job->error, job->load_code, "model", job->load_error.message);
     else if (job->load_code) /* the file's or the configuration's fault, not the request's */
         api_fail(&job->error, 500, "model_load_failed", "model", "%s", job->load_error.message);
