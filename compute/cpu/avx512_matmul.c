@@ -2,8 +2,10 @@
 #include "compute/cpu/avx512_matmul.h"
 
 #include "compute/cpu/avx512_vector.h"
-#include "compute/cpu/vnni_dot.h"
+#include "compute/cpu/vnni_wide.h"
 
 void sh_avx512_matmul(const struct sh_cpu_matmul *m, uint64_t group0, uint64_t group1, void *scratch) {
     matmul(m, group0, group1, scratch);
 }
+
+uint64_t sh_avx512_matmul_scratch(uint64_t cols) { return matmul_scratch(cols); }

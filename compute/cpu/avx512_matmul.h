@@ -7,5 +7,6 @@
 #include "compute/cpu/kernels.h"
 
 void sh_avx512_matmul(const struct sh_cpu_matmul *m, uint64_t group0, uint64_t group1, void *scratch);
+uint64_t sh_avx512_matmul_scratch(uint64_t cols);
 
 #endif

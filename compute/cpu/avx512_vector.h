@@ -8,13 +8,15 @@
 
 #define INLINE static inline __attribute__((always_inline))
 #define LANES 16
-#define MAX_TILE 8   /* 8 sums of a block, 8 over blocks and 8 scaled ones fill 24 of 32 registers */
+#define MAX_TILE 8 /* 8 sums of a block, 8 over blocks and 8 scaled ones fill 24 of 32 registers */
+#define MAX_TILE_BITS 3
 #define FLOAT_TILE 4 /* of four chains each */
 
 typedef __m512i ints;
 typedef __m512 floats;
 
 INLINE ints load(const void *p) { return _mm512_loadu_si512(p); }
+INLINE void store(void *p, ints v) { _mm512_store_si512(p, v); } /* aligned */
 INLINE ints none(void) { return _mm512_setzero_si512(); }
 INLINE ints all8(int value) { return _mm512_set1_epi8((char)value); }
 INLINE ints all32(int32_t value) { return _mm512_set1_epi32(value); }
@@ -24,6 +26,8 @@ INLINE ints flip(ints a, ints b) { return _mm512_xor_si512(a, b); }
 INLINE ints add(ints a, ints b) { return _mm512_add_epi32(a, b); }
 INLINE ints sub(ints a, ints b) { return _mm512_sub_epi32(a, b); }
 INLINE ints mul(ints a, ints b) { return _mm512_mullo_epi32(a, b); }
+INLINE ints mul16(ints a, ints b) { return _mm512_mullo_epi16(a, b); }
+INLINE ints all16(int value) { return _mm512_set1_epi16((short)value); }
 INLINE ints right(ints v, int n) { return _mm512_srl_epi16(v, _mm_cvtsi32_si128(n)); } /* 16-bit: bits cross bytes */
 INLINE ints left(ints v, int n) { return _mm512_sll_epi16(v, _mm_cvtsi32_si128(n)); }
 INLINE ints left32(ints v, int n) { return _mm512_sll_epi32(v, _mm_cvtsi32_si128(n)); }
@@ -44,6 +48,7 @@ INLINE ints second_s8(ints pairs) { return _mm512_srai_epi32(_mm512_slli_epi32(p
 INLINE floats zeros(void) { return _mm512_setzero_ps(); }
 INLINE floats all(float value) { return _mm512_set1_ps(value); }
 INLINE floats load_floats(const void *p) { return _mm512_loadu_ps(p); }
+INLINE void store_floats(float *p, floats v) { _mm512_store_ps(p, v); } /* aligned */
 INLINE floats load_halves(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(p)); }
 INLINE floats load_bfloats(const void *p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p)), 16));

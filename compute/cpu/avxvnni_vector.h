@@ -8,13 +8,15 @@
 
 #define INLINE static inline __attribute__((always_inline))
 #define LANES 8
-#define MAX_TILE 4   /* 4 sums of a block, 4 over blocks and 4 scaled ones fill 12 of 16 registers */
+#define MAX_TILE 4 /* 4 sums of a block, 4 over blocks and 4 scaled ones fill 12 of 16 registers */
+#define MAX_TILE_BITS 2
 #define FLOAT_TILE 2 /* of four chains each */
 
 typedef __m256i ints;
 typedef __m256 floats;
 
 INLINE ints load(const void *p) { return _mm256_loadu_si256(p); }
+INLINE void store(void *p, ints v) { _mm256_store_si256(p, v); } /* aligned */
 INLINE ints none(void) { return _mm256_setzero_si256(); }
 INLINE ints all8(int value) { return _mm256_set1_epi8((char)value); }
 INLINE ints all32(int32_t value) { return _mm256_set1_epi32(value); }
@@ -24,6 +26,8 @@ INLINE ints flip(ints a, ints b) { return _mm256_xor_si256(a, b); }
 INLINE ints add(ints a, ints b) { return _mm256_add_epi32(a, b); }
 INLINE ints sub(ints a, ints b) { return _mm256_sub_epi32(a, b); }
 INLINE ints mul(ints a, ints b) { return _mm256_mullo_epi32(a, b); }
+INLINE ints mul16(ints a, ints b) { return _mm256_mullo_epi16(a, b); }
+INLINE ints all16(int value) { return _mm256_set1_epi16((short)value); }
 INLINE ints right(ints v, int n) { return _mm256_srl_epi16(v, _mm_cvtsi32_si128(n)); } /* 16-bit: bits cross bytes */
 INLINE ints left(ints v, int n) { return _mm256_sll_epi16(v, _mm_cvtsi32_si128(n)); }
 INLINE ints left32(ints v, int n) { return _mm256_sll_epi32(v, _mm_cvtsi32_si128(n)); }
@@ -44,6 +48,7 @@ INLINE ints second_s8(ints pairs) { return _mm256_srai_epi32(_mm256_slli_epi32(p
 INLINE floats zeros(void) { return _mm256_setzero_ps(); }
 INLINE floats all(float value) { return _mm256_set1_ps(value); }
 INLINE floats load_floats(const void *p) { return _mm256_loadu_ps(p); }
+INLINE void store_floats(float *p, floats v) { _mm256_store_ps(p, v); } /* aligned */
 INLINE floats load_halves(const void *p) { return _mm256_cvtph_ps(_mm_loadu_si128(p)); }
 INLINE floats load_bfloats(const void *p) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(p)), 16));

@@ -2,9 +2,9 @@
  * vnni_dot.h - matrix products with instructions that multiply and add four bytes at once, for vectors of any width: a source
  * file includes a vector header (avx512_vector.h, avxvnni_vector.h), then this one, and gets `matmul`.
  *
- * The arithmetic is that of the AVX2 products (kernels.h), bit for bit: sums inside a block are exact integers here and there, and
- * the float operations on them are the same in the same order. Weights are made unsigned by adding -lowest to them, which the
- * sum of the operand's quants takes back.
+ * The arithmetic is that of the AVX2 products (kernels.h), bit for bit: sums inside a block are exact integers here and there,
+ * and the float operations on them are the same in the same order. Weights are made unsigned by adding -lowest to them, which
+ * the sum of the operand's quants takes back.
  *
  * A dot product is of one group of LANES weight rows with `n` operand rows: acc[i] = the sums of operand row i. Weights are
  * unpacked once for all n. A sum of at most 32,767 meets its scale as a 16-bit number with dot2, whose second product is with 0;
@@ -19,10 +19,12 @@
 #define V (4 * LANES)               /* bytes of a vector */
 #define RESIDENT_BYTES (256u << 10) /* of operand rows that are walked again and again: they stay in the second-level cache */
 
+/* How far ahead of the dot product weights are fetched: a page, which the hardware's own prefetching does not cross. */
+#define AHEAD 4096
+
 struct rows { /* the operand rows of a tile */
     const uint8_t *x;
     uint64_t stride, cols;
-    uint64_t ahead;     /* bytes from a weight to the one that is fetched meanwhile */
     int32_t lowest;     /* of a table type's values */
     uint8_t values[16]; /* those values, less `lowest` */
 };
@@ -40,8 +42,8 @@ INLINE floats real(const void *p) {
 }
 INLINE ints low_nibbles(ints v) { return both(v, all8(15)); }
 INLINE ints high_nibbles(ints v) { return both(right(v, 4), all8(15)); }
-INLINE void fetch(const uint8_t *w, const struct rows *rows, uint32_t bytes) {
-    for (uint32_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)w + rows->ahead + i, _MM_HINT_T0);
+INLINE void fetch(const uint8_t *w, uint32_t bytes) {
+    for (uint32_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)w + AHEAD + i, _MM_HINT_T0);
 }
 
 /* Ends a block of 32: acc += d dx dot. */
@@ -63,7 +65,7 @@ INLINE void dot_32(const uint8_t *w, const struct rows *rows, floats *acc, const
     const uint64_t scales = sh_lanes_scales_at(rows->cols), sums = sh_lanes_sums_at(SH_LANES_Q8_32, rows->cols);
     const int high_at = (min ? 4 : 2) * LANES, quants_at = high_at + (high ? V : 0);
     for (uint64_t b = 0; b < rows->cols / 32; b++, w += quants_at + 4 * V) {
-        fetch(w, rows, (uint32_t)quants_at + 4 * V);
+        fetch(w, (uint32_t)quants_at + 4 * V);
         const ints fifth = high ? load(w + high_at) : none();
         ints dot[MAX_TILE];
         UNROLLED (i, n) dot[i] = min ? none() : offset_of(rows->x + i * rows->stride + sums + 4 * b, -offset);
@@ -106,7 +108,7 @@ INLINE void dot_q5_1(const uint8_t *w, const struct rows *rows, floats *acc, con
 INLINE void dot_q8_0(const uint8_t *w, const struct rows *rows, floats *acc, const int n) {
     const uint64_t scales = sh_lanes_scales_at(rows->cols), sums = sh_lanes_sums_at(SH_LANES_Q8_32, rows->cols);
     for (uint64_t b = 0; b < rows->cols / 32; b++, w += LANES * SH_LANES_Q8_0) {
-        fetch(w, rows, LANES * SH_LANES_Q8_0);
+        fetch(w, LANES * SH_LANES_Q8_0);
         ints dot[MAX_TILE];
         UNROLLED (i, n) dot[i] = offset_of(rows->x + i * rows->stride + sums + 4 * b, -128);
         UNROLLED (v, 8) {
@@ -122,7 +124,7 @@ INLINE void dot_q8_0(const uint8_t *w, const struct rows *rows, floats *acc, con
 INLINE void dot_table_32(const uint8_t *w, const struct rows *rows, floats *acc, const int n, const bool bfloat) {
     const uint64_t scales = sh_lanes_scales_at(rows->cols), sums = sh_lanes_sums_at(SH_LANES_Q8_32, rows->cols);
     for (uint64_t b = 0; b < rows->cols / 32; b++, w += LANES * SH_LANES_TABLE_32) {
-        fetch(w, rows, LANES * SH_LANES_TABLE_32);
+        fetch(w, LANES * SH_LANES_TABLE_32);
         ints dot[MAX_TILE];
         UNROLLED (i, n) dot[i] = offset_of(rows->x + i * rows->stride + sums + 4 * b, rows->lowest);
         UNROLLED (v, 4) {
@@ -171,24 +173,21 @@ INLINE void dot_q4_k(const uint8_t *w, const struct rows *rows, floats *acc, con
         UNROLLED (i, n) sums[i] = none();
         for (int c = 0; c < 4; c++) {
             const uint8_t *q = w + 20 * LANES + 8 * V * c;
-            fetch(q, rows, LANES * SH_LANES_Q4_K / 4);
+            fetch(q, LANES * SH_LANES_Q4_K / 4);
             const ints scales = pairs(w + 4 * LANES + 2 * LANES * c);
-            for (int part = 0; part < 2; part++) {
-                ints low[MAX_TILE], high[MAX_TILE];
-                UNROLLED (i, n) low[i] = high[i] = none();
-                UNROLLED (v, 4) {
-                    const ints packed = load(q + V * (4 * part + v)), lo = low_nibbles(packed), hi = high_nibbles(packed);
-                    UNROLLED (i, n) {
-                        const uint8_t *x = rows->x + i * rows->stride + 256 * b + 64 * c + 16 * part + 4 * v;
-                        low[i] = dot4(low[i], lo, word(x));
-                        high[i] = dot4(high[i], hi, word(x + 32));
+            for (int part = 0; part < 2; part++)
+                UNROLLED (high, 2) {
+                    ints dot[MAX_TILE];
+                    UNROLLED (i, n) dot[i] = none();
+                    UNROLLED (v, 4) {
+                        const ints packed = load(q + V * (4 * part + v)), q4 = high ? high_nibbles(packed) : low_nibbles(packed);
+                        UNROLLED (i, n)
+                            dot[i] = dot4(dot[i], q4,
+                                          word(rows->x + i * rows->stride + 256 * b + 64 * c + 32 * high + 16 * part + 4 * v));
                     }
+                    const ints scale = high ? second_u8(scales) : first_u8(scales);
+                    UNROLLED (i, n) sums[i] = dot2(sums[i], dot[i], scale);
                 }
-                UNROLLED (i, n) {
-                    sums[i] = dot2(sums[i], low[i], first_u8(scales));
-                    sums[i] = dot2(sums[i], high[i], second_u8(scales));
-                }
-            }
         }
         finish_eight(w, rows, b, sums, acc, n);
     }
@@ -200,7 +199,7 @@ INLINE void dot_q5_k(const uint8_t *w, const struct rows *rows, floats *acc, con
         UNROLLED (i, n) sums[i] = none();
         for (int c = 0; c < 4; c++) {
             const uint8_t *q = w + 52 * LANES + 8 * V * c;
-            fetch(q, rows, LANES * SH_LANES_Q5_K / 4);
+            fetch(q, LANES * SH_LANES_Q5_K / 4);
             const ints scales = pairs(w + 4 * LANES + 2 * LANES * c);
             ints low[MAX_TILE], high[MAX_TILE];
             UNROLLED (i, n) low[i] = high[i] = none();
@@ -235,8 +234,8 @@ INLINE void scaled_sums(const uint8_t *scales, const struct rows *rows, uint64_t
     }
 }
 
-/* Quants 0..63 stand for -32..31. Half h of a block: nibbles [a][v] and bit pairs [v]; low nibbles with bits 2a, 2a+1 are elements
- * 128h + 32a + 4v.., high nibbles with bits 2a+4, 2a+5 those 64 further. Element e belongs to sub-block e / 16. */
+/* Quants 0..63 stand for -32..31. Half h of a block: nibbles [a][v] and bit pairs [v]; low nibbles with bits 2a, 2a+1 are
+ * elements 128h + 32a + 4v.., high nibbles with bits 2a+4, 2a+5 those 64 further. Element e belongs to sub-block e / 16. */
 INLINE void dot_q6_k(const uint8_t *w, const struct rows *rows, floats *acc, const int n) {
     const uint64_t scales = sh_lanes_scales_at(rows->cols);
     for (uint64_t b = 0; b < rows->cols / 256; b++, w += LANES * SH_LANES_Q6_K) {
@@ -246,7 +245,7 @@ INLINE void dot_q6_k(const uint8_t *w, const struct rows *rows, floats *acc, con
         for (int part = 0; part < 4; part++) { /* 2h + a: 32 elements from low nibbles, 32 from high ones */
             const int h = part / 2, a = part % 2;
             const uint8_t *q = w + 82 * LANES + 8 * V * part, *top_bits = w + 18 * LANES + 8 * V * h;
-            fetch(q, rows, LANES * SH_LANES_Q6_K / 4);
+            fetch(q, LANES * SH_LANES_Q6_K / 4);
             const ints low_scales = pairs(w + 2 * LANES * (1 + 4 * h + a)), high_scales = pairs(w + 2 * LANES * (3 + 4 * h + a));
             for (int second = 0; second < 2; second++) {
                 const ints low_scale = second ? second_s8(low_scales) : first_s8(low_scales);
@@ -284,7 +283,7 @@ INLINE void dot_q2_k(const uint8_t *w, const struct rows *rows, floats *acc, con
         UNROLLED (i, n) sums[i] = mins[i] = none();
         for (int h = 0; h < 2; h++) {
             const uint8_t *q = w + 20 * LANES + 8 * V * h;
-            fetch(q, rows, LANES * SH_LANES_Q2_K / 2);
+            fetch(q, LANES * SH_LANES_Q2_K / 2);
             for (int r = 0; r < 4; r++) {
                 const ints scale = low_nibbles(pairs(w + 4 * LANES + 2 * LANES * (4 * h + r)));
                 UNROLLED (second, 2) {
@@ -325,7 +324,7 @@ INLINE void dot_table_16(const uint8_t *w, const struct rows *rows, floats *acc,
         start_table(w, rows, b, sums, n);
         for (int c = 0; c < 4; c++) { /* 32 elements from low nibbles, 32 from high ones */
             const uint8_t *q = w + 20 * LANES + 8 * V * c;
-            fetch(q, rows, LANES * SH_LANES_TABLE_16 / 4);
+            fetch(q, LANES * SH_LANES_TABLE_16 / 4);
             const ints low_scales = pairs(w + 4 * LANES * (1 + c)), high_scales = pairs(w + 4 * LANES * (1 + c) + 2 * LANES);
             for (int second = 0; second < 2; second++) {
                 const ints low_scale = second ? second_s8(low_scales) : first_s8(low_scales);
@@ -352,16 +351,16 @@ INLINE void dot_table_16(const uint8_t *w, const struct rows *rows, floats *acc,
     }
 }
 
-/* Bit pairs [half][8], run r of 32 elements at pair r of each byte; third bits [half][4]: of vector v of run r in vector v % 4, bit
- * 2r + v / 4. */
+/* Bit pairs [half][8], run r of 32 elements at pair r of each byte; third bits [half][4]: of vector v of run r in vector v %
+ * 4, bit 2r + v / 4. */
 INLINE void dot_table_8(const uint8_t *w, const struct rows *rows, floats *acc, const int n) {
     for (uint64_t b = 0; b < rows->cols / 256; b++, w += LANES * SH_LANES_TABLE_8) {
         ints sums[MAX_TILE];
         start_table(w, rows, b, sums, n);
         for (int h = 0; h < 2; h++) {
             const uint8_t *third = w + 20 * LANES + 4 * V * h, *q = w + 52 * LANES + 8 * V * h;
-            fetch(third, rows, 4 * V);
-            fetch(q, rows, 8 * V + 10 * LANES);
+            fetch(third, 4 * V);
+            fetch(q, 8 * V + 10 * LANES);
             for (int r = 0; r < 4; r++) {
                 const ints scale = pairs(w + 4 * LANES + 2 * LANES * (4 * h + r));
                 UNROLLED (second, 2) {
@@ -393,7 +392,7 @@ INLINE void dot_ternary(const uint8_t *w, const struct rows *rows, floats *acc, 
             UNROLLED (i, n) dot[i] = dot2(dot[i], all32(-1), word(rows->x + i * rows->stride + sums32 + 16 * b + 4 * p));
         for (int h = 0; h < 2; h++) {
             const uint8_t *q = w + 4 * LANES + 8 * V * h;
-            fetch(q, rows, LANES * SH_LANES_TERNARY / 2);
+            fetch(q, LANES * SH_LANES_TERNARY / 2);
             for (int v = 0; v < 8; v++) {
                 const ints four = load(q + V * v);
                 UNROLLED (r, 4) {
@@ -415,7 +414,7 @@ INLINE void dot_ternary(const uint8_t *w, const struct rows *rows, floats *acc, 
         UNROLLED (i, n)                                                                                                          \
             UNROLLED (j, 4) c[i][j] = zeros();                                                                                   \
         for (uint64_t k = 0; k < rows->cols; k += 4, w += 4 * LANES * (bytes)) {                                                 \
-            fetch(w, rows, 4 * LANES * (bytes));                                                                                 \
+            fetch(w, 4 * LANES * (bytes));                                                                                       \
             UNROLLED (j, 4) {                                                                                                    \
                 const floats wk = weights(w + j * LANES * (bytes));                                                              \
                 UNROLLED (i, n) c[i][j] = fma_of(wk, real(rows->x + i * rows->stride + 4 * (k + (uint64_t)j)), c[i][j]);         \
@@ -448,21 +447,22 @@ typedef void tile_fn(const struct sh_cpu_matmul *m, uint64_t group, uint64_t gro
         UNROLLED (i, n) finish(m, group *LANES, r + (uint32_t)i, acc[i]);                                                        \
     }
 
-/* of[k] computes 1 << k operand rows; NULL from the widest on. */
+/* of[n - 1] computes n operand rows; NULL: not by one tile. The types that most models have get every width. */
 struct tiles {
-    tile_fn *of[4];
+    tile_fn *of[MAX_TILE];
 };
-#if MAX_TILE >= 8
-#define TILES(dot) TILE(dot, 1) TILE(dot, 2) TILE(dot, 4) TILE(dot, 8)
-#define TILES_OF(dot) ((struct tiles){{dot##_1, dot##_2, dot##_4, dot##_8}})
-#else
-#define TILES(dot) TILE(dot, 1) TILE(dot, 2) TILE(dot, 4)
-#define TILES_OF(dot) ((struct tiles){{dot##_1, dot##_2, dot##_4}})
-#endif
-#if FLOAT_TILE >= 4
+#if MAX_TILE == 8
+#define SOME_TILES(dot) TILE(dot, 1) TILE(dot, 2) TILE(dot, 4) TILE(dot, 8)
+#define SOME_TILES_OF(dot) ((struct tiles){{dot##_1, dot##_2, NULL, dot##_4, NULL, NULL, NULL, dot##_8}})
+#define ALL_TILES(dot) SOME_TILES(dot) TILE(dot, 3) TILE(dot, 5) TILE(dot, 6) TILE(dot, 7)
+#define ALL_TILES_OF(dot) ((struct tiles){{dot##_1, dot##_2, dot##_3, dot##_4, dot##_5, dot##_6, dot##_7, dot##_8}})
 #define FLOAT_TILES(dot) TILE(dot, 1) TILE(dot, 2) TILE(dot, 4)
-#define FLOAT_TILES_OF(dot) ((struct tiles){{dot##_1, dot##_2, dot##_4}})
+#define FLOAT_TILES_OF(dot) ((struct tiles){{dot##_1, dot##_2, NULL, dot##_4}})
 #else
+#define SOME_TILES(dot) TILE(dot, 1) TILE(dot, 2) TILE(dot, 4)
+#define SOME_TILES_OF(dot) ((struct tiles){{dot##_1, dot##_2, NULL, dot##_4}})
+#define ALL_TILES(dot) SOME_TILES(dot) TILE(dot, 3)
+#define ALL_TILES_OF(dot) ((struct tiles){{dot##_1, dot##_2, dot##_3, dot##_4}})
 #define FLOAT_TILES(dot) TILE(dot, 1) TILE(dot, 2)
 #define FLOAT_TILES_OF(dot) ((struct tiles){{dot##_1, dot##_2}})
 #endif
@@ -470,48 +470,48 @@ struct tiles {
 FLOAT_TILES(dot_f32)
 FLOAT_TILES(dot_f16)
 FLOAT_TILES(dot_bf16)
-TILES(dot_q4_0)
-TILES(dot_q4_1)
-TILES(dot_q5_0)
-TILES(dot_q5_1)
-TILES(dot_q8_0)
-TILES(dot_q2_k)
-TILES(dot_q4_k)
-TILES(dot_q5_k)
-TILES(dot_q6_k)
-TILES(dot_iq4_nl)
-TILES(dot_mxfp4)
-TILES(dot_table_16)
-TILES(dot_table_8)
-TILES(dot_ternary)
+ALL_TILES(dot_q4_0)
+SOME_TILES(dot_q4_1)
+SOME_TILES(dot_q5_0)
+SOME_TILES(dot_q5_1)
+ALL_TILES(dot_q8_0)
+SOME_TILES(dot_q2_k)
+ALL_TILES(dot_q4_k)
+ALL_TILES(dot_q5_k)
+ALL_TILES(dot_q6_k)
+SOME_TILES(dot_iq4_nl)
+SOME_TILES(dot_mxfp4)
+SOME_TILES(dot_table_16)
+SOME_TILES(dot_table_8)
+SOME_TILES(dot_ternary)
 
 static struct tiles tiles_of(uint32_t type) {
     switch (type) {
     case SH_TYPE_F32: return FLOAT_TILES_OF(dot_f32);
     case SH_TYPE_F16: return FLOAT_TILES_OF(dot_f16);
     case SH_TYPE_BF16: return FLOAT_TILES_OF(dot_bf16);
-    case SH_TYPE_Q4_0: return TILES_OF(dot_q4_0);
-    case SH_TYPE_Q4_1: return TILES_OF(dot_q4_1);
-    case SH_TYPE_Q5_0: return TILES_OF(dot_q5_0);
-    case SH_TYPE_Q5_1: return TILES_OF(dot_q5_1);
-    case SH_TYPE_Q8_0: return TILES_OF(dot_q8_0);
-    case SH_TYPE_Q2_K: return TILES_OF(dot_q2_k);
-    case SH_TYPE_Q4_K: return TILES_OF(dot_q4_k);
-    case SH_TYPE_Q5_K: return TILES_OF(dot_q5_k);
-    case SH_TYPE_Q6_K: return TILES_OF(dot_q6_k);
-    case SH_TYPE_IQ4_NL: return TILES_OF(dot_iq4_nl);
-    case SH_TYPE_MXFP4: return TILES_OF(dot_mxfp4);
+    case SH_TYPE_Q4_0: return ALL_TILES_OF(dot_q4_0);
+    case SH_TYPE_Q4_1: return SOME_TILES_OF(dot_q4_1);
+    case SH_TYPE_Q5_0: return SOME_TILES_OF(dot_q5_0);
+    case SH_TYPE_Q5_1: return SOME_TILES_OF(dot_q5_1);
+    case SH_TYPE_Q8_0: return ALL_TILES_OF(dot_q8_0);
+    case SH_TYPE_Q2_K: return SOME_TILES_OF(dot_q2_k);
+    case SH_TYPE_Q4_K: return ALL_TILES_OF(dot_q4_k);
+    case SH_TYPE_Q5_K: return ALL_TILES_OF(dot_q5_k);
+    case SH_TYPE_Q6_K: return ALL_TILES_OF(dot_q6_k);
+    case SH_TYPE_IQ4_NL: return SOME_TILES_OF(dot_iq4_nl);
+    case SH_TYPE_MXFP4: return SOME_TILES_OF(dot_mxfp4);
     case SH_TYPE_IQ3_XXS:
     case SH_TYPE_IQ3_S:
-    case SH_TYPE_IQ4_XS: return TILES_OF(dot_table_16);
+    case SH_TYPE_IQ4_XS: return SOME_TILES_OF(dot_table_16);
     case SH_TYPE_IQ1_S:
     case SH_TYPE_IQ1_M:
     case SH_TYPE_IQ2_XXS:
     case SH_TYPE_IQ2_XS:
     case SH_TYPE_IQ2_S:
-    case SH_TYPE_Q3_K: return TILES_OF(dot_table_8);
+    case SH_TYPE_Q3_K: return SOME_TILES_OF(dot_table_8);
     case SH_TYPE_TQ1_0:
-    case SH_TYPE_TQ2_0: return TILES_OF(dot_ternary);
+    case SH_TYPE_TQ2_0: return SOME_TILES_OF(dot_ternary);
     default: break;
     }
     SH_ASSERT(false);
@@ -524,30 +524,6 @@ static void values_of(uint32_t type, struct rows *rows) {
     for (int i = 0; i < 16; i++)
         if (table->values[i] < rows->lowest) rows->lowest = table->values[i];
     for (int i = 0; i < 16; i++) rows->values[i] = (uint8_t)(table->values[i] - rows->lowest);
-}
-
-/* How far ahead of the dot product weights are fetched: a page, which the hardware's own prefetching does not cross. */
-#define AHEAD 4096
-
-static void matmul(const struct sh_cpu_matmul *m, uint64_t group0, uint64_t group1, void *scratch) {
-    (void)scratch;
-    const struct tiles tiles = tiles_of(m->w->type);
-    uint32_t most = 0; /* the widest tile has 1 << most rows */
-    while (most + 1 < SH_COUNT(tiles.of) && tiles.of[most + 1] != NULL) most++;
-    const uint64_t group_bytes = sh_lanes_group_bytes(LANES, m->w->type, m->w->cols);
-    const uint64_t stride = sh_lanes_operand_bytes(sh_lanes_operand(m->w->type), m->w->cols);
-    const uint32_t widest = 1u << most, resident = (uint32_t)sh_max_u64(widest, RESIDENT_BYTES / stride / widest * widest);
-    struct rows rows = {.stride = stride, .cols = m->w->cols, .ahead = AHEAD};
-    values_of(m->w->type, &rows);
-    for (uint32_t r0 = 0; r0 < m->n_rows; r0 += resident) {
-        const uint32_t r1 = (uint32_t)sh_min_u64(r0 + resident, m->n_rows);
-        for (uint64_t g = group0; g < group1; g++)
-            for (uint32_t r = r0, k = most; r < r1; r += 1u << k) {
-                while (1u << k > r1 - r) k--;
-                rows.x = (const uint8_t *)m->x + r * stride;
-                tiles.of[k](m, g, group_bytes, r, &rows);
-            }
-    }
 }
 
 #endif

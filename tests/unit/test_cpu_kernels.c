@@ -134,7 +134,7 @@ static void test_cpu_matmul_near_reference(void **state) {
     (void)state;
     struct test_rng rng = {2};
     static const uint64_t some_rows[] = {1, 7, 8, 17, 40};
-    static const uint32_t some_n[] = {1, 2, 3, 4, 5, 9, 16, 27};
+    static const uint32_t some_n[] = {1, 2, 3, 4, 5, 9, 16, 27, 137};
     FOR_EACH_TIER (k)
         for (size_t i = 0; i < SH_COUNT(all_types); i++)
             for (size_t j = 0; j < SH_COUNT(some_rows); j++) {

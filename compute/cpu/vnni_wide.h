@@ -1,0 +1,400 @@
+/*
+ * vnni_wide.h - products of several operand rows, included after vnni_dot.h: each block of a group is unpacked once, to bytes in
+ * the order of its elements, and meets all operand rows before the next one; their sums wait in memory meanwhile. The arithmetic
+ * is that of vnni_dot.h.
+ */
+#ifndef SHIMMY_CPU_VNNI_WIDE_H
+#define SHIMMY_CPU_VNNI_WIDE_H
+
+#include "compute/cpu/vnni_dot.h"
+
+#define MOST_RESIDENT 128        /* operand rows whose sums wait at a time */
+#define WIDE_FROM (MAX_TILE + 1) /* operand rows; for fewer, what is unpacked stays in registers */
+#define UNIT_BLOCKS 8            /* of 32, unpacked at a time; of 256: one */
+
+/* What was unpacked, and the sums of all operand rows. */
+struct unit {
+    uint8_t q[64][V];              /* vector j: elements 4j..4j + 3 of each row, made unsigned */
+    int32_t scale[16][LANES];      /* of sub-blocks */
+    int16_t minima[8][2 * LANES];  /* pairs, times the sums of the operand's quants */
+    int16_t offsets[8][2 * LANES]; /* the same: what the bytes have too much, times the scales */
+    float d[UNIT_BLOCKS][LANES], m[UNIT_BLOCKS][LANES];
+    float sums[MOST_RESIDENT + MAX_TILE][LANES];
+};
+
+/* ---- unpacking: w is the first block of a unit ---- */
+
+/* `at`: of the first low nibbles; the high ones' vectors are `apart` further. */
+INLINE void put_nibbles(struct unit *u, int at, int apart, ints packed) {
+    store(u->q[at], low_nibbles(packed));
+    store(u->q[at + apart], high_nibbles(packed));
+}
+INLINE void put_scales(struct unit *u, const uint8_t *scales, int n_pairs, bool negative) {
+    for (int p = 0; p < n_pairs; p++) {
+        const ints two = pairs(scales + 2 * LANES * p);
+        store(u->scale[2 * p], negative ? first_s8(two) : first_u8(two));
+        store(u->scale[2 * p + 1], negative ? second_s8(two) : second_u8(two));
+    }
+}
+/* offsets = lowest * scale, which 16 bits hold: |lowest| <= 127, |scale| <= 128. */
+INLINE void put_offsets(struct unit *u, const uint8_t *scales, int32_t lowest) {
+    for (int p = 0; p < 8; p++) store(u->offsets[p], mul16(wide_s8(scales + 2 * LANES * p), all16(lowest)));
+}
+INLINE void put_k(struct unit *u, const uint8_t *w) {
+    store_floats(u->d[0], load_halves(w));
+    store_floats(u->m[0], load_halves(w + 2 * LANES));
+}
+
+INLINE void unpack_32(struct unit *u, const uint8_t *w, int n_blocks, const bool high, const bool min) {
+    const int high_at = (min ? 4 : 2) * LANES, quants_at = high_at + (high ? V : 0);
+    for (int k = 0; k < n_blocks; k++, w += quants_at + 4 * V) {
+        const ints fifth = high ? load(w + high_at) : none();
+        UNROLLED (v, 4) {
+            const ints packed = load(w + quants_at + V * v);
+            ints lo = low_nibbles(packed), hi = high_nibbles(packed);
+            if (high) {
+                lo = either(lo, both(left(fifth, 4 - v), all8(16)));
+                hi = either(hi, both(right(fifth, v), all8(16)));
+            }
+            store(u->q[8 * k + v], lo);
+            store(u->q[8 * k + 4 + v], hi);
+        }
+        store_floats(u->d[k], load_halves(w));
+        if (min) store_floats(u->m[k], load_halves(w + 2 * LANES));
+    }
+}
+INLINE void unpack_q8_0(struct unit *u, const uint8_t *w, int n_blocks) {
+    for (int k = 0; k < n_blocks; k++, w += LANES * SH_LANES_Q8_0) {
+        UNROLLED (v, 8) store(u->q[8 * k + v], flip(load(w + 2 * LANES + V * v), all8(-128)));
+        store_floats(u->d[k], load_halves(w));
+    }
+}
+INLINE void unpack_table_32(struct unit *u, const uint8_t *w, int n_blocks, const bool bfloat, const uint8_t *values) {
+    for (int k = 0; k < n_blocks; k++, w += LANES * SH_LANES_TABLE_32) {
+        UNROLLED (v, 4) {
+            const ints packed = load(w + 2 * LANES + V * v);
+            store(u->q[8 * k + v], look_up(values, low_nibbles(packed)));
+            store(u->q[8 * k + 4 + v], look_up(values, high_nibbles(packed)));
+        }
+        store_floats(u->d[k], bfloat ? load_bfloats(w) : load_halves(w));
+    }
+}
+INLINE void unpack_q4_k(struct unit *u, const uint8_t *w) {
+    put_k(u, w);
+    put_scales(u, w + 4 * LANES, 4, false);
+    UNROLLED (p, 4) store(u->minima[p], wide_u8(w + 12 * LANES + 2 * LANES * p));
+    for (int c = 0; c < 4; c++)
+        UNROLLED (v, 8) put_nibbles(u, 16 * c + v, 8, load(w + 20 * LANES + V * (8 * c + v)));
+}
+INLINE void unpack_q5_k(struct unit *u, const uint8_t *w) {
+    put_k(u, w);
+    put_scales(u, w + 4 * LANES, 4, false);
+    UNROLLED (p, 4) store(u->minima[p], wide_u8(w + 12 * LANES + 2 * LANES * p));
+    UNROLLED (c, 4)
+        UNROLLED (v, 8) {
+            const ints packed = load(w + 52 * LANES + V * (8 * c + v)), top = right(load(w + 20 * LANES + V * v), 2 * c);
+            store(u->q[16 * c + v], either(low_nibbles(packed), both(left(top, 4), all8(16))));
+            store(u->q[16 * c + 8 + v], either(high_nibbles(packed), both(left(top, 3), all8(16))));
+        }
+}
+INLINE void unpack_q6_k(struct unit *u, const uint8_t *w) {
+    store_floats(u->d[0], load_halves(w));
+    put_scales(u, w + 2 * LANES, 8, true);
+    put_offsets(u, w + 2 * LANES, -32);
+    for (int h = 0; h < 2; h++)
+        UNROLLED (a, 2)
+            UNROLLED (v, 8) {
+                const ints packed = load(w + 82 * LANES + V * (16 * h + 8 * a + v));
+                const ints top = right(load(w + 18 * LANES + V * (8 * h + v)), 2 * a);
+                store(u->q[32 * h + 8 * a + v], either(low_nibbles(packed), both(left(top, 4), all8(0x30))));
+                store(u->q[32 * h + 8 * a + 16 + v], either(high_nibbles(packed), both(top, all8(0x30))));
+            }
+}
+INLINE void unpack_q2_k(struct unit *u, const uint8_t *w) {
+    put_k(u, w);
+    UNROLLED (p, 8) {
+        const ints two = pairs(w + 4 * LANES + 2 * LANES * p);
+        store(u->scale[2 * p], low_nibbles(first_u8(two)));
+        store(u->scale[2 * p + 1], low_nibbles(second_u8(two)));
+        store(u->minima[p], both(right(wide_u8(w + 4 * LANES + 2 * LANES * p), 4), all8(15)));
+    }
+    for (int h = 0; h < 2; h++)
+        UNROLLED (r, 4)
+            UNROLLED (v, 8) store(u->q[32 * h + 8 * r + v], both(right(load(w + 20 * LANES + V * (8 * h + v)), 2 * r), all8(3)));
+}
+INLINE void put_table(struct unit *u, const uint8_t *w, int32_t lowest) {
+    store_floats(u->d[0], load_floats(w));
+    put_scales(u, w + 4 * LANES, 8, true);
+    put_offsets(u, w + 4 * LANES, lowest);
+}
+INLINE void unpack_table_16(struct unit *u, const uint8_t *w, const struct rows *rows) {
+    put_table(u, w, rows->lowest);
+    for (int c = 0; c < 4; c++)
+        UNROLLED (v, 8) {
+            const ints packed = load(w + 20 * LANES + V * (8 * c + v));
+            store(u->q[16 * c + v], look_up(rows->values, low_nibbles(packed)));
+            store(u->q[16 * c + 8 + v], look_up(rows->values, high_nibbles(packed)));
+        }
+}
+INLINE void unpack_table_8(struct unit *u, const uint8_t *w, const struct rows *rows) {
+    put_table(u, w, rows->lowest);
+    for (int h = 0; h < 2; h++)
+        UNROLLED (r, 4)
+            UNROLLED (v, 8) {
+                const ints low = both(right(load(w + 52 * LANES + V * (8 * h + v)), 2 * r), all8(3));
+                const ints third = right(load(w + 20 * LANES + V * (4 * h + v % 4)), 2 * r + v / 4);
+                store(u->q[32 * h + 8 * r + v], look_up(rows->values, either(low, both(left(third, 2), all8(4)))));
+            }
+}
+INLINE void unpack_ternary(struct unit *u, const uint8_t *w) {
+    store_floats(u->d[0], load_floats(w));
+    for (int h = 0; h < 2; h++)
+        UNROLLED (v, 8) {
+            const ints four = load(w + 4 * LANES + V * (8 * h + v));
+            UNROLLED (r, 4) store(u->q[32 * h + 8 * r + v], both(right(four, 2 * r), all8(3)));
+        }
+}
+
+/* Bytes of `n_blocks` blocks of a unit. */
+static void unpack_unit(uint32_t type, struct unit *u, const uint8_t *w, int n_blocks, const struct rows *rows) {
+    switch (type) {
+    case SH_TYPE_Q4_0: unpack_32(u, w, n_blocks, false, false); break;
+    case SH_TYPE_Q4_1: unpack_32(u, w, n_blocks, false, true); break;
+    case SH_TYPE_Q5_0: unpack_32(u, w, n_blocks, true, false); break;
+    case SH_TYPE_Q5_1: unpack_32(u, w, n_blocks, true, true); break;
+    case SH_TYPE_Q8_0: unpack_q8_0(u, w, n_blocks); break;
+    case SH_TYPE_IQ4_NL: unpack_table_32(u, w, n_blocks, false, rows->values); break;
+    case SH_TYPE_MXFP4: unpack_table_32(u, w, n_blocks, true, rows->values); break;
+    case SH_TYPE_Q2_K: unpack_q2_k(u, w); break;
+    case SH_TYPE_Q4_K: unpack_q4_k(u, w); break;
+    case SH_TYPE_Q5_K: unpack_q5_k(u, w); break;
+    case SH_TYPE_Q6_K: unpack_q6_k(u, w); break;
+    case SH_TYPE_IQ3_XXS:
+    case SH_TYPE_IQ3_S:
+    case SH_TYPE_IQ4_XS: unpack_table_16(u, w, rows); break;
+    case SH_TYPE_TQ1_0:
+    case SH_TYPE_TQ2_0: unpack_ternary(u, w); break;
+    default: unpack_table_8(u, w, rows); break;
+    }
+}
+
+/* ---- products of a unit with n operand rows, whose sums begin at `at`; two chains of products for each, which take turns
+ * ---- */
+
+enum ending { FACTORS, MINIMUM, TABLE }; /* acc += (d dx) dot; before it acc += (m dx) sum; acc += d (dx dot) */
+
+INLINE void multiply_32(struct unit *u, const struct rows *rows, uint64_t b, int n_blocks, float (*at)[LANES], const int n,
+                        const enum ending ending) {
+    const uint64_t scales = sh_lanes_scales_at(rows->cols), sums = sh_lanes_sums_at(SH_LANES_Q8_32, rows->cols);
+    floats acc[MAX_TILE];
+    UNROLLED (i, n) acc[i] = load_floats(at[i]);
+    for (int k = 0; k < n_blocks; k++, b++) {
+        ints dot[MAX_TILE], more[MAX_TILE];
+        UNROLLED (i, n) {
+            dot[i] = ending == MINIMUM ? none() : offset_of(rows->x + i * rows->stride + sums + 4 * b, rows->lowest);
+            more[i] = none();
+        }
+        UNROLLED (v, 4) {
+            const ints first = load(u->q[8 * k + v]), second = load(u->q[8 * k + 4 + v]);
+            UNROLLED (i, n) {
+                const uint8_t *x = rows->x + i * rows->stride + 32 * b + 4 * v;
+                dot[i] = dot4(dot[i], first, word(x));
+                more[i] = dot4(more[i], second, word(x + 16));
+            }
+        }
+        UNROLLED (i, n) dot[i] = add(dot[i], more[i]);
+        const floats d = load_floats(u->d[k]);
+        UNROLLED (i, n) {
+            const uint8_t *x = rows->x + i * rows->stride, *dx = x + scales + 4 * b;
+            if (ending == MINIMUM)
+                acc[i] = fma_of(times(load_floats(u->m[k]), real(dx)), to_floats(word(x + sums + 4 * b)), acc[i]);
+            acc[i] = ending == TABLE ? add_table(d, dx, dot[i], acc[i]) : add_block(d, dx, dot[i], acc[i]);
+        }
+    }
+    UNROLLED (i, n) store_floats(at[i], acc[i]);
+}
+
+/* `vectors` of a sub-block, 0: no sub-blocks; `small`: what four of them sum to fits into 16 bits; `minima`: pairs of them, 4
+ * with sums of 32 quants or 8 with those of 16; `offsets`: there are such. */
+INLINE void multiply_256(struct unit *u, const struct rows *rows, uint64_t b, float (*at)[LANES], const int n, const int vectors,
+                         const bool small, const int minima, const bool offsets, const enum ending ending) {
+    const uint64_t scales = sh_lanes_scales_at(rows->cols), sums16 = sh_lanes_sums_at(SH_LANES_Q8_256, rows->cols),
+                   sums32 = sh_lanes_sums32_at(rows->cols);
+    ints sums[MAX_TILE];
+    UNROLLED (i, n) sums[i] = none();
+    if (offsets)
+        UNROLLED (p, 8) {
+            const ints o = load(u->offsets[p]);
+            UNROLLED (i, n) sums[i] = dot2(sums[i], o, word(rows->x + i * rows->stride + sums16 + 32 * b + 4 * p));
+        }
+    if (vectors == 0)
+        UNROLLED (p, 4)
+            UNROLLED (i, n) sums[i] = dot2(sums[i], all32(-1), word(rows->x + i * rows->stride + sums32 + 16 * b + 4 * p));
+    const int v_per = vectors == 0 ? 1 : vectors; /* divides, where nothing reads it */
+    const int run = vectors == 8 && !small ? 8 : 4;
+    for (int j = 0; j < 64; j += 2 * run) {
+        ints dot[MAX_TILE], more[MAX_TILE];
+        UNROLLED (i, n) dot[i] = more[i] = none();
+        UNROLLED (v, run) {
+            const ints first = load(u->q[j + v]), second = load(u->q[j + run + v]);
+            UNROLLED (i, n) {
+                const uint8_t *x = rows->x + i * rows->stride + 256 * b + 4 * (uint32_t)(j + v);
+                dot[i] = dot4(dot[i], first, word(x));
+                more[i] = dot4(more[i], second, word(x + 4 * run));
+            }
+        }
+        if (vectors == 0) {
+            UNROLLED (i, n) sums[i] = add(sums[i], add(dot[i], more[i]));
+            continue;
+        }
+        const ints scale = load(u->scale[j / v_per]), next = load(u->scale[(j + run) / v_per]);
+        UNROLLED (i, n) {
+            sums[i] = small ? dot2(sums[i], dot[i], scale) : add(sums[i], mul(dot[i], scale));
+            sums[i] = small ? dot2(sums[i], more[i], next) : add(sums[i], mul(more[i], next));
+        }
+    }
+    const floats d = load_floats(u->d[0]), m = minima > 0 ? load_floats(u->m[0]) : zeros();
+    UNROLLED (i, n) {
+        const uint8_t *x = rows->x + i * rows->stride, *dx = x + scales + 4 * b;
+        floats acc = load_floats(at[i]);
+        if (minima > 0) {
+            ints min = none();
+            UNROLLED (p, minima)
+                min = dot2(min, load(u->minima[p]), word(x + (minima == 4 ? sums32 + 16 * b : sums16 + 32 * b) + 4 * p));
+            acc = fnma_of(times(m, real(dx)), to_floats(min), acc);
+        }
+        store_floats(at[i], ending == TABLE ? add_table(d, dx, sums[i], acc) : add_block(d, dx, sums[i], acc));
+    }
+}
+
+typedef void wide_fn(struct unit *u, const struct rows *rows, uint64_t b, int n_blocks, float (*at)[LANES]);
+#define WIDE_TILE_32(name, n, ending)                                                                                            \
+    static void name##_##n(struct unit *u, const struct rows *rows, uint64_t b, int n_blocks, float(*at)[LANES]) {               \
+        multiply_32(u, rows, b, n_blocks, at, n, ending);                                                                        \
+    }
+#define WIDE_TILE_256(name, n, ...)                                                                                              \
+    static void name##_##n(struct unit *u, const struct rows *rows, uint64_t b, int n_blocks, float(*at)[LANES]) {               \
+        (void)n_blocks;                                                                                                          \
+        multiply_256(u, rows, b, at, n, __VA_ARGS__);                                                                            \
+    }
+#if MAX_TILE >= 8
+#define WIDE(kind, name, ...)                                                                                                    \
+    WIDE_TILE_##kind(name, 1, __VA_ARGS__) WIDE_TILE_##kind(name, 2, __VA_ARGS__) WIDE_TILE_##kind(name, 4, __VA_ARGS__)         \
+        WIDE_TILE_##kind(name, 8, __VA_ARGS__) static wide_fn *const name[] = {name##_1, name##_2, name##_4, name##_8};
+#else
+#define WIDE(kind, name, ...)                                                                                                    \
+    WIDE_TILE_##kind(name, 1, __VA_ARGS__) WIDE_TILE_##kind(name, 2, __VA_ARGS__)                                                \
+        WIDE_TILE_##kind(name, 4, __VA_ARGS__) static wide_fn *const name[] = {name##_1, name##_2, name##_4};
+#endif
+WIDE(32, wide_32, FACTORS)
+WIDE(32, wide_32_min, MINIMUM)
+WIDE(32, wide_32_table, TABLE)
+WIDE(256, wide_q4_k, 8, true, 4, false, FACTORS)
+WIDE(256, wide_q5_k, 8, false, 4, false, FACTORS)
+WIDE(256, wide_q6_k, 4, false, 0, true, FACTORS)
+WIDE(256, wide_q2_k, 4, true, 8, false, FACTORS)
+WIDE(256, wide_table, 4, false, 0, true, TABLE)
+WIDE(256, wide_ternary, 0, false, 0, false, TABLE)
+
+/* wide[k] multiplies 1 << k operand rows; NULL: floats, which are not unpacked. */
+static wide_fn *const *wide_of(uint32_t type) {
+    switch (type) {
+    case SH_TYPE_F32:
+    case SH_TYPE_F16:
+    case SH_TYPE_BF16: return NULL;
+    case SH_TYPE_Q4_0:
+    case SH_TYPE_Q5_0:
+    case SH_TYPE_Q8_0: return wide_32;
+    case SH_TYPE_Q4_1:
+    case SH_TYPE_Q5_1: return wide_32_min;
+    case SH_TYPE_IQ4_NL:
+    case SH_TYPE_MXFP4: return wide_32_table;
+    case SH_TYPE_Q2_K: return wide_q2_k;
+    case SH_TYPE_Q4_K: return wide_q4_k;
+    case SH_TYPE_Q5_K: return wide_q5_k;
+    case SH_TYPE_Q6_K: return wide_q6_k;
+    case SH_TYPE_TQ1_0:
+    case SH_TYPE_TQ2_0: return wide_ternary;
+    default: return wide_table;
+    }
+}
+
+/* What is added to the bytes of a block of 32 without minima. */
+static int32_t lowest_of_32(uint32_t type, int32_t lowest_value) {
+    return type == SH_TYPE_Q4_0 ? -8 : type == SH_TYPE_Q5_0 ? -16 : type == SH_TYPE_Q8_0 ? -128 : lowest_value;
+}
+
+/* One group with `n` >= MAX_TILE resident operand rows, the first of which is row r of all. What is left after whole tiles has
+ * a tile of the next power of two, which begins among rows that were computed before: their sums lie twice, and are taken
+ * once. */
+static void wide_group(const struct sh_cpu_matmul *m, uint64_t group, uint64_t group_bytes, uint32_t r, uint32_t n,
+                       const struct rows *first, struct unit *u) {
+    wide_fn *const *const wide = wide_of(m->w->type);
+    const uint64_t block = sh_type_info(m->w->type)->block_elements, n_blocks = m->w->cols / block;
+    const uint64_t per_unit = block == 32 ? UNIT_BLOCKS : 1, block_bytes = group_bytes / n_blocks;
+    const uint8_t *w = (const uint8_t *)m->w->data + group * group_bytes;
+    const uint32_t n_tiles = n / MAX_TILE + (n % MAX_TILE != 0);
+    for (uint32_t i = 0; i < n + MAX_TILE; i++) store_floats(u->sums[i], zeros());
+    uint32_t last = 0; /* first row of the last tile */
+    for (uint64_t b = 0; b < n_blocks; b += per_unit) {
+        const int some = (int)sh_min_u64(per_unit, n_blocks - b);
+        const uint64_t bytes = (uint64_t)some * block_bytes, share = sh_align_up(bytes / n_tiles + 1, 64);
+        unpack_unit(m->w->type, u, w, some, first);
+        struct rows rows = *first;
+        uint64_t fetched = 0;
+        for (uint32_t i = 0, k = MAX_TILE_BITS; i < n; i += 1u << k) {
+            for (const uint64_t end = sh_min_u64(bytes, fetched + share); fetched < end; fetched += 64)
+                _mm_prefetch((const char *)w + AHEAD + fetched, _MM_HINT_T0);
+            while (k > 0 && 1u << (k - 1) >= n - i) k--;
+            last = n - i < 1u << k ? n - (1u << k) : i;
+            rows.x = first->x + last * rows.stride;
+            wide[k](u, &rows, b, some, &u->sums[i]);
+        }
+        w += bytes;
+    }
+    const uint32_t whole = n - n % MAX_TILE;
+    for (uint32_t i = 0; i < n; i++) {
+        const uint32_t at = i < whole ? i : i + (whole - last);
+        finish(m, group * LANES, r + i, load_floats(u->sums[at]));
+    }
+}
+
+static uint64_t matmul_scratch(uint64_t cols) {
+    (void)cols;
+    return sizeof(struct unit);
+}
+
+/* One group with operand rows [r0, r1) by the tiles of vnni_dot.h. */
+static void narrow(const struct sh_cpu_matmul *m, uint64_t group, uint64_t group_bytes, uint32_t r0, uint32_t r1,
+                   const struct tiles *tiles, struct rows *rows) {
+    uint32_t k = SH_COUNT(tiles->of);
+    for (uint32_t r = r0; r < r1; r += k) {
+        if (k > r1 - r) k = r1 - r;
+        while (tiles->of[k - 1] == NULL) k--;
+        rows->x = (const uint8_t *)m->x + r * rows->stride;
+        tiles->of[k - 1](m, group, group_bytes, r, rows);
+    }
+}
+
+static void matmul(const struct sh_cpu_matmul *m, uint64_t group0, uint64_t group1, void *scratch) {
+    const uint32_t type = m->w->type;
+    const struct tiles tiles = tiles_of(type);
+    const uint64_t group_bytes = sh_lanes_group_bytes(LANES, type, m->w->cols);
+    const uint64_t stride = sh_lanes_operand_bytes(sh_lanes_operand(type), m->w->cols);
+    const uint32_t fits = (uint32_t)sh_max_u64(MAX_TILE, RESIDENT_BYTES / stride / MAX_TILE * MAX_TILE);
+    const uint32_t resident = fits < MOST_RESIDENT ? fits : MOST_RESIDENT;
+    struct rows rows = {.stride = stride, .cols = m->w->cols};
+    values_of(type, &rows);
+    rows.lowest = lowest_of_32(type, rows.lowest);
+    for (uint32_t r0 = 0; r0 < m->n_rows; r0 += resident) {
+        const uint32_t r1 = (uint32_t)sh_min_u64(r0 + resident, m->n_rows);
+        const bool wide = r1 - r0 >= WIDE_FROM && wide_of(type) != NULL;
+        for (uint64_t g = group0; g < group1; g++) {
+            rows.x = (const uint8_t *)m->x + r0 * stride;
+            if (wide) wide_group(m, g, group_bytes, r0, r1 - r0, &rows, scratch);
+            else narrow(m, g, group_bytes, r0, r1, &tiles, &rows);
+        }
+    }
+}
+
+#endif
