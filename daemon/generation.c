@@ -54,6 +54,7 @@ static void gen_free(struct generation *g) {
     free((void *)g->params.sampler.bias);
     free((void *)g->params.stop_tokens);
     free((void *)g->params.shown);
+    free((void *)g->params.session);
     sh_grammar_unref(g->params.grammar);
     pthread_mutex_destroy(&g->lock);
     pthread_mutex_destroy(&g->notify_lock);
@@ -109,6 +110,7 @@ enum sh_code gen_create(const struct gen_params *params, struct generation **out
     g->params.stop_tokens = copy_of(params->stop_tokens, params->n_stop_tokens, sizeof *params->stop_tokens, &ok);
     if (params->grammar) g->params.grammar = sh_grammar_ref(params->grammar);
     g->params.shown = copy_of(params->shown, params->n_shown, sizeof *params->shown, &ok);
+    if (params->session && !(g->params.session = strdup(params->session))) ok = false;
     g->stops = copy_texts(params->stops, params->n_stops, &ok);
     g->bad_words = copy_texts(params->bad_words, params->n_bad_words, &ok);
     g->dry_breakers = copy_texts(params->dry_breakers, params->n_dry_breakers, &ok);

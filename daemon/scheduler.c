@@ -101,6 +101,7 @@ static void end(struct run *run) {
     const struct sh_error err = run->err;
     const uint64_t start_ns = run->start_ns;
     count_made(r);
+    session_remember(run);
     /* Before the front end hears of the end, so that what it looks at next (metrics, Status) no longer counts this one. */
     pthread_mutex_lock(&r->lock);
     struct run **at = &r->runs;
@@ -246,7 +247,7 @@ static void wait_oldest(struct runner *r) {
 static bool rest(struct runner *r) {
     pthread_mutex_lock(&r->lock);
     bool go_on = true, idle = false;
-    if (r->queue.first || r->queue.dropped || r->runs) {
+    if (r->queue.first || r->queue.dropped || r->runs || r->sessions.jobs) {
         /* something came meanwhile */
     } else if (r->idle_since_ns == 0) {
         r->idle_since_ns = sh_now_ns();
@@ -268,7 +269,8 @@ static void *runner_main(void *user) {
         queue_sweep(r);
         sweep_runs(r);
         admission_next(r);
-        while (r->n_flights < depth && submit_next(r)) {
+        if (r->n_flights == 0) session_serve(r, false);
+        while (r->n_flights < depth && !session_waits(r) && submit_next(r)) {
         }
         if (r->n_flights > 0) wait_oldest(r);
         else if (!r->runs && !rest(r)) return NULL;
@@ -307,6 +309,7 @@ static void free_runner(struct runner *r) {
     free(r->asks);
     free(r->asking);
     for (uint32_t i = 0; i < STEPS; i++) free(r->flights[i].parts);
+    session_free(&r->sessions);
     free(r->seats);
     free(r->rows);
     free((char *)r->params.id);
@@ -360,10 +363,12 @@ enum sh_code runner_create(struct sh_model *engine, const struct runner_params *
     if (code) goto fail;
     pthread_mutex_init(&r->lock, NULL);
     pthread_cond_init(&r->wake, NULL);
+    pthread_cond_init(&r->sessions.served, NULL);
     if (pthread_create(&r->thread, NULL, runner_main, r) != 0) {
         code = sh_fail(err, SH_ERR_NO_MEMORY, "no thread can be made for %s", r->params.id);
         pthread_mutex_destroy(&r->lock);
         pthread_cond_destroy(&r->wake);
+        pthread_cond_destroy(&r->sessions.served);
         goto fail;
     }
     *out = r;
@@ -381,6 +386,9 @@ void runner_destroy(struct runner *r) {
     pthread_mutex_unlock(&r->lock);
     runner_cancel_all(r, "shutdown");
     pthread_join(r->thread, NULL);
+    session_serve(r, true);
+    session_leave(r);
+    pthread_cond_destroy(&r->sessions.served);
     pthread_mutex_destroy(&r->lock);
     pthread_cond_destroy(&r->wake);
     free_runner(r);

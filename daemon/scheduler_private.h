@@ -1,7 +1,8 @@
 /*
  * scheduler_private.h - the inside of a runner, for the files that make it: scheduler.c (the thread: admission, steps, ends), queue.c (what
  * waits), admission.c (who gets
- * sequences and pages), batch.c (which rows a step has), choice.c (what becomes of a token), embedding.c (texts to vectors).
+ * sequences and pages), batch.c (which rows a step has), choice.c (what becomes of a token), embedding.c (texts to vectors), session.c (files of
+ * what the cache holds).
  *
  * A generation that was admitted is a struct run. Runs stand in a list, normal priority before low, within that the oldest first: so
  * prompts are taken in, and the other way round runs are preempted. A run that is over (finished, failed, cancelled) asks for no more rows; it
@@ -97,7 +98,7 @@ struct step {
     uint32_t n_parts;
 };
 
-enum { STEPS = 2, CLIENTS = 64 };
+enum { STEPS = 2, CLIENTS = 64, SESSIONS = 64 };
 
 struct queue { /* of generations that wait; the runner's lock */
     struct generation *first, **end;
@@ -107,6 +108,19 @@ struct queue { /* of generations that wait; the runner's lock */
         uint64_t id, turn; /* the last turn it had; 0: the entry is free */
     } clients[CLIENTS];
     uint64_t turns;
+};
+
+struct sessions {
+    struct session {
+        char *name; /* NULL: none */
+        uint64_t salt, used;
+        int32_t *tokens;
+        uint32_t n;
+    } items[SESSIONS]; /* the thread's */
+    uint64_t uses;
+    struct session_job *jobs; /* the runner's lock */
+    uint32_t n_askers;        /* the runner's lock: who wait for a job */
+    pthread_cond_t served;
 };
 
 struct runner {
@@ -133,6 +147,7 @@ struct runner {
     pthread_mutex_t lock; /* the rest */
     pthread_cond_t wake;
     struct queue queue;
+    struct sessions sessions;
     struct run *runs; /* changed by the thread alone, which may read it without the lock */
     uint32_t n_runs, n_seats; /* seats: sequences that the runs were promised */
     bool draining, stopping, lost;
@@ -159,6 +174,13 @@ void admission_next(struct runner *r);
 void admission_make_room(struct runner *r, enum sh_code code, struct sh_error *err);
 /* What the cache has of the choice's tokens becomes the beginning of its sequence, which is empty; what it computes is shared from now on. */
 enum sh_code choice_reuse(struct choice *choice, struct sh_error *err);
+
+/* ---- session.c */
+void session_remember(struct run *run); /* it ends */
+bool session_waits(struct runner *r);
+void session_serve(struct runner *r, bool refuse); /* nothing is in flight */
+void session_leave(struct runner *r);              /* the thread has ended: until the last who asked is gone */
+void session_free(struct sessions *sessions);
 
 /* ---- scheduler.c: for the other files */
 /* Taken out of the queue, and counted as running. */
