@@ -160,6 +160,7 @@ void gen_release(struct generation *g) {
 
     /* Nobody is to be told any more, so a queued one can be ended here and now. */
     gen_mark_cancelled(g, "client");
+    gen_unpark(g);
     pthread_mutex_lock(&g->lock);
     bool mine = g->runner && runner_dequeue(g->runner, g, false);
     pthread_mutex_unlock(&g->lock);
@@ -204,6 +205,7 @@ void gen_cancel(struct generation *g, const char *reason) {
     mark_cancelled_locked(g, reason);
     if (g->runner) runner_dequeue(g->runner, g, true);
     pthread_mutex_unlock(&g->lock);
+    gen_unpark(g);
 }
 
 bool gen_cancel_id(uint64_t id, const char *reason) {
@@ -223,6 +225,7 @@ bool gen_cancel_id(uint64_t id, const char *reason) {
     if (!ended) mark_cancelled_locked(g, reason);
     bool mine = g->runner && runner_dequeue(g->runner, g, false);
     pthread_mutex_unlock(&g->lock);
+    gen_unpark(g);
     if (mine) {
         gen_end(g, GEN_CANCELLED, NULL);
         gen_unref(g);

@@ -66,6 +66,7 @@ struct gen_params {
     enum gen_speculation speculation;
     uint64_t id;          /* of gen_new_id, where it was told before; 0: a new one */
     uint64_t deadline_ns; /* CLOCK_MONOTONIC; 0 = none */
+    const struct sh_vocab *vocab; /* what its tokens are of (model_get_vocab); compared only, with what the model is served with. NULL: not checked */
     uint64_t load_ns;     /* what the request waited for its model's load; only handed on to the usage */
     void (*notify)(void *user);
     void *user;
@@ -109,10 +110,11 @@ struct gen_usage {                             /* valid after END */
     uint64_t queued_ns, load_ns, prefill_ns, first_token_ns /* since submission */, decode_ns;
 };
 
-/* The model must be ready (model_load); the generation takes its own reference on it and drops it at its end. SH_ERR_LIMIT: the
+/* The model should be ready (model_load). If it is not any more, because it is swapped or made room just then, the generation waits until it is
+ * loaded again, and ends with the error if it cannot be. It takes its own reference on the model and drops it at its end. SH_ERR_LIMIT: the
  * prompt does not fit the context; SH_ERR_INVALID: a token that is none, more choices than sequences, or more dimensions than the model has;
  * SH_ERR_UNSUPPORTED: tokens are wanted of a model that only makes vectors; SH_ERR_BUSY: the queue
- * is full; SH_ERR_CANCELLED: shutting down; SH_ERR_NOT_FOUND: not ready (any more). */
+ * is full; SH_ERR_CANCELLED: shutting down; SH_ERR_NOT_FOUND: the file was replaced by one with another vocabulary since the tokens were made. */
 enum sh_code gen_submit(struct model *model, const struct gen_params *params, struct generation **out, struct sh_error *err);
 bool gen_next(struct generation *generation, struct gen_event *event);
 void gen_cancel(struct generation *generation, const char *reason);

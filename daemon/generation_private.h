@@ -13,6 +13,7 @@
 #include <stdatomic.h>
 
 struct runner;
+struct load; /* daemon/models.h */
 
 struct generation {
     atomic_uint refs; /* the front end's, the runner's */
@@ -28,6 +29,8 @@ struct generation {
     uint32_t counted;       /* lock; events that count towards GEN_RING_EVENTS */
     bool ended;             /* lock; END is in the ring or taken */
     struct runner *runner;  /* lock; NULL before it is queued and from its end on */
+    struct load *parked;    /* lock; the load that it waits for before it can be queued; NULL: none */
+    bool parked_over;       /* lock; that load has ended */
     struct gen_usage usage; /* lock */
     char reason[64];        /* lock; why it is cancelled */
     atomic_bool cancelled;  /* reason is set; never taken back */
@@ -59,7 +62,9 @@ void gen_mark_cancelled(struct generation *g, const char *reason);
  * queued. generation->lock is held. */
 bool runner_dequeue(struct runner *runner, struct generation *g, bool hand_over);
 
-/* models.c: hands it to the model's runner. */
+/* parking.c: hands it to the model's runner, or lets it wait until the model is loaded again. */
 enum sh_code model_enqueue(struct model *model, struct generation *g, struct sh_error *err);
+/* Ends the waiting for a load of a generation that is marked as cancelled; does nothing if it waits for none. Under no lock. */
+void gen_unpark(struct generation *g);
 
 #endif

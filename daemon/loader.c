@@ -50,6 +50,7 @@ struct job {
     bool draft_asked;    /* by this load, not by the configuration: without it is not good enough */
     struct sh_model *engine, *draft_engine;
     struct runner *runner;
+    const struct sh_vocab *vocab; /* what the model is served with */
 };
 
 /* Everybody who waits is told; nobody left: stop. */
@@ -435,6 +436,7 @@ static enum sh_code load_all(struct job *job, struct file_identity *identity, js
         runner_destroy(job->runner);
         unload_engines(job);
     }
+    job->vocab = model_held_vocab(m, identity);
     return code;
 }
 
@@ -447,6 +449,7 @@ static void note_ready(struct job *job, const struct file_identity *identity, js
     m->draft = job->draft_engine;
     set_text(&m->draft_id, job->draft_engine ? job->draft->id : "");
     m->runner = job->runner;
+    m->vocab = job->vocab;
     json_decref(m->chat);
     m->chat = json_incref(chat);
     m->loaded = m->identity = *identity;

@@ -646,16 +646,6 @@ enum sh_code model_unload(struct model *model, unload_done_fn done, void *user, 
     return sh_fail(err, SH_ERR_NOT_FOUND, "%s is not loaded", model->id);
 }
 
-enum sh_code model_enqueue(struct model *model, struct generation *g, struct sh_error *err) {
-    enum sh_code code;
-    pthread_mutex_lock(&registry.lock);
-    if (registry.refusing) code = sh_fail(err, SH_ERR_CANCELLED, "shutting down");
-    else if (model->state != MODEL_READY) code = sh_fail(err, SH_ERR_NOT_FOUND, "%s is not loaded", model->id);
-    else code = runner_enqueue(model->runner, g, err);
-    pthread_mutex_unlock(&registry.lock);
-    return code;
-}
-
 /* ---- the vocabulary ---------------------------------------------------------------------------------- */
 
 /* That of the file with this identity, or NULL. vocab_lock is held, here and in the next. */
@@ -682,6 +672,14 @@ static enum sh_code hold_vocab(struct model *model, const struct file_identity *
     held->next = model->vocabs; /* older ones may be lent */
     model->vocabs = held;
     return SH_OK;
+}
+
+const struct sh_vocab *model_held_vocab(struct model *model, const struct file_identity *identity) {
+    pthread_mutex_lock(&model->vocab_lock);
+    const struct held_vocab *held = held_vocab(model, identity);
+    const struct sh_vocab *vocab = held ? held->vocab : NULL;
+    pthread_mutex_unlock(&model->vocab_lock);
+    return vocab;
 }
 
 enum sh_code model_hold_vocab(struct model *model, const struct file_identity *identity, struct sh_error *err) {

@@ -118,6 +118,7 @@ struct model {
     struct sh_model *draft; /* the engine of the model that drafts for it; NULL: none */
     char *draft_id;         /* and what it is called; "" */
     struct runner *runner;
+    const struct sh_vocab *vocab; /* what it is served with; held in `vocabs` */
     struct sh_model_info info;
     json_t *chat; /* see struct model_view */
     uint64_t ready_since_ns;
@@ -186,6 +187,8 @@ void model_forget_vocabs(struct model *model); /* nobody but the registry holds 
 
 /* A load's last step: the vocabulary of the file with that identity, so that the model serves on when the file is replaced. */
 enum sh_code model_hold_vocab(struct model *model, const struct file_identity *identity, struct sh_error *err);
+
+const struct sh_vocab *model_held_vocab(struct model *model, const struct file_identity *identity); /* NULL: it is not held */
 
 /* Another step: the chat with that template (NULL: the model's own, or a built-in one), a file's made anew, as that may have changed. An error
  * unless NULL, which is only logged: such a model serves completions. *view: new reference, as in struct model_view. */

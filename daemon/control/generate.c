@@ -447,6 +447,7 @@ static void submit(struct call *call) {
             .speculation = in->speculation ? GEN_SPECULATION_CONFIGURED : GEN_SPECULATION_OFF,
             .id = state->id,
             .deadline_ns = state->deadline_ns,
+            .vocab = state->vocab,
             .load_ns = state->load_ns,
             .notify = notify,
             .user = call,

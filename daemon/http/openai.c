@@ -304,6 +304,7 @@ static void set_service(const struct api_job *job, struct gen_params *params) {
     params->speculation = job->q.no_speculation ? GEN_SPECULATION_OFF : GEN_SPECULATION_CONFIGURED;
     params->deadline_ns = r->deadline_ns;
     params->load_ns = job->load_ns;
+    params->vocab = job->vocab;
     params->notify = notify;
     params->user = job->request;
 }

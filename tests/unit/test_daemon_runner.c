@@ -355,7 +355,7 @@ static void test_deadline(void **state) {
     front_free(front);
 }
 
-/* Unloading lets what runs finish, and refuses what comes. */
+/* Unloading lets what runs finish; what comes meanwhile waits, and has it loaded again. */
 static void test_unload_drains(void **state) {
     (void)state;
     struct sh_error err;
@@ -364,12 +364,28 @@ static void test_unload_drains(void **state) {
     assert_int_equal(gen_submit(model, &params, &front->g, &err), SH_OK);
     assert_int_equal(model_unload(model, NULL, NULL, &err), SH_OK);
     params.user = late;
-    assert_int_equal(gen_submit(model, &params, &late->g, &err), SH_ERR_NOT_FOUND);
+    assert_int_equal(gen_submit(model, &params, &late->g, &err), SH_OK);
+    struct front *cancelled = front_create(), *left = front_create();
+    params.user = cancelled;
+    assert_int_equal(gen_submit(model, &params, &cancelled->g, &err), SH_OK);
+    params.user = left;
+    assert_int_equal(gen_submit(model, &params, &left->g, &err), SH_OK);
+    gen_cancel(cancelled->g, "test");
+    front_free(left);
+    follow(cancelled, UINT32_MAX);
+    assert_int_equal(cancelled->end.finish, GEN_CANCELLED);
+    assert_string_equal(cancelled->end.error.message, "test");
     follow(front, UINT32_MAX);
     assert_int_equal(front->choices[0].count, 60);
-    assert_true(room_wait_state("m", MODEL_DISCOVERED));
+    follow(late, UINT32_MAX);
+    assert_int_equal(late->choices[0].count, 60);
+    assert_memory_equal(late->choices[0].tokens, front->choices[0].tokens, 60 * sizeof(int32_t));
+    assert_int_equal(room_state("m"), MODEL_READY);
     front_free(front);
     front_free(late);
+    front_free(cancelled);
+    assert_int_equal(model_unload(model, NULL, NULL, &err), SH_OK);
+    assert_true(room_wait_state("m", MODEL_DISCOVERED));
     model_unref(model);
     model = room_load("m");
 }
