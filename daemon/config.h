@@ -49,6 +49,11 @@ struct config {
     uint32_t max_requests_per_client, max_connections_per_address; /* 0 = no limit */
     uint32_t max_prompt_tokens;                                    /* of a request; 0 = as many as the context has */
     uint32_t max_choices;                                          /* of a request, over all prompts */
+    bool response_cache;
+    uint32_t response_cache_entries, response_cache_ttl_s;
+    uint64_t response_cache_bytes;
+    char *session_dir; /* "" = by environment, see sessions.h */
+    uint64_t session_bytes; /* of all files together; 0 = no limit */
     bool separate_clients;                                         /* share no cached prompts */
     uint32_t request_timeout_s, header_timeout_s, idle_timeout_s, drain_timeout_s;
     int32_t keep_alive_s; /* -1 for ever */

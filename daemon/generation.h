@@ -50,6 +50,9 @@ struct gen_params {
                                    with GEN_STOP where the grammar lets nothing follow, whatever ignore_eos and min_tokens are; a token that is the
                                    only one possible is reported like a sampled one, though not sampled unless logprobs are wanted (or it is
                                    the first, for which the prompt's last row has to be computed anyway) */
+    const char *grammar_source; /* bytes that tell `grammar` from any other; lent until gen_submit returns. NULL: there are none, and an answer */
+    size_t n_grammar_source;    /* with a grammar is not kept */
+    bool repeatable; /* greedy, or with a seed that the client gave: the response cache may answer it, and keep the answer */
     bool logprobs;
     uint32_t n_top;       /* with logprobs */
     bool echo_logprobs;   /* prompt tokens' log-probs too (completions' echo with logprobs): GEN_EVENT_PROMPT */
@@ -107,6 +110,7 @@ struct gen_usage {                             /* valid after END */
     uint32_t cached_tokens;                    /* of the prompt, that were not computed (prefix reuse); once, however many choices */
     uint32_t draft_tokens, accepted_tokens;    /* speculation: proposed, and of these found right */
     uint32_t preemptions;                      /* how often it was put back for want of pages */
+    bool replayed;                             /* the response cache had the answer */
     uint64_t queued_ns, load_ns, prefill_ns, first_token_ns /* since submission */, decode_ns;
 };
 

@@ -14,6 +14,7 @@
 
 struct runner;
 struct load; /* daemon/models.h */
+struct response_record; /* daemon/response_cache.h */
 
 struct generation {
     atomic_uint refs; /* the front end's, the runner's */
@@ -32,6 +33,7 @@ struct generation {
     struct load *parked;    /* lock; the load that it waits for before it can be queued; NULL: none */
     bool parked_over;       /* lock; that load has ended */
     struct gen_usage usage; /* lock */
+    struct response_record *record; /* lock; NULL: its answer is not to be kept */
     char reason[64];        /* lock; why it is cancelled */
     atomic_bool cancelled;  /* reason is set; never taken back */
 
@@ -62,6 +64,8 @@ void gen_mark_cancelled(struct generation *g, const char *reason);
  * queued. generation->lock is held. */
 bool runner_dequeue(struct runner *runner, struct generation *g, bool hand_over);
 
+/* models.c: the number of the model's load, which no other load of any model has; 0: it is not ready. */
+uint64_t model_instance(struct model *model);
 /* parking.c: hands it to the model's runner, or lets it wait until the model is loaded again. */
 enum sh_code model_enqueue(struct model *model, struct generation *g, struct sh_error *err);
 /* Ends the waiting for a load of a generation that is marked as cancelled; does nothing if it waits for none. Under no lock. */

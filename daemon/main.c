@@ -12,6 +12,7 @@
 #include "daemon/log.h"
 #include "daemon/metrics.h"
 #include "daemon/models.h"
+#include "daemon/response_cache.h"
 #include "daemon/work.h"
 
 #include <errno.h>
@@ -164,6 +165,7 @@ static void reload(struct daemon *d) {
         enum sh_log_level level;
         if (log_level_parse(fresh->log_level, &level)) log_set_level(level);
         control_configure(d->control, fresh);
+        response_cache_configure(fresh);
         models_configure(fresh);
         devices_configure(fresh);
         config_unref(d->config);
@@ -193,6 +195,7 @@ static bool start(struct daemon *d) {
         .path = d->config->socket, .inherited_fd = d->control_fd, .http_addresses = d->http ? http_addresses(d->http) : NULL};
     if (control_start(&params, &d->control, &err) != SH_OK) goto refused;
     control_configure(d->control, d->config);
+    response_cache_configure(d->config);
     if (!watch(d, control_fd(d->control))) {
         sh_fail(&err, SH_ERR_IO, "epoll: %s", strerror(errno));
         goto refused;

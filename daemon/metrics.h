@@ -23,6 +23,11 @@ enum metric_id {
     METRIC_CLIENT_REQUESTS,       /* shimmy_client_requests_total{client}: HTTP requests with an API key that has a name */
     METRIC_CLIENT_TOKENS,         /* shimmy_client_tokens_total{client,kind} kind: prompt, generated */
     METRIC_CONNECTIONS_CUT,       /* shimmy_connections_cut_total{reason} head, body, stalled, overload */
+    METRIC_RESPONSE_CACHE_HITS,   /* shimmy_response_cache_hits_total */
+    METRIC_RESPONSE_CACHE_MISSES, /* shimmy_response_cache_misses_total: of requests whose answer may be kept */
+    METRIC_RESPONSE_CACHE_EVICTIONS, /* shimmy_response_cache_evictions_total{reason} room, age */
+    METRIC_RESPONSE_CACHE_ENTRIES,   /* shimmy_response_cache_entries gauge */
+    METRIC_RESPONSE_CACHE_BYTES,  /* shimmy_response_cache_bytes gauge */
     METRIC_TIME_TO_FIRST_TOKEN,   /* shimmy_time_to_first_token_seconds histogram */
     METRIC_TIME_PER_OUTPUT_TOKEN, /* shimmy_time_per_output_token_seconds histogram */
     METRIC_REQUEST_DURATION,      /* shimmy_request_duration_seconds{route} histogram */

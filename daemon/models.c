@@ -646,6 +646,13 @@ enum sh_code model_unload(struct model *model, unload_done_fn done, void *user, 
     return sh_fail(err, SH_ERR_NOT_FOUND, "%s is not loaded", model->id);
 }
 
+uint64_t model_instance(struct model *model) {
+    pthread_mutex_lock(&registry.lock);
+    const uint64_t instance = model->state == MODEL_READY ? model->ready_since_ns : 0; /* the one loader made each at another time */
+    pthread_mutex_unlock(&registry.lock);
+    return instance;
+}
+
 /* ---- the vocabulary ---------------------------------------------------------------------------------- */
 
 /* That of the file with this identity, or NULL. vocab_lock is held, here and in the next. */

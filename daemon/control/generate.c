@@ -46,6 +46,7 @@ struct collected { /* of one choice */
 struct generate_state {
     struct input in;
     struct constraint constraint;
+    bool seeded; /* by the caller */
     uint64_t started_ns, deadline_ns;
     pthread_t caller;
     struct call *call;
@@ -395,6 +396,12 @@ static void submit(struct call *call) {
     int32_t *stop_tokens = stops ? call_ids(call, "stop_token_ids", in->stop_token_ids, &n_stop_tokens) : NULL;
     const char **words = stop_tokens ? read_texts(call, "bad_words", in->bad_words, &n_words) : NULL;
     const char **breakers = words ? read_texts(call, "dry_sequence_breakers", in->dry_sequence_breakers, &n_breakers) : NULL;
+    char *source = NULL; /* of the grammar, with the parameter that it came in; without memory the answer is not kept */
+    if (breakers && state->grammar) {
+        json_t *named = json_pack("{sO}", state->constraint.name, state->constraint.value);
+        source = named ? json_exact(named) : NULL;
+        json_decref(named);
+    }
     if (breakers && call_check_prompt(call, in->model, n_prompt)) {
         const bool usual = !in->dry_sequence_breakers;
         struct gen_params params = {
@@ -437,6 +444,9 @@ static void submit(struct call *call) {
             .ignore_eos = in->ignore_eos,
             .special = in->special,
             .grammar = state->grammar,
+            .grammar_source = source,
+            .n_grammar_source = source ? strlen(source) : 0,
+            .repeatable = state->seeded || in->temperature < 1e-6,
             .logprobs = in->logprobs >= 0,
             .n_top = in->logprobs > 0 ? (uint32_t)in->logprobs : 0,
             .priority = in->service.level,
@@ -455,6 +465,7 @@ static void submit(struct call *call) {
         enum sh_code code = gen_submit(state->model, &params, &state->generation, &err);
         if (code) call_submit_error(call, in->model, code, err.message);
     }
+    free(source);
     free(breakers);
     free(words);
     free(stop_tokens);
@@ -527,7 +538,8 @@ void method_generate(struct call *call) {
         call_invalid_parameter(call, "prompt", "prompt, prompt_tokens: exactly one of the two is needed");
         return;
     }
-    if (in.seed < 0) { /* small enough that a client with doubles for numbers can repeat it */
+    const bool seeded = in.seed >= 0;
+    if (!seeded) { /* small enough that a client with doubles for numbers can repeat it */
         uint64_t random = 0;
         if (getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random) random = sh_now_ns();
         in.seed = (int64_t)(random >> 11);
@@ -559,6 +571,7 @@ void method_generate(struct call *call) {
     pthread_mutex_init(&state->lock, NULL);
     state->in = in;
     state->constraint = constraint;
+    state->seeded = seeded;
     state->model = model;
     state->choices = choices;
     state->work =

@@ -221,10 +221,10 @@ void call_submit_error(struct call *call, const char *model, enum sh_code code, 
 }
 
 json_t *usage_json(const struct gen_usage *usage) {
-    return json_pack("{sI sI sI sI sI sI}", "prompt_tokens", (json_int_t)usage->prompt_tokens, "completion_tokens",
+    return json_pack("{sI sI sI sI sI sI sb}", "prompt_tokens", (json_int_t)usage->prompt_tokens, "completion_tokens",
                      (json_int_t)usage->completion_tokens, "cached_tokens", (json_int_t)usage->cached_tokens, "draft_tokens",
                      (json_int_t)usage->draft_tokens, "accepted_tokens", (json_int_t)usage->accepted_tokens, "preemptions",
-                     (json_int_t)usage->preemptions);
+                     (json_int_t)usage->preemptions, "replayed", (int)usage->replayed);
 }
 
 /* ---- calls that wait --------------------------------------------------------------------------------- */

@@ -116,6 +116,7 @@ struct http_request {
     uint64_t number;
     unsigned status; /* of the response queued, 0 none */
     uint32_t retry_after_s;
+    bool replayed; /* the response cache had all of the answer */
 
     void *job;                    /* of the handler */
     void (*job_close)(void *job); /* connection's thread, when the request ends: cancels what runs for it */

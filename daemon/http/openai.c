@@ -293,6 +293,28 @@ static void on_event(struct api_job *job, struct api_part *part, struct gen_even
 
 static void notify(void *user) { request_wake(user); }
 
+static bool is_repeatable(const struct api_job *job) { return job->q.has_seed || job->q.sampler.temperature < 1e-6f; }
+
+/* All that the grammar was made of, which the prompt's tokens do not tell. */
+static bool make_grammar_source(struct api_job *job) {
+    const struct api_chat *chat = &job->q.chat;
+    const struct api_constraint *c = &job->q.constraint;
+    if (!job->grammar || !is_repeatable(job)) return true;
+    FILE *to = open_memstream(&job->grammar_source, &job->grammar_source_length);
+    if (!to) return false;
+    fprintf(to, "%d %zu %d %d %d %d %d\n", (int)c->kind, c->length, (int)chat->tool_choice, chat->single_call, chat->continue_last,
+            chat->add_generation_prompt, chat->keep_reasoning);
+    if (c->text) fwrite(c->text, 1, c->length, to);
+    const char *const texts[] = {chat->tools, chat->tool_name, chat->template_name, job->chat_info.tools, job->chat_info.reasoning};
+    for (size_t i = 0; i < SH_COUNT(texts); i++) {
+        const char *text = texts[i] ? texts[i] : "";
+        fprintf(to, "\n%zu ", strlen(text));
+        fputs(text, to);
+    }
+    const bool bad = ferror(to) != 0;
+    return fclose(to) == 0 && !bad;
+}
+
 /* What kind of request it is to the runner, whatever it asks for. */
 static void set_service(const struct api_job *job, struct gen_params *params) {
     const struct http_request *r = job->request;
@@ -330,6 +352,9 @@ static enum sh_code submit(struct api_job *job, struct api_part *part, struct sh
         .shown = job->chat_info.shown,
         .n_shown = job->chat_info.n_shown,
         .grammar = job->grammar,
+        .grammar_source = job->grammar_source,
+        .n_grammar_source = job->grammar_source_length,
+        .repeatable = is_repeatable(job),
         .logprobs = q->logprobs,
         .n_top = q->n_top,
         .echo_logprobs = q->echo && q->logprobs,
@@ -404,7 +429,11 @@ static void submit_more(struct api_job *job) {
         if (code) return;
         charge(job, embeddings ? total_tokens(job) : part->n_ids, "prompt");
         job->n_submitted++;
+        struct gen_usage usage; /* of one that is replayed it is there at once */
+        gen_get_usage(part->generation, &usage);
+        job->n_replayed += usage.replayed;
     }
+    job->request->replayed = job->n_replayed == job->n_generations;
 }
 
 /* max_tokens is 0: the answer is the prompt, if that. */
@@ -585,7 +614,7 @@ static void prepare(struct api_job *job) {
         for (uint32_t c = 0; memory && c < job->q.n; c++) job->parts[p].choices[c].index = p * job->q.n + c;
     }
     if (!memory) fail_memory(job);
-    else if (job->family->prepare(job, &job->error) && check_tokens(job) && !merge_stops(job)) fail_memory(job);
+    else if (job->family->prepare(job, &job->error) && check_tokens(job) && !(merge_stops(job) && make_grammar_source(job))) fail_memory(job);
 }
 
 /* What nobody waits for any more is not begun: others are behind it. */
@@ -658,6 +687,7 @@ static void job_free(void *user) {
     }
     free(job->parts);
     free((void *)job->stops);
+    free(job->grammar_source);
     free(job->out);
     free(job->model_id);
     sh_grammar_unref(job->grammar); /* before the model, whose vocabulary it needs */

@@ -86,9 +86,12 @@ struct api_job {
     struct sh_chat_info chat_info;
     struct sh_chat_prompt prompt; /* outlives the answers; text and parts are gone once it is tokenised */
     struct sh_grammar *grammar;   /* what every choice is held to; a reference; NULL: nothing */
+    char *grammar_source;         /* see gen_params */
+    size_t grammar_source_length;
     struct api_part *parts;
     uint32_t n_parts;
     uint32_t n_generations, n_submitted, n_ended; /* as many as parts, or one */
+    uint32_t n_replayed;                          /* of those submitted: the response cache had the answer */
     struct gen_usage usage;
     uint64_t tokens_taken; /* generated so far: what the client is charged for when it is over */
     bool counts_reasoning;

@@ -72,6 +72,7 @@ static enum http_step queue(struct http_request *r, unsigned status, struct MHD_
     if (status == 405 || r->options) MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, allowed(r));
     if (status == 401) MHD_add_response_header(response, MHD_HTTP_HEADER_WWW_AUTHENTICATE, "Bearer");
     if (status == 429 || status == 503) add_number(response, MHD_HTTP_HEADER_RETRY_AFTER, r->retry_after_s ? r->retry_after_s : 1);
+    if (r->replayed) MHD_add_response_header(response, "X-Shimmy-Response-Cache", "hit");
     add_rates(response, &r->rates);
     if (!r->complete || r->last || (atomic_load(&r->http->draining) && !r->stream))
         MHD_add_response_header(response, MHD_HTTP_HEADER_CONNECTION, "close");
