@@ -22,6 +22,8 @@ struct draft_model {
 struct draft_text {
     struct draft_model *model;
     uint32_t n_prompt, sequence;
+    uint64_t salt;
+    bool reuse;
     int32_t *tokens; /* [n_tokens] what the sequence holds */
     uint32_t n_tokens, capacity;
 };
@@ -84,10 +86,11 @@ const struct draft_cost *draft_model_cost(const struct draft_model *m) { return 
 
 /* ---- texts ---- */
 
-struct draft_text *draft_text_create(struct draft_model *m, const struct sh_sampler_params *sampler, uint32_t n_prompt) {
+struct draft_text *draft_text_create(struct draft_model *m, const struct sh_sampler_params *sampler, uint32_t n_prompt,
+                                     uint64_t salt, bool no_reuse) {
     struct draft_text *text = sh_calloc(1, sizeof *text);
     if (!text) return NULL;
-    *text = (struct draft_text){.model = m, .n_prompt = n_prompt};
+    *text = (struct draft_text){.model = m, .n_prompt = n_prompt, .salt = salt, .reuse = !no_reuse};
     if (sh_sequence_create(m->context, &text->sequence, NULL) != SH_OK) {
         free(text);
         return NULL;
@@ -113,11 +116,27 @@ static enum sh_role role_at(const struct draft_text *text, uint32_t position) {
     return position < text->n_prompt ? SH_ROLE_PROMPT : SH_ROLE_GENERATED;
 }
 
+/* An empty sequence gets the beginning of the text that the context has already. */
+static enum sh_code reuse(struct draft_text *text, const struct draft_ask *ask, struct sh_error *err) {
+    enum sh_role *roles = sh_calloc(ask->n_tokens, sizeof *roles);
+    if (!roles) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a draft of %u tokens", ask->n_tokens);
+    for (uint32_t i = 0; i < ask->n_tokens; i++) roles[i] = role_at(text, i);
+    uint32_t reused = 0;
+    const enum sh_code code = sh_sequence_reuse(text->model->context, text->sequence, ask->tokens, roles, ask->n_tokens - 1, text->salt,
+                                                &reused, err);
+    free(roles);
+    if (code) return code;
+    memcpy(text->tokens, ask->tokens, reused * sizeof *text->tokens);
+    text->n_tokens = reused;
+    return SH_OK;
+}
+
 /* The sequence holds a beginning of what is known, at least the last token of which is still to come. */
 static enum sh_code follow(struct draft_ask *ask, struct sh_error *err) {
     struct draft_text *text = ask->text;
     if (!sh_grow((void **)&text->tokens, &text->capacity, ask->n_tokens + ask->most, sizeof *text->tokens))
         return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a draft of %u tokens", ask->n_tokens);
+    if (text->n_tokens == 0) return text->reuse ? reuse(text, ask, err) : SH_OK;
     uint32_t same = 0;
     const uint32_t most = text->n_tokens < ask->n_tokens ? text->n_tokens : ask->n_tokens - 1;
     while (same < most && text->tokens[same] == ask->tokens[same]) same++;

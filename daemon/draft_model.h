@@ -29,9 +29,10 @@ void draft_model_destroy(struct draft_model *model); /* after its texts; NULL is
 /* What a step of so many rows takes. */
 const struct draft_cost *draft_model_cost(const struct draft_model *model);
 
-/* A sequence for a choice whose first n_prompt tokens are its prompt. NULL: no sequence or memory, or a sampler that names
+/* A sequence for a choice whose first n_prompt tokens are its prompt; salt as for sh_sequence_reuse. NULL: no sequence or memory, or a sampler that names
  * tokens which this vocabulary lacks. */
-struct draft_text *draft_text_create(struct draft_model *model, const struct sh_sampler_params *sampler, uint32_t n_prompt);
+struct draft_text *draft_text_create(struct draft_model *model, const struct sh_sampler_params *sampler, uint32_t n_prompt,
+                                     uint64_t salt, bool no_reuse);
 void draft_text_destroy(struct draft_text *text); /* NULL is fine */
 void draft_text_empty(struct draft_text *text);   /* gives its pages back; they are computed again at the next guess */
 

@@ -110,7 +110,7 @@ struct speculation *speculation_create(struct speculator *sp, const struct gen_p
     }
     memcpy(s->tokens, params->prompt, params->n_prompt * sizeof *s->tokens);
     s->n_tokens = params->n_prompt;
-    if (sp->draft) s->text = draft_text_create(sp->draft, sampler, params->n_prompt);
+    if (sp->draft) s->text = draft_text_create(sp->draft, sampler, params->n_prompt, params->salt, params->no_reuse);
     return s;
 }
 
