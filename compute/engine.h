@@ -609,13 +609,14 @@ SH_API uint32_t sh_context_page_tokens(const struct sh_context *context);
 
 /* Writes what the context holds of the longest beginning of tokens [n] under that salt to a file, and *saved, how many tokens that are
  * (0 is an error, SH_ERR_NOT_FOUND). The file says which model, build, device arithmetic and cache type it is for; it is checked by length and a
- * checksum when it is read. No submission may be in flight (SH_ERR_BUSY). SH_ERR_IO names the cause (ENOSPC). fd: written from its present position on; what an
- * error leaves there is of no use. compute/state/README.md describes the file. */
+ * checksum when it is read. No submission may be in flight (SH_ERR_BUSY). SH_ERR_IO names the cause (ENOSPC). fd: written from its present
+ * position on; what an error leaves there is of no use. compute/state/README.md describes the file. */
 SH_API enum sh_code sh_context_save(struct sh_context *context, const int32_t *tokens, uint32_t n, uint64_t salt, int fd, uint32_t *saved,
                                     struct sh_error *err);
-/* Reads such a file, a regular one, from its present position into pages kept for reuse under `salt`. *tokens malloc'd, [*n]: what sh_sequence_reuse now finds. SH_ERR_FORMAT: damaged, or no
- * such file; SH_ERR_UNSUPPORTED: of another model, build or device, said which; SH_ERR_NO_PAGES: more than reuse_tokens, or than can be
- * freed. On an error nothing has changed, the position neither. No submission may be in flight. */
+/* Reads such a file, a regular one, from its present position into pages kept for reuse under `salt`. *tokens malloc'd, [*n]: what
+ * sh_sequence_reuse now finds. SH_ERR_FORMAT: damaged, or no such file; SH_ERR_UNSUPPORTED: of another model, build or device, said which;
+ * SH_ERR_NO_PAGES: more than reuse_tokens, or than can be freed. On an error nothing has changed, the position neither. No submission may be
+ * in flight. */
 SH_API enum sh_code sh_context_restore(struct sh_context *context, int fd, uint64_t salt, int32_t **tokens, uint32_t *n, struct sh_error *err);
 
 typedef uint64_t sh_ticket;

@@ -215,6 +215,8 @@ static enum sh_code place_page(struct sh_context *c, uint32_t sequence, uint32_t
         return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a page table of %u pages", index + 1);
     const enum sh_code code = sh_context_make_room(c, group, err);
     if (code != SH_OK) return code;
+    if (index < table->n && before == NULL && pool->refs[table->pages[index]] == 1)
+        return SH_OK; /* only the index held it, too, and gave it up to make room */
     struct sh_page_change *change = &c->changes[c->n_changes++];
     *change = (struct sh_page_change){.sequence = sequence, .group = group, .index = index, .old_page = SH_NONE};
     if (index < table->n) {
