@@ -9,3 +9,4 @@ FLAGS_compute/cpu/avx2_recurrent.c := -mavx2 -mfma -mf16c $(CPU_OPT)
 FLAGS_tests/unit/test_cpu_exp.c     := -mavx2 -mfma
 FLAGS_compute/cpu/avxvnni_matmul.c := -mavx2 -mfma -mf16c -mavxvnni $(CPU_OPT)
 FLAGS_compute/cpu/avx512_matmul.c  := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni $(CPU_OPT)
+FLAGS_compute/cpu/avx512_attention.c := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl $(CPU_OPT)

@@ -5,7 +5,7 @@
 #include <math.h>
 
 #define SPLIT SH_AVX2_ATTENTION_SPLIT /* positions whose softmax is computed together; parts are joined in ascending order */
-#define PIECE 32                      /* positions converted to floats at a time; divides SPLIT and every page */
+#define PIECE SH_AVX2_ATTENTION_PIECE
 
 /* Scratch of one item, all 32-byte aligned. Dimensions are padded with zeros to multiples of 8. */
 struct work {
@@ -121,6 +121,20 @@ static void accumulate(const float *p, const float *values, uint32_t n, uint32_t
     }
 }
 
+static void scores_of_piece(const struct sh_avx2_piece *p) {
+    convert(p->type, p->src, p->stride, p->n, p->dim, p->pad, p->rows);
+    for (uint32_t h = 0; h < p->n_heads; h++)
+        score(p->q + (size_t)h * p->pad, p->rows, p->n, p->pad, p->scale, p->scores + (size_t)h * SPLIT);
+}
+
+static void values_of_piece(const struct sh_avx2_piece *p) {
+    convert(p->type, p->src, p->stride, p->n, p->dim, p->pad, p->rows);
+    for (uint32_t h = 0; h < p->n_heads; h++)
+        accumulate(p->scores + (size_t)h * SPLIT, p->rows, p->n, p->pad, p->values + (size_t)h * p->pad);
+}
+
+static const struct sh_avx2_pieces pieces = {scores_of_piece, values_of_piece};
+
 /* scores -> exp(score - largest); the rest of the last eight becomes 0. Returns the sum by lanes (position mod 8). */
 static float soften(float *scores, uint32_t n, float *largest) {
     const uint32_t end = pad8(n);
@@ -189,28 +203,32 @@ static uint32_t piece_at(uint32_t t, uint32_t end) {
     return end - t < n ? end - t : n;
 }
 
-static void run_part(const struct sh_ref_attention *a, const struct work *w, uint32_t part, const struct partial *out) {
+static void run_part(const struct sh_avx2_pieces *by, const struct sh_ref_attention *a, const struct work *w, uint32_t part,
+                     const struct partial *out) {
     const struct sh_ref_cache *c = a->cache;
     uint32_t begin, end;
     part_range(a, part, &begin, &end);
-    for (uint32_t t = begin, n; t < end; t += n) {
-        n = piece_at(t, end);
-        convert(c->kv_type, (const uint8_t *)c->pages[t / c->page_tokens] + sh_ref_cache_k(c, a->kv_head, t), c->k_dim, n,
-                c->k_dim, w->k_pad, w->rows);
-        for (uint32_t h = 0; h < a->n_heads; h++) {
-            float *scores = w->scores + (size_t)h * SPLIT + (t - begin);
-            score(w->q + (size_t)h * w->k_pad, w->rows, n, w->k_pad, a->scale, scores);
-            adjust(a, h, t, n, scores);
-        }
+    struct sh_avx2_piece p = {.type = c->kv_type, .n_heads = a->n_heads, .q = w->q, .scale = a->scale, .rows = w->rows};
+    p.stride = p.dim = c->k_dim;
+    p.pad = w->k_pad;
+    for (uint32_t t = begin; t < end; t += p.n) {
+        p.n = piece_at(t, end);
+        p.src = (const uint8_t *)c->pages[t / c->page_tokens] + sh_ref_cache_k(c, a->kv_head, t);
+        p.scores = w->scores + (t - begin);
+        by->scores(&p);
+        for (uint32_t h = 0; h < a->n_heads; h++) adjust(a, h, t, p.n, p.scores + (size_t)h * SPLIT);
     }
     for (uint32_t h = 0; h < a->n_heads; h++) out->sum[h] = soften(w->scores + (size_t)h * SPLIT, end - begin, &out->most[h]);
     memset(out->values, 0, (size_t)a->n_heads * w->v_pad * sizeof *out->values);
-    for (uint32_t t = begin, n; t < end; t += n) {
-        n = piece_at(t, end);
-        convert(c->kv_type, (const uint8_t *)c->pages[t / c->page_tokens] + sh_ref_cache_v(c, a->kv_head, t), c->v_stride, n,
-                c->v_dim, w->v_pad, w->rows);
-        for (uint32_t h = 0; h < a->n_heads; h++)
-            accumulate(w->scores + (size_t)h * SPLIT + (t - begin), w->rows, n, w->v_pad, out->values + (size_t)h * w->v_pad);
+    p.stride = c->v_stride;
+    p.dim = c->v_dim;
+    p.pad = w->v_pad;
+    p.values = out->values;
+    for (uint32_t t = begin; t < end; t += p.n) {
+        p.n = piece_at(t, end);
+        p.src = (const uint8_t *)c->pages[t / c->page_tokens] + sh_ref_cache_v(c, a->kv_head, t);
+        p.scores = w->scores + (t - begin);
+        by->values(&p);
     }
 }
 
@@ -230,10 +248,11 @@ static void finish(const struct sh_ref_attention *a, const struct partial *total
 
 static uint32_t parts_of(const struct sh_ref_attention *a) { return (a->end - 1) / SPLIT - a->first / SPLIT + 1; }
 
-void sh_avx2_attention_part(const struct sh_ref_attention *a, uint32_t part, float *partial, void *scratch) {
+void sh_avx2_part_by(const struct sh_avx2_pieces *by, const struct sh_ref_attention *a, uint32_t part, float *partial,
+                     void *scratch) {
     const struct work w = lay_out(a, scratch);
     const struct partial out = partial_at(a, partial);
-    run_part(a, &w, part, &out);
+    run_part(by, a, &w, part, &out);
 }
 
 void sh_avx2_attention_join(const struct sh_ref_attention *a, float *partials) {
@@ -246,14 +265,19 @@ void sh_avx2_attention_join(const struct sh_ref_attention *a, float *partials) {
     finish(a, &total);
 }
 
-void sh_avx2_attention(const struct sh_ref_attention *a, void *scratch) {
+void sh_avx2_attention_by(const struct sh_avx2_pieces *by, const struct sh_ref_attention *a, void *scratch) {
     const struct work w = lay_out(a, scratch);
     const struct partial total = partial_at(a, w.partials);
     const struct partial part = partial_at(a, w.partials + sh_avx2_attention_partial(a->n_heads, a->cache->v_dim));
-    run_part(a, &w, 0, &total);
+    run_part(by, a, &w, 0, &total);
     for (uint32_t i = 1; i < parts_of(a); i++) {
-        run_part(a, &w, i, &part);
+        run_part(by, a, &w, i, &part);
         join(a, &total, &part);
     }
     finish(a, &total);
 }
+
+void sh_avx2_attention_part(const struct sh_ref_attention *a, uint32_t part, float *partial, void *scratch) {
+    sh_avx2_part_by(&pieces, a, part, partial, scratch);
+}
+void sh_avx2_attention(const struct sh_ref_attention *a, void *scratch) { sh_avx2_attention_by(&pieces, a, scratch); }

@@ -1,8 +1,9 @@
-/* The avx512 table: that of AVX2 with products 16 lanes wide. */
+/* The avx512 table: that of AVX2 with products and attention 16 lanes wide. */
 #include "compute/cpu/avx2_attention.h"
 #include "compute/cpu/avx2_matmul.h"
 #include "compute/cpu/avx2_ops.h"
 #include "compute/cpu/avx2_recurrent.h"
+#include "compute/cpu/avx512_attention.h"
 #include "compute/cpu/avx512_matmul.h"
 #include "compute/cpu/lanes.h"
 
@@ -35,10 +36,10 @@ const struct sh_cpu_kernels sh_cpu_avx512 = {
     .conv = sh_avx2_conv,
     .scan = sh_avx2_scan,
     .delta_net = sh_avx2_delta_net,
-    .attention = sh_avx2_attention,
+    .attention = sh_avx512_attention,
     .attention_scratch = sh_avx2_attention_scratch,
     .attention_split = SH_AVX2_ATTENTION_SPLIT,
-    .attention_part = sh_avx2_attention_part,
+    .attention_part = sh_avx512_attention_part,
     .attention_join = sh_avx2_attention_join,
     .attention_partial = sh_avx2_attention_partial,
 };

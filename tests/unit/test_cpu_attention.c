@@ -1,5 +1,6 @@
 /* The attention of every table against its formula in double precision, with windows, caps, slopes, sinks and values inside keys;
- * pages before what is seen are missing, and what is not stored is NaN. In parts as whole, bit for bit. */
+ * pages before what is seen are missing, and what is not stored is NaN. In parts as whole, bit for bit; and the bits of avx2 where they
+ * are promised. */
 #include "tests/unit/guarded.h"
 
 #include <math.h>
@@ -117,6 +118,22 @@ static void check_parts(const struct sh_cpu_kernels *k, struct sh_ref_attention 
     test_release_floats(a.out, n);
 }
 
+/* Tables that promise the bits of avx2 (kernels.h) have them. */
+static void check_bits(const struct sh_cpu_kernels *k, struct sh_ref_attention a, const float *whole) {
+    if (strcmp(k->tier, "avxvnni") != 0 && strcmp(k->tier, "avx512") != 0) return;
+    FOR_EACH_TIER (other) {
+        if (strcmp(other->tier, "avx2") != 0) continue;
+        const uint32_t n = a.n_heads * a.cache->v_dim;
+        const uint64_t bytes = other->attention_scratch(a.n_heads, a.end - a.first, a.cache->k_dim, a.cache->v_dim);
+        void *scratch = test_guarded(bytes);
+        a.out = test_guarded(n * sizeof *a.out);
+        other->attention(&a, scratch);
+        assert_memory_equal(a.out, whole, n * sizeof *whole);
+        test_release_floats(a.out, n);
+        test_release(scratch, bytes);
+    }
+}
+
 static void check_case(const struct sh_cpu_kernels *k, const struct attention_case *c, enum sh_kv_type type,
                        struct test_rng *rng) {
     struct stored s;
@@ -155,6 +172,7 @@ static void check_case(const struct sh_cpu_kernels *k, const struct attention_ca
                          c->k_dim, c->v_dim, c->first, c->end, h, d, (double)out[h * c->v_dim + d], expected[d], limit);
     }
     if (k->attention_split > 0) check_parts(k, a, out, scratch);
+    check_bits(k, a, out);
     test_release(scratch, bytes);
     test_release_floats(q, c->n_heads * c->k_dim);
     test_release_floats(out, n);
