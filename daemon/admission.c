@@ -233,6 +233,7 @@ static struct generation *take_next(struct runner *r, const struct run *before) 
     if (g && any_runs(r) && !fits(r, wanted_by_new(r, g))) g = NULL;
     if (g) {
         queue_take_locked(r, g);
+        r->beginning = g;
         if (r->n_runs == 0) r->progress_ns = sh_now_ns();
         r->n_runs++;
         r->n_seats += queue_sequences_of(g);

@@ -198,6 +198,9 @@ static const struct option options[] = {
      "How long an HTTP request may take in all; it is cancelled then. 0: no limit."},
     {"drain_timeout", OPT_SECONDS, FIELD(drain_timeout_s), "30", 0, 86400, NULL, NULL, "TIME", false,
      "How long running requests may go on when the daemon stops or a model is unloaded; they are cancelled then."},
+    {"watchdog_timeout", OPT_SECONDS, FIELD(watchdog_timeout_s), "10min", 1, 86400, NULL, NULL, "TIME", false,
+     "How long a step of a model may take before the model counts as stuck: its requests fail then, /health and systemd are told. Once it has "
+     "shown how long its steps take, a hundred times the longest of them is enough, but not less than 30 seconds."},
     {"log_level", OPT_CHOICE, FIELD(log_level), "info", 0, 0, "error|warning|notice|info|debug", NULL, "LEVEL", false,
      "What is logged: error, warning, notice, info or debug, each with those before it."},
 };

@@ -294,6 +294,15 @@ void gen_end(struct generation *g, enum gen_finish finish, const struct sh_error
     if (first) notify(g);
 }
 
+void gen_fail(struct generation *g, const struct sh_error *err) {
+    pthread_mutex_lock(&g->lock);
+    mark_cancelled_locked(g, "stuck");
+    const bool mine = g->runner && runner_dequeue(g->runner, g, false);
+    pthread_mutex_unlock(&g->lock);
+    gen_end(g, GEN_FAILED, err);
+    if (mine) gen_unref(g);
+}
+
 bool gen_next(struct generation *g, struct gen_event *event) {
     pthread_mutex_lock(&g->lock);
     bool any = g->count > 0;

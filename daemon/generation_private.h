@@ -55,6 +55,8 @@ void gen_unref(struct generation *g);
 void gen_push(struct generation *g, struct gen_event *event);
 /* The last event, with the reason of a cancelled one. Later calls do nothing. */
 void gen_end(struct generation *g, enum gen_finish finish, const struct sh_error *err);
+/* Ends one whose runner does not get on: its client is told, and the runner drops it when it gets on after all. Any thread. */
+void gen_fail(struct generation *g, const struct sh_error *err);
 
 /* Marks it as cancelled unless it is already; the first reason stays. */
 void gen_mark_cancelled(struct generation *g, const char *reason);

@@ -51,6 +51,7 @@ static void unload(struct model *m) {
     const char *const labels[] = {m->id}, *const why[] = {m->id, why_name(m->drain_why)};
     metric_remove(METRIC_MODEL_LOAD_SECONDS, labels);
     if (m->drain_why != DRAIN_SHUTDOWN) metric_add(METRIC_MODELS_EVICTED, why, 1);
+    m->stuck = false;
     set_text(&m->error, m->lost);
     model_set_state(m, m->lost ? MODEL_FAILED : MODEL_DISCOVERED);
     free(m->lost);

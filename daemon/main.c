@@ -13,6 +13,7 @@
 #include "daemon/metrics.h"
 #include "daemon/models.h"
 #include "daemon/response_cache.h"
+#include "daemon/watchdog.h"
 #include "daemon/work.h"
 
 #include <errno.h>
@@ -28,8 +29,6 @@
 #include <unistd.h>
 
 enum { HTTP_SOCKETS_MAX = CONFIG_LISTEN_MAX };
-/* A runner that is busy has to finish a submission within this: a chunk of a large model on a slow CPU takes minutes. */
-#define SILENCE_LIMIT_NS 600000000000ull
 /* How long answers may take to be written after everything else has ended. */
 #define FAREWELL_NS 500000000ull
 
@@ -40,6 +39,8 @@ struct daemon {
     struct control *control;
     struct http *http;
     int epoll, signals, watchdog;
+    uint64_t tell_ns; /* how often systemd wants to hear from us; 0: it does not */
+    uint32_t n_stuck; /* models, when last looked at */
     int control_fd; /* inherited, or -1 */
     int http_fds[HTTP_SOCKETS_MAX];
     uint32_t n_http_fds;
@@ -124,22 +125,20 @@ static void take_sockets(struct daemon *d) {
     free(names);
 }
 
-static void start_watchdog(struct daemon *d) {
-    uint64_t usec = 0;
-    if (sd_watchdog_enabled(0, &usec) <= 0) return;
-    uint64_t ns = usec * 1000 / 2;
-    struct itimerspec every = {{(time_t)(ns / 1000000000), (long)(ns % 1000000000)},
-                               {(time_t)(ns / 1000000000), (long)(ns % 1000000000)}};
-    timerfd_settime(d->watchdog, 0, &every, NULL);
+/* Looked at as often as the configured limit wants it, or systemd. */
+static void set_watchdog(struct daemon *d) {
+    uint64_t ns = watchdog_period_ns(d->config->watchdog_timeout_s * 1000000000ull);
+    if (d->tell_ns > 0 && d->tell_ns < ns) ns = d->tell_ns;
+    const struct timespec period = {(time_t)(ns / 1000000000), (long)(ns % 1000000000)};
+    timerfd_settime(d->watchdog, 0, &(struct itimerspec){period, period}, NULL);
 }
 
-/* systemd restarts us when this stays away: a submission that never ends is not survived by waiting. */
-static void feed_watchdog(struct daemon *d) {
+/* systemd restarts us when we stop telling that we are alive: a step that never ends is not survived by waiting. */
+static void look_after_runners(struct daemon *d) {
     uint64_t ticks;
     if (read(d->watchdog, &ticks, sizeof ticks) < 0) return;
-    uint64_t silence = models_longest_silence_ns();
-    if (silence < SILENCE_LIMIT_NS) sd_notify(0, "WATCHDOG=1");
-    else log_error("a model has not finished a step for %.0f s: the watchdog is not fed", (double)silence / 1e9);
+    d->n_stuck = watchdog_look(d->config->watchdog_timeout_s * 1000000000ull);
+    if (d->tell_ns > 0 && d->n_stuck == 0) sd_notify(0, "WATCHDOG=1");
 }
 
 /* ---- reload ------------------------------------------------------------------------------------------ */
@@ -170,6 +169,7 @@ static void reload(struct daemon *d) {
         devices_configure(fresh);
         config_unref(d->config);
         d->config = fresh;
+        set_watchdog(d);
         log_notice("configuration reloaded");
     } else {
         log_error("the configuration has errors: the old one stays in force");
@@ -233,7 +233,7 @@ static void dispatch(struct daemon *d, int timeout_ms) {
     int count = epoll_wait(d->epoll, events, SH_COUNT(events), timeout_ms);
     for (int i = 0; i < count; i++) {
         if (events[i].data.fd == d->signals) take_signal(d);
-        else if (events[i].data.fd == d->watchdog) feed_watchdog(d);
+        else if (events[i].data.fd == d->watchdog) look_after_runners(d);
         else control_dispatch(d->control);
     }
 }
@@ -252,12 +252,17 @@ static int stop(struct daemon *d) {
     http_stop_accepting(d->http);
     models_stop_accepting();
 
+    const uint64_t end = sh_now_ns() + limit_ns;
     pthread_t stopper;
     if (pthread_create(&stopper, NULL, stop_models, &limit_ns) != 0) return EXIT_FAILURE;
     while (pthread_tryjoin_np(stopper, NULL) != 0) {
         dispatch(d, 20);
         if (d->stop_again) {
             log_warning("a second signal: ending at once");
+            return EXIT_FAILURE;
+        }
+        if (d->n_stuck > 0 && sh_now_ns() >= end) {
+            log_error("%u models are stuck and cannot be unloaded: ending without", d->n_stuck);
             return EXIT_FAILURE;
         }
     }
@@ -295,7 +300,9 @@ int main(int argc, char **argv) {
         return EXIT_FAILURE;
     }
     if (!start(&d)) return EXIT_FAILURE;
-    start_watchdog(&d);
+    uint64_t usec = 0;
+    if (sd_watchdog_enabled(0, &usec) > 0) d.tell_ns = usec * 1000 / 2;
+    set_watchdog(&d);
     while (!d.stop && d.config->preload_wait && *d.config->preload && !is_preloaded()) dispatch(&d, 50);
     sd_notify(0, "READY=1\nSTATUS=ready");
     while (!d.stop) dispatch(&d, -1);

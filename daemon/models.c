@@ -342,6 +342,7 @@ void model_get_view(struct model *m, struct model_view *out) {
     out->names = json_array();
     for (uint32_t i = 0; i < m->n_names; i++) json_array_append_new(out->names, json_bytes(m->names[i], strlen(m->names[i])));
     out->state = m->state;
+    out->stuck = m->stuck;
     out->size_bytes = m->size_bytes;
     out->created_s = (uint64_t)(m->identity.mtime_ns / 1000000000);
     bool loaded = m->runner != NULL;
@@ -425,10 +426,12 @@ static void refresh_one(struct model *model, void *unused) {
         metric_set(METRIC_KV_PAGES_USED, labels, (double)view.context.pages_used);
         metric_set(METRIC_KV_PAGES_KEPT, labels, (double)view.context.pages_kept);
         metric_set(METRIC_KV_PAGES_TOTAL, labels, (double)view.context.pages_total);
+        metric_set(METRIC_RUNNER_STUCK, labels, view.stuck);
     } else {
         metric_remove(METRIC_KV_PAGES_USED, labels);
         metric_remove(METRIC_KV_PAGES_KEPT, labels);
         metric_remove(METRIC_KV_PAGES_TOTAL, labels);
+        metric_remove(METRIC_RUNNER_STUCK, labels);
     }
     model_view_finish(&view);
 }
@@ -446,18 +449,6 @@ bool models_preload_state(uint32_t *wanted, uint32_t *ready, uint32_t *failed) {
 void models_refresh_metrics(void) {
     models_each(refresh_one, NULL);
     devices_refresh_metrics();
-}
-
-uint64_t models_longest_silence_ns(void) {
-    uint64_t longest = 0;
-    pthread_mutex_lock(&registry.lock);
-    for (struct model *m = registry.models; m; m = m->next) {
-        struct runner_stats stats = {0};
-        if (m->runner) runner_get_stats(m->runner, &stats);
-        if (stats.silence_ns > longest) longest = stats.silence_ns;
-    }
-    pthread_mutex_unlock(&registry.lock);
-    return longest;
 }
 
 /* ---- loads ------------------------------------------------------------------------------------------- */

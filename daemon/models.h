@@ -65,6 +65,7 @@ struct model_view {                                        /* a snapshot; string
     enum model_state state;
     uint64_t size_bytes, load_ns, created_s /* mtime */;
     bool stale;
+    bool stuck; /* its runner makes no progress (watchdog.h); `error` tells */
     struct sh_model_info info; /* valid when ready; its string pointers are NULL */
     struct model_part parts[MODEL_PARTS];
     uint32_t n_parts;                /* valid when ready: what is where, the device first */
@@ -157,8 +158,6 @@ enum sh_code model_get_chat(struct model *model, const struct sh_chat **out, str
 bool models_preload_state(uint32_t *wanted, uint32_t *ready, uint32_t *failed);
 /* Sets the gauges that are read off rather than counted (KV pages, model states, device memory): call before metrics_text. */
 void models_refresh_metrics(void);
-/* Longest time a busy runner has gone without finishing a submission, for the watchdog; 0: none is busy. */
-uint64_t models_longest_silence_ns(void);
 
 /* Devices as probed by the child process (daemon/devices.c): waits for the probe if it still runs. JSON array, new reference. */
 json_t *devices_json(void);

@@ -109,6 +109,7 @@ struct model {
     bool counted;             /* it takes memory: loaded, or being unloaded; */
     const struct sh_device *device_used; /* of this device; only compared */
     uint64_t chosen;          /* budget.c's: the last search in which it was chosen to go */
+    bool stuck;               /* its runner makes no progress: `error` says so */
     char *lost;               /* the device is lost: why; it becomes failed when drained */
     struct sh_device *device; /* while loaded, */
     struct sh_device *host;   /* and the CPU's if some of it is there, else NULL */

@@ -69,6 +69,7 @@ enum sh_code runner_enqueue(struct runner *r, struct generation *g, struct sh_er
     pthread_mutex_lock(&r->lock);
     if (r->lost) code = sh_fail(err, SH_ERR_DEVICE_LOST, "the device of %s is lost", r->params.id);
     else if (r->draining || r->stopping) code = sh_fail(err, SH_ERR_NOT_FOUND, "%s is being unloaded", r->params.id);
+    else if (r->stuck) code = sh_fail(err, SH_ERR_DEVICE, "%s", r->stuck);
     else code = find_room(r, g, err);
     if (code == SH_OK) {
         struct queue *queue = &r->queue;
@@ -119,13 +120,36 @@ bool runner_dequeue(struct runner *r, struct generation *g, bool hand_over) {
     return was_queued && !hand_over;
 }
 
-void runner_cancel_all(struct runner *r, const char *reason) {
+/* All that waits and runs, with references; malloc'd, with room for what was dropped, too. The lock is held. */
+static struct generation **all_locked(struct runner *r, uint32_t *n) {
+    uint64_t count = r->queue.n + r->n_runs + 1ull;
+    for (struct generation *g = r->queue.dropped; g; g = g->next_queued) count++;
+    struct generation **all = sh_calloc(count, sizeof *all);
+    *n = 0;
+    for (struct generation *g = r->queue.first; g && all; g = g->next_queued) all[(*n)++] = g;
+    for (struct run *run = r->runs; run && all; run = run->next) all[(*n)++] = run->g;
+    if (r->beginning && all) all[(*n)++] = r->beginning;
+    for (uint32_t i = 0; i < *n; i++) atomic_fetch_add(&all[i]->refs, 1);
+    return all;
+}
+
+struct generation **runner_set_stuck(struct runner *r, const char *reason, uint32_t *n) {
+    struct generation **all = NULL;
+    *n = 0;
     pthread_mutex_lock(&r->lock);
-    uint32_t count = r->queue.n + r->n_runs, n = 0;
-    struct generation **all = sh_calloc(count + 1ull, sizeof *all);
-    for (struct generation *g = r->queue.first; g && all; g = g->next_queued) all[n++] = g;
-    for (struct run *run = r->runs; run && all; run = run->next) all[n++] = run->g;
-    for (uint32_t i = 0; i < n; i++) atomic_fetch_add(&all[i]->refs, 1);
+    free(r->stuck);
+    r->stuck = reason ? strdup(reason) : NULL;
+    if (reason) all = all_locked(r, n);
+    for (struct generation *g = r->queue.dropped; g && all; g = g->next_queued) all[(*n)++] = g; /* with the queue's reference */
+    if (all) r->queue.dropped = NULL;
+    pthread_mutex_unlock(&r->lock);
+    return all;
+}
+
+void runner_cancel_all(struct runner *r, const char *reason) {
+    uint32_t n;
+    pthread_mutex_lock(&r->lock);
+    struct generation **all = all_locked(r, &n);
     pthread_mutex_unlock(&r->lock);
     for (uint32_t i = 0; i < n; i++) { /* their locks come before ours */
         gen_cancel(all[i], reason);

@@ -54,6 +54,7 @@ static void insert(struct runner *r, struct run *run) {
         at = &(*at)->next;
     run->next = *at;
     *at = run;
+    r->beginning = NULL;
     pthread_mutex_unlock(&r->lock);
 }
 
@@ -70,6 +71,7 @@ void run_begin(struct runner *r, struct generation *g) {
         pthread_mutex_lock(&r->lock);
         r->n_runs--;
         r->n_seats -= queue_sequences_of(g);
+        r->beginning = NULL;
         pthread_mutex_unlock(&r->lock);
         metric_add(METRIC_REQUESTS_RUNNING, NULL, -1);
         gen_end(g, GEN_FAILED, &err);
@@ -209,6 +211,9 @@ static void wait_oldest(struct runner *r) {
     const struct step step = r->flights[0];
     struct sh_results results = {0};
     struct sh_error err;
+    pthread_mutex_lock(&r->lock);
+    r->step_rows = step.n_rows;
+    pthread_mutex_unlock(&r->lock);
     const enum sh_code code = sh_wait(r->context, step.ticket, -1, &results, &err);
     if (code == SH_OK) {
         const uint64_t ns = own_ns(r, &step, results.step_ns);
@@ -217,7 +222,11 @@ static void wait_oldest(struct runner *r) {
     }
     metric_observe(METRIC_BATCH_ROWS, NULL, step.n_rows);
     pthread_mutex_lock(&r->lock);
-    r->progress_ns = sh_now_ns();
+    const uint64_t now = sh_now_ns();
+    if (now - r->progress_ns > r->longest_step_ns) r->longest_step_ns = now - r->progress_ns;
+    r->steps++;
+    r->step_rows = 0;
+    r->progress_ns = now;
     pthread_mutex_unlock(&r->lock);
 
     for (uint32_t i = 0; i < step.n_parts; i++) {
@@ -297,6 +306,9 @@ void runner_get_stats(struct runner *r, struct runner_stats *out) {
         .accepted_tokens = r->accepted_tokens,
         .preemptions = r->preemptions,
         .idle_since_ns = busy ? 0 : r->idle_since_ns,
+        .step_rows = r->step_rows,
+        .steps = r->steps,
+        .longest_step_ns = r->longest_step_ns,
         .silence_ns = busy && now > r->progress_ns ? now - r->progress_ns : 0,
     };
     pthread_mutex_unlock(&r->lock);
@@ -313,6 +325,7 @@ static void free_runner(struct runner *r) {
     free(r->seats);
     free(r->rows);
     free((char *)r->params.id);
+    free(r->stuck);
     free(r);
 }
 

@@ -52,12 +52,18 @@ struct runner_stats {
     uint64_t draft_tokens, accepted_tokens, preemptions; /* so far */
     uint64_t idle_since_ns; /* monotonic; 0: busy */
     uint64_t silence_ns;    /* busy: since the last finished submission, else 0 */
+    uint32_t step_rows;     /* of the submission that is waited for; 0: none is */
+    uint64_t steps, longest_step_ns; /* so far; the longest between two that were finished, or since there was something to do */
     struct sh_context_stats context;
 };
 /* Sessions: what the last request of that name (gen_params.session) had in the cache when it ended, to a file and back. Both are done
  * between steps and wait for that; any thread. *tokens: how many. SH_ERR_NOT_FOUND: no request had that name; SH_ERR_CANCELLED: the runner ends. */
 enum sh_code runner_save_session(struct runner *runner, const char *session, uint64_t salt, int fd, uint32_t *tokens, struct sh_error *err);
 enum sh_code runner_restore_session(struct runner *runner, const char *session, uint64_t salt, int fd, uint32_t *tokens, struct sh_error *err);
+
+/* The watchdog's: the runner is stuck, for the reason given; NULL: it goes on again. While it is stuck nothing is accepted; what was
+ * accepted is returned with references, so that the caller ends it (gen_fail) when it holds no locks. *n of them, malloc'd. */
+struct generation **runner_set_stuck(struct runner *runner, const char *reason, uint32_t *n);
 
 void runner_get_stats(struct runner *runner, struct runner_stats *out);
 

@@ -5,8 +5,11 @@
 #include "daemon/metrics.h"
 #include "daemon/models.h"
 
+#include <stdio.h>
+
 struct counts {
     json_int_t by_state[MODEL_FAILED + 1], total;
+    char stuck[512]; /* why the first one is that is; "" */
 };
 
 static void count(struct model *model, void *user) {
@@ -15,6 +18,7 @@ static void count(struct model *model, void *user) {
     model_get_view(model, &view);
     counts->by_state[view.state]++;
     counts->total++;
+    if (view.stuck && !counts->stuck[0]) snprintf(counts->stuck, sizeof counts->stuck, "%s", view.error);
     model_view_finish(&view);
 }
 
@@ -25,8 +29,10 @@ enum http_step health_get(struct http_request *r) {
     json_t *models = json_pack("{s:I}", "total", counts.total);
     for (int state = 0; state <= MODEL_FAILED; state++)
         json_object_set_new(models, model_state_name((enum model_state)state), json_integer(counts.by_state[state]));
-    return answer_json(r, draining ? 503 : 200,
-                       json_pack("{s:s,s:s,s:s,s:f,s:o}", "status", draining ? "draining" : "ok", "service", "shimmyd", "version",
+    const bool stuck = counts.stuck[0];
+    return answer_json(r, draining || stuck ? 503 : 200,
+                       json_pack("{s:s,s:s*,s:s,s:s,s:f,s:o}", "status", draining ? "draining" : stuck ? "stuck" : "ok", "reason",
+                                 stuck ? counts.stuck : NULL, "service", "shimmyd", "version",
                                  SHIMMY_VERSION, "uptime_seconds", (double)((sh_now_ns() - r->http->started_ns) / 1000000) / 1000,
                                  "models", models));
 }

@@ -39,6 +39,8 @@ bool api_fail_code(struct api_error *err, enum sh_code code, const char *param, 
     case SH_ERR_NO_DEVICE_MEMORY:
     case SH_ERR_NO_PAGES: return api_fail(err, 503, "out_of_memory", NULL, "%s", message);
     case SH_ERR_CANCELLED: return api_fail(err, 503, "cancelled", NULL, "%s", message);
+    case SH_ERR_DEVICE:
+    case SH_ERR_DEVICE_LOST: return api_fail(err, 503, sh_code_name(code), NULL, "%s", message);
     case SH_ERR_TIMEOUT: return api_fail(err, 503, "deadline_exceeded", NULL, "%s", message);
     default: return api_fail(err, 500, sh_code_name(code), NULL, "%s", message);
     }

@@ -666,7 +666,8 @@ static void test_codes_become_statuses(void **state) {
         unsigned status;
     } map[] = {
         {SH_ERR_INVALID, 400},  {SH_ERR_NOT_FOUND, 404}, {SH_ERR_LIMIT, 400},     {SH_ERR_BUSY, 429},
-        {SH_ERR_NO_PAGES, 503}, {SH_ERR_DEVICE, 500},    {SH_ERR_CANCELLED, 503}, {SH_ERR_FORMAT, 500},
+        {SH_ERR_NO_PAGES, 503}, {SH_ERR_DEVICE, 503},    {SH_ERR_CANCELLED, 503}, {SH_ERR_FORMAT, 500},
+        {SH_ERR_DEVICE_LOST, 503},
     };
     for (size_t i = 0; i < SH_COUNT(map); i++) {
         struct api_error err;
