@@ -210,6 +210,7 @@ void admission_make_room(struct runner *r, enum sh_code code, struct sh_error *e
         last = run;
         n++;
     }
+    if (n == 0) return; /* they were over before the step was submitted */
     if (n > 1) suspend(last);
     else if (!last->texts || !embedding_shrink(last)) fail_alone(last, code, err);
 }

@@ -228,18 +228,28 @@ static enum sh_code add_prompt(struct runner *r, struct step *step, struct run *
     return code;
 }
 
+/* Choices that decode, and requests that are yet to get anything. */
+static void count(const struct runner *r, uint32_t *n_choices, uint32_t *n_waiting) {
+    *n_choices = *n_waiting = 0;
+    for (const struct run *run = r->runs; run; run = run->next) {
+        uint32_t n = 0;
+        if (run->over || run->suspended) continue;
+        for (uint32_t i = 0; run->choices && i < run->g->params.n_choices; i++) n += decodes(&run->choices[i]);
+        *n_choices += n;
+        *n_waiting += n == 0;
+    }
+}
+
 void batch_make(struct runner *r, struct step *step) {
-    uint32_t n_choices = 0;
+    uint32_t n_choices, n_waiting;
     *step = (struct step){.parts = step->parts};
-    for (struct run *run = r->runs; run; run = run->next)
-        for (uint32_t i = 0; run->choices && i < run->g->params.n_choices && !run->over; i++)
-            n_choices += decodes(&run->choices[i]);
+    count(r, &n_choices, &n_waiting);
     guess(r, n_choices);
     add_all_decoded(r, step, n_choices);
 
     /* Choices that sit out this step, since their last token is not known yet, are not to wait for prompts longer than the others. */
     const uint32_t beside = step->n_decoded > n_choices ? step->n_decoded : n_choices;
-    uint32_t room = pace_prompt_rows(&r->pace, beside, r->params.prefill_share);
+    uint32_t room = pace_prompt_rows(&r->pace, beside, n_waiting, r->params.prefill_share);
     if (room > rows_left(r, step)) room = rows_left(r, step);
     for (struct run *run = r->runs; run && room > 0; run = run->next) {
         const uint32_t before = step->n_rows;

@@ -149,7 +149,8 @@ enum sh_code choice_take_forced(struct choice *choice, uint32_t room, const uint
     return SH_OK;
 }
 
-static enum sh_code not_numbers(const struct sh_result *result, struct sh_error *err) {
+static enum sh_code no_token(const struct sh_result *result, struct sh_error *err) {
+    if (result->code == SH_ERR_NO_MEMORY) return sh_fail(err, result->code, "no memory to sample the token at position %u", result->position + 1);
     return sh_fail(err, SH_ERR_DEVICE,
                    "the logits for position %u are not numbers: the model's weights or the device are at fault",
                    result->position + 1);
@@ -163,7 +164,7 @@ enum sh_code choice_take_result(struct choice *choice, const struct sh_result *r
         struct gen_logprob *logprob = logprob_of_row(result->logits, run->runner->info.n_vocab, next, p->n_top);
         if (logprob && isnan(logprob->logprob)) {
             free(logprob);
-            return not_numbers(result, err);
+            return no_token(result, err);
         }
         push_text(run, GEN_EVENT_PROMPT, 0, next, "", 0, logprob, GEN_RUNNING, -1);
         return SH_OK;
@@ -173,7 +174,7 @@ enum sh_code choice_take_result(struct choice *choice, const struct sh_result *r
         return SH_OK;
     }
     if (choice->differed) return SH_OK; /* a row behind a wrong guess */
-    if (result->token < 0) return not_numbers(result, err);
+    if (result->token < 0) return no_token(result, err);
     if (choice->ask.n_guess > 0) {
         if (choice->right < choice->ask.n_guess && result->token == choice->ask.guess[choice->right]) choice->right++;
         else choice->differed = true;

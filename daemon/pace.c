@@ -100,11 +100,18 @@ static uint32_t most_to_try(const struct pace *pace) {
     return 4 * tried < pace->most ? (uint32_t)(4 * tried) : pace->most;
 }
 
-uint32_t pace_prompt_rows(struct pace *pace, uint32_t decode_rows, uint32_t share) {
+static double allowed_ns(const struct pace *pace, uint32_t decode_rows, uint32_t waiting, uint32_t share) {
+    const double alone = pace_decode_ns(pace, decode_rows), fair = alone * share / 100;
+    if (waiting <= decode_rows) return fair;
+    const double more = fair * waiting / decode_rows, most = STEP_LONG_NS - alone;
+    return more < most ? more : most > fair ? most : fair;
+}
+
+uint32_t pace_prompt_rows(struct pace *pace, uint32_t decode_rows, uint32_t waiting, uint32_t share) {
     if (decode_rows == 0) return pace->chunk;
     const uint32_t bucket = bucket_of(decode_rows);
     if (pace->decoding.entries[bucket].rows == 0 || pace->unmeasured[bucket] >= MEASURE_AGAIN) return 0;
-    const double allowed = pace_decode_ns(pace, decode_rows) * share / 100;
+    const double allowed = allowed_ns(pace, decode_rows, waiting, share);
     uint32_t low = LEAST_SHARED < pace->most ? LEAST_SHARED : pace->most, high = most_to_try(pace);
     while (low < high) { /* the most rows that do not add more than that */
         const uint32_t middle = low + (high - low + 1) / 2;

@@ -33,7 +33,7 @@ static void arrive(machine_fn machine, uint32_t share, double jitter, double *p9
     for (uint32_t i = 0; i < 50; i++) pace_step(&pace, DECODING, 0, (uint64_t)machine(DECODING));
     uint32_t left = PROMPT, n = 0;
     while (left > 0) {
-        uint32_t rows = pace_prompt_rows(&pace, DECODING, share);
+        uint32_t rows = pace_prompt_rows(&pace, DECODING, 1, share);
         if (rows > left) rows = left;
         assert_true(n < PROMPT);
         took[n] = machine(DECODING + rows) * (1 + jitter * (double)(test_random(&rng) % 1000) / 1000);
@@ -80,19 +80,19 @@ static void alone(void **state) {
         struct pace pace;
         pace_init(&pace, 512);
         for (uint32_t k = 0; k < 20; k++) {
-            const uint32_t rows = pace_prompt_rows(&pace, 0, 60);
+            const uint32_t rows = pace_prompt_rows(&pace, 0, 1, 60);
             assert_in_range(rows, 16, 512);
             pace_step(&pace, 0, rows, (uint64_t)machines[i](rows));
         }
-        const uint32_t rows = pace_prompt_rows(&pace, 0, 60);
+        const uint32_t rows = pace_prompt_rows(&pace, 0, 1, 60);
         if (rows > 16) assert_true(machines[i](rows) <= 500e6);
         if (rows < 512) assert_true(machines[i](2 * rows) > 150e6);
     }
     struct pace small;
     pace_init(&small, 3);
-    assert_int_equal(pace_prompt_rows(&small, 0, 60), 3);
+    assert_int_equal(pace_prompt_rows(&small, 0, 1, 60), 3);
     pace_step(&small, 2, 0, 1000);
-    assert_int_equal(pace_prompt_rows(&small, 2, 60), 3);
+    assert_int_equal(pace_prompt_rows(&small, 2, 1, 60), 3);
 }
 
 /* What was never measured is measured first, and again after a while; a single slow step does not make a rule. */
@@ -100,11 +100,11 @@ static void measuring(void **state) {
     (void)state;
     struct pace pace;
     pace_init(&pace, 512);
-    assert_int_equal(pace_prompt_rows(&pace, 4, 60), 0);
+    assert_int_equal(pace_prompt_rows(&pace, 4, 1, 60), 0);
     pace_step(&pace, 4, 0, (uint64_t)cpu(4));
     uint32_t without = 0;
     for (uint32_t i = 0; i < 200; i++) {
-        const uint32_t rows = pace_prompt_rows(&pace, 4, 60);
+        const uint32_t rows = pace_prompt_rows(&pace, 4, 1, 60);
         without += rows == 0;
         pace_step(&pace, 4, rows, (uint64_t)cpu(4 + rows));
     }
@@ -120,8 +120,24 @@ static void measuring(void **state) {
     for (uint32_t rows = 1; rows < 70000; rows = rows * 3 / 2 + 1) pace_step(&pace, rows, rows / 2, 1000000);
 }
 
+/* Many wait and few are served: those who wait get more, but steps stay bearable. */
+static void crowd(void **state) {
+    (void)state;
+    struct pace pace;
+    pace_init(&pace, 512);
+    pace_step(&pace, 2, 0, (uint64_t)cpu(2));
+    for (uint32_t i = 0; i < 20; i++) {
+        const uint32_t rows = pace_prompt_rows(&pace, 2, 12, 60);
+        pace_step(&pace, 2, rows, (uint64_t)cpu(2 + rows));
+    }
+    const uint32_t one = pace_prompt_rows(&pace, 2, 1, 60), many = pace_prompt_rows(&pace, 2, 12, 60);
+    assert_true(many >= 5 * one);
+    assert_true(cpu(2 + pace_prompt_rows(&pace, 2, 1000, 60)) < 510e6);
+    assert_true(pace_prompt_rows(&pace, 2, 2, 60) == one);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(bounded), cmocka_unit_test(share_counts), cmocka_unit_test(alone),
-                                       cmocka_unit_test(measuring)};
+                                       cmocka_unit_test(measuring), cmocka_unit_test(crowd)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
