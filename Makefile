@@ -52,7 +52,7 @@ all: $(B)/shimmyd $(B)/shimmyctl
 include $(sort $(wildcard mk/*.mk))
 
 help:
-	@echo 'all check check-full demo bench isa san fuzz lint format install uninstall clean'
+	@echo 'all check check-full soak tsan demo bench isa san fuzz lint format install uninstall clean'
 
 # The flags stamp: objects are rebuilt when compiler or flags change.
 $(B)/flags: FORCE
