@@ -16,14 +16,43 @@ INLINE __m256 eight(const struct sh_avx2_piece *p, uint32_t t, uint32_t d) {
     return _mm256_cvtph_ps(_mm_maskz_loadu_epi16(some, (const uint16_t *)p->src + (size_t)t * p->stride + d));
 }
 
-/* Keys as [position / 2][d / 8][2][8], zeros up to a multiple of eight positions. */
-static void pair_keys(const struct sh_avx2_piece *p) {
-    float *out = p->rows;
-    for (uint32_t t = 0; t < (p->n + 7) / 8 * 8; t += 2)
-        for (uint32_t d = 0; d < p->pad; d += 8, out += 16) {
-            _mm256_storeu_ps(out, t < p->n ? eight(p, t, d) : _mm256_setzero_ps());
-            _mm256_storeu_ps(out + 8, t + 1 < p->n ? eight(p, t + 1, d) : _mm256_setzero_ps());
+INLINE __m512 sixteen(const struct sh_avx2_piece *p, uint32_t t, uint32_t d, const enum sh_kv_type type) {
+    if (type == SH_KV_F32) return _mm512_loadu_ps((const float *)p->src + (size_t)t * p->stride + d);
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)((const uint16_t *)p->src + (size_t)t * p->stride + d)));
+}
+
+/* The keys of positions as [position / 2][d / 8][2][8], zeros up to a multiple of eight positions. */
+INLINE void pair_whole(const struct sh_avx2_piece *p, const enum sh_kv_type type) { /* dim is a multiple of 16 */
+    for (uint32_t t = 0; t < p->n; t++) {
+        float *out = p->rows + (size_t)(t / 2 * 2) * p->pad + t % 2 * 8;
+        for (uint32_t d = 0; d < p->dim; d += 16, out += 32) {
+            const __m512 v = sixteen(p, t, d, type);
+            _mm256_storeu_ps(out, _mm512_castps512_ps256(v));
+            _mm256_storeu_ps(out + 16, _mm512_extractf32x8_ps(v, 1));
         }
+    }
+}
+static void pair_keys(const struct sh_avx2_piece *p) {
+    const bool whole = p->dim % 16 == 0;
+    if (whole && p->type == SH_KV_F16) pair_whole(p, SH_KV_F16);
+    else if (whole) pair_whole(p, SH_KV_F32);
+    for (uint32_t t = whole ? p->n : 0; t < (p->n + 7) / 8 * 8; t++) {
+        float *out = p->rows + (size_t)(t / 2 * 2) * p->pad + t % 2 * 8;
+        for (uint32_t d = 0; d < p->pad; d += 8, out += 16)
+            _mm256_storeu_ps(out, t < p->n ? eight(p, t, d) : _mm256_setzero_ps());
+    }
+}
+
+INLINE void copy_whole(const struct sh_avx2_piece *p, const enum sh_kv_type type) { /* dim is a multiple of 16 */
+    for (uint32_t t = 0; t < p->n; t++)
+        for (uint32_t d = 0; d < p->dim; d += 16) _mm512_storeu_ps(p->rows + (size_t)t * p->pad + d, sixteen(p, t, d, type));
+}
+static void copy_values(const struct sh_avx2_piece *p) {
+    const bool whole = p->dim % 16 == 0;
+    if (whole && p->type == SH_KV_F16) copy_whole(p, SH_KV_F16);
+    else if (whole) copy_whole(p, SH_KV_F32);
+    for (uint32_t t = whole ? p->n : 0; t < p->n; t++)
+        for (uint32_t d = 0; d < p->pad; d += 8) _mm256_storeu_ps(p->rows + (size_t)t * p->pad + d, eight(p, t, d));
 }
 
 /* The sums of the eight lanes of each half of v[0..3], each as sh_avx2_sum makes it: ((0 + 4) + (2 + 6)) + ((1 + 5) + (3 + 7)). */
@@ -97,8 +126,7 @@ INLINE void accumulate_heads(const struct sh_avx2_piece *p, uint32_t h, const in
 }
 
 static void values_of_piece(const struct sh_avx2_piece *p) {
-    for (uint32_t t = 0; t < p->n; t++)
-        for (uint32_t d = 0; d < p->pad; d += 8) _mm256_storeu_ps(p->rows + (size_t)t * p->pad + d, eight(p, t, d));
+    copy_values(p);
     uint32_t h = 0;
     for (; h + 2 <= p->n_heads; h += 2) accumulate_heads(p, h, 2);
     if (h < p->n_heads) accumulate_heads(p, h, 1);
