@@ -39,14 +39,16 @@ static bool allocate_slot(const struct sh_context *c, struct sh_slot *slot) {
     slot->outputs = sh_calloc(p->max_outputs, sizeof *slot->outputs);
     slot->bare_outputs = sh_calloc(p->max_outputs, sizeof *slot->bare_outputs);
     slot->wanted = sh_calloc(p->max_outputs, sizeof *slot->wanted);
+    slot->next_outputs = sh_calloc(p->max_outputs, sizeof *slot->next_outputs);
+    slot->next_wanted = sh_calloc(p->max_outputs, sizeof *slot->next_wanted);
     slot->page_lists = sh_calloc((uint64_t)p->max_sequences * c->n_groups, sizeof *slot->page_lists);
     slot->made = sh_calloc(c->model->program->n_activations, sizeof *slot->made);
     slot->kept = sh_calloc(c->model->program->n_activations, sizeof *slot->kept);
     slot->tokens = sh_calloc(p->max_outputs, sizeof *slot->tokens);
     slot->results = sh_calloc(p->max_outputs, sizeof *slot->results);
     return slot->rows != NULL && slot->sequences != NULL && slot->sequence_ids != NULL && slot->outputs != NULL &&
-           slot->bare_outputs != NULL && slot->wanted != NULL && slot->page_lists != NULL && slot->made != NULL &&
-           slot->kept != NULL && slot->tokens != NULL && slot->results != NULL;
+           slot->bare_outputs != NULL && slot->wanted != NULL && slot->next_outputs != NULL && slot->next_wanted != NULL &&
+           slot->page_lists != NULL && slot->made != NULL && slot->kept != NULL && slot->tokens != NULL && slot->results != NULL;
 }
 
 static uint32_t slab_pages(const struct sh_context *c, uint32_t group) {
@@ -126,6 +128,8 @@ static void free_slot(const struct sh_context *c, struct sh_slot *slot) {
     free(slot->outputs);
     free(slot->bare_outputs);
     free(slot->wanted);
+    free(slot->next_outputs);
+    free(slot->next_wanted);
     free(slot->masks);
     free(slot->page_lists);
     free(slot->page_ids);

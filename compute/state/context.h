@@ -89,6 +89,10 @@ struct sh_slot {
     uint32_t *sequence_ids;             /* [max_sequences] */
     struct sh_step_output *outputs;     /* [max_outputs] */
     struct sh_wanted *wanted;           /* [max_outputs] */
+    /* Those of the submission under way: what the last one here sampled can be referred to until this one has begun. */
+    struct sh_step_output *next_outputs; /* [max_outputs] */
+    struct sh_wanted *next_wanted;       /* [max_outputs] */
+    uint32_t n_next;
     uint32_t *masks;                    /* [cap_masks] the outputs' masks, behind each other */
     uint64_t cap_masks;                 /* words */
     const uint32_t **page_lists;        /* [max_sequences][n_groups] */

@@ -333,12 +333,12 @@ static enum sh_code copy_masks(struct sh_context *c, struct sh_slot *slot, const
         slot->cap_masks = total;
     }
     uint32_t *to = slot->masks;
-    for (uint32_t n = 0; n < slot->step.n_outputs; n++) {
-        const uint32_t *mask = batch->rows[slot->outputs[n].row].mask;
+    for (uint32_t n = 0; n < slot->n_next; n++) {
+        const uint32_t *mask = batch->rows[slot->next_outputs[n].row].mask;
         if (mask == NULL) continue;
         memcpy(to, mask, words * sizeof *to);
-        slot->wanted[n].mask = to;
-        slot->outputs[n].mask = slot->outputs[n].sample ? to : NULL;
+        slot->next_wanted[n].mask = to;
+        slot->next_outputs[n].mask = slot->next_outputs[n].sample ? to : NULL;
         to += words;
     }
     return SH_OK;
@@ -348,8 +348,6 @@ static enum sh_code fill_outputs(struct sh_context *c, struct sh_slot *slot, con
     const struct sh_executor *last = sh_context_executor(c, c->model->segments[c->model->n_segments - 1].device);
     uint32_t n = 0, n_tops = 0;
     uint64_t n_pooled = 0;
-    slot->ticket = 0;
-    slot->n_results = 0;
     for (uint32_t i = 0; i < batch->n_rows; i++) {
         const struct sh_row *row = &batch->rows[i];
         if (row->outputs == 0) continue;
@@ -357,14 +355,14 @@ static enum sh_code fill_outputs(struct sh_context *c, struct sh_slot *slot, con
         const struct sh_sampler_params *p = sh_sampler_params(sampler);
         const bool sample = (row->outputs & SH_OUT_SAMPLE) != 0, logprobs = (row->outputs & SH_OUT_LOGPROBS) != 0;
         const bool on_device = sample && last->device_sampling && !logprobs && sh_sampler_is_plain(sampler);
-        slot->wanted[n] = (struct sh_wanted){
+        slot->next_wanted[n] = (struct sh_wanted){
             .sequence = row->sequence,
             .position = row->position,
             .outputs = row->outputs,
             .n_top = logprobs ? row->n_top : 0,
             .host_sample = sample && !on_device,
         };
-        slot->outputs[n] = (struct sh_step_output){
+        slot->next_outputs[n] = (struct sh_step_output){
             .row = i,
             .want_logits = (row->outputs & SH_OUT_LOGITS) != 0 || (sample && !on_device),
             .want_hidden = (row->outputs & (SH_OUT_HIDDEN | SH_OUT_POOLED)) != 0,
@@ -375,14 +373,14 @@ static enum sh_code fill_outputs(struct sh_context *c, struct sh_slot *slot, con
             .position = row->position + 1,
         };
         slot->bare_outputs[n] = (struct sh_step_output){.row = i};
-        n_tops += slot->wanted[n].n_top;
+        n_tops += slot->next_wanted[n].n_top;
         n++;
         if ((row->outputs & SH_OUT_POOLED) == 0) continue;
         n_pooled++;
         const enum sh_code code = prepare_pool(c, &c->sequences[row->sequence], err);
         if (code != SH_OK) return code;
     }
-    slot->step.n_outputs = n;
+    slot->n_next = n;
     n_pooled *= c->model->spec.n_embd;
     if (n_pooled > slot->cap_pooled) {
         free(slot->pooled);
@@ -397,6 +395,40 @@ static enum sh_code fill_outputs(struct sh_context *c, struct sh_slot *slot, con
 }
 
 /* ---- the door ---- */
+
+static void exchange_outputs(struct sh_slot *slot) {
+    struct sh_step_output *const outputs = slot->outputs;
+    struct sh_wanted *const wanted = slot->wanted;
+    const uint32_t n = slot->step.n_outputs;
+    slot->outputs = slot->next_outputs;
+    slot->wanted = slot->next_wanted;
+    slot->step.n_outputs = slot->n_next;
+    slot->next_outputs = outputs;
+    slot->next_wanted = wanted;
+    slot->n_next = n;
+}
+
+/* The slot is the step's from here on; if it cannot begin, it stays that of the last one. */
+static enum sh_code begin_step(struct sh_context *c, struct sh_slot *slot, uint32_t n_rows, struct sh_error *err) {
+    const enum sh_code last = slot->code;
+    exchange_outputs(slot);
+    slot->code = SH_OK;
+    slot->poisoned = false;
+    slot->segment = 0;
+    slot->n_captured = c->n_capture;
+    slot->n_results = 0;
+    slot->begun_ns = sh_now_ns();
+    slot->step.rows = slot->rows;
+    slot->step.n_rows = n_rows;
+    slot->step.sequences = slot->sequences;
+    slot->step.outputs = slot->outputs;
+    const enum sh_code code = sh_slot_start_segment(c, slot, err);
+    if (code == SH_OK) return SH_OK;
+    exchange_outputs(slot);
+    slot->code = last;
+    slot->n_captured = 0;
+    return code;
+}
 
 static void commit(struct sh_context *c, struct sh_slot *slot, const struct sh_batch *batch, sh_ticket *ticket) {
     const uint32_t index = (uint32_t)(slot - c->slots);
@@ -425,8 +457,8 @@ enum sh_code sh_submit(struct sh_context *c, const struct sh_batch *batch, sh_ti
     if (slot->state != SH_SLOT_IDLE)
         return sh_fail(err, SH_ERR_BUSY, "%d submissions are in flight; wait for ticket %llu first", SH_SLOTS,
                        (unsigned long long)c->oldest);
-    /* Rows may refer to what the slot's last step sampled, so its outputs are overwritten as late as can be: a batch that is
-     * refused for want of pages can be submitted again as it is. */
+    /* Rows may refer to what the slot's last step sampled, so its outputs stay until this one has begun: a batch that is refused,
+     * for want of pages or memory, can be submitted again as it is. */
     enum sh_code code = check_batch(c, batch, err);
     if (code == SH_OK) code = fill_rows(c, slot, batch, err);
     if (code == SH_OK) code = write_history(c, slot, err);
@@ -435,18 +467,7 @@ enum sh_code sh_submit(struct sh_context *c, const struct sh_batch *batch, sh_ti
     if (code == SH_OK) code = fill_page_lists(c, slot, err);
     if (code == SH_OK) code = copy_replaced(c, err);
     if (code == SH_OK) code = fill_outputs(c, slot, batch, err);
-    if (code == SH_OK) {
-        slot->code = SH_OK;
-        slot->poisoned = false;
-        slot->segment = 0;
-        slot->n_captured = c->n_capture;
-        slot->begun_ns = sh_now_ns();
-        slot->step.rows = slot->rows;
-        slot->step.n_rows = batch->n_rows;
-        slot->step.sequences = slot->sequences;
-        slot->step.outputs = slot->outputs;
-        code = sh_slot_start_segment(c, slot, err);
-    }
+    if (code == SH_OK) code = begin_step(c, slot, batch->n_rows, err);
     if (code != SH_OK) {
         undo_pages(c);
         c->lost = c->lost || code == SH_ERR_DEVICE_LOST;

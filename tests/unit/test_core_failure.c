@@ -859,6 +859,37 @@ static void a_failed_submit_changes_nothing(void **state) {
     unload_failing(&m);
 }
 
+/* What a step sampled that was waited for last can be referred to until another has taken its place: one that does not begin has not. */
+static void a_batch_that_did_not_begin_can_come_again(void **state) {
+    (void)state;
+    struct core_model m;
+    load_failing(&m, NULL);
+    const uint32_t a = core_sequence(&m), b = core_sequence(&m);
+    const struct sh_row first = {.sequence = a, .token = 3, .outputs = SH_OUT_SAMPLE}, other = {.sequence = b, .token = 4};
+    const sh_ticket ticket = submit_rows(&m, &first, 1);
+    struct sh_results results;
+    core_ok(sh_wait(m.context, ticket, -1, &results, &error), &error);
+    const int32_t sampled = results.items[0].token;
+    const sh_ticket between = submit_rows(&m, &other, 1); /* the next one takes the first one's place */
+    const struct sh_row rows[] = {
+        {.sequence = a, .input = SH_INPUT_SAMPLED, .ticket = ticket, .position = 1, .outputs = SH_OUT_SAMPLE},
+        {.sequence = b, .token = 5, .position = 1, .outputs = SH_OUT_LOGITS}};
+    for (int round = 0; round < 2; round++) {
+        fake.fail_submit = 1;
+        sh_ticket none;
+        assert_int_equal(sh_submit(m.context, &(struct sh_batch){rows, 2}, &none, &error), SH_ERR_DEVICE);
+        assert_non_null(strstr(error.message, "on demand"));
+    }
+    const sh_ticket again = submit_rows(&m, rows, 2);
+    core_ok(sh_wait(m.context, between, -1, &results, &error), &error);
+    core_ok(sh_wait(m.context, again, -1, &results, &error), &error);
+    const int32_t found = results.items[0].token;
+    const uint32_t alone = core_sequence(&m);
+    assert_int_equal(core_step(&m, alone, 3, SH_ROLE_PROMPT, NULL), sampled);
+    assert_int_equal(core_step(&m, alone, sampled, SH_ROLE_GENERATED, NULL), found);
+    unload_failing(&m);
+}
+
 static void a_cache_that_cannot_grow_changes_nothing(void **state) {
     (void)state;
     struct core_model m;
@@ -979,6 +1010,8 @@ static void a_row_without_numbers_fails_alone(void **state) {
         struct sh_results results;
         core_ok(sh_wait(m.context, ticket, -1, &results, &error), &error);
         assert_int_equal(results.items[0].token, -1);
+        assert_int_equal(results.items[0].code, SH_ERR_DEVICE);
+        assert_int_equal(results.items[1].code, SH_OK);
         assert_in_range(results.items[1].token, 0, m.n_vocab - 1);
         const struct sh_row next = {.sequence = a, .input = SH_INPUT_SAMPLED, .ticket = ticket, .position = 1};
         sh_ticket none;
@@ -1016,7 +1049,8 @@ static void generate_with_late_penalties(bool overlapped, bool beside, int32_t t
         core_ok(sh_wait(m.context, last, -1, &results, &error), &error);
         tokens[i] = results.items[0].token;
         if (i == 20) { /* from here on with a bounty on what was generated, on the host */
-            const struct sh_sampler_params penalised = {.size = sizeof penalised, .temperature = 1.5f, .seed = 3, .presence_penalty = -100};
+            const struct sh_sampler_params penalised = {
+                .size = sizeof penalised, .temperature = 1.5f, .seed = 3, .presence_penalty = -100};
             core_ok(sh_sequence_set_sampler(m.context, sequences[0], &penalised, &error), &error);
         }
         if (next == 0) next = submit_rows(&m, rows, n);
@@ -1037,7 +1071,8 @@ static void handed_on_tokens_reach_the_history(void **state) {
     (void)state;
     for (int beside = 0; beside < 2; beside++) {
         int32_t tokens[2][30];
-        for (int overlapped = 0; overlapped < 2; overlapped++) generate_with_late_penalties(overlapped, beside, tokens[overlapped]);
+        for (int overlapped = 0; overlapped < 2; overlapped++)
+            generate_with_late_penalties(overlapped, beside, tokens[overlapped]);
         assert_memory_equal(tokens[0], tokens[1], sizeof tokens[0]);
     }
 }
@@ -1060,6 +1095,7 @@ int main(void) {
         cmocka_unit_test(sequences_are_limited_and_checked),
         cmocka_unit_test(a_full_cache_refuses_and_goes_on),
         cmocka_unit_test(a_failed_submit_changes_nothing),
+        cmocka_unit_test(a_batch_that_did_not_begin_can_come_again),
         cmocka_unit_test(a_cache_that_cannot_grow_changes_nothing),
         cmocka_unit_test(failed_steps_are_undone),
         cmocka_unit_test(a_lost_device_stays_lost),
