@@ -303,7 +303,9 @@ static enum sh_code load_engine(struct job *job, struct sh_error *err) {
     runner.draft_tokens = config->draft_tokens;
     code = load_draft(job, &info, err);
     runner.draft = job->draft_engine;
-    if (code == SH_OK)     runner.context.reuse_tokens = config->prefix_cache == SH_LAYERS_AUTO ? 2ull * info.context_length : config->prefix_cache;
+    if (code == SH_OK)
+        runner.context.reuse_tokens = config->prefix_cache == SH_LAYERS_AUTO ? 2ull * info.context_length : config->prefix_cache;
+    if (runner.lookup || runner.draft) runner.context.back_tokens = runner.draft_tokens; /* guesses that are wrong are taken back */
     code = runner_create(job->engine, &runner, &job->runner, err);
     if (code) {
         sh_model_unload(job->engine);
