@@ -45,7 +45,7 @@ json_t *lora_json(const struct lora_want *list, uint32_t n) {
 json_t *model_adapters(struct model *model) {
     json_t *ids = json_array();
     pthread_mutex_lock(&registry.lock);
-    for (struct model *m = registry.models; m; m = m->next) {
+    for (struct model *m = registry.adapters_known ? registry.models : NULL; m; m = m->next) {
         if (!m->listed || !m->adapter || !*m->base) continue;
         const bool fits = same_name(m->base, model->id) || (*model->name && same_name(m->base, model->name));
         if (fits) json_array_append_new(ids, json_string(m->id));

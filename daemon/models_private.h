@@ -154,6 +154,7 @@ struct registry {
     uint64_t scan_ns;             /* what the last scan took, without the reading of headers */
     struct found_list found;      /* of the last scan: roots and left_out, to which headers add */
     struct headers *headers;      /* the loader's */
+    bool adapters_known;          /* there has been one: else a list of models need not look for each one's */
     struct scan_wait *scan_waits;
     void (*settled)(void *user); /* see models_on_settled */
     void *settled_user;

@@ -75,7 +75,9 @@ static void log_news(const struct found_list *before, const struct found_list *n
         for (uint32_t j = 0; j < before->n_roots && !known; j++)
             known = before->roots[j].error && strcmp(before->roots[j].path, root->path) == 0 &&
                     strcmp(before->roots[j].error, root->error) == 0;
-        if (!known) log_warning("models in %s are not found: %s", root->path, root->error);
+        if (known) continue;
+        if (root->configured) log_warning("models in %s are not found: %s", root->path, root->error);
+        else log_notice("models in %s are not found: %s", root->path, root->error);
     }
     for (uint32_t i = 0; i < now->n_left_out && news <= LOG_LEFT_OUT_MAX; i++) {
         if (was_left_out(before, &now->left_out[i], &at) || ++news > LOG_LEFT_OUT_MAX) continue;
@@ -116,6 +118,7 @@ static void apply_header(struct model *m, const struct header *header) {
         set_text(&m->name, header->name);
         set_text(&m->base, header->base);
         m->adapter = header->adapter;
+        if (m->adapter) registry.adapters_known = true;
         m->size_bytes = header->size_bytes;
     }
     if (!is_idle(m)) return;

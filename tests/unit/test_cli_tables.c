@@ -80,6 +80,12 @@ static void paths_become_absolute_and_names_stay(void **state) {
     model_argument("/a/m.gguf", "/a/m.gguf");
     model_argument("tinyllama.Q4_K_M", "tinyllama.Q4_K_M");
     model_argument(".gguf", ".gguf");
+    model_argument("llama3.2:1b", "llama3.2:1b");
+    model_argument("someone/mine:q8", "someone/mine:q8"); /* a store's name; such a file would be a path */
+    snprintf(expected, sizeof expected, "%s/cli/main.c", here);
+    model_argument("cli/main.c", expected);
+    snprintf(expected, sizeof expected, "%s/none/m.gguf", here);
+    model_argument("none/m.gguf", expected);
     assert_null(cli_model_parameters("\xff"));
     free(here);
 }

@@ -4,6 +4,7 @@
 #include "daemon/control/call.h"
 #include "daemon/devices.h"
 #include "daemon/generation.h"
+#include "daemon/models_private.h"
 #include "tests/unit/daemon_room.h"
 #include "tests/unit/shared.h"
 
@@ -823,6 +824,91 @@ static int teardown(void **state) {
     return 0;
 }
 
+static void test_discover(void **state) {
+    (void)state;
+    char path[700];
+    snprintf(path, sizeof path, "%s/left.gguf", config->model_dirs[0]);
+    assert_int_equal(symlink("/nonexistent/x.gguf", path), 0);
+    struct peer peer = peer_open(0);
+    json_t *answer = peer_call(&peer, "{\"method\":\"io.shimmy.Daemon.Discover\"}");
+    const json_t *item;
+    size_t i, found = 0, told = 0;
+    json_array_foreach(at(answer, "parameters/models"), i, item) {
+        found += strcmp(text_at(item, "id"), "m") == 0;
+        assert_true(json_is_array(at(item, "names")));
+    }
+    json_array_foreach(at(answer, "parameters/left_out"), i, item) {
+        if (!strstr(text_at(item, "path"), "/left.gguf")) continue;
+        told++;
+        assert_non_null(strstr(text_at(item, "reason"), "/nonexistent/x.gguf"));
+    }
+    assert_int_equal(found, 1);
+    assert_int_equal(told, 1);
+    assert_true(json_integer_value(at(answer, "parameters/roots/0/models")) >= 1);
+    assert_true(json_is_null(at(answer, "parameters/roots/0/error")));
+    assert_true(json_is_real(at(answer, "parameters/milliseconds")));
+    json_decref(answer);
+    unlink(path);
+    answer = peer_call(&peer, "{\"method\":\"io.shimmy.Daemon.List\",\"parameters\":{\"rescan\":true}}");
+    assert_true(json_array_size(at(answer, "parameters/models")) >= 1);
+    json_decref(answer);
+    assert_error(peer_call(&peer, "{\"method\":\"io.shimmy.Daemon.Discover\",\"parameters\":{\"x\":1}}"), "org.varlink.service.InvalidParameter");
+    peer_close(&peer);
+
+    /* One that leaves before the answer harms nobody. */
+    for (int n = 0; n < 20; n++) {
+        peer = peer_open(0);
+        peer_send(&peer, "{\"method\":\"io.shimmy.Daemon.Discover\"}");
+        peer_close(&peer);
+    }
+}
+
+/* As in the first moments of a daemon: what is not known yet may come to be, and only who asks for it waits. */
+static void test_unknown_names_wait_alone(void **state) {
+    (void)state;
+    models_on_settled(control_wake, control);
+    pthread_mutex_lock(&registry.lock);
+    registry.scanned = false;
+    registry.patience_ns = sh_now_ns() + 60000000000ull;
+    pthread_mutex_unlock(&registry.lock);
+    assert_false(models_settled());
+    static const char *const waiting[] = {
+        "{\"method\":\"io.shimmy.Daemon.Tokenize\",\"parameters\":{\"model\":\"soon\",\"content\":\"x\"}}",
+        "{\"method\":\"io.shimmy.Daemon.Embed\",\"parameters\":{\"model\":\"soon\",\"texts\":[\"x\"]}}",
+        "{\"method\":\"io.shimmy.Daemon.Load\",\"parameters\":{\"model\":\"soon\"}}",
+        "{\"method\":\"io.shimmy.Daemon.Generate\",\"parameters\":{\"model\":\"soon\",\"prompt\":\"x\"}}",
+    };
+    struct peer peers[SH_COUNT(waiting)], other = peer_open(0), gone = peer_open(0);
+    for (uint32_t i = 0; i < SH_COUNT(waiting); i++) {
+        peers[i] = peer_open(0);
+        peer_send(&peers[i], waiting[i]);
+    }
+    peer_send(&gone, waiting[1]);
+    for (int round = 0; round < 3; round++) { /* others are served meanwhile, and waking early changes nothing */
+        json_decref(peer_call(&other, "{\"method\":\"io.shimmy.Daemon.Status\"}"));
+        json_t *tokens =
+            peer_call(&other, "{\"method\":\"io.shimmy.Daemon.Tokenize\",\"parameters\":{\"model\":\"m\",\"content\":\"x\"}}");
+        assert_true(json_is_array(at(tokens, "parameters/tokens")));
+        json_decref(tokens);
+        control_wake(control);
+    }
+    peer_close(&gone);
+    for (uint32_t i = 0; i < SH_COUNT(waiting); i++) {
+        struct pollfd p = {.fd = peers[i].fd, .events = POLLIN};
+        assert_int_equal(poll(&p, 1, 0), 0);
+    }
+    pthread_mutex_lock(&registry.lock);
+    registry.scanned = true;
+    registry.settled(registry.settled_user);
+    pthread_mutex_unlock(&registry.lock);
+    for (uint32_t i = 0; i < SH_COUNT(waiting); i++) {
+        assert_error(peer_receive(&peers[i]), "io.shimmy.Daemon.ModelNotFound");
+        peer_close(&peers[i]);
+    }
+    peer_close(&other);
+    models_on_settled(NULL, NULL);
+}
+
 int main(int argc, char **argv) {
     int status;
     if (daemon_room_main(argc, argv, &status)) return status;
@@ -831,7 +917,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_messages),     cmocka_unit_test(test_status),       cmocka_unit_test(test_load),
         cmocka_unit_test(test_text), cmocka_unit_test(test_template),         cmocka_unit_test(test_generate),     cmocka_unit_test(test_leaving),
         cmocka_unit_test(test_slow_reader),  cmocka_unit_test(test_many_clients), cmocka_unit_test(test_socket_file),
-        cmocka_unit_test(test_default_path),
+        cmocka_unit_test(test_default_path), cmocka_unit_test(test_discover),     cmocka_unit_test(test_unknown_names_wait_alone),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
