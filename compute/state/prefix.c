@@ -144,7 +144,6 @@ uint32_t sh_prefix_add(struct sh_prefix_index *x, uint32_t parent, uint64_t salt
 static void release_page(struct sh_prefix_index *x, uint32_t node, uint32_t group) {
     uint32_t *page = &x->pages[(size_t)node * x->n_groups + group];
     if (*page == SH_NONE) return;
-    x->evicted += x->pools[group].refs[*page] == 1;
     sh_page_disown(&x->pools[group], *page);
     *page = SH_NONE;
 }
@@ -175,15 +174,24 @@ void sh_prefix_drop_page(struct sh_prefix_index *x, uint32_t node, uint32_t grou
     if (page != SH_NONE && x->pools[group].refs[page] == 1) release_page(x, node, group);
 }
 
+static uint64_t n_kept(const struct sh_prefix_index *x) {
+    uint64_t sum = 0;
+    for (uint32_t g = 0; g < x->n_groups; g++) sum += x->pools[g].n_kept;
+    return sum;
+}
+
 bool sh_prefix_evict(struct sh_prefix_index *x, uint32_t group) {
     const struct sh_page_pool *pool = &x->pools[group];
+    const uint64_t before = n_kept(x);
     if (x->groups[group].kind == SH_STATE_PAGED)
         while (pool->n_free == 0 && x->oldest != SH_NONE) sh_prefix_remove(x, x->oldest);
     else if (pool->n_free == 0 && pool->oldest_kept != SH_NONE) release_page(x, pool->owner[pool->oldest_kept], group);
+    x->evicted += before - n_kept(x);
     return pool->n_free > 0;
 }
 
 static void trim(struct sh_prefix_index *x, uint32_t nodes, uint32_t states) {
+    const uint64_t before = n_kept(x);
     while (x->n_idle > nodes) sh_prefix_remove(x, x->oldest);
     for (uint32_t g = 0; g < x->n_groups; g++) {
         const struct sh_page_pool *pool = &x->pools[g];
@@ -191,6 +199,7 @@ static void trim(struct sh_prefix_index *x, uint32_t nodes, uint32_t states) {
         const uint32_t most = x->groups[g].kind == SH_STATE_RECURRENT ? states : nodes;
         while (pool->n_kept > most) release_page(x, pool->owner[pool->oldest_kept], g);
     }
+    if (nodes > 0) x->evicted += before - n_kept(x); /* else nothing was to be kept */
 }
 
 void sh_prefix_trim(struct sh_prefix_index *x) { trim(x, x->most_idle, x->most_states); }

@@ -104,7 +104,7 @@ enum { LONG = 200, CUT = 160, ROWS_SEEN = 8 };
 static const struct subject {
     const char *name; /* of a model in ../shared/parity; NULL: the one above */
     bool software;    /* on a software device, too, where pipelines take seconds */
-} subjects[] = {{NULL, true},        {"gpt-oss-MXFP4", true}, {"mamba-F16", false},
+} subjects[] = {{NULL, true},         {"gpt-oss-MXFP4", true}, {"mamba-F16", false},
                 {"lfm2-Q8_0", false}, {"qwen35-Q8_0", true},   {"deepseek2-mla-F16", false}};
 
 struct bench {
@@ -307,7 +307,70 @@ static void every_kind_of_group(void **state) {
         }
 }
 
+/* ---- several devices, several at once ---- */
+
+/* Two compute the same at the same time, with two steps in flight, over as many segments as there are devices; both keep what they
+ * computed as one, and it goes to a file and comes back in parts. */
+static void at_the_same_time(const char *devices) {
+    const struct sh_context_params params = {.size = sizeof params, .kv_tokens = 2048, .reuse_tokens = 1024};
+    struct core_model m;
+    int32_t tokens[N];
+    float expected[VOCAB], found[VOCAB];
+    core_load_split(&m, devices, llama, &params);
+    some_tokens(9, tokens, N);
+    const uint32_t alone = core_sequence(&m);
+    core_prefill(&m, alone, tokens, N, 0, NULL, expected);
+    sh_sequence_destroy(m.context, alone);
+    const uint32_t pair[] = {core_sequence(&m), core_sequence(&m)};
+    for (int i = 0; i < 2; i++) assert_int_equal(reuse(&m, pair[i], NULL, 0, 3), 0);
+    sh_ticket tickets[(N + 15) / 16];
+    struct sh_results results;
+    uint32_t submitted = 0, waited = 0;
+    for (uint32_t begin = 0; begin < N; begin += 16) {
+        struct sh_row rows[32];
+        uint32_t n = 0;
+        for (int i = 0; i < 2; i++)
+            for (uint32_t p = begin; p < begin + 16 && p < N; p++)
+                rows[n++] = (struct sh_row){
+                    .sequence = pair[i], .token = tokens[p], .position = p, .outputs = p + 1 == N ? SH_OUT_LOGITS : 0};
+        if (submitted - waited == 2) core_ok(sh_wait(m.context, tickets[waited++], -1, &results, &error), &error);
+        core_ok(sh_submit(m.context, &(struct sh_batch){rows, n}, &tickets[submitted++], &error), &error);
+    }
+    while (waited < submitted) core_ok(sh_wait(m.context, tickets[waited++], -1, &results, &error), &error);
+    assert_int_equal(results.count, 2);
+    for (uint32_t i = 0; i < 2; i++) assert_memory_equal(results.items[i].logits, expected, sizeof expected);
+    assert_int_equal(stats_of(&m).pages_used, 4 + 2); /* whole ones once, and what each has of the fifth */
+    for (int i = 0; i < 2; i++) sh_sequence_destroy(m.context, pair[i]);
+    assert_int_equal(stats_of(&m).pages_kept, 4);
+    const int fd = open(test_scratch("reuse-split.state"), O_RDWR | O_CREAT | O_TRUNC, 0600);
+    uint32_t saved = 0, n = 0;
+    int32_t *back = NULL;
+    assert_true(fd >= 0);
+    core_ok(sh_context_save(m.context, tokens, N, 3, fd, &saved, &error), &error);
+    assert_int_equal(lseek(fd, 0, SEEK_SET), 0);
+    core_ok(sh_context_restore(m.context, fd, 4, &back, &n, &error), &error);
+    assert_int_equal(n, 128);
+    free(back);
+    close(fd);
+    const uint32_t restored = core_sequence(&m);
+    assert_int_equal(reuse(&m, restored, tokens, N - 1, 4), 128);
+    core_prefill(&m, restored, tokens + 128, N - 128, 0, NULL, found);
+    assert_memory_equal(found, expected, sizeof expected);
+    core_unload(&m);
+}
+
+static void on_one_device_and_on_two(void **state) {
+    (void)state;
+    const char *names[CORE_MAX_DEVICES];
+    const uint32_t n = core_devices(names);
+    char both[256];
+    at_the_same_time(names[0]);
+    snprintf(both, sizeof both, "%s+%s", names[0], names[n - 1]);
+    if (n > 1) at_the_same_time(both);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(reused_equals_recomputed), cmocka_unit_test(every_kind_of_group)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(reused_equals_recomputed), cmocka_unit_test(every_kind_of_group),
+                                       cmocka_unit_test(on_one_device_and_on_two)};
     return cmocka_run_group_tests_name("core_reuse", tests, write_models, NULL);
 }
