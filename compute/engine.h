@@ -480,6 +480,9 @@ struct sh_context_params {
 SH_API enum sh_code sh_context_create(struct sh_model *model, const struct sh_context_params *params, struct sh_context **out,
                                       struct sh_error *err);
 SH_API void sh_context_destroy(struct sh_context *context);
+/* From now on pools grow no further than for so many tokens over all sequences, but at least for one sequence of full length, and never beyond kv_tokens.
+ * What they have they keep. So contexts can share memory, the larger part of which goes to those that come to need it. Any thread. */
+SH_API void sh_context_limit(struct sh_context *context, uint64_t kv_tokens);
 
 struct sh_context_stats {
     uint32_t page_tokens;              /* tokens of a page */

@@ -75,17 +75,21 @@ static void add_need(const struct memory_need *need, uint64_t cache_bytes, bool 
     }
 }
 
+/* Of one token in the caches of a model that is loaded. */
+static uint64_t token_bytes(const struct model *m) {
+    return m->info.context_length > 0 ? (m->need.cache[DEVICE] + m->need.cache[HOST]) / m->info.context_length : 0;
+}
+
+static uint64_t cache_bytes_of(const struct model *m) {
+    struct runner_stats stats = {0};
+    if (m->runner) runner_get_stats(m->runner, &stats);
+    return stats.context.cache_bytes;
+}
+
 /* Of one model now, or with the largest cache that it may come to have. */
 static void add_model(const struct budget *budget, const struct model *m, bool grown, uint64_t taken[BUDGETS]) {
     if (!m->counted) return;
-    uint64_t cache_bytes = 0;
-    if (m->runner && !grown) {
-        struct runner_stats stats;
-        runner_get_stats(m->runner, &stats);
-        cache_bytes = stats.context.cache_bytes;
-    } else if (grown && m->info.context_length > 0) {
-        cache_bytes = (m->need.cache[DEVICE] + m->need.cache[HOST]) / m->info.context_length * m->kv_tokens;
-    }
+    const uint64_t cache_bytes = grown && m->runner ? sh_max_u64(token_bytes(m) * m->kv_wanted, cache_bytes_of(m)) : cache_bytes_of(m);
     add_need(&m->need, cache_bytes, m->device_used == budget->device, taken);
 }
 
@@ -245,4 +249,28 @@ uint64_t budget_kv_tokens(const struct budget *budget, const struct model *for_m
         if (per_token > 0) tokens = sh_min_u64(tokens, left / 2 / per_token);
     }
     return sh_max_u64(tokens, whole);
+}
+
+void budget_share_out(const struct budget *budget) {
+    uint64_t now[BUDGETS], most[BUDGETS];
+    double share[BUDGETS];
+    budget_taken(budget, NULL, false, now);
+    budget_taken(budget, NULL, true, most);
+    for (uint32_t place = 0; place < BUDGETS; place++) {
+        const uint64_t limit = budget->limit[place];
+        share[place] = most[place] <= limit ? 1 : limit > now[place] ? (double)(limit - now[place]) / (double)(most[place] - now[place]) : 0;
+    }
+    for (struct model *m = registry.models; m; m = m->next) {
+        const uint64_t per_token = m->runner && m->counted ? token_bytes(m) : 0;
+        if (per_token == 0) continue;
+        double part = m->need.cache[HOST] > 0 || m->need.in_host ? share[HOST] : 1;
+        if (m->need.cache[DEVICE] > 0 && m->device_used == budget->device && share[DEVICE] < part) part = share[DEVICE];
+        const uint64_t held = sh_max_u64(m->info.context_length, cache_bytes_of(m) / per_token);
+        uint64_t tokens = m->kv_wanted;
+        if (held < tokens) tokens = held + (uint64_t)((double)(tokens - held) * part);
+        if (tokens == m->kv_tokens) continue;
+        log_write(SH_LOG_DEBUG, m->id, "its cache may grow to %" PRIu64 " tokens", tokens);
+        m->kv_tokens = tokens;
+        runner_limit_cache(m->runner, tokens);
+    }
 }

@@ -10,6 +10,8 @@
  * integrated devices take the host's memory, and count there, too.
  *   Where kv_tokens is not configured a model's cache may grow to half of what is left of the budget when it is loaded (if all other caches were
  * as large as they may become), at least one sequence of full length, at most one for each of max_sequences.
+ * Where all caches together could outgrow the budget, what is left of it beyond what is held now is shared out in proportion to what each may come
+ * to need, anew with every load and unload: pools grow no further than that (sh_context_limit), and generations wait for pages.
  *   Room is made by unloading models that are idle, the least recently used first, if that is enough. Models that are busy are not
  * interrupted: a load that needs their room waits. So that it does not wait for ever, a model that has had its turn (BUDGET_TURN_NS, and twice
  * the time that its load took) takes no more requests then; those that it has are finished, and new ones wait until it is loaded again,
@@ -51,7 +53,9 @@ struct model *budget_least_used(const struct model *except);
  * ROOM_BUSY: when to look again at the latest. */
 enum room budget_make_room(const struct budget *budget, const struct model *for_model, const struct memory_need *need, bool begin,
                            uint64_t *again_ns, struct sh_error *err);
-/* The tokens that a model's cache may grow to. `whole`: those of one sequence; `wanted`: as configured, 0 if it is not. */
+/* Sets how far the caches of all models may grow. */
+void budget_share_out(const struct budget *budget);
+/* The tokens that a model's cache may grow to at most. `whole`: those of one sequence; `wanted`: as configured, 0 if it is not. */
 uint64_t budget_kv_tokens(const struct budget *budget, const struct model *for_model, const struct memory_need *need, uint64_t whole,
                           uint32_t sequences, uint64_t wanted);
 

@@ -2,7 +2,7 @@
  * keeper.c - the thread that unloads models and minds the time: drained models go, idle ones after keep_alive, waits for loads end at
  * their deadlines. What it does takes no time from loads, and it holds registry.lock only to look and to write results down.
  */
-#include "daemon/models_private.h"
+#include "daemon/budget.h"
 
 #include "compute/base.h"
 #include "daemon/devices.h"
@@ -33,6 +33,7 @@ static void unload(struct model *m) {
     m->runner = NULL; /* from here on nobody sees what goes away */
     m->engine = m->draft = NULL;
     m->device = m->host = NULL;
+    while (m->runner_users > 0) registry_wait_changed(UINT64_MAX);
     pthread_mutex_unlock(&registry.lock);
     log_write(SH_LOG_INFO, m->id, "unloading");
     runner_destroy(runner);
@@ -44,6 +45,9 @@ static void unload(struct model *m) {
     pthread_mutex_lock(&registry.lock);
     m->counted = false;
     m->need = (struct memory_need){0};
+    struct budget budget = {.device = m->device_used};
+    memcpy(budget.limit, m->limits, sizeof budget.limit);
+    budget_share_out(&budget);
     if (!m->loads) m->keep_alive_set = false; /* else it comes back at once, and keeps it */
     m->prompt_tokens += stats.prompt_tokens;
     m->generated_tokens += stats.generated_tokens;

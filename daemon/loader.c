@@ -223,7 +223,7 @@ static uint64_t choose_kv_tokens(struct job *job, const struct sh_model_info *in
     const uint64_t tokens =
         budget_kv_tokens(&job->budget, m, &m->need, info->context_length, config->max_sequences, config->kv_tokens);
     const uint64_t per_token = (m->need.cache[0] + m->need.cache[1]) / info->context_length;
-    m->kv_tokens = tokens;
+    m->kv_wanted = m->kv_tokens = tokens;
     pthread_mutex_unlock(&registry.lock);
     log_write(SH_LOG_INFO, m->id, "its cache may grow to %llu tokens, %.1f MiB%s", (unsigned long long)tokens,
               (double)(tokens * per_token) / (1 << 20),
@@ -478,6 +478,8 @@ static void note_ready(struct job *job, const struct file_identity *identity, js
               (double)(m->info.weights_bytes[0] + m->info.weights_bytes[1]) / (1 << 20));
     note_parts(job, m);
     model_set_state(m, MODEL_READY);
+    memcpy(m->limits, job->budget.limit, sizeof m->limits);
+    budget_share_out(&job->budget);
 }
 
 /* The lock is held. */

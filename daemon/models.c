@@ -549,7 +549,8 @@ static enum sh_code join_load(struct model *model, const struct load_params *par
     if (ready || model->loads) {
         if (!wants_agree(model, params))
             return sh_fail(err, SH_ERR_INVALID,
-                           "%s is %s with other settings (device %s, context %u, its chat template, the model that drafts for it, or where its layers are): reload swaps it",
+                           "%s is %s with other settings (device %s, context %u, its chat template, the model that drafts for it, or where its "
+                           "layers are): reload swaps it",
                            model->id, model->state == MODEL_READY ? "loaded" : "being loaded",
                            model->device ? sh_device_get_info(model->device)->name : "not chosen yet",
                            model->state == MODEL_READY ? model->info.context_length : model->wants.context_length);
@@ -642,6 +643,42 @@ uint64_t model_instance(struct model *model) {
     const uint64_t instance = model->state == MODEL_READY ? model->ready_since_ns : 0; /* the one loader made each at another time */
     pthread_mutex_unlock(&registry.lock);
     return instance;
+}
+
+/* ---- sessions ---------------------------------------------------------------------------------------- */
+
+/* The model's runner, which stays until runner_leave; NULL: it is not loaded. */
+static struct runner *runner_enter(struct model *model, struct sh_error *err) {
+    pthread_mutex_lock(&registry.lock);
+    struct runner *runner = model->state == MODEL_READY ? model->runner : NULL;
+    if (runner) model->runner_users++;
+    pthread_mutex_unlock(&registry.lock);
+    if (!runner) sh_fail(err, SH_ERR_NOT_FOUND, "%s is not loaded", model->id);
+    return runner;
+}
+
+static void runner_leave(struct model *model) {
+    pthread_mutex_lock(&registry.lock);
+    model->runner_users--;
+    pthread_cond_broadcast(&registry.changed);
+    pthread_mutex_unlock(&registry.lock);
+}
+
+enum sh_code model_save_session(struct model *model, const char *session, uint64_t salt, int fd, uint32_t *tokens, struct sh_error *err) {
+    struct runner *runner = runner_enter(model, err);
+    if (!runner) return SH_ERR_NOT_FOUND;
+    const enum sh_code code = runner_save_session(runner, session, salt, fd, tokens, err);
+    runner_leave(model);
+    return code;
+}
+
+enum sh_code model_restore_session(struct model *model, const char *session, uint64_t salt, int fd, uint32_t *tokens,
+                                   struct sh_error *err) {
+    struct runner *runner = runner_enter(model, err);
+    if (!runner) return SH_ERR_NOT_FOUND;
+    const enum sh_code code = runner_restore_session(runner, session, salt, fd, tokens, err);
+    runner_leave(model);
+    return code;
 }
 
 /* ---- the vocabulary ---------------------------------------------------------------------------------- */

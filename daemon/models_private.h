@@ -105,7 +105,9 @@ struct model {
     uint64_t need_order;      /* 0: not known */
     uint64_t told_order;      /* of the load that the log knows to wait for room */
     bool modest;              /* all who wait are */
-    uint64_t kv_tokens;       /* while loaded: what its cache may grow to */
+    uint64_t kv_wanted;       /* while loaded: what its cache may grow to if there is room for all, */
+    uint64_t kv_tokens;       /* and as there is now; */
+    uint64_t limits[2];       /* the budgets when it was loaded */
     bool counted;             /* it takes memory: loaded, or being unloaded; */
     const struct sh_device *device_used; /* of this device; only compared */
     uint64_t chosen;          /* budget.c's: the last search in which it was chosen to go */
@@ -119,6 +121,7 @@ struct model {
     struct sh_model *draft; /* the engine of the model that drafts for it; NULL: none */
     char *draft_id;         /* and what it is called; "" */
     struct runner *runner;
+    uint32_t runner_users; /* who call it without the lock: it is not destroyed before they are done */
     const struct sh_vocab *vocab; /* what it is served with; held in `vocabs` */
     struct sh_model_info info;
     json_t *chat; /* see struct model_view */

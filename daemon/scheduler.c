@@ -315,6 +315,8 @@ void runner_get_stats(struct runner *r, struct runner_stats *out) {
     sh_context_get_stats(r->context, &out->context);
 }
 
+void runner_limit_cache(struct runner *r, uint64_t kv_tokens) { sh_context_limit(r->context, kv_tokens); }
+
 static void free_runner(struct runner *r) {
     speculator_destroy(r->speculator);
     sh_context_destroy(r->context);

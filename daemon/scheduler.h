@@ -65,6 +65,8 @@ enum sh_code runner_restore_session(struct runner *runner, const char *session, 
  * accepted is returned with references, so that the caller ends it (gen_fail) when it holds no locks. *n of them, malloc'd. */
 struct generation **runner_set_stuck(struct runner *runner, const char *reason, uint32_t *n);
 
+/* Its cache grows no further than for so many tokens, until this is called again (sh_context_limit). */
+void runner_limit_cache(struct runner *runner, uint64_t kv_tokens);
 void runner_get_stats(struct runner *runner, struct runner_stats *out);
 
 #endif

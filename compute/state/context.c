@@ -94,6 +94,7 @@ enum sh_code sh_context_create(struct sh_model *model, const struct sh_context_p
     if (c == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a context");
     c->model = model;
     c->params = complete;
+    atomic_init(&c->kv_limit, UINT64_MAX);
     c->n_groups = model->program->n_groups;
     c->next_ticket = c->oldest = 1;
     if (!allocate(c)) {

@@ -122,6 +122,7 @@ struct sh_context {
     uint32_t n_groups;
     struct sh_page_pool *pools;    /* [n_groups] */
     bool *no_memory;               /* [n_groups] the pool could not grow lately */
+    atomic_uint_fast64_t kv_limit; /* see sh_context_limit */
     struct sh_prefix_index prefix;
     struct sh_exec_context **exec; /* [n_devices] NULL where a device has no segments */
     bool *holds_group;             /* [n_devices][n_groups] the device has layers of the group */

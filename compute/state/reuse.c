@@ -3,9 +3,20 @@
 
 /* ---- room ---- */
 
+void sh_context_limit(struct sh_context *c, uint64_t kv_tokens) { atomic_store(&c->kv_limit, sh_max_u64(kv_tokens, c->model->spec.context_length)); }
+
+/* Pages that the group's pool may come to have: what it was created for, unless that was limited since; what it has it keeps. */
+static uint32_t most_pages(const struct sh_context *c, uint32_t group) {
+    const struct sh_page_pool *pool = &c->pools[group];
+    const uint64_t limit = atomic_load(&c->kv_limit);
+    if (limit >= c->params.kv_tokens) return pool->n_max;
+    const uint64_t pages = sh_cache_pages(sh_context_group(c, group), &c->params, c->params.max_sequences, limit);
+    return (uint32_t)sh_max_u64(sh_min_u64(pages, pool->n_max), pool->n_reserved);
+}
+
 static enum sh_code grow_pool(struct sh_context *c, uint32_t group, struct sh_error *err) {
     struct sh_page_pool *pool = &c->pools[group];
-    const uint32_t n = (uint32_t)sh_min_u64(pool->n_max, (uint64_t)pool->n_reserved + c->slab_pages[group]);
+    const uint32_t n = (uint32_t)sh_min_u64(most_pages(c, group), (uint64_t)pool->n_reserved + c->slab_pages[group]);
     for (uint32_t d = 0; d < c->model->n_devices; d++) {
         if (!c->holds_group[d * c->n_groups + group]) continue;
         const enum sh_code code = sh_context_executor(c, d)->pool_reserve(c->exec[d], group, n, err);
@@ -18,7 +29,7 @@ static enum sh_code grow_pool(struct sh_context *c, uint32_t group, struct sh_er
 enum sh_code sh_context_make_room(struct sh_context *c, uint32_t group, struct sh_error *err) {
     struct sh_page_pool *pool = &c->pools[group];
     if (pool->n_free > 0) return SH_OK;
-    const bool full = pool->n_reserved == pool->n_max;
+    const bool full = pool->n_reserved == most_pages(c, group);
     enum sh_code code = SH_OK;
     if (!full && !c->no_memory[group]) {
         code = grow_pool(c, group, err);
@@ -28,7 +39,7 @@ enum sh_code sh_context_make_room(struct sh_context *c, uint32_t group, struct s
     if (sh_prefix_evict(&c->prefix, group)) return SH_OK;
     if (full)
         return sh_fail(err, SH_ERR_NO_PAGES,
-                       "all %u cache pages of %d tokens are in use; end a sequence, or configure a larger cache", pool->n_max,
+                       "all %u cache pages of %d tokens are in use; end a sequence, or configure a larger cache", pool->n_reserved,
                        SH_PAGE_TOKENS);
     if (code != SH_OK) return code;
     code = grow_pool(c, group, err); /* there may be memory again */
@@ -40,7 +51,7 @@ enum sh_code sh_context_make_room(struct sh_context *c, uint32_t group, struct s
 static bool limits_tokens(const struct sh_context *c, uint32_t group) {
     const struct sh_state_group *g = sh_context_group(c, group);
     if (g->kind != SH_STATE_WINDOWED) return g->kind == SH_STATE_PAGED;
-    return c->pools[group].n_max < sh_cache_pages(g, &c->params, c->params.max_sequences, UINT64_MAX - SH_PAGE_TOKENS);
+    return most_pages(c, group) < sh_cache_pages(g, &c->params, c->params.max_sequences, UINT64_MAX - SH_PAGE_TOKENS);
 }
 
 uint64_t sh_context_free_tokens(const struct sh_context *c) {
@@ -48,7 +59,7 @@ uint64_t sh_context_free_tokens(const struct sh_context *c) {
     for (uint32_t g = 0; g < c->n_groups; g++) {
         if (!limits_tokens(c, g)) continue;
         const struct sh_page_pool *pool = &c->pools[g];
-        const uint64_t more = c->no_memory[g] ? 0 : pool->n_max - pool->n_reserved;
+        const uint64_t more = c->no_memory[g] ? 0 : most_pages(c, g) - pool->n_reserved;
         least = sh_min_u64(least, (pool->n_free + pool->n_kept + more) * SH_PAGE_TOKENS);
     }
     return least;

@@ -322,12 +322,96 @@ static void test_preload(void **state) {
     end_room(config);
 }
 
+static struct model_view view_of(const char *name) {
+    struct model *model = find(name);
+    struct model_view view;
+    model_get_view(model, &view);
+    model_unref(model);
+    return view;
+}
+
+static uint64_t kv_tokens_of(const char *name) {
+    struct model_view view = view_of(name);
+    const uint64_t tokens = view.kv_tokens;
+    model_view_finish(&view);
+    return tokens;
+}
+
+/* Caches that could outgrow the budget together may each grow to their part of it, anew with each load and unload. */
+static void test_caches_share(void **state) {
+    (void)state;
+    struct sh_error err;
+    struct config *config = begin_room(3.2, "--kv-tokens", "10000000");
+    assert_int_equal(load("a", NULL), SH_OK);
+    const uint64_t alone = kv_tokens_of("a");
+    assert_in_range(alone, 256, 9999999);
+    assert_int_equal(load("b", NULL), SH_OK);
+    const uint64_t beside = kv_tokens_of("a");
+    assert_in_range(beside, 256, alone - 1);
+    assert_in_range(kv_tokens_of("b"), 256, alone);
+    int32_t tokens[20];
+    answer_of("a", tokens);
+    answer_of("b", tokens);
+    struct model *b = find("b");
+    assert_int_equal(model_unload(b, NULL, NULL, &err), SH_OK);
+    model_unref(b);
+    assert_true(room_wait_state("b", MODEL_DISCOVERED));
+    assert_in_range(kv_tokens_of("a"), beside + 1, alone);
+    end_room(config);
+}
+
+/* A model that drafts is loaded with the one it drafts for, counts with it, goes with it, and changes nothing of the answer. */
+static void test_draft(void **state) {
+    (void)state;
+    struct sh_error err;
+    int32_t alone[20], tokens[20];
+    struct config *config = begin_room(100, NULL, NULL);
+    assert_int_equal(load("b", NULL), SH_OK);
+    answer_of("b", alone);
+    struct model_view without = view_of("b");
+    assert_string_equal(without.draft, "");
+    struct waiting w;
+    begin(&w, "b", &(struct load_params){.draft = "b", .reload = true});
+    assert_int_equal(end(&w), SH_ERR_INVALID);
+    begin(&w, "b", &(struct load_params){.draft = "nonexistent"});
+    assert_int_equal(end(&w), SH_ERR_NOT_FOUND);
+    begin(&w, "b", &(struct load_params){.draft = "a"});
+    assert_int_equal(end(&w), SH_OK);
+    struct model_view with = view_of("b");
+    assert_string_equal(with.draft, "a");
+    assert_true(with.memory_bytes > without.memory_bytes);
+    assert_int_equal(room_state("a"), MODEL_DISCOVERED);
+    answer_of("b", tokens);
+    assert_memory_equal(tokens, alone, sizeof alone);
+    model_view_finish(&with);
+    model_view_finish(&without);
+    struct model *b = find("b");
+    assert_int_equal(model_unload(b, NULL, NULL, &err), SH_OK);
+    model_unref(b);
+    end_room(config);
+
+    /* A configured one that is no good is done without. */
+    char path[600];
+    snprintf(path, sizeof path, "%s/a.gguf", directory);
+    config = begin_room(100, "--draft", path);
+    assert_int_equal(load("a", NULL), SH_OK);
+    assert_int_equal(load("b", NULL), SH_OK);
+    struct model_view a = view_of("a");
+    with = view_of("b");
+    assert_string_equal(a.draft, "");
+    assert_string_equal(with.draft, "a");
+    model_view_finish(&a);
+    model_view_finish(&with);
+    end_room(config);
+}
+
 int main(int argc, char **argv) {
     int status;
     if (daemon_room_main(argc, argv, &status)) return status;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_three_for_two), cmocka_unit_test(test_never),      cmocka_unit_test(test_waits),
         cmocka_unit_test(test_turns),         cmocka_unit_test(test_keep_alive), cmocka_unit_test(test_preload),
+        cmocka_unit_test(test_caches_share),  cmocka_unit_test(test_draft),
     };
     return cmocka_run_group_tests(tests, measure, NULL);
 }
