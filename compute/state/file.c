@@ -2,7 +2,9 @@
 #include "compute/digest.h"
 #include "compute/state/context.h"
 
+#include <elf.h>
 #include <errno.h>
+#include <link.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -38,6 +40,28 @@ static void add_line(struct text *t, const char *fmt, ...) {
     t->length += length + 1;
 }
 
+/* The linker's mark of this very program: another build may compute otherwise under the same version. Empty if it has none. */
+static int find_build(struct dl_phdr_info *info, size_t size, void *user) {
+    (void)size;
+    char *text = user;
+    for (int i = 0; i < info->dlpi_phnum; i++) {
+        const ElfW(Phdr) *p = &info->dlpi_phdr[i];
+        if (p->p_type != PT_NOTE) continue;
+        const uint8_t *at = (const uint8_t *)(info->dlpi_addr + p->p_vaddr), *end = at + p->p_memsz;
+        while ((size_t)(end - at) >= sizeof(ElfW(Nhdr))) {
+            const ElfW(Nhdr) *note = (const void *)at;
+            const uint8_t *name = at + sizeof *note, *id = name + (note->n_namesz + 3) / 4 * 4;
+            if (note->n_type == NT_GNU_BUILD_ID && note->n_namesz == 4 && memcmp(name, "GNU", 4) == 0) {
+                for (uint32_t k = 0; k < note->n_descsz && k < 20; k++) snprintf(text + 2 * (size_t)k, 3, "%02x", id[k]);
+                return 1;
+            }
+            at = id + (note->n_descsz + 3) / 4 * 4;
+            if (at > end) break;
+        }
+    }
+    return 1; /* the program itself comes first */
+}
+
 static uint64_t page_bytes(const struct sh_context *c, uint32_t device, uint32_t group) {
     if (c->exec[device] == NULL || !c->holds_group[device * c->n_groups + group]) return 0;
     return sh_context_executor(c, device)->page_bytes(c->exec[device], group);
@@ -46,8 +70,10 @@ static uint64_t page_bytes(const struct sh_context *c, uint32_t device, uint32_t
 static enum sh_code make_identity(const struct sh_context *c, struct text *t, struct sh_error *err) {
     static const char *const kinds[] = {
         [SH_STATE_PAGED] = "paged", [SH_STATE_WINDOWED] = "windowed", [SH_STATE_RECURRENT] = "recurrent"};
+    char build[41] = "";
+    dl_iterate_phdr(find_build, build);
     *t = (struct text){.complete = true};
-    add_line(t, "program: %s", sh_version());
+    add_line(t, "program: %s %s", sh_version(), build);
     add_line(t, "model: %s %016llx%016llx", c->model->info.architecture, (unsigned long long)c->model->fingerprint[0],
              (unsigned long long)c->model->fingerprint[1]);
     add_line(t, "cache: %s, pages of %d tokens", c->params.kv_type == SH_KV_F32 ? "f32" : "f16", SH_PAGE_TOKENS);
