@@ -205,7 +205,7 @@ static enum sh_code add_chunk(struct runner *r, struct step *step, struct choice
     struct part *part = batch_part(step, run, choice, 0);
     for (uint32_t k = 0; k < n; k++) {
         struct sh_row *row = add_known(r, step, choice, choice->at + k);
-        if (!p->echo_logprobs || choice->at + k + 1 >= p->n_prompt) continue;
+        if (!p->echo_logprobs || choice->at + k + 1 >= p->n_prompt || choice->at + k < run->echoed) continue;
         row->outputs = SH_OUT_LOGITS;
         step->n_outputs++;
         step->n_logits++;

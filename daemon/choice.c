@@ -167,6 +167,7 @@ enum sh_code choice_take_result(struct choice *choice, const struct sh_result *r
             return no_token(result, err);
         }
         push_text(run, GEN_EVENT_PROMPT, 0, next, "", 0, logprob, GEN_RUNNING, -1);
+        run->echoed = result->position + 1;
         return SH_OK;
     }
     if (choice->empty) {

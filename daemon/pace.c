@@ -12,7 +12,9 @@ enum {
 /* Steps of prompts alone are sized to take about this long: between steps cancellations are noticed. */
 #define STEP_LONG_NS 500e6
 #define STEP_SHORT_NS 150e6
+/* What takes longer than known counts less than what takes shorter: most of it is other work of the machine, which comes and goes. */
 #define WEIGHT_OF_NEW 0.25
+#define WEIGHT_OF_LONGER 0.1
 #define OUTLIER 3.0 /* a step that took longer than so many times what is known counts as so many times: the machine did something else */
 
 void pace_init(struct pace *pace, uint32_t most_prompt_rows) {
@@ -34,7 +36,7 @@ static void learn(struct pace_table *table, uint32_t rows, double ns) {
     }
     if (ns > OUTLIER * entry->ns && entry->ns > 0) ns = OUTLIER * entry->ns;
     entry->rows += WEIGHT_OF_NEW * (rows - entry->rows);
-    entry->ns += WEIGHT_OF_NEW * (ns - entry->ns);
+    entry->ns += (ns > entry->ns ? WEIGHT_OF_LONGER : WEIGHT_OF_NEW) * (ns - entry->ns);
 }
 
 /* The measured entries next to so many rows, below and above; NULL: there is none. */

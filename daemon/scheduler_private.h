@@ -59,6 +59,7 @@ struct run { /* one generation being served */
     uint32_t leader;        /* the choice that takes in the prompt for those that follow */
     uint32_t shared;        /* tokens of the prompt that they share */
     uint32_t counted;       /* tokens of the prompt that were counted as taken in */
+    uint32_t echoed;        /* with echo_logprobs: tokens of the prompt whose successor was told of */
     uint32_t limit;         /* tokens per choice */
     uint32_t share;         /* rows of a step for a choice that decodes, at most */
     bool overlap_prompt, overlap_decode; /* its rows may be submitted while such are in flight */

@@ -3,6 +3,7 @@
  * and whoever leaves; who comes first; and nothing is left behind.
  */
 #include "compute/base.h"
+#include "compute/grammar/grammar.h"
 #include "daemon/generation_private.h"
 #include "daemon/metrics.h"
 #include "daemon/scheduler.h"
@@ -32,6 +33,7 @@ struct said {
     float logprobs[CHOICES][MOST_TOKENS];
     uint32_t count[CHOICES];
     enum gen_finish finish[CHOICES], end;
+    uint32_t n_prompt; /* events of the prompt */
 };
 
 struct request {
@@ -81,6 +83,7 @@ static bool take(struct request *q) {
             if (event.logprob) said->logprobs[event.choice][said->count[event.choice]] = event.logprob->logprob;
             said->tokens[event.choice][said->count[event.choice]++] = event.token;
         }
+        said->n_prompt += event.kind == GEN_EVENT_PROMPT;
         if (event.kind == GEN_EVENT_CHOICE) said->finish[event.choice] = event.finish;
         if (event.kind == GEN_EVENT_END) {
             said->end = event.finish;
@@ -143,8 +146,9 @@ static struct runner *make(struct core_model *m, uint32_t sequences, uint64_t kv
     return runner;
 }
 
-/* All kinds of requests: samplers of the device and of the host, several choices, log-probs, prompts that share their beginning and such that do not. */
-static void mixed(struct request *requests, uint32_t n) {
+/* All kinds of requests: samplers of the device and of the host, several choices, log-probs, grammars, prompts that share their beginning
+ * and such that do not. */
+static void mixed(struct request *requests, uint32_t n, struct sh_grammar *grammar) {
     struct test_rng rng = {11};
     for (uint32_t i = 0; i < n; i++) {
         struct request *q = &requests[i];
@@ -161,7 +165,21 @@ static void mixed(struct request *requests, uint32_t n) {
         q->params.echo_logprobs = i % 18 == 4;
         if (i % 10 == 6) q->params.n_choices = CHOICES;
         q->params.no_reuse = i % 13 == 12;
+        if (i % 11 == 7) q->params.grammar = grammar, q->params.ignore_eos = false;
     }
+}
+
+/* Texts with a part that is forced, longer than a step gives room for among others. */
+static struct sh_grammar *make_grammar(const struct sh_vocab *vocab) {
+    struct sh_error err;
+    struct sh_grammar *grammar;
+    struct sh_gr *gr = sh_gr_create();
+    assert_non_null(gr);
+    const sh_gr_expr letters = sh_gr_repeat(gr, sh_gr_class(gr, &(struct sh_gr_range){'a', 'z'}, 1, false), 4, 12);
+    const sh_gr_expr parts[] = {letters, sh_gr_text(gr, "<1234567890>", 12), letters, sh_gr_text(gr, ".", 1), letters};
+    core_ok(sh_gr_compile(gr, sh_gr_sequence(gr, parts, SH_COUNT(parts)), vocab, &grammar, &err), &err);
+    sh_gr_destroy(gr);
+    return grammar;
 }
 
 static void compare(const struct request *requests, const struct said *want, uint32_t n, const char *what) {
@@ -178,7 +196,8 @@ static void together_as_alone(const char *device, const char *file, uint32_t n) 
     assert_non_null(requests);
     assert_non_null(want);
     core_load(&m, device, file, NULL);
-    mixed(requests, n);
+    struct sh_grammar *grammar = make_grammar(sh_model_vocab(m.model));
+    mixed(requests, n, grammar);
     struct runner *one = make(&m, CHOICES, 4 * CONTEXT, false);
     for (uint32_t i = 0; i < n; i++) {
         const bool no_reuse = requests[i].params.no_reuse;
@@ -211,6 +230,7 @@ static void together_as_alone(const char *device, const char *file, uint32_t n) 
     }
     assert_int_equal(preemptions[0], 0);
     if (n == MANY) assert_true(preemptions[1] > 0); /* a recurrent state takes no pages */
+    sh_grammar_unref(grammar);
     core_unload(&m);
     free(requests);
     free(want);
