@@ -95,7 +95,7 @@ typedef void tile_fn(const struct sh_cpu_matmul *m, uint64_t group, uint64_t gro
     }
 #define TILES(dot) TILE(dot, 1) TILE(dot, 2) TILE(dot, 3) TILE(dot, 4)
 
-/* tiles[n - 1] computes n operand rows; NULL from the widest on. */
+/* of[n - 1] computes n operand rows; NULL: not by one tile. */
 struct tiles {
     tile_fn *of[MAX_TILE];
 };

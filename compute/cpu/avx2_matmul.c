@@ -345,7 +345,8 @@ void sh_avx2_matmul(const struct sh_cpu_matmul *m, uint64_t group0, uint64_t gro
         const uint32_t r1 = (uint32_t)sh_min_u64(r0 + resident, m->n_rows);
         for (uint64_t g = group0; g < group1; g++)
             for (uint32_t r = r0; r < r1;) {
-                const uint32_t n = r1 - r < widest ? r1 - r : widest;
+                uint32_t n = r1 - r < widest ? r1 - r : widest;
+                while (tiles.of[n - 1] == NULL) n--;
                 const struct rows rows = {(const uint8_t *)m->x + r * stride, stride, m->w->cols, &lookup};
                 tiles.of[n - 1](m, g, group_bytes, r, &rows);
                 r += n;

@@ -300,20 +300,21 @@ INLINE void dot_q2_k(const uint8_t *w, const struct rows *rows, __m256 *acc, con
     }
 }
 
-TILES(dot_q4_1)
-TILES(dot_q5_0)
-TILES(dot_q5_1)
-TILES(dot_iq4_nl)
-TILES(dot_mxfp4)
-TILES(dot_iq4_xs)
-TILES(dot_iq3_xxs)
-TILES(dot_iq3_s)
-TILES(dot_iq2)
-TILES(dot_narrow_8)
-TILES(dot_ternary)
-TILES(dot_q2_k)
+#define EVEN_TILES(dot) TILE(dot, 1) TILE(dot, 2) TILE(dot, 4) /* three at once are rare, and code */
+EVEN_TILES(dot_q4_1)
+EVEN_TILES(dot_q5_0)
+EVEN_TILES(dot_q5_1)
+EVEN_TILES(dot_iq4_nl)
+EVEN_TILES(dot_mxfp4)
+EVEN_TILES(dot_iq4_xs)
+EVEN_TILES(dot_iq3_xxs)
+EVEN_TILES(dot_iq3_s)
+EVEN_TILES(dot_iq2)
+EVEN_TILES(dot_narrow_8)
+EVEN_TILES(dot_ternary)
+EVEN_TILES(dot_q2_k)
 
-#define TILES_OF(dot) ((struct tiles){{dot##_1, dot##_2, dot##_3, dot##_4}})
+#define TILES_OF(dot) ((struct tiles){{dot##_1, dot##_2, NULL, dot##_4}})
 bool sh_avx2_table_tiles(uint32_t type, struct tiles *out) {
     switch (type) {
     case SH_TYPE_Q4_1: *out = TILES_OF(dot_q4_1); return true;

@@ -55,7 +55,8 @@ static void copy_values(const struct sh_avx2_piece *p) {
         for (uint32_t d = 0; d < p->pad; d += 8) _mm256_storeu_ps(p->rows + (size_t)t * p->pad + d, eight(p, t, d));
 }
 
-/* The sums of the eight lanes of each half of v[0..3], each as sh_avx2_sum makes it: ((0 + 4) + (2 + 6)) + ((1 + 5) + (3 + 7)). */
+/* The sums of the eight lanes of each half of v[0..3], each as sh_avx2_sum makes it: ((0 + 4) + (2 + 6)) + ((1 + 5) + (3 +
+ * 7)). */
 INLINE __m256 sums_of(const __m512 *v) {
     __m512 quads[2]; /* 0 + 4, 1 + 5, 2 + 6, 3 + 7 of the positions 0, 1, 2, 3; and of 4, 5, 6, 7 */
     UNROLLED (i, 2)
@@ -98,7 +99,8 @@ static void scores_of_piece(const struct sh_avx2_piece *p) {
     }
 }
 
-/* Up to 64 dimensions from d on, of which `some` in the last 16, of `heads` heads: chains over the positions in ascending order. */
+/* Up to 64 dimensions from d on, of which `some` in the last 16, of `heads` heads: chains over the positions in ascending
+ * order. */
 INLINE void accumulate(const struct sh_avx2_piece *p, uint32_t h, uint32_t d, __mmask16 some, const int heads,
                        const int vectors) {
     __m512 sum[2][4];

@@ -447,21 +447,20 @@ typedef void tile_fn(const struct sh_cpu_matmul *m, uint64_t group, uint64_t gro
         UNROLLED (i, n) finish(m, group *LANES, r + (uint32_t)i, acc[i]);                                                        \
     }
 
-/* of[n - 1] computes n operand rows; NULL: not by one tile. The types that most models have get every width. */
+/* of[n - 1] computes n operand rows; NULL: not by one tile. The types that most models have get every width; the others have
+ * one and two rows here, more by vnni_wide.h. */
 struct tiles {
     tile_fn *of[MAX_TILE];
 };
+#define SOME_TILES(dot) TILE(dot, 1) TILE(dot, 2)
+#define SOME_TILES_OF(dot) ((struct tiles){{dot##_1, dot##_2}})
 #if MAX_TILE == 8
-#define SOME_TILES(dot) TILE(dot, 1) TILE(dot, 2) TILE(dot, 4) TILE(dot, 8)
-#define SOME_TILES_OF(dot) ((struct tiles){{dot##_1, dot##_2, NULL, dot##_4, NULL, NULL, NULL, dot##_8}})
-#define ALL_TILES(dot) SOME_TILES(dot) TILE(dot, 3) TILE(dot, 5) TILE(dot, 6) TILE(dot, 7)
+#define ALL_TILES(dot) TILE(dot, 1) TILE(dot, 2) TILE(dot, 3) TILE(dot, 4) TILE(dot, 5) TILE(dot, 6) TILE(dot, 7) TILE(dot, 8)
 #define ALL_TILES_OF(dot) ((struct tiles){{dot##_1, dot##_2, dot##_3, dot##_4, dot##_5, dot##_6, dot##_7, dot##_8}})
 #define FLOAT_TILES(dot) TILE(dot, 1) TILE(dot, 2) TILE(dot, 4)
 #define FLOAT_TILES_OF(dot) ((struct tiles){{dot##_1, dot##_2, NULL, dot##_4}})
 #else
-#define SOME_TILES(dot) TILE(dot, 1) TILE(dot, 2) TILE(dot, 4)
-#define SOME_TILES_OF(dot) ((struct tiles){{dot##_1, dot##_2, NULL, dot##_4}})
-#define ALL_TILES(dot) SOME_TILES(dot) TILE(dot, 3)
+#define ALL_TILES(dot) TILE(dot, 1) TILE(dot, 2) TILE(dot, 3) TILE(dot, 4)
 #define ALL_TILES_OF(dot) ((struct tiles){{dot##_1, dot##_2, dot##_3, dot##_4}})
 #define FLOAT_TILES(dot) TILE(dot, 1) TILE(dot, 2)
 #define FLOAT_TILES_OF(dot) ((struct tiles){{dot##_1, dot##_2}})

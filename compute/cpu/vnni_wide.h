@@ -8,9 +8,8 @@
 
 #include "compute/cpu/vnni_dot.h"
 
-#define MOST_RESIDENT 128        /* operand rows whose sums wait at a time */
-#define WIDE_FROM (MAX_TILE + 1) /* operand rows; for fewer, what is unpacked stays in registers */
-#define UNIT_BLOCKS 8            /* of 32, unpacked at a time; of 256: one */
+#define MOST_RESIDENT 128 /* operand rows whose sums wait at a time */
+#define UNIT_BLOCKS 8     /* of 32, unpacked at a time; of 256: one */
 
 /* What was unpacked, and the sums of all operand rows. */
 struct unit {
@@ -324,9 +323,8 @@ static int32_t lowest_of_32(uint32_t type, int32_t lowest_value) {
     return type == SH_TYPE_Q4_0 ? -8 : type == SH_TYPE_Q5_0 ? -16 : type == SH_TYPE_Q8_0 ? -128 : lowest_value;
 }
 
-/* One group with `n` >= MAX_TILE resident operand rows, the first of which is row r of all. What is left after whole tiles has
- * a tile of the next power of two, which begins among rows that were computed before: their sums lie twice, and are taken
- * once. */
+/* One group with `n` resident operand rows, the first of which is row r of all. What is left after the first tiles has a tile
+ * of the next power of two where it can begin among rows that were computed before: their sums lie twice, and are taken once. */
 static void wide_group(const struct sh_cpu_matmul *m, uint64_t group, uint64_t group_bytes, uint32_t r, uint32_t n,
                        const struct rows *first, struct unit *u) {
     wide_fn *const *const wide = wide_of(m->w->type);
@@ -335,7 +333,7 @@ static void wide_group(const struct sh_cpu_matmul *m, uint64_t group, uint64_t g
     const uint8_t *w = (const uint8_t *)m->w->data + group * group_bytes;
     const uint32_t n_tiles = n / MAX_TILE + (n % MAX_TILE != 0);
     for (uint32_t i = 0; i < n + MAX_TILE; i++) store_floats(u->sums[i], zeros());
-    uint32_t last = 0; /* first row of the last tile */
+    uint32_t first_row = 0, new_row = 0; /* of the last tile; those before new_row were computed before */
     for (uint64_t b = 0; b < n_blocks; b += per_unit) {
         const int some = (int)sh_min_u64(per_unit, n_blocks - b);
         const uint64_t bytes = (uint64_t)some * block_bytes, share = sh_align_up(bytes / n_tiles + 1, 64);
@@ -345,18 +343,16 @@ static void wide_group(const struct sh_cpu_matmul *m, uint64_t group, uint64_t g
         for (uint32_t i = 0, k = MAX_TILE_BITS; i < n; i += 1u << k) {
             for (const uint64_t end = sh_min_u64(bytes, fetched + share); fetched < end; fetched += 64)
                 _mm_prefetch((const char *)w + AHEAD + fetched, _MM_HINT_T0);
-            while (k > 0 && 1u << (k - 1) >= n - i) k--;
-            last = n - i < 1u << k ? n - (1u << k) : i;
-            rows.x = first->x + last * rows.stride;
+            while (1u << k > n || (k > 0 && 1u << (k - 1) >= n - i)) k--;
+            new_row = i;
+            first_row = n - i < 1u << k ? n - (1u << k) : i;
+            rows.x = first->x + first_row * rows.stride;
             wide[k](u, &rows, b, some, &u->sums[i]);
         }
         w += bytes;
     }
-    const uint32_t whole = n - n % MAX_TILE;
-    for (uint32_t i = 0; i < n; i++) {
-        const uint32_t at = i < whole ? i : i + (whole - last);
-        finish(m, group * LANES, r + i, load_floats(u->sums[at]));
-    }
+    for (uint32_t i = 0; i < n; i++)
+        finish(m, group * LANES, r + i, load_floats(u->sums[i < new_row ? i : new_row + (i - first_row)]));
 }
 
 static uint64_t matmul_scratch(uint64_t cols) {
@@ -388,10 +384,11 @@ static void matmul(const struct sh_cpu_matmul *m, uint64_t group0, uint64_t grou
     rows.lowest = lowest_of_32(type, rows.lowest);
     for (uint32_t r0 = 0; r0 < m->n_rows; r0 += resident) {
         const uint32_t r1 = (uint32_t)sh_min_u64(r0 + resident, m->n_rows);
-        const bool wide = r1 - r0 >= WIDE_FROM && wide_of(type) != NULL;
+        const uint32_t n = r1 - r0;
+        const bool wide = wide_of(type) != NULL && (n > MAX_TILE || tiles.of[n - 1] == NULL);
         for (uint64_t g = group0; g < group1; g++) {
             rows.x = (const uint8_t *)m->x + r0 * stride;
-            if (wide) wide_group(m, g, group_bytes, r0, r1 - r0, &rows, scratch);
+            if (wide) wide_group(m, g, group_bytes, r0, n, &rows, scratch);
             else narrow(m, g, group_bytes, r0, r1, &tiles, &rows);
         }
     }
