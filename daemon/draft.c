@@ -157,8 +157,9 @@ double draft_cost_get(const struct draft_cost *cost, uint32_t rows) {
 /* ---- how many ---- */
 
 #define LEAST_GAIN 0.02    /* tokens that a row is expected to bring; nobody looks at less */
-#define LEAST_ADVANTAGE 1.02 /* by which guesses have to be better than none */
+#define LEAST_ADVANTAGE 1.1 /* by which guesses have to be better than none: times are measured, and not exact */
 #define HIGHEST_RATE 0.98
+#define LONGEST_STEP 1.3 /* times one without guesses, where somebody waits for it who gets none */
 
 /* Gives rows away one by one, each to the choice that expects most of its next one; at most `room`. Calls it a plan where tokens per
  * time are most, and returns how many rows that is. */
@@ -166,7 +167,8 @@ static uint32_t share_out(const struct draft_cost *cost, const struct draft_cost
                           struct draft_share *shares, uint32_t n_shares) {
     double expected = tokens, draft_ns = 0;
     double best = expected / draft_cost_get(cost, rows) * LEAST_ADVANTAGE;
-    uint32_t best_given = 0, at_depth[DRAFT_MAX + 1] = {0};
+    const double longest = draft_cost_get(cost, rows) * LONGEST_STEP;
+    uint32_t best_given = 0, served = 0, at_depth[DRAFT_MAX + 1] = {0};
     for (uint32_t i = 0; i < n_shares; i++) {
         shares[i].length = 0;
         shares[i].next = shares[i].rate < HIGHEST_RATE ? shares[i].rate : HIGHEST_RATE;
@@ -182,14 +184,14 @@ static uint32_t share_out(const struct draft_cost *cost, const struct draft_cost
         }
         if (!to) break;
         to->next *= to->rate < HIGHEST_RATE ? to->rate : HIGHEST_RATE;
-        to->length++;
+        served += to->length++ == 0;
         if (to->modelled) {
             const uint32_t n = ++at_depth[to->length];
             draft_ns += draft_cost_get(draft, n) - (n > 1 ? draft_cost_get(draft, n - 1) : 0);
         }
         expected += most;
-        const double rate = expected / (draft_cost_get(cost, rows + given) + draft_ns);
-        if (rate <= best) continue;
+        const double ns = draft_cost_get(cost, rows + given) + draft_ns, rate = expected / ns;
+        if (rate <= best || (served < tokens && ns > longest)) continue;
         best = rate;
         best_given = given;
     }

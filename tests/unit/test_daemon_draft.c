@@ -177,6 +177,14 @@ static void test_plan(void **state) {
     draft_plan(&linear, NULL, 32, 32, 480, many, SH_COUNT(many));
     for (uint32_t i = 0; i < SH_COUNT(many); i++) assert_int_equal(many[i].length, 0);
 
+    /* Who gets no guesses does not wait much longer for those who do. */
+    const struct draft_cost flat = cost_of(1e7, 1e6);
+    struct draft_share sure = {.rate = 0.98, .most = 30};
+    draft_plan(&flat, NULL, 1, 1, 100, &sure, 1);
+    assert_true(sure.length > 10);
+    draft_plan(&flat, NULL, 2, 2, 100, &sure, 1);
+    assert_in_range(sure.length, 2, 4);
+
     /* Rows that are free up to a tile's end are taken although the first of them is not. */
     struct draft_cost tile = {0};
     draft_cost_add(&tile, 1, 1000000);
