@@ -35,6 +35,7 @@ check-san: $(UNIT)
 check-full:
 	$(Q)SHIMMY_TEST_FULL=1 $(MAKE) --no-print-directory check CHECK_TIMEOUT=3600
 	$(Q)$(MAKE) --no-print-directory san
+	$(Q)$(MAKE) --no-print-directory tsan
 
 # For a machine with nothing on it scripts/demo works, too; it installs what is missing first.
 .PHONY: demo

@@ -9,7 +9,7 @@ const short = { model, prompt: 'Once upon a time', max_tokens: 3, temperature: 0
 let daemon;
 before(async () => {
   if (there.skip) return;
-  daemon = await new Daemon({ args: ['--header-timeout', '2', '--max-body', '1000000', '--max-connections', '40'] }).start();
+  daemon = await new Daemon({ args: ['--header-timeout', '2', '--max-body', '1000000', '--max-connections', '40', '--max-sequences', '8'] }).start();
   assert.equal((await daemon.post('/v1/completions', short)).status, 200);
 });
 after(() => daemon?.stop());
@@ -202,7 +202,7 @@ test('a request that takes too long ends with its reason, whole or streamed', th
 });
 
 test('a full queue is a 429', there, async () => {
-  const tight = await new Daemon({ args: ['--max-queue', '1', '--max-sequences', '1'] }).start();
+  const tight = await new Daemon({ args: ['--max-queue', '1', '--max-sequences', '8'] }).start();
   try {
     const first = await tight.connect();
     first.write(tight.rawPost('/v1/completions', { ...endless, stream: true }));
