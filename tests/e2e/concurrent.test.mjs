@@ -2,11 +2,15 @@
 // too small for all, and with speculation by lookup and by a draft model.
 import { test } from 'node:test';
 import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
 import { copyFileSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { promisify } from 'node:util';
 import OpenAI from 'openai';
-import { Daemon, model, needs, shared } from './harness.mjs';
+import { Daemon, model, needs, shared, shimmyctl } from './harness.mjs';
+
+const run = promisify(execFile);
 
 const file = shared('models/stories260K.gguf');
 const there = needs(file, 'no shared models');
@@ -92,4 +96,27 @@ test('32 streams at once say what they say one by one', there, async () => {
   } finally {
     rmSync(dir, { recursive: true, force: true });
   }
+});
+
+test('a draft model that does not fit is refused with what differs, and one that fits is used', there, async () => {
+  await withDaemon({}, async (daemon) => {
+    const ctl = (...args) => run(shimmyctl, ['--socket', daemon.socket, ...args]);
+    await assert.rejects(ctl('load', model, '--draft', 'llama-2-tiny-random.f16'), (error) => error.code === 1 && /32000 tokens.*512/.test(error.stderr));
+    await assert.rejects(ctl('load', model, '--draft', 'nothing-of-that-name'), (error) => error.code === 1);
+    const twin = path.join(daemon.dir, 'twin.gguf');
+    copyFileSync(file, twin);
+    await ctl('load', model, '--draft', twin);
+    assert.equal((await daemon.status()).models.find((one) => one.id === model).draft, 'twin');
+    const say = async (...args) => {
+      const { stdout } = await ctl('generate', model, '-p', 'Once upon a time', '-n', '100', '--seed', '3', '--json', ...args);
+      const lines = stdout.trim().split('\n').map((line) => JSON.parse(line));
+      return { tokens: lines.map((line) => line.token).filter((token) => token !== undefined), usage: lines.at(-1).usage };
+    };
+    const plain = await say('--no-speculation');
+    assert.equal(plain.usage.draft_tokens, 0);
+    const guessed = await say();
+    assert.ok(guessed.usage.accepted_tokens <= guessed.usage.draft_tokens);
+    assert.equal(plain.tokens.length, 100);
+    assert.deepEqual(guessed.tokens, plain.tokens);
+  });
 });
