@@ -3,6 +3,9 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+/* Of a load, as the file has them, between which steps may enter: a few milliseconds' work. */
+#define SLICE_BYTES (1u << 20)
+
 static enum sh_code want_store(struct sh_exec_model *m, uint32_t weight, enum sh_cpu_store store, uint32_t n_parts,
                                struct sh_error *err) {
     if (weight == SH_NONE) return SH_OK;
@@ -224,6 +227,7 @@ struct load {
     const uint8_t *src;
     uint64_t row0, n_rows, row_bytes;
     uint64_t unit, part_rows, units_per_part;
+    uint64_t first_unit; /* of the slice, counted from row0's */
 };
 
 static uint64_t unit_of(const struct load *l, uint64_t row) {
@@ -249,11 +253,11 @@ static void load_unit(const struct load *l, uint64_t unit) {
     }
 }
 
-/* Item i: the i-th unit counted from row0's. */
+/* Item i: the i-th unit of the slice. */
 static void load_units(void *arg, uint32_t worker, uint64_t begin, uint64_t end) {
     (void)worker;
     const struct load *l = arg;
-    const uint64_t first = unit_of(l, l->row0);
+    const uint64_t first = unit_of(l, l->row0) + l->first_unit;
     for (uint64_t i = begin; i < end; i++) load_unit(l, first + i);
 }
 
@@ -280,9 +284,13 @@ enum sh_code sh_cpu_weight_rows(struct sh_exec_model *model, uint32_t weight, ui
     };
     load.units_per_part = (load.part_rows + load.unit - 1) / load.unit;
     const uint64_t units = unit_of(&load, row0 + n_rows - 1) - unit_of(&load, row0) + 1;
-    sh_pool_enter(model->device->pool, SH_POOL_LOAD);
-    sh_pool_run(model->device->pool, model->device->threads, units, 4, load_units, &load);
-    sh_pool_leave(model->device->pool);
+    /* In slices that no step waits for long, in between of which it may enter. */
+    const uint64_t per_slice = sh_max_u64(1, SLICE_BYTES / sh_max_u64(1, load.unit * load.row_bytes));
+    for (load.first_unit = 0; load.first_unit < units; load.first_unit += per_slice) {
+        sh_pool_enter(model->device->pool, SH_POOL_LOAD);
+        sh_pool_run(model->device->pool, model->device->threads, sh_min_u64(per_slice, units - load.first_unit), 4, load_units, &load);
+        sh_pool_leave(model->device->pool);
+    }
     w->rows_loaded += n_rows;
     return SH_OK;
 }
