@@ -48,6 +48,8 @@ static const struct cli_option load_options[] = {
     {"lora", 0, CLI_TEXTS, "FILE[=SCALE]", "apply a LoRA adapter, a file or a name from `shimmyctl list`; may be repeated", "@file"},
     {"chat-template", 0, CLI_TEXT, "FILE|NAME", "render chats with it: a file, one of the model's, or a built-in one (chatml, ...)",
      "@file"},
+    {"keep-alive", 0, CLI_TEXT, "TIME", "how long it stays when it is idle: seconds, or 5m, 2h; -1 for ever (default: the daemon's setting)",
+     "0 5m 1h -1"},
     {"draft", 0, CLI_TEXT, "MODEL", "a small model with the same vocabulary that guesses tokens for it; none: no guesses of one", "@model"},
     {"reload", 'r', CLI_FLAG, NULL, "load again even if it is loaded: swap it after its requests are finished"},
     {NULL},

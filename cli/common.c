@@ -198,6 +198,8 @@ int cli_load(struct cli *cli, const char *model, bool options, bool print) {
             if (lora) json_object_set_new(parameters, "lora", lora);
             json_t *template = cli_template_parameter(cli);
             if (template) json_object_set_new(parameters, "chat_template", template);
+            const char *keep_alive = cli_text(&cli->line, "keep-alive");
+            if (keep_alive) json_object_set_new(parameters, "keep_alive", cli_json_text(keep_alive, strlen(keep_alive)));
             const char *draft = cli_text(&cli->line, "draft");
             const bool none = draft && strcmp(draft, "none") == 0;
             json_t *place = draft && !none ? cli_model_parameters(draft) : NULL;

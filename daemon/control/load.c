@@ -2,6 +2,7 @@
  * takes it. */
 #include "compute/base.h"
 #include "daemon/control/call.h"
+#include "daemon/text.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -117,7 +118,7 @@ static bool read_adapters(struct call *call, const char *model, json_t *array, s
 
 void method_load(struct call *call) {
     struct {
-        const char *model, *device, *kv_type, *chat_template, *draft;
+        const char *model, *device, *kv_type, *chat_template, *draft, *keep_alive;
         int64_t context_length, gpu_layers, n_cpu_moe;
         bool reload, cpu_moe;
         json_t *lora;
@@ -129,6 +130,7 @@ void method_load(struct call *call) {
         {"kv_type", FIELD_STRING, offsetof(__typeof__(in), kv_type), false, 0, 0},
         {"chat_template", FIELD_STRING, offsetof(__typeof__(in), chat_template), false, 0, 0},
         {"draft", FIELD_STRING, offsetof(__typeof__(in), draft), false, 0, 0},
+        {"keep_alive", FIELD_STRING, offsetof(__typeof__(in), keep_alive), false, 0, 0},
         {"gpu_layers", FIELD_INT, offsetof(__typeof__(in), gpu_layers), false, -1, 100000},
         {"cpu_moe", FIELD_BOOL, offsetof(__typeof__(in), cpu_moe), false, 0, 0},
         {"n_cpu_moe", FIELD_INT, offsetof(__typeof__(in), n_cpu_moe), false, 0, 100000},
@@ -141,6 +143,11 @@ void method_load(struct call *call) {
     if (!call_fields(call, fields, SH_COUNT(fields), &in)) return;
     if (in.kv_type && strcmp(in.kv_type, "f16") != 0 && strcmp(in.kv_type, "f32") != 0) {
         call_invalid_parameter(call, "kv_type", "kv_type: '%s' is not known: expected f16 or f32", in.kv_type);
+        return;
+    }
+    int64_t keep_alive_s = 0;
+    if (in.keep_alive && !text_duration(in.keep_alive, &keep_alive_s)) {
+        call_invalid_parameter(call, "keep_alive", "keep_alive: found \"%.40s\", expected seconds, or a time such as 5m", in.keep_alive);
         return;
     }
     if (!read_adapters(call, in.model, in.lora, adapters, &n_adapters)) return;
@@ -171,6 +178,8 @@ void method_load(struct call *call) {
                                          .n_cpu_moe = in.cpu_moe ? UINT32_MAX : (uint32_t)in.n_cpu_moe};
     params.chat_template = in.chat_template;
     params.draft = in.draft;
+    params.set_keep_alive = in.keep_alive != NULL;
+    params.keep_alive_s = keep_alive_s;
     params.set_lora = in.lora != NULL;
     params.lora = adapters;
     params.n_lora = n_adapters;
