@@ -287,6 +287,7 @@ static bool is_preloaded(void) {
 int main(int argc, char **argv) {
     struct daemon d = {.control_fd = -1};
     int status;
+    http_watch_json_memory();
     if (!config_parse_command(argc, argv, &d.command, report_to_stderr, NULL)) return 2;
     if (answer_command(&d.command, &status)) {
         config_command_finish(&d.command);

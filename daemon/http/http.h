@@ -8,6 +8,9 @@
 
 #include "daemon/config.h"
 
+/* Answers that could not be put together for want of memory are dropped, not sent in part. Before anything of jansson is used. */
+void http_watch_json_memory(void);
+
 struct http;
 /* inherited_fds: listening sockets from systemd (LISTEN_FDNAMES http), used instead of config->listen when n_inherited > 0. */
 enum sh_code http_start(const struct config *config, const int *inherited_fds, uint32_t n_inherited, struct http **out,

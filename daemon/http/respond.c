@@ -8,7 +8,23 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-char *json_text(const json_t *value) { return json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(9)); }
+/* A value that was put together without enough memory lacks what could not be added, and nobody looks at each addition: so this thread
+ * remembers that it was so, and such a value is not written out. */
+static _Thread_local bool json_lacks;
+
+static void *json_allocate(size_t bytes) {
+    void *memory = malloc(bytes);
+    json_lacks |= !memory;
+    return memory;
+}
+
+void http_watch_json_memory(void) { json_set_alloc_funcs(json_allocate, free); }
+
+char *json_text(const json_t *value) {
+    char *text = json_lacks ? NULL : json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
+    json_lacks = false;
+    return text;
+}
 
 json_t *api_error_json(const struct api_error *error) {
     return json_pack("{s:{s:o,s:s,s:s?,s:s?}}", "error", "message", json_bytes(error->message, strlen(error->message)), "type",
