@@ -193,12 +193,15 @@ static void resume(struct run *run) {
 }
 
 static void fail_alone(struct run *run, enum sh_code code, struct sh_error *err) {
-    const struct runner *r = run->runner;
+    struct runner *r = run->runner;
+    pthread_mutex_lock(&r->lock);
+    const uint64_t limit = sh_max_u64(r->cache_limit, r->info.context_length); /* less it never is */
+    pthread_mutex_unlock(&r->lock);
     if (code == SH_ERR_NO_PAGES)
         sh_fail(err, code,
                 "the request needs room for %llu tokens at least, the cache of %s holds %llu in all: load the model with a larger one "
                 "(option kv_tokens), or ask for less",
-                (unsigned long long)wanted_by_old(run), r->params.id, (unsigned long long)r->params.context.kv_tokens);
+                (unsigned long long)wanted_by_old(run), r->params.id, (unsigned long long)sh_min_u64(r->params.context.kv_tokens, limit));
     run_over(run, code, err);
 }
 

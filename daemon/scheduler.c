@@ -315,7 +315,12 @@ void runner_get_stats(struct runner *r, struct runner_stats *out) {
     sh_context_get_stats(r->context, &out->context);
 }
 
-void runner_limit_cache(struct runner *r, uint64_t kv_tokens) { sh_context_limit(r->context, kv_tokens); }
+void runner_limit_cache(struct runner *r, uint64_t kv_tokens) {
+    pthread_mutex_lock(&r->lock);
+    r->cache_limit = kv_tokens;
+    pthread_mutex_unlock(&r->lock);
+    sh_context_limit(r->context, kv_tokens);
+}
 
 static void free_runner(struct runner *r) {
     speculator_destroy(r->speculator);
@@ -365,6 +370,7 @@ enum sh_code runner_create(struct sh_model *engine, const struct runner_params *
     pace_init(&r->pace, params->prefill_chunk < c->max_batch_rows ? params->prefill_chunk : c->max_batch_rows);
     queue_init(&r->queue);
     r->idle_since_ns = sh_now_ns();
+    r->cache_limit = UINT64_MAX;
     enum sh_code code = allocate(r, err);
     if (code == SH_OK) code = sh_context_create(engine, c, &r->context, err);
     if (code == SH_OK) code = warm_up(r->context, &r->info, c->max_batch_rows, err);

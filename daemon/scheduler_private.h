@@ -154,6 +154,7 @@ struct runner {
     bool draining, stopping, lost;
     uint64_t prompt_tokens, generated_tokens, draft_tokens, accepted_tokens, preemptions;
     uint64_t idle_since_ns, progress_ns;
+    uint64_t cache_limit; /* tokens; see runner_limit_cache */
     struct generation *beginning; /* taken out of the queue, and not yet among the runs */
     uint32_t step_rows; /* see struct runner_stats */
     uint64_t steps, longest_step_ns;
