@@ -29,6 +29,9 @@ enum http_step health_get(struct http_request *r) {
     json_t *models = json_pack("{s:I}", "total", counts.total);
     for (int state = 0; state <= MODEL_FAILED; state++)
         json_object_set_new(models, model_state_name((enum model_state)state), json_integer(counts.by_state[state]));
+    uint32_t wanted, ready, failed;
+    if (models_preload_state(&wanted, &ready, &failed) && wanted > 0)
+        json_object_set_new(models, "preload", json_pack("{s:i,s:i,s:i}", "wanted", (int)wanted, "ready", (int)ready, "failed", (int)failed));
     const bool stuck = counts.stuck[0];
     return answer_json(r, draining || stuck ? 503 : 200,
                        json_pack("{s:s,s:s*,s:s,s:s,s:f,s:o}", "status", draining ? "draining" : stuck ? "stuck" : "ok", "reason",

@@ -144,6 +144,7 @@ test('models of preload are there, and one that is not is told', async () => {
   try {
     await waitFor('both are ready', async () => (await daemon.status()).models.filter((one) => one.state === 'ready').length === 2);
     assert.match(daemon.log, /preload: .*nothing/);
+    assert.deepEqual((await (await daemon.get('/health')).json()).models.preload, { wanted: 3, ready: 2, failed: 1 });
     assert.equal((await view(daemon, 'one')).keep_alive_seconds, -1);
     assert.equal((await view(daemon, 'one')).expires, null);
   } finally {
