@@ -142,6 +142,11 @@ static const struct cli_option template_options[] = {
     {NULL},
 };
 
+static const struct cli_option session_options[] = {
+    {"cache-salt", 0, CLI_TEXT, "TEXT", "the cache_salt of the requests that the session is of, or is for"},
+    {NULL},
+};
+
 static const struct cli_option inspect_options[] = {
     {"full", 'f', CLI_FLAG, NULL, "print arrays and long strings whole"},
     {"supported", 0, CLI_FLAG, NULL, "instead of a file: the architectures and weight types that this build computes"},
@@ -189,6 +194,10 @@ const struct cli_command cli_commands[] = {
      "add_generation_prompt, bos_token, eos_token, any other name; now is the moment that strftime_now formats, such as\n"
      "2025-02-21T14:30:05). Standard output gets the text exactly. The exit status is 1 if the template refuses or fails.",
      0, 1, template_options, "@model", cmd_template},
+    {"session", "ACTION [MODEL NAME]", "save, restore, list or remove what requests left in a model's cache",
+     "save MODEL NAME: what the last request with the session NAME left is written to a file of the daemon's. restore MODEL NAME: the model is\n"
+     "loaded if need be, and its cache gets that back. list: the saved sessions of all models. remove MODEL NAME: deletes the file.",
+     1, 3, session_options, "save restore list remove", cmd_session},
     {"inspect", "[FILE]", "what is in a model file, and whether it would load; needs no daemon",
      "The exit status is 1 if the file would not load; the last line says why.", 0, 1, inspect_options, "@file", cmd_inspect},
     {"verify", "MODEL", "is a model computed right on a device of this machine?",

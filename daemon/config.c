@@ -194,6 +194,9 @@ static const struct option options[] = {
      "How long an HTTP client may take to send a request's head."},
     {"idle_timeout", OPT_SECONDS, FIELD(idle_timeout_s), "120", 1, 86400, NULL, NULL, "TIME", true,
      "How long an HTTP connection may stay open without a request."},
+    {"stall_timeout", OPT_SECONDS, FIELD(stall_timeout_s), "30", 1, 86400, NULL, NULL, "TIME", true,
+     "How long a client, of HTTP or the control socket, may leave unread what is sent to it before its connection is closed; for a long answer "
+     "a second is added for each 16 KiB."},
     {"request_timeout", OPT_SECONDS, FIELD(request_timeout_s), "0", 0, 86400 * 30, NULL, NULL, "TIME", true,
      "How long an HTTP request may take in all; it is cancelled then. 0: no limit."},
     {"drain_timeout", OPT_SECONDS, FIELD(drain_timeout_s), "30", 0, 86400, NULL, NULL, "TIME", false,

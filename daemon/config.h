@@ -55,7 +55,7 @@ struct config {
     char *session_dir; /* "" = by environment, see sessions.h */
     uint64_t session_bytes; /* of all files together; 0 = no limit */
     bool separate_clients;                                         /* share no cached prompts */
-    uint32_t request_timeout_s, header_timeout_s, idle_timeout_s, drain_timeout_s, watchdog_timeout_s;
+    uint32_t request_timeout_s, header_timeout_s, idle_timeout_s, stall_timeout_s, drain_timeout_s, watchdog_timeout_s;
     int32_t keep_alive_s; /* -1 for ever */
     uint64_t memory_limit, device_memory_limit; /* bytes; 0 = what is free */
     char *draft; /* "" = none */

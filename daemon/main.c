@@ -13,6 +13,7 @@
 #include "daemon/metrics.h"
 #include "daemon/models.h"
 #include "daemon/response_cache.h"
+#include "daemon/sessions.h"
 #include "daemon/watchdog.h"
 #include "daemon/work.h"
 
@@ -165,6 +166,7 @@ static void reload(struct daemon *d) {
         if (log_level_parse(fresh->log_level, &level)) log_set_level(level);
         control_configure(d->control, fresh);
         response_cache_configure(fresh);
+        sessions_configure(fresh);
         models_configure(fresh);
         devices_configure(fresh);
         config_unref(d->config);
@@ -196,6 +198,7 @@ static bool start(struct daemon *d) {
     if (control_start(&params, &d->control, &err) != SH_OK) goto refused;
     control_configure(d->control, d->config);
     response_cache_configure(d->config);
+    sessions_configure(d->config);
     if (!watch(d, control_fd(d->control))) {
         sh_fail(&err, SH_ERR_IO, "epoll: %s", strerror(errno));
         goto refused;

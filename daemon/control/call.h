@@ -114,6 +114,10 @@ void method_cancel(struct call *call);
 void method_tokenize(struct call *call);
 void method_detokenize(struct call *call);
 void method_template(struct call *call);
+void method_save_session(struct call *call);
+void method_restore_session(struct call *call);
+void method_list_sessions(struct call *call);
+void method_remove_session(struct call *call);
 
 /* service.c: org.varlink.service and the way from a method's full name to its function. */
 void service_run(struct call *call);
@@ -126,6 +130,7 @@ struct control_state {
     uint64_t started_ns;
     uint32_t max_prompt_tokens; /* 0: no limit; like the next it changes at a reload */
     bool separate_clients;
+    uint64_t stall_ns; /* how long a client may leave unread what it is sent */
 };
 const struct control_state *control_state(const struct control *control);
 

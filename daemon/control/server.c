@@ -15,6 +15,7 @@
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/timerfd.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -26,6 +27,8 @@ enum {
     TURN_MESSAGES = 64,      /* of one client before others have their turn */
 };
 
+#define STALL_NS 30000000000ull /* unless control_configure says otherwise */
+
 struct client {
     struct control *control;
     struct client *next, **previous;
@@ -35,6 +38,7 @@ struct client {
     struct frame_reader reader;
     char *output;
     size_t output_length, output_capacity, output_sent;
+    uint64_t moved_ns; /* when there was nothing to be read, or some of it was read */
     struct call *call; /* being answered */
     bool paused;       /* its turn is over, though messages are left */
     bool half_closed;  /* it writes nothing more, but may read */
@@ -44,6 +48,8 @@ struct client {
 
 struct control {
     int epoll, listener, wake_fd;
+    int timer; /* ticks while some client has something to read */
+    bool ticking;
     int spare; /* given up for a moment to refuse a client when there are no descriptors left */
     char *path;
     bool inherited;
@@ -131,6 +137,32 @@ static void kill_client(struct client *client) {
     client->fd = -1;
 }
 
+static void tick_while_needed(struct control *control, bool needed) {
+    if (control->ticking == needed) return;
+    control->ticking = needed;
+    const struct itimerspec every = {.it_interval.tv_sec = needed, .it_value.tv_sec = needed};
+    timerfd_settime(control->timer, 0, &every, NULL);
+}
+
+/* Those who read nothing of what waits for them are let go. */
+static void scan_stalled(struct control *control) {
+    uint64_t ticks, now = sh_now_ns();
+    bool any = false;
+    if (read(control->timer, &ticks, sizeof ticks) < 0) return;
+    for (struct client *client = control->clients; client; client = client->next) {
+        if (client->dead || client->output_sent == client->output_length) continue;
+        if (now > client->moved_ns + control->state.stall_ns) {
+            const char *const labels[] = {"stalled"};
+            metric_add(METRIC_CONNECTIONS_CUT, labels, 1);
+            log_warning("control client dropped: it does not read its answers");
+            kill_client(client);
+        } else {
+            any = true;
+        }
+    }
+    tick_while_needed(control, any);
+}
+
 static void flush_client(struct client *client) {
     while (client->output_sent < client->output_length) {
         ssize_t n =
@@ -142,7 +174,9 @@ static void flush_client(struct client *client) {
             return;
         }
         client->output_sent += (size_t)n;
+        client->moved_ns = sh_now_ns();
     }
+    if (client->output_sent < client->output_length) tick_while_needed(client->control, true);
     if (client->output_sent == client->output_length) {
         client->output_sent = client->output_length = 0;
         if (client->output_capacity > OUTPUT_HIGH) { /* a long answer's buffer is not kept */
@@ -180,6 +214,7 @@ static void write_message(struct client *client, json_t *message) {
         client->output = grown;
         client->output_capacity = capacity;
     }
+    if (pending == 0) client->moved_ns = sh_now_ns();
     memcpy(client->output + pending, text, length);
     client->output_length += length;
     free(text);
@@ -476,6 +511,7 @@ void control_dispatch(struct control *control) {
     for (int i = 0; i < count; i++) {
         if (events[i].data.ptr == &control->listener) accept_clients(control);
         else if (events[i].data.ptr == &control->wake_fd) run_posted(control);
+        else if (events[i].data.ptr == &control->timer) scan_stalled(control);
         else client_event(events[i].data.ptr, events[i].events);
     }
     bury_dead(control);
@@ -570,7 +606,7 @@ static enum sh_code take_inherited(struct control *control, int fd, struct sh_er
 enum sh_code control_start(const struct control_params *params, struct control **out, struct sh_error *err) {
     struct control *control = sh_calloc(1, sizeof *control);
     if (!control) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the control socket");
-    control->epoll = control->listener = control->wake_fd = -1;
+    control->epoll = control->listener = control->wake_fd = control->timer = -1;
     control->spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
     pthread_mutex_init(&control->wake_lock, NULL);
     char path[4096];
@@ -586,9 +622,12 @@ enum sh_code control_start(const struct control_params *params, struct control *
     if (code == SH_OK) {
         control->epoll = epoll_create1(EPOLL_CLOEXEC);
         control->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        control->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
         struct epoll_event listener = {.events = EPOLLIN, .data.ptr = &control->listener};
         struct epoll_event wake = {.events = EPOLLIN, .data.ptr = &control->wake_fd};
-        if (control->epoll < 0 || control->wake_fd < 0 ||
+        struct epoll_event tick = {.events = EPOLLIN, .data.ptr = &control->timer};
+        if (control->epoll < 0 || control->wake_fd < 0 || control->timer < 0 ||
+            epoll_ctl(control->epoll, EPOLL_CTL_ADD, control->timer, &tick) != 0 ||
             epoll_ctl(control->epoll, EPOLL_CTL_ADD, control->listener, &listener) != 0 ||
             epoll_ctl(control->epoll, EPOLL_CTL_ADD, control->wake_fd, &wake) != 0)
             code = sh_fail(err, SH_ERR_IO, "control socket %s: %s", control->path, strerror(errno));
@@ -598,7 +637,7 @@ enum sh_code control_start(const struct control_params *params, struct control *
         return code;
     }
     control->state =
-        (struct control_state){.path = control->path, .http_addresses = params->http_addresses, .started_ns = sh_now_ns()};
+        (struct control_state){.path = control->path, .http_addresses = params->http_addresses, .started_ns = sh_now_ns(), .stall_ns = STALL_NS};
     *out = control;
     return SH_OK;
 }
@@ -606,6 +645,7 @@ enum sh_code control_start(const struct control_params *params, struct control *
 void control_configure(struct control *control, const struct config *config) {
     control->state.max_prompt_tokens = config->max_prompt_tokens;
     control->state.separate_clients = config->separate_clients;
+    control->state.stall_ns = config->stall_timeout_s * 1000000000ull;
 }
 
 int control_fd(const struct control *control) { return control->epoll; }
@@ -638,6 +678,7 @@ void control_stop(struct control *control) {
     }
     if (control->wake_fd >= 0) close(control->wake_fd);
     if (control->spare >= 0) close(control->spare);
+    if (control->timer >= 0) close(control->timer);
     pthread_mutex_destroy(&control->wake_lock);
     free(control->path);
     free(control);

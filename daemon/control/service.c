@@ -56,6 +56,8 @@ const struct method control_methods[] = {
     {"Unload", method_unload},         {"Generate", method_generate},
     {"Embed", method_embed},           {"Cancel", method_cancel},
     {"Tokenize", method_tokenize},     {"Detokenize", method_detokenize},
+    {"SaveSession", method_save_session},   {"RestoreSession", method_restore_session},
+    {"ListSessions", method_list_sessions}, {"RemoveSession", method_remove_session},
     {"Template", method_template},     {"Discover", method_discover},
     {NULL, NULL},
 };

@@ -47,12 +47,13 @@ struct http {
     struct limits *limits;
     atomic_uint max_prompt_tokens, max_choices; /* these three change at a reload */
     atomic_bool separate_clients;
-    uint32_t max_connections, request_timeout_s, header_timeout_s, idle_timeout_s;
+    uint32_t max_connections, request_timeout_s, header_timeout_s, idle_timeout_s, stall_timeout_s;
     uint64_t max_body_bytes;
     uint32_t max_header_bytes;
     uint64_t started_ns;
     atomic_uint connections, requests; /* open; being worked on */
     atomic_ullong body_bytes;          /* held for bodies, all requests */
+    atomic_ullong answer_bytes;        /* the same for whole answers */
     pthread_mutex_t parsing;           /* of a large body: one at a time */
     atomic_bool draining, stopping;
 };
@@ -69,6 +70,8 @@ void watch_close(struct http_watch *watch, struct http_conn *conn);
 void watch_request(struct http_watch *watch, struct http_conn *conn, struct http_request *request);
 void watch_body(struct http_watch *watch, struct http_conn *conn, uint64_t bytes); /* of body received so far */
 void watch_answering(struct http_watch *watch, struct http_conn *conn);            /* the whole request is here */
+/* The answer is being written, all of its `bytes` (0: nobody knows how many); from here on the client has to read. */
+void watch_writing(struct http_watch *watch, struct http_conn *conn, uint64_t bytes);
 void watch_done(struct http_watch *watch, struct http_conn *conn);                 /* the next request's head may come */
 void watch_end_all(struct http_watch *watch);                                      /* request_gone for every request */
 

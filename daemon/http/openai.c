@@ -506,6 +506,10 @@ static enum http_step answer_whole(struct api_job *job) {
     if (job->family->answer) {
         size_t length;
         char *text = job->family->answer(job, &length);
+        for (uint32_t p = 0; p < job->n_parts; p++) { /* the text is enough for as long as it takes to read it */
+            free(job->parts[p].vector);
+            job->parts[p].vector = NULL;
+        }
         if (text) return answer_text(job->request, 200, "application/json", text, length);
         fail_memory(job);
         return answer_error(job->request, &job->error);

@@ -26,6 +26,11 @@ char *json_text(const json_t *value) {
     return text;
 }
 
+enum {
+    LONG_BYTES = 256 << 10,    /* answers up to this are given in any case */
+    ANSWERS_BYTES = 256 << 20, /* held for whole answers at once */
+};
+
 json_t *api_error_json(const struct api_error *error) {
     return json_pack("{s:{s:o,s:s,s:s?,s:s?}}", "error", "message", json_bytes(error->message, strlen(error->message)), "type",
                      error->type, "param", error->param[0] ? error->param : NULL, "code", error->code);
@@ -78,7 +83,7 @@ static void add_rates(struct MHD_Response *response, const struct limits_state *
 }
 
 /* Takes the response. */
-static enum http_step queue(struct http_request *r, unsigned status, struct MHD_Response *response, const char *type) {
+static enum http_step queue(struct http_request *r, unsigned status, struct MHD_Response *response, const char *type, size_t length) {
     char number[32];
     if (!response) return HTTP_DROP;
     snprintf(number, sizeof(number), "req-%llu", (unsigned long long)r->number);
@@ -96,6 +101,7 @@ static enum http_step queue(struct http_request *r, unsigned status, struct MHD_
     pthread_mutex_lock(&r->lock);
     r->answering = true; /* from here on libmicrohttpd writes to the descriptor */
     pthread_mutex_unlock(&r->lock);
+    if (r->conn && r->complete) watch_writing(r->http->watch, r->conn, length);
     enum MHD_Result queued = MHD_queue_response(r->mhd, status, response);
     MHD_destroy_response(response);
     if (queued != MHD_YES) return HTTP_DROP;
@@ -103,11 +109,41 @@ static enum http_step queue(struct http_request *r, unsigned status, struct MHD_
     return HTTP_ANSWERED;
 }
 
+struct answer { /* a whole one, while it is written */
+    struct http *http;
+    size_t length;
+    char *text;
+};
+
+static void free_answer(void *user) {
+    struct answer *answer = user;
+    atomic_fetch_sub(&answer->http->answer_bytes, answer->length);
+    free(answer->text);
+    free(answer);
+}
+
+static enum http_step refuse_long(struct http_request *r) {
+    struct api_error err;
+    api_fail(&err, 503, "out_of_memory", NULL, "no memory for the answer: too many long ones wait to be read, try again later");
+    return answer_error(r, &err);
+}
+
 enum http_step answer_text(struct http_request *r, unsigned status, const char *type, char *text, size_t length) {
     if (!text) return HTTP_DROP;
-    struct MHD_Response *response = MHD_create_response_from_buffer(length, text, MHD_RESPMEM_MUST_FREE);
-    if (!response) free(text);
-    return queue(r, status, response, type);
+    /* Clients that do not read keep what they were answered: of long ones only so much at once. */
+    const uint64_t held = atomic_fetch_add(&r->http->answer_bytes, length);
+    struct answer *answer = malloc(sizeof(*answer));
+    const bool refuse = length > LONG_BYTES && held + length > ANSWERS_BYTES && held;
+    if (!answer || refuse) {
+        atomic_fetch_sub(&r->http->answer_bytes, length);
+        free(answer);
+        free(text);
+        return refuse ? refuse_long(r) : HTTP_DROP;
+    }
+    *answer = (struct answer){.http = r->http, .length = length, .text = text};
+    struct MHD_Response *response = MHD_create_response_from_buffer_with_free_callback_cls(length, text, free_answer, answer);
+    if (!response) free_answer(answer);
+    return queue(r, status, response, type, length);
 }
 
 enum http_step answer_json(struct http_request *r, unsigned status, json_t *value) {
@@ -132,7 +168,7 @@ enum http_step answer_error(struct http_request *r, const struct api_error *erro
 }
 
 enum http_step answer_options(struct http_request *r) {
-    return queue(r, MHD_HTTP_NO_CONTENT, MHD_create_response_from_buffer(0, "", MHD_RESPMEM_PERSISTENT), NULL);
+    return queue(r, MHD_HTTP_NO_CONTENT, MHD_create_response_from_buffer(0, "", MHD_RESPMEM_PERSISTENT), NULL, 0);
 }
 
 enum http_step answer_stream(struct http_request *r) {
@@ -145,5 +181,5 @@ enum http_step answer_stream(struct http_request *r) {
         MHD_add_response_header(response, MHD_HTTP_HEADER_CONNECTION, "close");
         MHD_add_response_header(response, "X-Accel-Buffering", "no"); /* a proxy is not to collect the stream */
     }
-    return queue(r, MHD_HTTP_OK, response, "text/event-stream; charset=utf-8");
+    return queue(r, MHD_HTTP_OK, response, "text/event-stream; charset=utf-8", 0);
 }

@@ -17,6 +17,7 @@ enum {
     THREADS = 2, /* per address: while one parses a long body, the other answers */
     SPARE = 16,  /* connections beyond the configured number, which are told so with a 503 */
     LAST_WORDS_MS = 1000,
+    SEND_BYTES = 256 << 10, /* left to themselves, the kernel's buffers would take megabytes for a client that does not read */
     SPARE_PER_ADDRESS = 4, /* of one address beyond its number, which are told so with a 429 */
     ARENA_HEADS = 8, /* libmicrohttpd's memory for one connection, in heads: one that does not fit gets a page of its own making instead of our 431 */
 };
@@ -63,7 +64,9 @@ static void notify_connection(void *cls, struct MHD_Connection *mhd, void **sock
         int fd = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
         /* A peer whose machine vanished says nothing at all: only these notice. */
         const int yes = 1, idle_s = 30, interval_s = 10;
-        const unsigned unsent_ms = 60000;
+        const unsigned unsent_ms = (unsigned)sh_max_u64(60000, http->stall_timeout_s * 2000ull); /* the watcher comes first */
+        const int send_bytes = SEND_BYTES;
+        setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &send_bytes, sizeof(send_bytes));
         setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &yes, sizeof(yes));
         setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof(idle_s));
         setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof(interval_s));
@@ -128,6 +131,7 @@ enum sh_code http_start(const struct config *config, const int *inherited_fds, u
     http->request_timeout_s = config->request_timeout_s;
     http->header_timeout_s = config->header_timeout_s;
     http->idle_timeout_s = config->idle_timeout_s;
+    http->stall_timeout_s = config->stall_timeout_s;
     http->started_ns = sh_now_ns();
     pthread_mutex_init(&http->parsing, NULL);
     if (!http->cors_origin) code = sh_fail(err, SH_ERR_NO_MEMORY, "http: no memory");

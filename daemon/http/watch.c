@@ -9,8 +9,10 @@
  *
  * Deadlines: a request's head must be complete header_timeout after its first byte (or after the connection was opened), its
  * body may take as long again plus one second for each 16 KiB that came; both end with a 408. The whole request's deadline
- * wakes one that waits for its model. When nearly all connections that there may be are open, those that have sent no head for a second, or
- * idle between requests, are closed, so that whoever only holds connections keeps nobody out.
+ * wakes one that waits for its model. An answer has to be read: while bytes wait in the kernel, some have to be taken every
+ * stall_timeout, and a whole answer within that and a second for each 16 KiB; else the connection is cut. When nearly all
+ * connections that there may be are open, those that have sent no head for a second, or idle between requests, are closed, so
+ * that whoever only holds connections keeps nobody out.
  */
 #include "daemon/http/internal.h"
 
@@ -18,10 +20,14 @@
 #include "daemon/metrics.h"
 
 #include <errno.h>
+#include <linux/sockios.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -41,6 +47,9 @@ struct http_conn {
     uint64_t id; /* never used again: what an event that comes late is told by */
     enum phase phase;
     uint64_t deadline_ns, probe_ns /* next one */, phase_ns /* when it began */;
+    bool writing;        /* ANSWERING: there is an answer */
+    uint64_t acked;      /* bytes that the peer's kernel has taken, as last seen */
+    uint64_t moved_ns;   /* when there was nothing to take, or some of it was taken */
     bool half_closed, expired;
     struct http_request *request; /* a reference */
 };
@@ -110,14 +119,29 @@ static void time_out(struct http_conn *conn, const char *reason) {
     conn->expired = true;
 }
 
+static bool is_stalled(struct http_conn *conn, uint64_t now, uint64_t limit_ns) {
+    struct tcp_info info;
+    socklen_t length = sizeof(info);
+    int unread = 0;
+    if (conn->deadline_ns && now > conn->deadline_ns) return true;
+    if (ioctl(conn->fd, SIOCOUTQ, &unread) != 0 || getsockopt(conn->fd, IPPROTO_TCP, TCP_INFO, &info, &length) != 0) return false;
+    if (unread == 0 || info.tcpi_bytes_acked != conn->acked) conn->moved_ns = now;
+    conn->acked = info.tcpi_bytes_acked;
+    return now > conn->moved_ns + limit_ns;
+}
+
 /* crowd: so many connections should make room for others: those that have asked for nothing. */
-static void scan_conn(struct http_conn *conn, uint64_t now, uint32_t *crowd) {
+static void scan_conn(const struct http_watch *w, struct http_conn *conn, uint64_t now, uint32_t *crowd) {
     const bool asked = conn->phase == BODY || conn->phase == ANSWERING;
     if (*crowd && !asked && !conn->expired && now > conn->phase_ns + SECOND) {
         time_out(conn, "overload");
         --*crowd;
     } else if (conn->phase == HEAD || conn->phase == BODY) {
         if (!conn->expired && now > conn->deadline_ns) time_out(conn, conn->phase == HEAD ? "head" : "body");
+    } else if (conn->phase == ANSWERING && !conn->expired && conn->writing && is_stalled(conn, now, w->http->stall_timeout_s * SECOND)) {
+        count_cut("stalled");
+        shutdown(conn->fd, SHUT_RDWR); /* which ends its request, as if the client had */
+        conn->expired = true;
     } else if (conn->phase == ANSWERING) {
         /* The first probe of a quiet stream comes after a while, that of a half-closed connection at once. */
         uint64_t first = conn->half_closed ? 0 : conn->phase_ns + KEEP_ALIVE_S * SECOND;
@@ -154,7 +178,7 @@ static void *watch_main(void *arg) {
         const uint32_t most = w->http->max_connections, fine = most - most / 16;
         uint32_t crowd = w->count > fine ? w->count - fine : 0;
         for (size_t i = 0; i < TABLE_SIZE && w->count; i++)
-            for (struct http_conn *conn = w->table[i]; conn; conn = conn->next) scan_conn(conn, now, &crowd);
+            for (struct http_conn *conn = w->table[i]; conn; conn = conn->next) scan_conn(w, conn, now, &crowd);
         pthread_mutex_unlock(&w->lock);
     }
 }
@@ -203,7 +227,7 @@ static void set_phase(struct http_conn *conn, enum phase phase, uint64_t seconds
     conn->phase_ns = sh_now_ns();
     conn->deadline_ns = conn->phase_ns + seconds * SECOND;
     conn->probe_ns = 0;
-    conn->expired = false;
+    conn->expired = conn->writing = false;
 }
 
 struct http_conn *watch_open(struct http_watch *w, int fd) {
@@ -253,6 +277,14 @@ void watch_body(struct http_watch *w, struct http_conn *conn, uint64_t bytes) {
 void watch_answering(struct http_watch *w, struct http_conn *conn) {
     pthread_mutex_lock(&w->lock);
     set_phase(conn, ANSWERING, 0);
+    pthread_mutex_unlock(&w->lock);
+}
+
+void watch_writing(struct http_watch *w, struct http_conn *conn, uint64_t bytes) {
+    pthread_mutex_lock(&w->lock);
+    conn->writing = true;
+    conn->moved_ns = sh_now_ns();
+    conn->deadline_ns = bytes ? conn->moved_ns + (w->http->stall_timeout_s + bytes / BODY_BYTES_PER_S) * SECOND : 0;
     pthread_mutex_unlock(&w->lock);
 }
 
