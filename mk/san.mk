@@ -5,7 +5,7 @@
 # Address randomisation is switched off: the sanitizer of gcc 12 does not find its place in the address space of newer kernels
 # otherwise. setarch -R is inherited by the daemons that the tests start.
 TSAN_TESTS ?= cpu_pool cpu_executor core_golden core_failure daemon_ http_
-TSAN_E2E   ?= $(addprefix tests/e2e/,faults-clients.test.mjs faults-signals.test.mjs clients.test.mjs models.test.mjs openai.test.mjs soak.test.mjs)
+TSAN_E2E   ?= $(addprefix tests/e2e/,faults-clients.test.mjs faults-signals.test.mjs clients.test.mjs models.test.mjs budget.test.mjs concurrent.test.mjs openai.test.mjs soak.test.mjs)
 TSAN_OPTIONS_ALL = halt_on_error=1 second_deadlock_stack=1 ignore_noninstrumented_modules=1 report_thread_leaks=0 suppressions=$(CURDIR)/tests/tsan.supp $(TSAN_OPTIONS)
 .PHONY: tsan check-tsan e2e-tsan
 tsan:
