@@ -306,11 +306,8 @@ static enum sh_code load_engine(struct job *job, struct sh_error *err) {
     if (code == SH_OK)
         runner.context.reuse_tokens = config->prefix_cache == SH_LAYERS_AUTO ? 2ull * info.context_length : config->prefix_cache;
     if (runner.lookup || runner.draft) runner.context.back_tokens = runner.draft_tokens; /* guesses that are wrong are taken back */
-    code = runner_create(job->engine, &runner, &job->runner, err);
-    if (code) {
-        sh_model_unload(job->engine);
-        job->engine = NULL;
-    }
+    if (code == SH_OK) code = runner_create(job->engine, &runner, &job->runner, err);
+    if (code) unload_engines(job);
     return code;
 }
 
@@ -540,6 +537,8 @@ static void load(struct model *m) {
         unload_engines(&job);
         pthread_mutex_lock(&registry.lock);
     }
+    /* Those who wait now came after the load was given up, and may want something else: its failure is not theirs. */
+    if (!later && code != SH_OK && m->loads && m->load_order != job.order) code = sh_fail(&err, SH_ERR_CANCELLED, "nobody waits for it any more");
     if (later || code != SH_OK) {
         pthread_mutex_unlock(&registry.lock);
         release_devices(&job, code == SH_ERR_DEVICE_LOST);

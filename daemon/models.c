@@ -541,6 +541,8 @@ static enum sh_code join_load(struct model *model, const struct load_params *par
     const bool reload = params && params->reload && model->state == MODEL_READY, ready = model->state == MODEL_READY && !reload;
     const uint32_t most = registry.config ? registry.config->max_queue + registry.config->max_sequences : 0;
     if (registry.refusing || !registry.config) return sh_fail(err, SH_ERR_CANCELLED, "shutting down");
+    if (!model->listed) /* a search took it out of the registry while the caller held it: nobody would load it */
+        return sh_fail(err, SH_ERR_NOT_FOUND, "the file of %s is not there any more, or goes by another name now: ask again", model->id);
     if (params && params->kv_type && strcmp(params->kv_type, "f16") != 0 && strcmp(params->kv_type, "f32") != 0)
         return sh_fail(err, SH_ERR_INVALID, "kv_type is '%s': expected f16 or f32", params->kv_type);
     if (!ready && count_loads(model) >= most)
@@ -563,6 +565,7 @@ static enum sh_code join_load(struct model *model, const struct load_params *par
     }
     wants_finish(&model->wants);
     if (!wants_copy(&model->asked, &model->wants)) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a load");
+    if (model->state == MODEL_DISCOVERED || model->state == MODEL_FAILED) model->keep_alive_set = false; /* of a load that was given up */
     if (reload) model_start_drain(model, DRAIN_RELOAD, registry.config->drain_timeout_s * 1000000000ull);
     model->load_order = ++registry.last_order;
     *waits = true;
@@ -732,7 +735,8 @@ static enum sh_code lock_vocab(struct model *model, struct held_vocab **out, cha
     pthread_mutex_lock(&registry.lock);
     if (model->runner) wanted = model->loaded;
     if (which) {
-        const char *wanted_template = model->runner ? model->wants.chat_template : registry.config->chat_template;
+        const char *configured = registry.config ? registry.config->chat_template : NULL; /* NULL: the registry has stopped */
+        const char *wanted_template = model->runner ? model->wants.chat_template : configured;
         *which = wanted_template && *wanted_template ? strdup(wanted_template) : NULL;
     }
     pthread_mutex_unlock(&registry.lock);

@@ -4,6 +4,7 @@
 #include "daemon/devices.h"
 #include "daemon/discover.h"
 #include "tests/unit/daemon_room.h"
+#include "tests/unit/genmodel.h"
 #include "tests/unit/shared.h"
 
 #include <pthread.h>
@@ -406,6 +407,105 @@ static void *load_and_cancel(void *user) {
 }
 
 /* Many threads load, cancel, reload and unload two models at random: every one is told exactly once. */
+static void note_scan(void *user) { atomic_store((atomic_bool *)user, true); }
+
+static void search_again(void) {
+    atomic_bool over = false;
+    assert_true(models_discover_then(note_scan, &over));
+    for (int i = 0; i < 5000 && !atomic_load(&over); i++) usleep(1000);
+    assert_true(atomic_load(&over));
+}
+
+/* Who holds a model that a search has taken out of the registry, and who asks when the registry has stopped, is told so. */
+static void test_gone(void **state) {
+    (void)state;
+    const char *directory = room_directory("gone");
+    char path[600];
+    room_model(directory, "gone.gguf", 1, "1");
+    room_model(directory, "stays.gguf", 1, "2");
+    struct config *config = room_config("--model-dir", directory, "--device", "cpu", NULL);
+    room_start(config);
+    struct model *gone, *stays;
+    struct sh_error err;
+    assert_int_equal(models_resolve("gone", &gone, &err), SH_OK);
+    assert_int_equal(models_resolve("stays", &stays, &err), SH_OK);
+    snprintf(path, sizeof path, "%s/gone.gguf", directory);
+    assert_int_equal(unlink(path), 0);
+    search_again();
+    struct outcome outcome = {0};
+    struct load *load = model_load(gone, NULL, take_outcome, NULL, &outcome);
+    wait_done(&outcome);
+    assert_int_equal(outcome.code, SH_ERR_NOT_FOUND);
+    assert_non_null(strstr(outcome.message, "gone"));
+    load_release(load);
+    model_unref(gone);
+
+    room_stop();
+    const struct sh_chat *chat;
+    const struct sh_vocab *vocab;
+    assert_int_equal(model_get_vocab(stays, &vocab, &err), SH_OK);
+    (void)model_get_chat(stays, &chat, &err); /* with or without one, it returns */
+    model_unref(stays);
+    config_unref(config);
+}
+
+/* How long a load that was given up wanted it to stay is nothing to the next one. */
+static void test_given_up(void **state) {
+    (void)state;
+    const char *directory = room_directory("given-up");
+    room_model(directory, "one.gguf", 4, "1");
+    struct config *config = room_config("--model-dir", directory, "--device", "cpu", NULL);
+    room_start(config);
+    struct model *one;
+    struct sh_error err;
+    struct model_view view;
+    assert_int_equal(models_resolve("one", &one, &err), SH_OK);
+    struct outcome outcome = {0};
+    const struct load_params for_ever = {.set_keep_alive = true, .keep_alive_s = -1};
+    struct load *load = model_load(one, &for_ever, take_outcome, NULL, &outcome);
+    load_cancel(load);
+    wait_done(&outcome);
+    assert_int_equal(outcome.code, SH_ERR_CANCELLED);
+    load_release(load);
+    model_unref(room_load("one"));
+    model_get_view(one, &view);
+    assert_int_equal(view.keep_alive_s, 1800);
+    model_view_finish(&view);
+    model_unref(one);
+    room_stop();
+    config_unref(config);
+}
+
+/* A draft that does not fit is an error where it was asked for, and leaves nothing in memory. */
+static void test_wrong_draft(void **state) {
+    (void)state;
+    const char *directory = room_directory("wrong-draft");
+    char path[600];
+    struct sh_error err;
+    room_model(directory, "one.gguf", 1, "1");
+    struct genmodel_params params = genmodel_defaults();
+    params.layers = 1;
+    params.vocab_kind = GENMODEL_BPE;
+    snprintf(path, sizeof path, "%s/other.gguf", directory);
+    assert_int_equal(genmodel_write(path, &params, &err), SH_OK);
+    struct config *config = room_config("--model-dir", directory, "--device", "cpu", NULL);
+    room_start(config);
+    struct model *one;
+    assert_int_equal(models_resolve("one", &one, &err), SH_OK);
+    for (int i = 0; i < 2; i++) {
+        struct outcome outcome = {0};
+        struct load *load = model_load(one, &(struct load_params){.draft = "other"}, take_outcome, NULL, &outcome);
+        wait_done(&outcome);
+        assert_int_equal(outcome.code, SH_ERR_INVALID);
+        assert_non_null(strstr(outcome.message, "token"));
+        load_release(load);
+        assert_int_equal(devices_host_bytes(), 0);
+    }
+    model_unref(one);
+    room_stop();
+    config_unref(config);
+}
+
 static void test_storm(void **state) {
     (void)state;
     const char *directory = room_directory("storm");
@@ -604,7 +704,8 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_discover), cmocka_unit_test(test_names),  cmocka_unit_test(test_places),
         cmocka_unit_test(test_auto),     cmocka_unit_test(test_states), cmocka_unit_test(test_loads),
-        cmocka_unit_test(test_storm),    cmocka_unit_test(test_probe),
+        cmocka_unit_test(test_storm),    cmocka_unit_test(test_probe),  cmocka_unit_test(test_gone),
+        cmocka_unit_test(test_given_up), cmocka_unit_test(test_wrong_draft),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
