@@ -112,10 +112,16 @@ static bool may_be_kept(const struct gen_params *p) {
 
 /* ---- the table --------------------------------------------------------------------------------------- */
 
-void response_unref(struct response *response) {
-    if (!response || atomic_fetch_sub_explicit(&response->refs, 1, memory_order_acq_rel) != 1) return;
+static void free_events(struct response *response) {
     for (uint32_t i = 0; i < response->n_events; i++) gen_event_finish(&response->events[i]);
     free(response->events);
+    response->events = NULL;
+    response->n_events = response->n_capacity = 0;
+}
+
+void response_unref(struct response *response) {
+    if (!response || atomic_fetch_sub_explicit(&response->refs, 1, memory_order_acq_rel) != 1) return;
+    free_events(response);
     free(response->key);
     free(response);
 }
@@ -267,8 +273,8 @@ void response_record_add(struct response_record *record, const struct gen_event 
     if (record->spoiled) return;
     record->text_bytes += event->text_length;
     record->n_tokens += event->kind == GEN_EVENT_TOKEN;
-    /* A replayed answer comes all at once, which a ring of tokens has to hold. */
-    record->spoiled = record->text_bytes > RESPONSE_TEXT_BYTES || record->n_tokens >= GEN_RING_EVENTS;
+    /* A replayed answer comes all at once, which a ring of tokens has to hold; a prompt's log-probs, which it does not count, are events, too. */
+    record->spoiled = record->text_bytes > RESPONSE_TEXT_BYTES || record->n_tokens >= GEN_RING_EVENTS || response->n_events >= RESPONSE_EVENTS;
     if (!record->spoiled && response->n_events == response->n_capacity) {
         const uint32_t capacity = response->n_capacity ? response->n_capacity * 2 : 16;
         struct gen_event *grown = realloc(response->events, capacity * sizeof *grown);
@@ -279,7 +285,10 @@ void response_record_add(struct response_record *record, const struct gen_event 
         }
     }
     if (!record->spoiled) record->spoiled = !copy_event(event, &response->events[response->n_events]);
-    if (record->spoiled) return;
+    if (record->spoiled) {
+        free_events(response); /* the rest of a long answer does not wait for its end */
+        return;
+    }
     response->bytes += event_bytes(&response->events[response->n_events++]);
 }
 

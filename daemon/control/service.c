@@ -178,7 +178,7 @@ bool call_model(struct call *call, const char *name, struct model **out) {
 
 void call_load_error(struct call *call, const char *model, enum sh_code code, const char *message) {
     /* A client that gave up is gone: what one that is still there hears of is the daemon's end. */
-    if (code == SH_ERR_CANCELLED) call_error(call, "ShuttingDown", json_pack("{ss}", "message", message));
+    if (code == SH_ERR_BUSY || code == SH_ERR_CANCELLED) call_submit_error(call, model, code, message);
     else call_error(call, "LoadFailed", json_pack("{ss ss ss}", "model", model, "code", sh_code_name(code), "message", message));
 }
 

@@ -86,8 +86,11 @@ static void notify_connection(void *cls, struct MHD_Connection *mhd, void **sock
 /* One who opens many more than it may is not worth an answer. */
 static enum MHD_Result accept_connection(void *cls, const struct sockaddr *address, socklen_t length) {
     struct http *http = cls;
+    static const char *const reason[] = {"too_many_connections"};
     (void)length;
-    return limits_too_many_connections(http->limits, limits_address(address), SPARE_PER_ADDRESS - 1) ? MHD_NO : MHD_YES;
+    if (!limits_too_many_connections(http->limits, limits_address(address), SPARE_PER_ADDRESS - 1)) return MHD_YES;
+    metric_add(METRIC_REQUESTS_REFUSED, reason, 1);
+    return MHD_NO;
 }
 
 static enum sh_code start_daemon(struct http *http, uint32_t i, struct sh_error *err) {

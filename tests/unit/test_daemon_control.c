@@ -3,6 +3,7 @@
 #include "compute/base.h"
 #include "daemon/control/call.h"
 #include "daemon/devices.h"
+#include "daemon/metrics.h"
 #include "daemon/generation.h"
 #include "daemon/models_private.h"
 #include "tests/unit/daemon_room.h"
@@ -707,9 +708,18 @@ static void test_slow_reader(void **state) {
     peer_close(&quick);
 }
 
-static void test_many_clients(void **state) {
-    (void)state;
+static double refused_as_busy(void) {
+    size_t length;
+    char *text = metrics_text(&length);
+    const char *line = text ? strstr(text, "shimmy_requests_refused_total{reason=\"queue_full\"} ") : NULL;
+    const double count = line ? strtod(strchr(line, ' '), NULL) : 0;
+    free(text);
+    return count;
+}
+
+static void ask_all_at_once(void) {
     struct peer peers[100];
+    const double before = refused_as_busy();
     for (int i = 0; i < 100; i++) {
         peers[i] = peer_open(i % 2 ? '\n' : 0);
         peer_send(&peers[i], "{\"method\":\"io.shimmy.Daemon.Generate\","
@@ -728,6 +738,17 @@ static void test_many_clients(void **state) {
     }
     assert_int_equal(done + busy, 100);
     assert_true(done >= 1);
+    assert_true(refused_as_busy() - before == busy);
+}
+
+static void test_many_clients(void **state) {
+    (void)state;
+    ask_all_at_once();
+    struct peer peer = peer_open(0);
+    json_decref(peer_call(&peer, "{\"method\":\"io.shimmy.Daemon.Unload\",\"parameters\":{\"model\":\"m\"}}"));
+    peer_close(&peer);
+    assert_true(room_wait_state("m", MODEL_DISCOVERED));
+    ask_all_at_once(); /* for the load, and then for sequences */
 }
 
 /* ---- the socket's file ------------------------------------------------------------------------------- */

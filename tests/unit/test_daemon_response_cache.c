@@ -214,6 +214,14 @@ static void test_not_kept(void **state) {
     for (int i = 0; i < GEN_RING_EVENTS; i++) add(record, GEN_EVENT_TOKEN, 9, "", false);
     response_record_finish(record, true, &usage, SECOND);
     assert_false(is_kept(&p, SECOND));
+    for (uint32_t n = RESPONSE_EVENTS; n <= RESPONSE_EVENTS + 1; n++) { /* a long prompt's log-probs */
+        p.max_tokens = n;
+        configure(10, 1 << 24, 60);
+        assert_null(response_cache_find(&p, LOAD, SECOND, &record));
+        for (uint32_t i = 0; i < n; i++) add(record, GEN_EVENT_PROMPT, 9, "", true);
+        response_record_finish(record, true, &usage, SECOND);
+        assert_true(is_kept(&p, SECOND) == (n == RESPONSE_EVENTS));
+    }
     configure(0, 1, 1);
 }
 
