@@ -44,7 +44,17 @@ static bool stderr_is_journal(void) {
            st.st_dev == (dev_t)device && st.st_ino == (ino_t)inode;
 }
 
-static void write_line(enum sh_log_level level, const char *model, const char *line) {
+/* Names of files and clients' texts are in it: nothing of them is to look like a line of ours, or to steer a terminal. */
+static void make_one_line(const char *text, char *out, size_t cap) {
+    size_t n = 0;
+    for (; text[n] && n + 1 < cap; n++) out[n] = (unsigned char)text[n] < ' ' || text[n] == 0x7f ? ' ' : text[n];
+    out[n] = 0;
+}
+
+static void write_line(enum sh_log_level level, const char *model, const char *text) {
+    char line[1200], name[300];
+    make_one_line(text, line, sizeof line);
+    if (model) make_one_line(model, name, sizeof name);
     if (to_journal) {
         int rc = model ? sd_journal_send("PRIORITY=%i", level, "SHIMMY_MODEL=%s", model, "MESSAGE=%s", line, NULL)
                        : sd_journal_send("PRIORITY=%i", level, "MESSAGE=%s", line, NULL);
@@ -57,7 +67,7 @@ static void write_line(enum sh_log_level level, const char *model, const char *l
     gmtime_r(&now.tv_sec, &tm);
     strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%S", &tm);
     /* One call, so that lines of several threads do not mix. */
-    fprintf(stderr, "%s.%03ldZ %s: %s%s%s\n", stamp, now.tv_nsec / 1000000, level_name(level), model ? model : "",
+    fprintf(stderr, "%s.%03ldZ %s: %s%s%s\n", stamp, now.tv_nsec / 1000000, level_name(level), model ? name : "",
             model ? ": " : "", line);
 }
 

@@ -2,7 +2,7 @@
  * log.h - log lines: to the journal with fields when systemd runs us, else to stderr with time and level.
  *
  * Fields in the journal: PRIORITY, and SHIMMY_MODEL where a line is about one model. The engine's lines come here too.
- * Thread-safety: log_write, any thread. The others: main, before threads are started.
+ * Thread-safety: log_write, log_set_level: any thread. log_open: main, before threads are started.
  */
 #ifndef SHIMMYD_LOG_H
 #define SHIMMYD_LOG_H

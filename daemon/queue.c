@@ -142,6 +142,7 @@ struct generation **runner_set_stuck(struct runner *r, const char *reason, uint3
     if (reason) all = all_locked(r, n);
     for (struct generation *g = r->queue.dropped; g && all; g = g->next_queued) all[(*n)++] = g; /* with the queue's reference */
     if (all) r->queue.dropped = NULL;
+    if (reason) session_fail_locked(r, reason);
     pthread_mutex_unlock(&r->lock);
     return all;
 }

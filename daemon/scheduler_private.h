@@ -185,6 +185,8 @@ enum sh_code choice_reuse(struct choice *choice, struct sh_error *err);
 void session_remember(struct run *run); /* it ends */
 bool session_waits(struct runner *r);
 void session_serve(struct runner *r, bool refuse); /* nothing is in flight */
+/* Whose turn has not come is told why it never will. The runner's lock is held; any thread. */
+void session_fail_locked(struct runner *r, const char *reason);
 void session_leave(struct runner *r);              /* the thread has ended: until the last who asked is gone */
 void session_free(struct sessions *sessions);
 

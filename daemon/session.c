@@ -104,6 +104,15 @@ void session_serve(struct runner *r, bool refuse) {
     }
 }
 
+void session_fail_locked(struct runner *r, const char *reason) {
+    for (struct session_job *job = r->sessions.jobs; job; job = job->next) {
+        job->code = sh_fail(job->err, SH_ERR_DEVICE, "%s", reason);
+        job->done = true;
+    }
+    r->sessions.jobs = NULL;
+    pthread_cond_broadcast(&r->sessions.served);
+}
+
 bool session_waits(struct runner *r) {
     pthread_mutex_lock(&r->lock);
     const bool any = r->sessions.jobs != NULL;
@@ -115,6 +124,7 @@ static enum sh_code ask(struct runner *r, struct session_job *job) {
     pthread_mutex_lock(&r->lock);
     enum sh_code code = SH_OK;
     if (r->lost) code = sh_fail(job->err, SH_ERR_DEVICE_LOST, "the device of %s is lost", r->params.id);
+    else if (r->stuck) code = sh_fail(job->err, SH_ERR_DEVICE, "%s", r->stuck);
     else if (r->stopping) code = sh_fail(job->err, SH_ERR_CANCELLED, "%s is being unloaded", r->params.id);
     if (code == SH_OK) {
         job->next = r->sessions.jobs;

@@ -33,6 +33,7 @@ struct embed_state {
     int32_t *ids;
     uint64_t n_ids;
     uint32_t *lengths; /* [n_texts] */
+    const struct sh_vocab *vocab; /* lent with the model */
     struct sh_error text_err;
     bool text_begun; /* main's */
     atomic_bool text_done;
@@ -89,13 +90,12 @@ static enum sh_code add_ids(struct embed_state *state, uint32_t text, const int3
 static void run_text(struct work *work) {
     struct embed_state *state = (struct embed_state *)((char *)work - offsetof(struct embed_state, work));
     const uint32_t flags = SH_TOKENIZE_PARSE | (state->add_special ? (uint32_t)SH_TOKENIZE_SPECIAL : 0u);
-    const struct sh_vocab *vocab;
-    enum sh_code code = model_get_vocab(state->model, &vocab, &state->text_err);
+    enum sh_code code = model_get_vocab(state->model, &state->vocab, &state->text_err);
     for (uint32_t i = 0; i < state->n_texts && code == SH_OK; i++) {
         const json_t *text = json_array_get(state->texts, i);
         int32_t *ids = NULL;
         size_t count = 0;
-        code = sh_tokenize(vocab, json_string_value(text), json_string_length(text), flags, &ids, &count, &state->text_err);
+        code = sh_tokenize(state->vocab, json_string_value(text), json_string_length(text), flags, &ids, &count, &state->text_err);
         if (code == SH_OK) code = add_ids(state, i, ids, count);
         free(ids);
     }
@@ -177,6 +177,7 @@ static void submit(struct call *call) {
         .client = call->owner,
         .id = state->id,
         .deadline_ns = state->deadline_ns,
+        .vocab = state->vocab,
         .load_ns = state->load_ns,
         .notify = notify,
         .user = call,

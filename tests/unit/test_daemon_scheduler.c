@@ -430,6 +430,11 @@ static void sessions(void **state) {
     submit(two, &requests[2]);
     assert_int_equal(runner_save_session(one, "other", 3, fileno(file), &saved, &err), SH_ERR_NOT_FOUND);
     assert_int_equal(runner_save_session(one, "talk", 4, fileno(file), &saved, &err), SH_ERR_NOT_FOUND);
+    uint32_t n_stuck; /* then nobody waits for its thread */
+    free(runner_set_stuck(one, "it is stuck", &n_stuck));
+    assert_int_equal(runner_save_session(one, "talk", 3, fileno(file), &saved, &err), SH_ERR_DEVICE);
+    assert_string_equal(err.message, "it is stuck");
+    free(runner_set_stuck(one, NULL, &n_stuck));
     core_ok(runner_save_session(one, "talk", 3, fileno(file), &saved, &err), &err);
     assert_in_range(saved, 96, 140);
     rewind(file);
