@@ -18,7 +18,11 @@
 
 #include <stdlib.h>
 
-enum { MOST_HOLDS = 4 };
+enum {
+    MOST_HOLDS = 4,
+    CAREFUL_LEAST = 32, /* steps after a failed one with those alone that are left in it; twice as many after the next one */
+    CAREFUL_MOST = 1024,
+};
 
 /* ---- beginnings ---------------------------------------------------------------------------------------- */
 
@@ -77,10 +81,10 @@ static uint32_t common(const struct runner *r, const struct gen_params *of, cons
 }
 
 /* Another is just computing what its prompt begins with: when that is done it need not be computed twice. It waits for few such, one after the other,
- * and each gets done. */
+ * and each gets done: not for one of lower priority, which may get on only when no others do. */
 static bool wait_for_beginning(struct runner *r, struct generation *g) {
     for (struct run *run = r->runs; run; run = run->next) {
-        if (!run->choices || run->over || run->suspended) continue;
+        if (!run->choices || run->over || run->suspended || run->g->params.priority > g->params.priority) continue;
         const struct choice *leader = &run->choices[run->leader];
         if (leader->settled >= run->g->params.n_prompt - 1) continue;
         uint32_t n = common(r, &g->params, &run->g->params);
@@ -147,7 +151,8 @@ static bool any_runs(const struct runner *r) {
 
 /* ---- putting aside, and coming back ---------------------------------------------------------------------- */
 
-static void suspend(struct run *run) {
+/* Nothing of it is in flight: what was submitted and not received was undone. */
+static void give_up_pages(struct run *run) {
     struct runner *r = run->runner;
     struct sh_error err;
     enum sh_code code = SH_OK;
@@ -159,8 +164,16 @@ static void suspend(struct run *run) {
         code = sh_sequence_suspend(r->context, choice->sequence, &err);
         speculation_suspend(choice->speculation);
         choice->at = choice->settled = 0;
+        choice->sampled = choice->received;
+        choice->ask.n_guess = choice->right = 0;
+        choice->differed = false;
     }
     if (code) run_over(run, code, &err);
+}
+
+static void suspend(struct run *run) {
+    struct runner *r = run->runner;
+    give_up_pages(run);
     pthread_mutex_lock(&run->g->lock);
     run->g->usage.preemptions++;
     pthread_mutex_unlock(&run->g->lock);
@@ -169,7 +182,7 @@ static void suspend(struct run *run) {
     pthread_mutex_lock(&r->lock);
     r->preemptions++;
     pthread_mutex_unlock(&r->lock);
-    log_write(SH_LOG_DEBUG, r->params.id, "request %llu is put aside: the cache has no room for all that run",
+    log_write(SH_LOG_DEBUG, r->params.id, "request %llu is put aside: there is no room for all that run",
               (unsigned long long)run->g->id);
 }
 
@@ -205,6 +218,11 @@ static void fail_alone(struct run *run, enum sh_code code, struct sh_error *err)
     run_over(run, code, err);
 }
 
+static void be_careful(struct runner *r) {
+    r->careful = r->care;
+    if (r->care < CAREFUL_MOST) r->care *= 2;
+}
+
 void admission_make_room(struct runner *r, enum sh_code code, struct sh_error *err) {
     struct run *last = NULL;
     uint32_t n = 0;
@@ -216,6 +234,33 @@ void admission_make_room(struct runner *r, enum sh_code code, struct sh_error *e
     if (n == 0) return; /* they were over before the step was submitted */
     if (n > 1) suspend(last);
     else if (!last->texts || !embedding_shrink(last)) fail_alone(last, code, err);
+    if (n > 1 && code != SH_ERR_NO_PAGES) be_careful(r); /* what the device lacks is not told by counting pages */
+}
+
+void admission_after_failure(struct runner *r) {
+    const bool alone = r->undone == 1; /* one that ended meanwhile may have been at fault, too */
+    uint32_t n = 0;
+    r->undone = 0;
+    for (struct run *run = r->runs; run; run = run->next) n += run->undone && !run->over;
+    uint32_t left = (n + 1) / 2; /* the older ones */
+    for (struct run *run = r->runs; run; run = run->next) {
+        if (!run->undone) continue;
+        run->undone = false;
+        if (run->over) continue;
+        if (alone) {
+            run_over(run, r->failure.code, &r->failure);
+        } else if (left > 0) {
+            left--;
+            give_up_pages(run);
+            resume(run);
+        } else {
+            suspend(run);
+        }
+    }
+    if (alone || n == 0) return;
+    log_write(r->careful > 0 ? SH_LOG_DEBUG : SH_LOG_WARNING, r->params.id,
+              "a step of %u requests failed, it is repeated with half of them: %s", n, r->failure.message);
+    be_careful(r);
 }
 
 /* ---- one after the other ----------------------------------------------------------------------------------- */
@@ -250,6 +295,9 @@ static struct generation *take_next(struct runner *r, const struct run *before) 
 void admission_next(struct runner *r) {
     struct run *run;
     struct generation *g;
+    const bool any = any_runs(r);
+    if (r->careful > 0 && any) return;
+    if (!any) r->care = CAREFUL_LEAST;
     do {
         while ((run = first_suspended(r)) && (!any_runs(r) || fits(r, wanted_by_old(run)))) resume(run);
         g = take_next(r, run);

@@ -83,6 +83,18 @@ static char **copy_texts(const char *const *texts, uint32_t count, bool *ok) {
     return copy;
 }
 
+static bool ring_grow(struct generation *g) {
+    uint32_t capacity = g->capacity ? g->capacity * 2 : 16;
+    struct gen_event *events = sh_calloc(capacity, sizeof *events);
+    if (!events) return false;
+    for (uint32_t i = 0; i < g->count; i++) events[i] = g->events[(g->first + i) % g->capacity];
+    free(g->events);
+    g->events = events;
+    g->capacity = capacity;
+    g->first = 0;
+    return true;
+}
+
 enum sh_code gen_create(const struct gen_params *params, struct generation **out, struct sh_error *err) {
     if (params->n_prompt == 0) return sh_fail(err, SH_ERR_INVALID, "the prompt has no tokens: at least one is needed");
     if (params->n_choices == 0) return sh_fail(err, SH_ERR_INVALID, "n is 0: at least one choice is needed");
@@ -117,6 +129,7 @@ enum sh_code gen_create(const struct gen_params *params, struct generation **out
     g->stops = copy_texts(params->stops, params->n_stops, &ok);
     g->bad_words = copy_texts(params->bad_words, params->n_bad_words, &ok);
     g->dry_breakers = copy_texts(params->dry_breakers, params->n_dry_breakers, &ok);
+    ok = ok && ring_grow(g); /* a place for its end, come what may */
     g->params.stops = (const char *const *)g->stops;
     g->params.bad_words = (const char *const *)g->bad_words;
     g->params.dry_breakers = (const char *const *)g->dry_breakers;
@@ -224,18 +237,6 @@ bool gen_cancel_id(uint64_t id, const char *reason) {
 }
 
 /* ---- the ring ---------------------------------------------------------------------------------------- */
-
-static bool ring_grow(struct generation *g) {
-    uint32_t capacity = g->capacity ? g->capacity * 2 : 16;
-    struct gen_event *events = sh_calloc(capacity, sizeof *events);
-    if (!events) return false;
-    for (uint32_t i = 0; i < g->count; i++) events[i] = g->events[(g->first + i) % g->capacity];
-    free(g->events);
-    g->events = events;
-    g->capacity = capacity;
-    g->first = 0;
-    return true;
-}
 
 /* True if the ring was empty: notify. */
 static bool push_locked(struct generation *g, struct gen_event *event) {

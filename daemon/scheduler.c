@@ -165,6 +165,22 @@ static bool is_want_of_room(enum sh_code code) {
     return code == SH_ERR_NO_PAGES || code == SH_ERR_NO_DEVICE_MEMORY || code == SH_ERR_NO_MEMORY;
 }
 
+static bool any_over(const struct runner *r) {
+    for (const struct run *run = r->runs; run; run = run->next)
+        if (run->over) return true;
+    return false;
+}
+
+/* The step failed: whose fault that was will be seen. */
+static void undo(struct runner *r, const struct step *step, const struct sh_error *err) {
+    r->failure = *err;
+    for (uint32_t i = 0; i < step->n_parts; i++) {
+        struct run *run = step->parts[i].run;
+        r->undone += !run->undone;
+        run->undone = true;
+    }
+}
+
 /* True: another step is in flight. */
 static bool submit_next(struct runner *r) {
     struct step *step = &r->flights[r->n_flights];
@@ -183,11 +199,14 @@ static bool submit_next(struct runner *r) {
             lose(r, &err);
             return false;
         }
-        /* What is in flight may give pages back, and belongs to runs that could be put aside only afterwards. */
-        if (r->n_flights > 0) return false;
-        if (is_want_of_room(code)) admission_make_room(r, code, &err);
-        else
-            for (uint32_t i = 0; i < step->n_parts; i++) run_over(step->parts[i].run, code, &err);
+        /* What is in flight may give pages back, and belongs to runs that could be put aside only afterwards; and so may what is over. */
+        if (r->n_flights > 0 || any_over(r)) return false;
+        if (is_want_of_room(code)) {
+            admission_make_room(r, code, &err);
+        } else {
+            undo(r, step, &err);
+            admission_after_failure(r);
+        }
     }
 }
 
@@ -234,9 +253,10 @@ static void wait_oldest(struct runner *r) {
         part->run->in_flight--;
         if (part->choice) part->choice->in_flight--;
         if (part->choice && !code) part->choice->settled += part->n_rows;
-        if (code) run_over(part->run, code, &err);
     }
     if (code == SH_ERR_DEVICE_LOST) lose(r, &err);
+    else if (code) undo(r, &step, &err);
+    else if (r->careful > 0) r->careful--;
     for (uint32_t i = 0; i < results.count && code == SH_OK; i++) take_result(r, &results.items[i]);
     for (uint32_t i = 0; i < step.n_parts && code == SH_OK; i++) {
         const struct part *part = &step.parts[i];
@@ -277,9 +297,10 @@ static void *runner_main(void *user) {
     for (;;) {
         queue_sweep(r);
         sweep_runs(r);
-        admission_next(r);
+        if (r->undone > 0 && r->n_flights == 0) admission_after_failure(r);
+        if (r->undone == 0) admission_next(r);
         if (r->n_flights == 0) session_serve(r, false);
-        while (r->n_flights < depth && !session_waits(r) && submit_next(r)) {
+        while (r->n_flights < depth && r->undone == 0 && !session_waits(r) && submit_next(r)) {
         }
         if (r->n_flights > 0) wait_oldest(r);
         else if (!r->runs && !rest(r)) return NULL;

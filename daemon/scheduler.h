@@ -7,8 +7,9 @@
  * and pages suffice for what they take next: normal priority before low, within a priority the clients in turn, within a client in order. When
  * pages run out, the youngest generation of the lowest priority is suspended; it comes back first, and its tokens are computed or
  * reused again: its client sees a pause. Where sampling happens on the device and the device works asynchronously, the next step is submitted before
- * the last one is looked at, for the choices that need not be looked at; the others skip that step. A step that fails costs the generations
- * that were in it; a lost device all. What a generation gets never depends on what else is running: the numerics contract.
+ * the last one is looked at, for the choices that need not be looked at; the others skip that step. A step that fails is repeated
+ * with half of the generations that were in it, and with half of these, so that only one that is alone in such a step fails; a lost device costs
+ * all. What a generation gets never depends on what else is running: the numerics contract.
  *
  * Thread-safety: runner_create and runner_destroy: the loader. The others: any thread while the runner lives.
  */

@@ -66,6 +66,7 @@ struct run { /* one generation being served */
     uint32_t in_flight;     /* steps that hold rows of it */
     bool suspended;         /* it gave up its pages and waits for others */
     bool preempted;         /* it was suspended once */
+    bool undone;            /* a step with rows of it failed: it goes on where it was before, see admission_after_failure */
     bool over;
     enum sh_code code; /* how, and why */
     struct sh_error err;
@@ -143,6 +144,10 @@ struct runner {
     uint32_t n_flights;
     struct seat *seats;       /* [max_sequences] */
     uint64_t last_order, last_done_ns;
+    uint32_t undone;          /* so many runs are, or were and have ended: nothing is submitted until all that is in flight has come back; */
+    struct sh_error failure;  /* why */
+    uint32_t careful;         /* so many steps more nobody joins those that run: with more of them a step failed; */
+    uint32_t care;            /* and so many after the next that fails */
     uint64_t made, forced, guessed, guessed_right; /* tokens since they were counted */
 
     pthread_mutex_t lock; /* the rest */
@@ -178,6 +183,9 @@ uint32_t queue_sequences_of(const struct generation *g);
 void admission_next(struct runner *r);
 /* A step found no pages, and nothing is in flight: somebody is put aside, or fails for want of them. */
 void admission_make_room(struct runner *r, enum sh_code code, struct sh_error *err);
+/* A step failed and the device is not lost; nothing is in flight. Runs of it that are undone begin again from what the cache has of them: the one
+ * that was alone in it fails; of several, the older half at once, the others when that gets on. So what fails is what fails by itself. */
+void admission_after_failure(struct runner *r);
 /* What the cache has of the choice's tokens becomes the beginning of its sequence, which is empty; what it computes is shared from now on. */
 enum sh_code choice_reuse(struct choice *choice, struct sh_error *err);
 

@@ -4,7 +4,9 @@
  */
 #include "compute/base.h"
 #include "compute/grammar/grammar.h"
+#include "compute/program/executor.h"
 #include "daemon/generation_private.h"
+#include "daemon/log.h"
 #include "daemon/metrics.h"
 #include "daemon/scheduler.h"
 #include "tests/unit/core.h"
@@ -127,7 +129,7 @@ static void lost(void *user, const struct sh_error *err) {
     fail_msg("%s", err->message);
 }
 
-static struct runner *make(struct core_model *m, uint32_t sequences, uint64_t kv_tokens, bool overlap) {
+static struct runner *make_with(struct core_model *m, uint32_t sequences, uint64_t kv_tokens, bool overlap, bool lookup) {
     struct sh_error err;
     struct runner *runner;
     const struct runner_params params = {.context = {.size = sizeof params.context,
@@ -139,11 +141,17 @@ static struct runner *make(struct core_model *m, uint32_t sequences, uint64_t kv
                                          .prefill_share = 100,
                                          .max_queue = 256,
                                          .overlap = overlap,
+                                         .lookup = lookup,
+                                         .draft_tokens = lookup ? 4 : 0,
                                          .id = "m",
                                          .idle = idle,
                                          .lost = lost};
     core_ok(runner_create(m->model, &params, &runner, &err), &err);
     return runner;
+}
+
+static struct runner *make(struct core_model *m, uint32_t sequences, uint64_t kv_tokens, bool overlap) {
+    return make_with(m, sequences, kv_tokens, overlap, false);
 }
 
 /* All kinds of requests: samplers of the device and of the host, several choices, log-probs, grammars, prompts that share their beginning
@@ -472,6 +480,133 @@ static void sessions(void **state) {
     core_unload(&m);
 }
 
+/* ---- steps that fail --------------------------------------------------------------------------------------------- */
+
+enum { GUILTY = 507 /* no prompt has this token but one that is to make steps fail */ };
+
+static struct shaky { /* an executor whose steps fail: */
+    const struct sh_executor *real;
+    struct sh_executor executor;
+    uint32_t ceiling;  /* those of more sequences; 0: never */
+    uint32_t one_in;   /* one of so many, at random, that are of several requests for sure; 0: never */
+    enum sh_code code; /* how */
+    uint32_t slow_us;  /* so long each takes at least */
+    struct test_rng rng;
+    bool doomed[2]; /* by slot */
+    uint32_t failures;
+} shaky;
+
+static enum sh_code shaky_submit(struct sh_exec_context *context, uint32_t slot, uint32_t segment, const struct sh_step *step,
+                                 struct sh_error *err) {
+    bool guilty = false;
+    for (uint32_t i = 0; i < step->n_rows; i++)
+        guilty = guilty || (step->rows[i].token == GUILTY && step->rows[i].role == SH_ROLE_PROMPT);
+    shaky.doomed[slot] = guilty || (shaky.ceiling > 0 && step->n_sequences > shaky.ceiling) ||
+                         (shaky.one_in > 0 && step->n_sequences > CHOICES && test_random(&shaky.rng) % shaky.one_in == 0);
+    return shaky.real->submit(context, slot, segment, step, err);
+}
+
+static enum sh_code shaky_wait(struct sh_exec_context *context, uint32_t slot, int64_t timeout_ns, struct sh_step_result *result,
+                               struct sh_error *err) {
+    const enum sh_code code = shaky.real->wait(context, slot, timeout_ns, result, err);
+    if (shaky.slow_us > 0) usleep(shaky.slow_us);
+    if (code != SH_OK || !shaky.doomed[slot]) return code;
+    shaky.failures++;
+    return sh_fail(err, shaky.code, "this step is to fail");
+}
+
+static void shake(struct core_model *m) {
+    shaky = (struct shaky){.real = m->devices[0]->executor, .executor = *m->devices[0]->executor, .rng = {5}};
+    shaky.executor.submit = shaky_submit;
+    shaky.executor.wait = shaky_wait;
+    m->devices[0]->executor = &shaky.executor;
+}
+
+/* One of low priority computes what another's prompt begins with, too: that one does not wait behind all who come after it, whose prompts go first. */
+static void no_waiting_for_low_priority(void **state) {
+    (void)state;
+    struct core_model m;
+    static struct request low, same, others[12];
+    core_load(&m, "cpu", path, NULL);
+    shake(&m);
+    struct runner *runner = make(&m, 8, 8 * CONTEXT, false);
+    shaky.slow_us = 2000;
+    prepare(&low, 3, 250, 2);
+    low.params.priority = GEN_PRIORITY_LOW;
+    submit(runner, &low);
+    while (atomic_load(&low.started) == 0) usleep(100);
+    atomic_store(&starts, 0);
+    prepare(&same, 3, 250, 2);
+    submit(runner, &same);
+    for (uint32_t i = 0; i < SH_COUNT(others); i++) {
+        prepare(&others[i], 20 + i, 200, 2);
+        submit(runner, &others[i]);
+    }
+    follow_all(others, SH_COUNT(others));
+    follow_all(&same, 1);
+    follow_all(&low, 1);
+    assert_int_equal(atomic_load(&same.started), 1);
+    assert_memory_equal(&same.said, &low.said, sizeof low.said);
+    nothing_left(runner);
+    runner_destroy(runner);
+    m.devices[0]->executor = shaky.real;
+    core_unload(&m);
+}
+
+/* Whatever fails, those that do not make it fail by themselves get what they get alone, and those that do get the reason. */
+static void failing_steps(void **state) {
+    (void)state;
+    enum { N = 20 };
+    static const struct {
+        uint32_t ceiling, one_in;
+        bool guilty, overlap, lookup;
+        enum sh_code code;
+    } rows[] = {
+        {3, 0, false, false, false, SH_ERR_NO_DEVICE_MEMORY}, {CHOICES, 0, false, true, false, SH_ERR_NO_MEMORY},
+        {0, 4, false, false, true, SH_ERR_DEVICE},            {0, 4, false, true, true, SH_ERR_NO_DEVICE_MEMORY},
+        {0, 0, true, false, false, SH_ERR_DEVICE},            {0, 0, true, true, true, SH_ERR_NO_DEVICE_MEMORY},
+    };
+    struct core_model m;
+    static struct request requests[N + 1];
+    static struct said want[N];
+    core_load(&m, "cpu", path, NULL);
+    struct sh_grammar *grammar = make_grammar(sh_model_vocab(m.model));
+    mixed(requests, N, grammar);
+    struct runner *runner = make(&m, CHOICES, 4 * CONTEXT, false);
+    for (uint32_t i = 0; i < N; i++) {
+        submit(runner, &requests[i]);
+        follow_all(&requests[i], 1);
+        want[i] = requests[i].said;
+    }
+    runner_destroy(runner);
+    shake(&m);
+    for (size_t k = 0; k < SH_COUNT(rows); k++) {
+        runner = make_with(&m, MANY, 4096, rows[k].overlap, rows[k].lookup);
+        shaky.ceiling = rows[k].ceiling;
+        shaky.one_in = rows[k].one_in;
+        shaky.code = rows[k].code;
+        shaky.failures = 0;
+        const uint32_t n = rows[k].guilty ? N + 1 : N;
+        prepare(&requests[N], 3, 90, 5);
+        requests[N].prompt[70] = GUILTY;
+        for (uint32_t i = 0; i < n; i++) submit(runner, &requests[(i + N / 2) % n]);
+        follow_all(requests, n);
+        compare(requests, want, N, "steps that fail");
+        assert_true(shaky.failures > 0);
+        if (rows[k].guilty) {
+            assert_int_equal(requests[N].said.end, GEN_FAILED);
+            assert_int_equal(requests[N].err.code, rows[k].code);
+            assert_string_equal(requests[N].err.message, "this step is to fail");
+        }
+        shaky.ceiling = shaky.one_in = 0;
+        nothing_left(runner);
+        runner_destroy(runner);
+    }
+    m.devices[0]->executor = shaky.real;
+    sh_grammar_unref(grammar);
+    core_unload(&m);
+}
+
 /* ---- leaving ---------------------------------------------------------------------------------------------------- */
 
 static double metric(const char *line) {
@@ -574,10 +709,13 @@ static void shutdown_at_work(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(many_at_once), cmocka_unit_test(kinds_of_state), cmocka_unit_test(order), cmocka_unit_test(preemption),
-        cmocka_unit_test(reuse),        cmocka_unit_test(sessions),       cmocka_unit_test(storms), cmocka_unit_test(shutdown_at_work),
+        cmocka_unit_test(reuse),        cmocka_unit_test(sessions),       cmocka_unit_test(failing_steps),
+        cmocka_unit_test(no_waiting_for_low_priority), cmocka_unit_test(storms),
+        cmocka_unit_test(shutdown_at_work),
     };
     struct sh_error err;
     struct genmodel_params params = genmodel_defaults();
+    log_set_level((enum sh_log_level)0); /* some are to fail */
     params.layers = 1;
     params.embd = 128;
     params.heads = 2;
