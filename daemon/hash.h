@@ -27,4 +27,7 @@ void hash_finish(struct hash_index *index);
 uint64_t hash_bytes(uint64_t hash, const void *data, size_t bytes);
 uint64_t hash_text(const char *text);
 
+/* SipHash-2-4 (Aumasson and Bernstein, 2012): who does not know the key can make no two texts of one hash. */
+uint64_t hash_keyed(const uint64_t key[2], const void *data, size_t bytes);
+
 #endif

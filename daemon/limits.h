@@ -55,7 +55,7 @@ bool limits_find_key(struct limits *limits, const char *given, struct limits_cli
 uint64_t limits_address(const struct sockaddr *address); /* the number of a client that is told by its address */
 
 /* What keeps the cached prompts of a request apart (gen_params.salt): the text that it gives (NULL: none), and the client's number where
- * clients are separated, else 0. 0: nothing does. */
+ * clients are separated, else 0. 0: nothing does. The same in one process only: nobody can find a text with the salt of another. */
 uint64_t limits_salt(uint64_t client, const char *cache_salt);
 
 /* A connection was opened; closed. */

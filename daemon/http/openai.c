@@ -559,7 +559,7 @@ static bool describe_model(struct api_job *job) {
 
 static bool check_tokens(struct api_job *job) {
     uint32_t n_vocab = sh_vocab_size(job->vocab);
-    const uint32_t most = atomic_load(&job->request->http->max_prompt_tokens);
+    const uint32_t most = job->max_prompt_tokens;
     if (most && total_tokens(job) > most)
         return api_fail(&job->error, 400, "prompt_too_long", text_field(job), "%s: found %llu tokens, expected at most %u (max_prompt_tokens)",
                         text_field(job), (unsigned long long)total_tokens(job), most);
@@ -730,6 +730,7 @@ static bool begin(struct api_job *job) {
     request_parse_end(r, body);
     if (!ok || !check_choices(job) || !draw_random(job) || !api_find_model(job->q.model, &job->model, &job->error)) return false;
     const struct load_params params = {.on_demand = true, .deadline_ns = r->deadline_ns};
+    job->max_prompt_tokens = atomic_load(&r->http->max_prompt_tokens);
     job->phase = JOB_LOADING;
     job->load_began_ns = sh_now_ns();
     request_ref(r); /* load_done's */

@@ -103,6 +103,7 @@ struct api_job {
     struct work work;
     bool started, overrun; /* a generation has left the queue; the reader was too slow */
     uint64_t load_began_ns, load_ns;
+    uint32_t max_prompt_tokens; /* here, since a work that goes on at the end may outlive the server */
 
     char *out; /* events not read yet */
     size_t out_length, out_capacity, out_taken;

@@ -1,4 +1,5 @@
 /* test_daemon_limits.c - clients and their limits, with a clock of the test's own: buckets, debts, connections, keys, what is forgotten. */
+#include "daemon/hash.h"
 #include "daemon/limits.h"
 
 #include "compute/base.h"
@@ -162,6 +163,16 @@ static void test_addresses(void **state) {
 static void test_salts(void **state) {
     (void)state;
     assert_true(limits_salt(0, NULL) == 0);
+    assert_true(limits_salt(1, NULL) == limits_salt(1, NULL) && limits_salt(1, "a") == limits_salt(1, "a"));
+    assert_true(limits_salt(1, "") != limits_salt(1, NULL));
+    /* the paper's example, and those of 0, 7 and 8 bytes from its authors' vectors */
+    const uint64_t key[2] = {0x0706050403020100ull, 0x0F0E0D0C0B0A0908ull};
+    unsigned char bytes[15];
+    for (unsigned char i = 0; i < 15; i++) bytes[i] = i;
+    assert_true(hash_keyed(key, bytes, 15) == 0xA129CA6149BE45E5ull);
+    assert_true(hash_keyed(key, bytes, 0) == 0x726FDB47DD0E0E31ull);
+    assert_true(hash_keyed(key, bytes, 7) == 0xAB0200F58B01D137ull);
+    assert_true(hash_keyed(key, bytes, 8) == 0x93F5F5799A932462ull);
     assert_true(limits_salt(0, "a") != 0 && limits_salt(0, "a") != limits_salt(0, "b"));
     assert_true(limits_salt(1, NULL) != 0 && limits_salt(1, NULL) != limits_salt(2, NULL));
     assert_true(limits_salt(1, "a") != limits_salt(1, NULL) && limits_salt(1, "a") != limits_salt(2, "a"));
