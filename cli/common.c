@@ -242,6 +242,7 @@ int cli_load(struct cli *cli, const char *model, bool options, bool print) {
             }
             if (json_is_number(ms)) printf(", loaded in %.2f s", json_number_value(ms) / 1000);
             putchar('\n');
+            if (json_is_true(json_object_get(loaded, "stale"))) printf("its file was replaced since then: --reload swaps in the new one\n");
             print_placement(json_object_get(loaded, "placement"));
         }
         json_decref(reply);

@@ -178,6 +178,13 @@ static void print_timings(const json_t *last, json_int_t seed) {
     const json_t *usage = json_object_get(last, "usage"), *timings = json_object_get(last, "timings");
     const char *finish = json_string_value(json_object_get(json_array_get(json_object_get(last, "choices"), 0), "finish_reason"));
     char text[512];
+    if (json_is_true(json_object_get(usage, "replayed"))) {
+        snprintf(text, sizeof text, "a kept answer: %.0f prompt tokens; %.0f generated; finish: %s; seed %lld",
+                 number_at(usage, "prompt_tokens"), number_at(usage, "completion_tokens"), finish ? finish : "unknown", (long long)seed);
+        term_puts(stderr, TERM_DIM, text);
+        fputc('\n', stderr);
+        return;
+    }
     snprintf(text, sizeof text,
              "%.0f prompt tokens (%.0f cached), %.1f tokens/s; first token after %.0f ms; %.0f generated, %.1f tokens/s; "
              "finish: %s; seed %lld",

@@ -3,6 +3,7 @@
 
 #include <inttypes.h>
 #include <string.h>
+#include <time.h>
 
 static const char *text_at(const json_t *object, const char *key) {
     const char *text = json_string_value(json_object_get(object, key));
@@ -107,6 +108,39 @@ static void print_models(const json_t *models) {
     }
 }
 
+/* What loaded models are doing, and when they go. */
+static void print_activity(const json_t *models) {
+    static const char *const titles[] = {"LOADED", "RUNNING", "WAITING", "MEMORY", "CACHE USED", "DRAFT", "UNLOADED"};
+    size_t i, loaded = 0;
+    const json_t *m;
+    json_array_foreach(models, i, m) loaded += json_is_integer(json_object_get(m, "kv_pages_total"));
+    if (!loaded) return;
+    struct term_table *table = term_table_create(7);
+    header(table, titles, 7);
+    json_array_foreach(models, i, m) {
+        const json_t *total = json_object_get(m, "kv_pages_total"), *expires = json_object_get(m, "expires");
+        const json_t *keep = json_object_get(m, "keep_alive_seconds");
+        if (!json_is_integer(total)) continue;
+        char text[64];
+        const json_int_t pages = json_integer_value(total), left = json_integer_value(expires) - (json_int_t)time(NULL);
+        add_text(table, TERM_PLAIN, text_at(m, "id"));
+        snprintf(text, sizeof text, "%" JSON_INTEGER_FORMAT, json_integer_value(json_object_get(m, "running")));
+        term_table_add(table, TERM_PLAIN, text);
+        snprintf(text, sizeof text, "%" JSON_INTEGER_FORMAT, json_integer_value(json_object_get(m, "queued")));
+        term_table_add(table, TERM_PLAIN, text);
+        add_bytes(table, m, "memory_bytes");
+        snprintf(text, sizeof text, "%.1f %%", pages > 0 ? 100 * json_number_value(json_object_get(m, "kv_pages_used")) / (double)pages : 0);
+        term_table_add(table, TERM_PLAIN, text);
+        add_text(table, TERM_PLAIN, text_at(m, "draft"));
+        if (json_is_integer(expires)) snprintf(text, sizeof text, "in %" JSON_INTEGER_FORMAT " s", left > 0 ? left : 0);
+        else if (json_integer_value(keep) < 0) snprintf(text, sizeof text, "never");
+        else snprintf(text, sizeof text, "%" JSON_INTEGER_FORMAT " s after its last request", json_integer_value(keep));
+        term_table_add(table, TERM_PLAIN, json_is_integer(keep) ? text : NULL);
+    }
+    putchar('\n');
+    term_table_print(table, stdout);
+}
+
 static void print_devices(const json_t *devices, const char *error) {
     static const char *const titles[] = {"", "DEVICE", "KIND", "TIER", "MEMORY", "IN USE", "WHY"};
     struct term_table *table = term_table_create(7);
@@ -156,6 +190,7 @@ int cmd_status(struct cli *cli) {
     print_devices(json_object_get(reply, "devices"), text_at(reply, "device_error"));
     putchar('\n');
     print_models(json_object_get(reply, "models"));
+    print_activity(json_object_get(reply, "models"));
     json_decref(reply);
     return EXIT_DONE;
 }

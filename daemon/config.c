@@ -575,6 +575,7 @@ bool config_parse_command(int argc, char **argv, struct config_command *out, con
         complain(&loader, SH_LOG_ERROR, "no memory");
         return false;
     }
+    const char *truth = NULL; /* the argument before this one, if it was a flag that needs no value */
     for (int i = 1; i < argc; i++) {
         const char *arg = argv[i];
         bool done = false;
@@ -590,9 +591,12 @@ bool config_parse_command(int argc, char **argv, struct config_command *out, con
         }
         if (done) continue;
         if (strncmp(arg, "--", 2) != 0 || !arg[2]) {
-            complain(&loader, SH_LOG_ERROR, "argument '%s' is not understood: options begin with --", arg);
+            if (truth) complain(&loader, SH_LOG_ERROR, "argument '%s' is not understood: %s takes a value only as %s=%s", arg, truth, truth, arg);
+            else complain(&loader, SH_LOG_ERROR, "argument '%s' is not understood: options begin with --", arg);
+            truth = NULL;
             continue;
         }
+        truth = NULL;
         char name[64];
         size_t length = strcspn(arg + 2, "=");
         const char *value = arg[2 + length] ? arg + 2 + length + 1 : NULL;
@@ -605,7 +609,10 @@ bool config_parse_command(int argc, char **argv, struct config_command *out, con
             unknown(&loader, "command line", "option", name);
             continue;
         }
-        if (!value && option && option->type == OPT_BOOL) value = "yes";
+        if (!value && option && option->type == OPT_BOOL) {
+            value = "yes";
+            truth = arg;
+        }
         if (!value && i + 1 < argc) value = argv[++i];
         if (!value) {
             complain(&loader, SH_LOG_ERROR, "%s wants a value", arg);
@@ -761,7 +768,8 @@ void config_print_help(FILE *to) {
     fputs(
         "Usage: shimmyd [OPTION]...\n"
         "Serves GGUF language models over a control socket (shimmyctl) and HTTP (OpenAI's API).\n\n"
-        "Every option can also stand in shimmyd.conf as `name = value` (with _ for -) and in the environment as SHIMMY_NAME.\n\n",
+        "Every option can also stand in shimmyd.conf as `name = value` (with _ for -) and in the environment as SHIMMY_NAME.\n"
+        "Behind an option is its default; those of yes and no are turned off with =no (--discover=no).\n\n",
         to);
     for (uint32_t i = 0; i < OPTION_COUNT; i++) {
         char flag[64];

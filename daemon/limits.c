@@ -261,6 +261,7 @@ enum limits_verdict limits_begin(struct limits *limits, uint64_t client, uint64_
             state->retry_s = whole_seconds((entry->tokens - tokens + 1) * 60 / tokens);
         } else if (rates.running && entry->running >= rates.running) {
             verdict = LIMITS_RUNNING;
+            state->running = rates.running;
         } else {
             entry->running++;
             if (rates.requests) entry->requests += 1;

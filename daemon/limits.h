@@ -38,6 +38,7 @@ enum limits_verdict { LIMITS_GO, LIMITS_REQUESTS, LIMITS_TOKENS, LIMITS_RUNNING 
 struct limits_state { /* of a client, after limits_begin; what is not limited is 0 */
     uint64_t requests, requests_left, tokens, tokens_left;
     double requests_reset_s, tokens_reset_s; /* until the bucket is full again */
+    uint32_t running;                        /* refused as LIMITS_RUNNING: how many may be at once */
     uint32_t retry_s;                        /* refused: when it is worth another try; at least 1 */
 };
 

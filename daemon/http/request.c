@@ -114,8 +114,8 @@ static bool check_rates(struct http_request *r) {
     switch (verdict) {
     case LIMITS_GO: r->counted = true; return true;
     case LIMITS_REQUESTS:
-        api_fail(err, 429, "rate_limit_exceeded", NULL, "too many requests: the limit is reached, try again in %u s (rate_limit)",
-                 r->rates.retry_s);
+        api_fail(err, 429, "rate_limit_exceeded", NULL, "too many requests: %llu a minute are allowed, try again in %u s (rate_limit)",
+                 (unsigned long long)r->rates.requests, r->rates.retry_s);
         break;
     case LIMITS_TOKENS:
         api_fail(err, 429, "token_rate_limit_exceeded", NULL,
@@ -124,7 +124,8 @@ static bool check_rates(struct http_request *r) {
         break;
     case LIMITS_RUNNING:
         api_fail(err, 429, "too_many_requests", NULL,
-                 "as many requests of this client are under way as it may have at once, try again later (max_requests_per_client)");
+                 "%u requests of this client are under way, all that it may have at once, try again later (max_requests_per_client)",
+                 r->rates.running);
         break;
     }
     err->retry_after_s = r->rates.retry_s;

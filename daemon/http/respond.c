@@ -57,9 +57,9 @@ static const char *allowed(const struct http_request *r) {
 /* As OpenAI's: "120ms", "7.5s", "1m30s". */
 static void add_reset(struct MHD_Response *response, const char *name, double seconds) {
     char text[48];
-    if (seconds < 1) snprintf(text, sizeof(text), "%.0fms", seconds * 1000);
-    else if (seconds < 60) snprintf(text, sizeof(text), "%.3gs", seconds);
-    else snprintf(text, sizeof(text), "%.0fm%.0fs", floor(seconds / 60), floor(fmod(seconds, 60)));
+    if (seconds < 0.9995) snprintf(text, sizeof(text), "%.0fms", seconds * 1000);
+    else if (seconds < 59.95) snprintf(text, sizeof(text), "%.3gs", seconds);
+    else snprintf(text, sizeof(text), "%.0fm%.0fs", floor((seconds + 0.05) / 60), floor(fmod(seconds + 0.05, 60)));
     MHD_add_response_header(response, name, text);
 }
 

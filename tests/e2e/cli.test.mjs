@@ -200,6 +200,10 @@ withShared('status, list and devices', async () => {
   assert.equal(model.size_bytes, readFileSync(stories).length);
 
   assert.match((await succeed(['status'])).stdout, /^shimmyd \d.*running/);
+  await succeed(['load', 'stories260K', '--keep-alive', '5m']);
+  const activity = (await succeed(['status'])).stdout;
+  assert.match(activity, /^LOADED +RUNNING +WAITING +MEMORY +CACHE USED +DRAFT +UNLOADED$/m);
+  assert.match(activity, /^stories260K +0 +0 +[\d.]+ MiB +0\.0 % +- +in \d+ s$/m);
   const list = (await succeed(['list'])).stdout;
   assert.match(list, /^MODEL +STATE/);
   assert.match(list, /^stories260K +\w+ +llama +F32 +1\.1 MiB/m);

@@ -167,6 +167,8 @@ static void test_flag_errors(void **state) {
     assert_complaint("--threads wants a value");
     assert_null(load("model.gguf", NULL));
     assert_complaint("argument 'model.gguf' is not understood");
+    assert_null(load("--discover", "no", NULL));
+    assert_complaint("argument 'no' is not understood: --discover takes a value only as --discover=no");
     assert_null(load("--config", "/dev/null", "--threads", "nan", NULL));
     assert_complaint("--threads: threads: 'nan' is not a number");
     assert_null(load("--config", "/dev/null", "--threads", "1.5", NULL));
