@@ -4,8 +4,8 @@
  * It sits between front ends and runners, within gen_submit: a generation whose answer is kept is ended before it is queued, with the same events
  * (tokens, texts, log-probs, reasons) as the first time; any other is written down while the runner works on it, and kept if all of its choices
  * ended by themselves. A key is all that decides an answer, compared byte for byte: the load of the model, the prompt's tokens, everything
- * about sampling, stops, what the text is held to, the salt. Not kept are answers of more than RESPONSE_TEXT_BYTES bytes or RESPONSE_EVENTS events, vectors, those of
- * sessions, and of requests that want nothing cached (gen_params.no_reuse).
+ * about sampling, stops, what the text is held to, the salt. Not kept are answers of more than RESPONSE_TEXT_BYTES bytes or
+ * RESPONSE_EVENTS events, vectors, those of sessions, and of requests that want nothing cached (gen_params.no_reuse).
  *
  * The least recently used go when there are too many, or too many bytes; each goes when it is too old. Thread-safety: all functions but
  * those of one record, any thread. A record has one user at a time.

@@ -58,8 +58,8 @@ struct runner_stats {
     struct sh_context_stats context;
 };
 /* Sessions: what the last request of that name (gen_params.session) had in the cache when it ended, to a file and back. Both are done
- * between steps and wait for that; any thread. *tokens: how many. SH_ERR_NOT_FOUND: no request had that name; SH_ERR_CANCELLED: the runner ends; SH_ERR_DEVICE: it
- * is stuck. */
+ * between steps and wait for that; any thread. *tokens: how many. SH_ERR_NOT_FOUND: no request had that name; SH_ERR_CANCELLED: the runner ends;
+ * SH_ERR_DEVICE: it is stuck. */
 enum sh_code runner_save_session(struct runner *runner, const char *session, uint64_t salt, int fd, uint32_t *tokens, struct sh_error *err);
 enum sh_code runner_restore_session(struct runner *runner, const char *session, uint64_t salt, int fd, uint32_t *tokens, struct sh_error *err);
 
