@@ -83,6 +83,7 @@ static struct model *drained(uint64_t now, uint64_t *deadline) {
         if (stats.idle_since_ns) return m;
         if (now >= m->drain_deadline_ns && !m->drain_cut) {
             m->drain_cut = true;
+            log_write(SH_LOG_NOTICE, m->id, "drain_timeout is over: %u running and %u waiting requests are cancelled", stats.running, stats.queued);
             runner_cancel_all(m->runner, registry.stopping ? "shutdown" : "unloaded");
         } else if (!m->drain_cut && m->drain_deadline_ns < *deadline) {
             *deadline = m->drain_deadline_ns;

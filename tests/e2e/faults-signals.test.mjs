@@ -72,6 +72,7 @@ test('the drain limit passes: what still runs or waits ends with the reason', th
   await Promise.all([...sockets, whole].map((socket) => socket.ended));
   for (const socket of sockets) assert.match(socket.text, /"code":"shutting_down"/);
   assert.match(whole.text, /^(HTTP\/1.1 100 Continue\r\n\r\n)*HTTP\/1.1 503 /);
+  assert.match(daemon.log, /drain_timeout is over: \d running and \d waiting requests are cancelled/);
 });
 
 test('a second SIGTERM waits for nothing', there, async () => {
