@@ -649,6 +649,8 @@ static void check_together(struct loader *loader) {
     if (config->max_sequences > config->max_batch_rows)
         complain(loader, SH_LOG_ERROR, "max_sequences %u is more than max_batch_rows %u: each sequence needs a row of a step",
                  config->max_sequences, config->max_batch_rows);
+    if (config->rate_burst && !config->rate_limit)
+        complain(loader, SH_LOG_WARNING, "rate_burst %u has no effect without rate_limit", config->rate_burst);
 }
 
 bool config_load(const struct config_command *command, struct config **out, config_report_fn report, void *user) {

@@ -9,6 +9,7 @@
 #include "daemon/control/control.h"
 #include "daemon/devices.h"
 #include "daemon/http/http.h"
+#include "daemon/limits.h"
 #include "daemon/log.h"
 #include "daemon/metrics.h"
 #include "daemon/models.h"
@@ -60,6 +61,17 @@ static void report_to_log(void *user, enum sh_log_level level, const char *line)
     log_write(level, NULL, "%s", line);
 }
 
+/* The file of keys is read when the daemon starts and at a reload: what would be an error then is one now. */
+static bool check_keys(const struct config *config) {
+    const struct limits_rates none = {0};
+    struct limits *limits = NULL;
+    struct sh_error err = {0};
+    const bool good = limits_create(&limits, &err) == SH_OK && limits_configure(limits, &none, config->api_key, config->api_key_file, &err) == SH_OK;
+    if (!good) report_to_stderr(NULL, SH_LOG_ERROR, err.message);
+    limits_destroy(limits);
+    return good;
+}
+
 /* True: the command line asked for something else than serving, *status is how it went. */
 static bool answer_command(const struct config_command *command, int *status) {
     *status = EXIT_SUCCESS;
@@ -71,7 +83,7 @@ static bool answer_command(const struct config_command *command, int *status) {
     case CONFIG_PROBE_DEVICES: *status = devices_probe_main(); return true;
     case CONFIG_CHECK: {
         struct config *config = NULL;
-        if (!config_load(command, &config, report_to_stderr, NULL)) *status = EXIT_FAILURE;
+        if (!config_load(command, &config, report_to_stderr, NULL) || !check_keys(config)) *status = EXIT_FAILURE;
         config_unref(config);
         return true;
     }

@@ -1,10 +1,11 @@
 // limits.test.mjs - each limit with its status, its headers and its counter; clients apart from each other; reload; who only holds connections.
 import { test, before, after } from 'node:test';
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { Daemon, endless, has, model, needs, shared, waitFor } from './harness.mjs';
+import { Daemon, build, endless, has, model, needs, shared, waitFor } from './harness.mjs';
 
 const there = needs(shared('models/stories260K.gguf'), 'no shared models');
 const short = { model, prompt: 'Once upon a time', max_tokens: 3, temperature: 0 };
@@ -77,6 +78,9 @@ test('requests a minute: a burst, then 429 with the time to wait; each key has i
 
 test('a file of keys that is not there or empty is an error at the start', there, async () => {
   await assert.rejects(with_daemon(['--api-key-file', path.join(scratch, 'nothing')], () => {}), /api_key_file .*nothing/);
+  const check = spawnSync(path.join(build, 'shimmyd'), ['--config', '/dev/null', '--check-config', '--api-key-file', path.join(scratch, 'nothing')]);
+  assert.equal(check.status, 1);
+  assert.match(String(check.stderr), /api_key_file .*nothing/);
 });
 
 test('rates by address, changed by a reload', there, async () => {

@@ -175,7 +175,11 @@ static void test_flag_errors(void **state) {
     assert_complaint("is not a whole number");
     assert_null(load("--config", "/dev/null", "--max-sequences", "600", "--max-batch-rows", "512", NULL));
     assert_complaint("max_sequences 600 is more than max_batch_rows 512");
-    struct config *c = load("--config", "/dev/null", "--validation", NULL);
+    struct config *c = load("--config", "/dev/null", "--rate-burst", "5", NULL);
+    assert_non_null(c);
+    assert_complaint("warning: rate_burst 5 has no effect without rate_limit");
+    config_unref(c);
+    c = load("--config", "/dev/null", "--validation", NULL);
     assert_non_null(c);
     assert_true(c->validation);
     config_unref(c);
