@@ -554,8 +554,7 @@ static void no_waiting_for_low_priority(void **state) {
 }
 
 /* Whatever fails, those that do not make it fail by themselves get what they get alone, and those that do get the reason. */
-static void failing_steps(void **state) {
-    (void)state;
+static void fail_steps_of(const char *file, uint32_t every) {
     enum { N = 20 };
     static const struct {
         uint32_t ceiling, one_in;
@@ -569,7 +568,7 @@ static void failing_steps(void **state) {
     struct core_model m;
     static struct request requests[N + 1];
     static struct said want[N];
-    core_load(&m, "cpu", path, NULL);
+    core_load(&m, "cpu", file, NULL);
     struct sh_grammar *grammar = make_grammar(sh_model_vocab(m.model));
     mixed(requests, N, grammar);
     struct runner *runner = make(&m, CHOICES, 4 * CONTEXT, false);
@@ -580,7 +579,7 @@ static void failing_steps(void **state) {
     }
     runner_destroy(runner);
     shake(&m);
-    for (size_t k = 0; k < SH_COUNT(rows); k++) {
+    for (size_t k = 0; k < SH_COUNT(rows); k += every) {
         runner = make_with(&m, MANY, 4096, rows[k].overlap, rows[k].lookup);
         shaky.ceiling = rows[k].ceiling;
         shaky.one_in = rows[k].one_in;
@@ -605,6 +604,13 @@ static void failing_steps(void **state) {
     m.devices[0]->executor = shaky.real;
     sh_grammar_unref(grammar);
     core_unload(&m);
+}
+
+static void failing_steps(void **state) {
+    (void)state;
+    fail_steps_of(path, 1);
+    fail_steps_of(TEST_SHARED("parity/qwen35-Q8_0.gguf"), 3); /* a recurrent state besides, */
+    fail_steps_of(TEST_SHARED("parity/gemma2-F16.gguf"), 3);  /* a window */
 }
 
 /* ---- leaving ---------------------------------------------------------------------------------------------------- */
