@@ -8,7 +8,7 @@
  * others are admitted, computes again what nobody kept, and goes on.
  *
  * Everybody gets done: the first run in the order is never put aside while another holds pages, so it goes on until it ends; then the next one is the
- * first, whether it was put aside or not. One that finds no page although it is alone needs more than there are, and fails. What makes a run
+ * first, whether it was put aside or not. One that finds no page although it is alone ends there (GEN_LENGTH), or fails if it has said nothing yet. What makes a run
  * wait is always another that was admitted before or stands before it, so nobody waits in a circle.
  */
 #include "compute/base.h"
@@ -205,16 +205,35 @@ static void resume(struct run *run) {
     if (code) run_over(run, code, &err);
 }
 
-static void fail_alone(struct run *run, enum sh_code code, struct sh_error *err) {
+/* The last of its choices that goes on, and has said something; NULL: one is still without. */
+static struct choice *last_with_text(const struct run *run) {
+    struct choice *last = NULL;
+    for (uint32_t i = 0; run->choices && i < run->g->params.n_choices; i++) {
+        if (!run->choices[i].active) continue;
+        last = &run->choices[i];
+        if (last->generated == 0) return NULL;
+    }
+    return last;
+}
+
+/* Nobody else has pages. What was said so far stands: its choices end as at the context's end, one after the other, since the others may
+ * go on with the room of the last one. A prompt that does not fit is refused. */
+static void cut_or_fail(struct run *run, enum sh_code code, struct sh_error *err) {
     struct runner *r = run->runner;
+    struct choice *last = code == SH_ERR_NO_PAGES ? last_with_text(run) : NULL;
+    if (last) {
+        choice_cut(last);
+        return;
+    }
     pthread_mutex_lock(&r->lock);
     const uint64_t limit = sh_max_u64(r->cache_limit, r->info.context_length); /* less it never is */
     pthread_mutex_unlock(&r->lock);
     if (code == SH_ERR_NO_PAGES)
-        sh_fail(err, code,
-                "the request needs room for %llu tokens at least, the cache of %s holds %llu in all: load the model with a larger one "
-                "(option kv_tokens), or ask for less",
-                (unsigned long long)wanted_by_old(run), r->params.id, (unsigned long long)sh_min_u64(r->params.context.kv_tokens, limit));
+        code = sh_fail(err, SH_ERR_LIMIT,
+                       "the request needs room for %llu tokens at least, the cache of %s holds %llu in all: load the model with a larger one "
+                       "(option kv_tokens), or ask for less",
+                       (unsigned long long)wanted_by_old(run), r->params.id,
+                       (unsigned long long)sh_min_u64(r->params.context.kv_tokens, limit));
     run_over(run, code, err);
 }
 
@@ -233,7 +252,7 @@ void admission_make_room(struct runner *r, enum sh_code code, struct sh_error *e
     }
     if (n == 0) return; /* they were over before the step was submitted */
     if (n > 1) suspend(last);
-    else if (!last->texts || !embedding_shrink(last)) fail_alone(last, code, err);
+    else if (!last->texts || !embedding_shrink(last)) cut_or_fail(last, code, err);
     if (n > 1 && code != SH_ERR_NO_PAGES) be_careful(r); /* what the device lacks is not told by counting pages */
 }
 

@@ -73,6 +73,8 @@ static void finish(struct choice *choice, enum gen_finish how, int32_t stop_inde
                        (double)(sh_now_ns() - choice->first_ns) / 1e9 / (choice->generated - 1));
 }
 
+void choice_cut(struct choice *choice) { finish(choice, GEN_LENGTH, -1); }
+
 static bool ends_choice(const struct runner *r, const struct gen_params *p, int32_t token) {
     for (uint32_t i = 0; i < p->n_stop_tokens; i++)
         if (p->stop_tokens[i] == token) return true;

@@ -222,6 +222,8 @@ enum sh_code choices_begin(struct run *run, struct sh_error *err);
 void choices_end(struct run *run);
 /* The choice's own sequence, if it has one, is given back. */
 void choice_drop_sequence(struct choice *choice);
+/* It ends here for want of room (GEN_LENGTH). Nothing of it is in flight. */
+void choice_cut(struct choice *choice);
 /* The tokens that the grammar leaves no choice about, as many as there is room for. Then the choice is finished, or *mask is what its next token
  * is sampled under, or that is NULL: more such tokens follow, so the step's last row samples nothing. */
 enum sh_code choice_take_forced(struct choice *choice, uint32_t room, const uint32_t **mask, struct sh_error *err);

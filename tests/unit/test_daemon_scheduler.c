@@ -327,7 +327,7 @@ static void preemption(void **state) {
     assert_int_equal(stats.preemptions, low);
     nothing_left(runner);
 
-    /* One that does not fit alone fails with the figures, and costs nobody else anything. */
+    /* A prompt that does not fit alone fails with the figures, and costs nobody else anything. */
     prepare(&requests[0], 0, 250, 60);
     prepare(&requests[1], 1, 20, 30);
     requests[0].params.n_choices = 3;
@@ -338,10 +338,19 @@ static void preemption(void **state) {
     submit(runner, &requests[1]);
     follow_all(requests, 2);
     assert_int_equal(requests[0].said.end, GEN_FAILED);
-    assert_int_equal(requests[0].err.code, SH_ERR_NO_PAGES);
+    assert_int_equal(requests[0].err.code, SH_ERR_LIMIT);
     assert_non_null(strstr(requests[0].err.message, "holds 96 in all"));
     assert_int_equal(requests[1].said.end, GEN_STOP);
     assert_int_equal(requests[1].said.count[0], 30);
+    nothing_left(runner);
+
+    /* One that outgrows the cache ends there: 96 tokens are stored, and one more was sampled of the last. */
+    prepare(&requests[0], 3, 40, 70);
+    submit(runner, &requests[0]);
+    follow_all(requests, 1);
+    assert_int_equal(requests[0].said.end, GEN_STOP);
+    assert_int_equal(requests[0].said.finish[0], GEN_LENGTH);
+    assert_int_equal(requests[0].said.count[0], 57);
     nothing_left(runner);
     runner_destroy(runner);
     core_unload(&m);
