@@ -8,8 +8,8 @@
  * others are admitted, computes again what nobody kept, and goes on.
  *
  * Everybody gets done: the first run in the order is never put aside while another holds pages, so it goes on until it ends; then the next one is the
- * first, whether it was put aside or not. One that finds no page although it is alone ends there (GEN_LENGTH), or fails if it has said nothing yet. What makes a run
- * wait is always another that was admitted before or stands before it, so nobody waits in a circle.
+ * first, whether it was put aside or not. One that finds no page although it is alone ends there (GEN_LENGTH), or fails if it has said nothing
+ * yet. What makes a run wait is always another that was admitted before or stands before it, so nobody waits in a circle.
  */
 #include "compute/base.h"
 #include "daemon/log.h"
