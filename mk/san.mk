@@ -4,7 +4,9 @@
 # Threads that are left are not reported: after a second signal the daemon waits for none.
 # Address randomisation is switched off: the sanitizer of gcc 12 does not find its place in the address space of newer kernels
 # otherwise. setarch -R is inherited by the daemons that the tests start.
-TSAN_TESTS ?= cpu_pool cpu_executor core_golden core_failure daemon_ http_
+# Not those that compute much and share little between threads: they take ten minutes and more under the sanitizer.
+TSAN_TESTS ?= cpu_pool core_failure daemon_budget daemon_control daemon_embedding daemon_generation daemon_limits daemon_models daemon_overlap \
+              daemon_response daemon_runner daemon_scheduler daemon_scan daemon_sessions daemon_speculate http_
 TSAN_E2E   ?= $(addprefix tests/e2e/,faults-clients.test.mjs faults-signals.test.mjs clients.test.mjs models.test.mjs budget.test.mjs concurrent.test.mjs openai.test.mjs soak.test.mjs)
 TSAN_OPTIONS_ALL = halt_on_error=1 second_deadlock_stack=1 ignore_noninstrumented_modules=1 report_thread_leaks=0 suppressions=$(CURDIR)/tests/tsan.supp $(TSAN_OPTIONS)
 .PHONY: tsan check-tsan e2e-tsan
