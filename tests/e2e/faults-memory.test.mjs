@@ -2,16 +2,14 @@
 // daemon and what else it serves go on.
 import { test, before, after } from 'node:test';
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
 import { copyFileSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { Daemon, build, needs, shared } from './harness.mjs';
-import { Faults, full, preload, settled } from './faults.mjs';
+import { Daemon, needs, shared } from './harness.mjs';
+import { Faults, full, instrumented, preload, settled } from './faults.mjs';
 
 const stories = shared('models/stories260K.gguf');
-const own = /lib[at]san/.test(spawnSync('ldd', [path.join(build, 'shimmyd')], { encoding: 'utf8' }).stdout ?? '');
-const there = own ? { skip: 'a sanitizer has an allocator of its own' } : needs(stories, 'no shared models');
+const there = instrumented ? { skip: 'a sanitizer has an allocator of its own' } : needs(stories, 'no shared models');
 const dir = mkdtempSync(path.join(tmpdir(), 'shimmyd-memory-'));
 const faults = new Faults(path.join(dir, 'faults'));
 const ask = { prompt: 'Once upon a time', max_tokens: 12, temperature: 0 };

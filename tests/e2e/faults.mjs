@@ -1,5 +1,5 @@
 // faults.mjs - what the tests of faults share: the books that have to balance, scripts of faults, clients in processes of their own.
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import assert from 'node:assert/strict';
 import { existsSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import net from 'node:net';
@@ -10,6 +10,8 @@ import { build, waitFor } from './harness.mjs';
 export const full = process.env.SHIMMY_TEST_FULL === '1';
 // A sanitizer keeps what is freed, and needs an address space that no ceiling leaves it.
 export const sanitized = (daemon) => /lib[at]san/.test(readFileSync(`/proc/${daemon.child.pid}/maps`, 'utf8'));
+// The same of the program, before it runs: under some ceilings it does not even start.
+export const instrumented = /lib[at]san/.test(spawnSync('ldd', [path.join(build, 'shimmyd')], { encoding: 'utf8' }).stdout ?? '');
 export const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 
 // Random numbers of a seed, so that a failure comes again: SHIMMY_TEST_SEED changes them.
