@@ -219,7 +219,6 @@ static void together_as_alone(const char *device, const char *file, uint32_t n) 
     }
     nothing_left(one);
     runner_destroy(one);
-    uint64_t preemptions[2] = {0};
     for (uint32_t pages = 0; pages < 2; pages++) {
         for (uint32_t overlap = 0; overlap < 2; overlap++) {
             struct runner *runner = make(&m, MANY, pages ? 416 : (uint64_t)MANY * CONTEXT, overlap);
@@ -231,13 +230,11 @@ static void together_as_alone(const char *device, const char *file, uint32_t n) 
             }
             struct runner_stats stats;
             runner_get_stats(runner, &stats);
-            preemptions[pages] += stats.preemptions;
+            if (!pages) assert_int_equal(stats.preemptions, 0); /* with few most rounds have some; see preemption for one that is certain */
             assert_true(stats.context.reused_tokens > 0);
             runner_destroy(runner);
         }
     }
-    assert_int_equal(preemptions[0], 0);
-    if (n == MANY) assert_true(preemptions[1] > 0); /* a recurrent state takes no pages */
     sh_grammar_unref(grammar);
     core_unload(&m);
     free(requests);
