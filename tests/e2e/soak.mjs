@@ -16,7 +16,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Daemon, build, shared } from './harness.mjs';
-import { baseline, books, pause, random, resident, sanitized, settled } from './faults.mjs';
+import { baseline, books, instrumented, pause, random, resident, settled } from './faults.mjs';
 
 const run = promisify(execFile);
 const median = (list) => [...list].sort((a, b) => a - b)[Math.floor(list.length / 2)];
@@ -139,7 +139,7 @@ export async function soak({ requests = 10000, minutes = 0, clients = 24, slices
     print(`generations accepted ${end.accepted}: ${Object.entries(end.ended).map(([how, n]) => `${n} ${how}`).join(', ')}`);
     print(`resident memory ${(first / 1024).toFixed(1)} MiB after the warm-up, ${(last / 1024).toFixed(1)} at the end: grown by ${((last - first) / 1024).toFixed(2)}, bound ${(bound / 1024).toFixed(2)} MiB (noise ${(noise / 1024).toFixed(2)})`);
     print(`running ${end.running}, queued ${end.queued}, pages ${end.pages}`);
-    if (!sanitized(daemon) && last - first > bound) failures.push(`memory grew by ${last - first} kB, more than ${Math.round(bound)}: ${least.join(' ')}`);
+    if (!instrumented && last - first > bound) failures.push(`memory grew by ${last - first} kB, more than ${Math.round(bound)}: ${least.join(' ')}`);
     if ((end.ended.failed ?? 0) > 0) failures.push(`${end.ended.failed} generations failed: ${daemon.log.split('\n').filter((line) => /failed/.test(line)).slice(0, 3).join('; ')}`);
     return { failures, tally, books: await books(daemon) };
   } finally {
