@@ -1,6 +1,7 @@
 #include "tests/unit/core.h"
 
 #include "compute/cpu/kernels.h"
+#include "tests/unit/genmodel.h"
 #include "tests/unit/shared.h"
 
 #include <setjmp.h>
@@ -15,6 +16,20 @@ void core_check_ok(enum sh_code code, const struct sh_error *err, const char *fi
     if (code == SH_OK) return;
     print_error("%s: %s\n", sh_code_name(code), err->message);
     _assert_int_equal((uintmax_t)code, SH_OK, file, line);
+}
+
+void core_write_small(char *path, size_t cap, const char *name) {
+    struct genmodel_params p = genmodel_defaults();
+    struct sh_error err;
+    p.type = "F32";
+    p.embd = 32;
+    p.heads = 2;
+    p.kv_heads = 1;
+    p.head_dim = 16;
+    p.ff = 32;
+    p.vocab = 260;
+    snprintf(path, cap, "%s", test_scratch(name));
+    core_ok(genmodel_write(path, &p, &err), &err);
 }
 
 /* Every instruction set of the CPU executor that this machine has, the reference first. */

@@ -31,6 +31,9 @@ void core_load(struct core_model *m, const char *device, const char *path, const
 void core_load_split(struct core_model *m, const char *devices, const char *path, const struct sh_context_params *context);
 void core_unload(struct core_model *m);
 
+/* Writes a small llama of F32 weights and 260 tokens to a scratch file of that name, whose path is put into `path`. */
+void core_write_small(char *path, size_t cap, const char *name);
+
 /* cmocka's assert_int_equal(code, SH_OK), with the error's message. */
 #define core_ok(code, err) core_check_ok((code), (err), __FILE__, __LINE__)
 void core_check_ok(enum sh_code code, const struct sh_error *err, const char *file, int line);

@@ -4,7 +4,6 @@
  */
 #include "compute/state/context.h"
 #include "tests/unit/core.h"
-#include "tests/unit/genmodel.h"
 #include "tests/unit/shared.h"
 
 #include <setjmp.h>
@@ -21,16 +20,7 @@ enum { PROMPT = 70, ANSWER = 48, ALL = PROMPT + ANSWER, GUESSES = 7 };
 
 static int write_model(void **state) {
     (void)state;
-    struct genmodel_params p = genmodel_defaults();
-    p.type = "F32";
-    p.embd = 32;
-    p.heads = 2;
-    p.kv_heads = 1;
-    p.head_dim = 16;
-    p.ff = 32;
-    p.vocab = 260;
-    snprintf(llama, sizeof llama, "%s", test_scratch("resume.gguf"));
-    core_ok(genmodel_write(llama, &p, &error), &error);
+    core_write_small(llama, sizeof llama, "resume.gguf");
     return 0;
 }
 
