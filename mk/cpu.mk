@@ -3,6 +3,8 @@
 # Sanitizers on unrolled kernels would take the compiler a quarter of an hour.
 CPU_OPT := $(if $(SAN),,-O3)
 FLAGS_compute/cpu/avx2_matmul.c    := -mavx2 -mfma -mf16c $(CPU_OPT)
+FLAGS_compute/cpu/avx2_pack.c      := -mavx2 $(CPU_OPT)
+FLAGS_compute/cpu/avx512_pack.c    := -mavx2 -mavx512f -mavx512bw $(CPU_OPT)
 FLAGS_compute/cpu/avx2_table.c     := -mavx2 -mfma -mf16c $(CPU_OPT)
 FLAGS_compute/cpu/avx2_attention.c := -mavx2 -mfma -mf16c $(CPU_OPT)
 FLAGS_compute/cpu/avx2_recurrent.c := -mavx2 -mfma -mf16c $(CPU_OPT)

@@ -8,5 +8,7 @@
 
 void sh_avx512_matmul(const struct sh_cpu_matmul *m, uint64_t group0, uint64_t group1, void *scratch);
 uint64_t sh_avx512_matmul_scratch(uint64_t cols);
+/* As sh_lanes16_pack, byte for byte (avx512_pack.c). */
+void sh_avx512_pack(const struct sh_cpu_matrix *w, uint64_t row0, uint64_t n_rows, const void *src);
 
 #endif
