@@ -26,17 +26,60 @@ static bool takes_residual(const struct sh_op *matmul, const struct sh_op *add, 
     return reads[matmul->out] == 1 && !kept[matmul->out];
 }
 
+/* ---- bundles ---- */
+
+static bool is_product(const struct sh_op *op) { return op->kind == SH_OP_MATMUL && op->blocks <= 1 && op->residual == SH_NONE; }
+
+static bool makes(const struct sh_op *products, uint32_t n, uint32_t activation) {
+    for (uint32_t i = 0; i < n; i++)
+        if (products[i].out == activation) return true;
+    return false;
+}
+
+/* Is `op` made of these products alone, and of each of them? */
+static bool is_tail(const struct sh_op *op, const struct sh_op *products, uint32_t n, const uint32_t *reads, const bool *kept) {
+    for (uint32_t i = 0; i < n; i++)
+        if (reads[products[i].out] != 1 || kept[products[i].out]) return false;
+    if (!makes(products, n, op->x) || !makes(products, n, op->y)) return false; /* two different ones: each is read once */
+    if (op->kind == SH_OP_GLU) return n == 2;
+    if (op->kind != SH_OP_ROPE_CACHE) return false;
+    return op->z == SH_NONE ? n == 2 : n == 3 && makes(products, n, op->z);
+}
+
+static struct sh_bundle bundle_at(const struct sh_op *ops, uint32_t n_ops, const uint32_t *reads, const bool *kept) {
+    const struct sh_bundle alone = {.n_ops = 1};
+    struct sh_bundle b = {0};
+    b.norm = ops[0].kind == SH_OP_NORM && n_ops > 1 && is_product(&ops[1]) && ops[1].x == ops[0].out;
+    const struct sh_op *products = ops + b.norm, *end = ops + n_ops;
+    while (products + b.n_products < end && b.n_products < SH_BUNDLE_PRODUCTS && is_product(products + b.n_products) &&
+           products[b.n_products].x == products[0].x)
+        b.n_products++;
+    if (b.n_products == 0) return alone;
+    b.tail = products + b.n_products < end && is_tail(products + b.n_products, products, b.n_products, reads, kept);
+    b.norm_inner = b.norm && reads[ops[0].out] == b.n_products && !kept[ops[0].out];
+    b.n_ops = b.norm + b.n_products + b.tail;
+    return b.n_ops > 1 ? b : alone;
+}
+
+static void find_bundles(struct sh_fused *f, uint32_t flags, const uint32_t *reads, const bool *kept) {
+    for (uint32_t i = 0; i < f->n_ops; i += f->bundles[i].n_ops)
+        f->bundles[i] = (flags & SH_FUSE_BUNDLES) != 0 ? bundle_at(&f->ops[i], f->n_ops - i, reads, kept)
+                                                       : (struct sh_bundle){.n_ops = 1};
+}
+
 /* ---- the memory plan ---- */
 
-/* Index of the last fused op that touches each activation (reads or makes it). */
+/* Index of the last fused op of the last bundle that touches each activation (reads or makes it). */
 static void find_last_use(const struct sh_fused *f, const bool *kept, uint32_t n_activations, uint32_t *last) {
+    uint32_t end = 0; /* of the bundle */
     for (uint32_t i = 0; i < f->n_ops; i++) {
         const struct sh_op *op = &f->ops[i];
+        if (f->bundles[i].n_ops > 0) end = i + f->bundles[i].n_ops - 1;
         uint32_t reads[SH_OP_READS];
         sh_op_reads(op, reads);
         for (int r = 0; r < SH_OP_READS; r++)
-            if (reads[r] != SH_NONE) last[reads[r]] = i;
-        last[op->out] = i;
+            if (reads[r] != SH_NONE) last[reads[r]] = end;
+        last[op->out] = end;
     }
     for (uint32_t a = 0; a < n_activations; a++)
         if (kept[a]) last[a] = SH_NONE; /* never freed */
@@ -73,14 +116,32 @@ static uint32_t in_place_of(const struct sh_op *op) {
     return SH_NONE;
 }
 
+/* Gives back what nobody needs after the bundle that ends with op `i`. */
+static void free_slots(const struct sh_fused *f, const uint32_t *last, bool *busy, uint32_t first, uint32_t i) {
+    const uint32_t out = f->ops[i].out;
+    for (uint32_t o = first; o <= i; o++) {
+        uint32_t touched[SH_OP_READS + 1];
+        sh_op_reads(&f->ops[o], touched);
+        touched[SH_OP_READS] = f->ops[o].out;
+        for (int t = 0; t <= SH_OP_READS; t++) {
+            const uint32_t a = touched[t];
+            if (a == SH_NONE || last[a] != i) continue;
+            if (a != out && f->slot[a] == f->slot[out]) continue; /* handed on in place */
+            busy[f->slot[a]] = false;
+        }
+    }
+}
+
 static void plan_slots(const struct sh_segment *segment, struct sh_fused *f, const uint32_t *last, bool *busy) {
     const struct sh_program *p = segment->program;
     for (uint32_t i = 0; i < segment->n_inputs; i++) {
         const uint32_t a = segment->inputs[i];
         f->slot[a] = take_slot(f, busy, p->activations[a].width, p->activations[a].rows);
     }
+    uint32_t first = 0; /* of the bundle */
     for (uint32_t i = 0; i < f->n_ops; i++) {
         struct sh_op *op = &f->ops[i];
+        if (f->bundles[i].n_ops > 0) first = i;
         const struct sh_activation *out = &p->activations[op->out];
         const uint32_t over = in_place_of(op);
         if (over != SH_NONE && last[over] == i && over != op->y && over != op->z &&
@@ -90,15 +151,7 @@ static void plan_slots(const struct sh_segment *segment, struct sh_fused *f, con
         } else {
             f->slot[op->out] = take_slot(f, busy, out->width, out->rows);
         }
-        uint32_t touched[SH_OP_READS + 1];
-        sh_op_reads(op, touched);
-        touched[SH_OP_READS] = op->out;
-        for (int t = 0; t <= SH_OP_READS; t++) {
-            const uint32_t a = touched[t];
-            if (a == SH_NONE || last[a] != i) continue;
-            if (a != op->out && f->slot[a] == f->slot[op->out]) continue; /* handed on in place */
-            busy[f->slot[a]] = false;
-        }
+        if (i + 1 == first + f->bundles[first].n_ops) free_slots(f, last, busy, first, i);
     }
 }
 
@@ -109,12 +162,13 @@ enum sh_code sh_fuse(const struct sh_segment *segment, uint32_t flags, struct sh
     bool *kept = sh_calloc(n, sizeof *kept), *busy = sh_calloc(n, sizeof *busy);
     uint32_t *reads = sh_calloc(n, sizeof *reads), *last = sh_calloc(n, sizeof *last);
     out->ops = sh_calloc(segment->n_ops, sizeof *out->ops);
+    out->bundles = sh_calloc(segment->n_ops, sizeof *out->bundles);
     out->last_source = sh_calloc(segment->n_ops, sizeof *out->last_source);
     out->slot = sh_calloc(n, sizeof *out->slot);
     out->slots = sh_calloc(n, sizeof *out->slots);
     enum sh_code code = SH_OK;
-    if (kept == NULL || busy == NULL || reads == NULL || last == NULL || out->ops == NULL || out->last_source == NULL ||
-        out->slot == NULL || out->slots == NULL) {
+    if (kept == NULL || busy == NULL || reads == NULL || last == NULL || out->ops == NULL || out->bundles == NULL ||
+        out->last_source == NULL || out->slot == NULL || out->slots == NULL) {
         sh_fused_finish(out);
         code = sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the plan of a segment of %u ops", segment->n_ops);
         goto done;
@@ -135,6 +189,7 @@ enum sh_code sh_fuse(const struct sh_segment *segment, uint32_t flags, struct sh
         out->last_source[out->n_ops++] = i;
     }
     for (uint32_t a = 0; a < n; a++) out->slot[a] = SH_NONE;
+    find_bundles(out, flags, reads, kept);
     find_last_use(out, kept, n, last);
     plan_slots(segment, out, last, busy);
 done:
@@ -147,6 +202,7 @@ done:
 
 void sh_fused_finish(struct sh_fused *f) {
     free(f->ops);
+    free(f->bundles);
     free(f->last_source);
     free(f->slot);
     free(f->slots);

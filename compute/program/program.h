@@ -226,10 +226,33 @@ void sh_program_place(const struct sh_program *program, const uint32_t *device_o
 void sh_program_destroy(struct sh_program *program); /* frees contents and the struct */
 
 /* ---- fusion and the activation plan, used by the executors ---- */
-enum { SH_FUSE_RESIDUAL = 1 /* MATMUL followed by ADD of its result -> MATMUL with residual */ };
+enum {
+    SH_FUSE_RESIDUAL = 1, /* MATMUL followed by ADD of its result -> MATMUL with residual */
+    SH_FUSE_BUNDLES = 2,  /* bundles are looked for, and the memory plan lets each run as one */
+};
+/*
+ * A bundle: neighbouring ops that an executor may run as one, or one by one as they stand; the bits are the same if its arithmetic is.
+ *
+ *   [NORM]  [products: MATMULs of one input, the NORM's result if there is one; blocks 1, no residual]  [GLU or ROPE_CACHE of them]
+ *
+ * In that order; at least two ops. Nothing that a bundle reads from outside lies in a slot that it writes, and its results lie in
+ * different slots, so its parts may run in any order and at once, and the NORM may be made again by each of them. The exception is a
+ * ROPE_CACHE's result, which may take the place of its q. A GLU is that of two products, either first; a ROPE_CACHE's q, k and v
+ * (without values q and k) are the products, in any order. Products before a GLU or ROPE_CACHE are read by it alone: they need not
+ * be written. Without SH_FUSE_BUNDLES every op stands by itself.
+ */
+#define SH_BUNDLE_PRODUCTS 4
+struct sh_bundle {
+    uint32_t n_ops;      /* from this op on; 1: an op by itself; 0: within a bundle that began before */
+    uint32_t n_products; /* 1 to SH_BUNDLE_PRODUCTS; 0 if n_ops < 2 */
+    bool norm;           /* the first op is a NORM */
+    bool norm_inner;     /* whose result only the products read: it need not be written */
+    bool tail;           /* the last op is a GLU or a ROPE_CACHE of the products */
+};
 struct sh_fused {
     struct sh_op *ops;
     uint32_t n_ops;
+    struct sh_bundle *bundles; /* [n_ops] */
     uint32_t *last_source; /* [n_ops] the index in the program of the last op that it stands for */
     /* Memory plan: an activation lives in slot[activation] (SH_NONE: not materialised, or fused away). Slots never hold two live
      * activations; the segment's inputs, outputs, and the program's hidden and logits keep theirs to the end of the step. */

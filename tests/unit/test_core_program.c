@@ -65,6 +65,70 @@ static void play(const struct sh_segment *segment, const struct sh_fused *f) {
     free(holds);
 }
 
+/* Bundles follow each other without a gap and are what the header says; without the flag each op stands by itself. Then a bundle's
+ * results, all written before anything is read, leave what it reads from outside alone. */
+static uint32_t bundles_are_sound(const struct sh_segment *segment, const struct sh_fused *f, bool wanted) {
+    const struct sh_program *p = segment->program;
+    uint32_t found = 0;
+    for (uint32_t i = 0, n; i < f->n_ops; i += n) {
+        const struct sh_bundle *b = &f->bundles[i];
+        const struct sh_op *ops = &f->ops[i];
+        n = b->n_ops;
+        assert_in_range(n, 1, f->n_ops - i);
+        for (uint32_t o = 1; o < n; o++) assert_int_equal(b[o].n_ops, 0);
+        if (n == 1) {
+            assert_int_equal(b->n_products, 0);
+            assert_false(b->norm || b->norm_inner || b->tail);
+            continue;
+        }
+        found++;
+        assert_true(wanted);
+        assert_int_equal(b->norm + b->n_products + b->tail, n);
+        assert_in_range(b->n_products, 1, SH_BUNDLE_PRODUCTS);
+        const struct sh_op *products = ops + b->norm, *tail = ops + n - 1;
+        if (b->norm) assert_true(ops[0].kind == SH_OP_NORM && products[0].x == ops[0].out);
+        for (uint32_t o = 0; o < b->n_products; o++) {
+            assert_true(products[o].kind == SH_OP_MATMUL && products[o].x == products[0].x && products[o].residual == SH_NONE);
+            assert_in_range(products[o].blocks, 0, 1);
+        }
+        if (b->tail) assert_int_equal(b->n_products, tail->kind == SH_OP_GLU ? 2 : tail->z == SH_NONE ? 2 : 3);
+        for (uint32_t o = 0; o < n; o++) { /* who else reads this result? */
+            const bool inner = o == 0 ? b->norm && b->norm_inner : o < b->norm + b->n_products && b->tail;
+            uint32_t within = 0, all = 0;
+            for (uint32_t r = segment->first_op; r < segment->first_op + segment->n_ops; r++) {
+                uint32_t reads[SH_OP_READS];
+                sh_op_reads(&p->ops[r], reads);
+                for (int k = 0; k < SH_OP_READS; k++) all += reads[k] == ops[o].out;
+            }
+            for (uint32_t r = 0; r < n; r++) {
+                uint32_t reads[SH_OP_READS];
+                sh_op_reads(&ops[r], reads);
+                for (int k = 0; k < SH_OP_READS; k++) within += reads[k] == ops[o].out;
+            }
+            bool leaves = ops[o].out == p->hidden || ops[o].out == p->logits;
+            for (uint32_t k = 0; k < segment->n_outputs; k++) leaves = leaves || segment->outputs[k] == ops[o].out;
+            if (o == 0 && b->norm) assert_int_equal(inner, !leaves && all == within);
+            else if (inner) assert_true(!leaves && all == 1 && within == 1);
+        }
+        for (uint32_t w = 0; w < n; w++) {
+            const uint32_t to = f->slot[ops[w].out];
+            for (uint32_t o = 0; o < n; o++) {
+                if (o != w && !(ops[o].kind == SH_OP_ROPE_CACHE && ops[o].x == ops[w].out) &&
+                    !(ops[w].kind == SH_OP_ROPE_CACHE && ops[w].x == ops[o].out))
+                    assert_int_not_equal(f->slot[ops[o].out], to);
+                uint32_t reads[SH_OP_READS];
+                sh_op_reads(&ops[o], reads);
+                for (int k = 0; k < SH_OP_READS; k++) {
+                    bool inside = reads[k] == SH_NONE;
+                    for (uint32_t m = 0; m < n; m++) inside = inside || ops[m].out == reads[k];
+                    if (!inside) assert_int_not_equal(f->slot[reads[k]], to);
+                }
+            }
+        }
+    }
+    return found;
+}
+
 /* The fused list stands for every op of the segment, in order, and says so in last_source. */
 static void sources_are_complete(const struct sh_segment *segment, const struct sh_fused *f) {
     uint32_t next = segment->first_op;
@@ -93,12 +157,26 @@ static uint32_t pick(const struct sh_program *p, struct test_rng *rng, uint32_t 
     return SH_NONE;
 }
 
+static void add_attention(struct sh_builder *b, uint32_t width, uint32_t q, uint32_t k, uint32_t v, uint32_t table) {
+    const struct sh_build_attention a = {.n_heads = width / 8,
+                                         .n_kv_heads = 1,
+                                         .k_dim = 8,
+                                         .v_dim = 8,
+                                         .n_rot = 8,
+                                         .rope_table = table,
+                                         .slopes = SH_NONE,
+                                         .sinks = SH_NONE,
+                                         .scale = 1,
+                                         .pairing = SH_ROPE_ADJACENT};
+    sh_build_attend(b, &a, q, k, v, "rope", "attention");
+}
+
 static void add_random_op(struct sh_builder *b, struct test_rng *rng, uint32_t matrices[WIDTHS][WIDTHS], uint32_t norms[WIDTHS],
                           uint32_t table, enum sh_rows rows) {
     const uint32_t from = below(rng, WIDTHS), to = below(rng, WIDTHS);
     const uint32_t x = pick(b->program, rng, widths[from], rows), y = pick(b->program, rng, widths[from], rows);
     if (x == SH_NONE || y == SH_NONE) return;
-    switch (below(rng, rows == SH_ROWS_ALL ? 6 : 5)) {
+    switch (below(rng, rows == SH_ROWS_ALL ? 7 : 6)) {
     case 0: sh_build_norm(b, SH_NORM_RMS, x, 1, norms[from], SH_NONE, 1e-5f, "norm"); return;
     case 1: sh_build_glu(b, SH_GLU_SILU, x, y, "glu"); return;
     case 2: sh_build_add(b, x, y, "add"); return;
@@ -111,20 +189,20 @@ static void add_random_op(struct sh_builder *b, struct test_rng *rng, uint32_t m
         else sh_build_add(b, residual, product, "sum");
         return;
     }
+    case 5: { /* products of one input, with a norm, a GLU or an attention around them */
+        const uint32_t h = below(rng, 3) ? sh_build_norm(b, SH_NORM_RMS, x, 1, norms[from], SH_NONE, 1e-5f, "norm") : x;
+        uint32_t made[6];
+        const uint32_t n = 1 + below(rng, 6);
+        for (uint32_t i = 0; i < n; i++) made[i] = sh_build_matmul(b, h, matrices[from][n == 3 && i > 0 ? 0 : to], SH_NONE, "matmul");
+        if (n == 2 && below(rng, 4)) sh_build_glu(b, SH_GLU_SILU, made[below(rng, 2)], made[below(rng, 4) != 0], "glu");
+        else if (n == 3 && rows == SH_ROWS_ALL && below(rng, 4)) add_attention(b, widths[to], made[0], made[1], made[2], table);
+        if (below(rng, 4) == 0) sh_build_glu(b, SH_GLU_SILU, made[0], made[0], "again");
+        return;
+    }
     default: {
         const uint32_t q = x, k = pick(b->program, rng, 8, rows), v = pick(b->program, rng, 8, rows);
         if (k == SH_NONE || v == SH_NONE) return;
-        const struct sh_build_attention a = {.n_heads = widths[from] / 8,
-                                             .n_kv_heads = 1,
-                                             .k_dim = 8,
-                                             .v_dim = 8,
-                                             .n_rot = 8,
-                                             .rope_table = table,
-                                             .slopes = SH_NONE,
-                                             .sinks = SH_NONE,
-                                             .scale = 1,
-                                             .pairing = SH_ROPE_ADJACENT};
-        sh_build_attend(b, &a, q, k, v, "rope", "attention");
+        add_attention(b, widths[from], q, k, v, table);
     }
     }
 }
@@ -163,7 +241,7 @@ static struct sh_program *random_program(struct test_rng *rng, uint32_t n_layers
 static void plans_never_overlap(void **state) {
     (void)state;
     struct test_rng rng = {1};
-    uint32_t fused_pairs = 0, cut_programs = 0, refused = 0;
+    uint32_t fused_pairs = 0, cut_programs = 0, refused = 0, bundles = 0;
     for (int round = 0; round < 2000; round++) {
         const uint32_t n_layers = 1 + below(&rng, 4);
         struct sh_program *p = random_program(&rng, n_layers);
@@ -187,13 +265,14 @@ static void plans_never_overlap(void **state) {
         for (uint32_t s = 0; s < n; s++) {
             assert_int_equal(segments[s].first_op, ops);
             ops += segments[s].n_ops;
-            for (uint32_t flags = 0; flags <= SH_FUSE_RESIDUAL; flags++) {
+            for (uint32_t flags = 0; flags <= (SH_FUSE_RESIDUAL | SH_FUSE_BUNDLES); flags++) {
                 struct sh_fused f;
                 assert_int_equal(sh_fuse(&segments[s], flags, &f, &error), SH_OK);
                 play(&segments[s], &f);
                 sources_are_complete(&segments[s], &f);
+                bundles += bundles_are_sound(&segments[s], &f, (flags & SH_FUSE_BUNDLES) != 0);
                 fused_pairs += segments[s].n_ops - f.n_ops;
-                if (flags == 0) assert_int_equal(f.n_ops, segments[s].n_ops);
+                if ((flags & SH_FUSE_RESIDUAL) == 0) assert_int_equal(f.n_ops, segments[s].n_ops);
                 sh_fused_finish(&f);
             }
         }
@@ -201,6 +280,7 @@ static void plans_never_overlap(void **state) {
         free(segments);
         sh_program_destroy(p);
     }
+    assert_true(bundles > 5000);
     assert_true(fused_pairs > 500 && cut_programs > 200 && refused < 1500); /* the generator reaches what it is for */
 }
 
@@ -270,6 +350,43 @@ static void a_layer_is_planned_tightly(void **state) {
     sh_program_destroy(b.program);
 }
 
+/* A llama's layer: norm, q, k, v and their rotation; norm, gate, up and GLU. Each is one bundle, whose inside need not be written. */
+static void a_layer_has_two_bundles(void **state) {
+    (void)state;
+    struct sh_builder b = begin();
+    const uint32_t square = sh_build_matrix(&b, 8, 8, "square"), up = sh_build_matrix(&b, 8, 24, "up");
+    const uint32_t down = sh_build_matrix(&b, 24, 8, "down"), norm = sh_build_vector(&b, 8, "norm");
+    const uint32_t table = sh_build_constant(&b, 8, 4, sh_calloc(32, sizeof(float)), "table");
+    uint32_t x = sh_build_embed(&b, square, SH_EMBED_TOKEN, "token_embd");
+    b.layer = 0;
+    uint32_t h = sh_build_norm(&b, SH_NORM_RMS, x, 1, norm, SH_NONE, 1e-5f, "attn_norm");
+    const uint32_t q = sh_build_matmul(&b, h, square, SH_NONE, "q"), k = sh_build_matmul(&b, h, square, SH_NONE, "k"),
+                   v = sh_build_matmul(&b, h, square, SH_NONE, "v");
+    add_attention(&b, 8, q, k, v, table);
+    x = sh_build_add(&b, sh_build_matmul(&b, b.program->n_activations - 1, square, SH_NONE, "attn_output"), x, "attn_residual");
+    h = sh_build_norm(&b, SH_NORM_RMS, x, 1, norm, SH_NONE, 1e-5f, "ffn_norm");
+    const uint32_t g = sh_build_matmul(&b, h, up, SH_NONE, "ffn_gate"), u = sh_build_matmul(&b, h, up, SH_NONE, "ffn_up");
+    h = sh_build_glu(&b, SH_GLU_SILU, g, u, "ffn_glu");
+    x = sh_build_add(&b, sh_build_matmul(&b, h, down, SH_NONE, "ffn_down"), x, "ffn_residual");
+    b.program->hidden = x;
+    assert_int_equal(b.code, SH_OK);
+    const struct sh_segment all = {.program = b.program, .n_ops = b.program->n_ops};
+    struct sh_fused f;
+    assert_int_equal(sh_fuse(&all, SH_FUSE_RESIDUAL | SH_FUSE_BUNDLES, &f, &error), SH_OK);
+    assert_int_equal(f.n_ops, 13);
+    static const uint32_t sizes[12] = {1, 5, 0, 0, 0, 0, 1, 1, 4};
+    for (uint32_t i = 0; i < 9; i++) assert_int_equal(f.bundles[i].n_ops, sizes[i]);
+    assert_int_equal(f.bundles[11].n_ops, 0);
+    assert_int_equal(f.bundles[12].n_ops, 1);
+    assert_true(f.bundles[1].norm && f.bundles[1].norm_inner && f.bundles[1].tail && f.bundles[1].n_products == 3);
+    assert_true(f.bundles[8].norm && f.bundles[8].norm_inner && f.bundles[8].tail && f.bundles[8].n_products == 2);
+    assert_int_equal(f.slot[f.ops[5].out], f.slot[q]); /* rotated in place */
+    play(&all, &f);
+    assert_int_equal(bundles_are_sound(&all, &f, true), 2);
+    sh_fused_finish(&f);
+    sh_program_destroy(b.program);
+}
+
 /* What somebody else still needs is not fused away. */
 static void a_result_used_twice_is_not_fused(void **state) {
     (void)state;
@@ -296,6 +413,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(plans_never_overlap),
         cmocka_unit_test(a_layer_is_planned_tightly),
+        cmocka_unit_test(a_layer_has_two_bundles),
         cmocka_unit_test(a_result_used_twice_is_not_fused),
     };
     return cmocka_run_group_tests_name("core_program", tests, NULL, NULL);
