@@ -438,6 +438,7 @@ enum sh_code sh_vk_context_create(struct sh_exec_model *m, const struct sh_exec_
     if (code == SH_OK) code = create_objects(c, err);
     if (code == SH_OK) code = create_activations(c, err);
     for (uint32_t s = 0; s < SH_SLOTS && code == SH_OK; s++) code = create_slot(c, &c->slots[s], err);
+    if (code == SH_OK) code = sh_vk_make_pipelines(c, err);
     if (code != SH_OK) {
         sh_vk_context_destroy(c);
         return code;

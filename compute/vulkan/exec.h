@@ -159,6 +159,9 @@ uint32_t sh_vk_out_class(uint32_t n_outputs);
 enum sh_code sh_vk_record(struct sh_exec_context *context, uint32_t slot, uint32_t plan, uint32_t row_bucket, uint32_t out_class,
                           const struct sh_vk_capture *captures, uint32_t n_captures, struct sh_vk_recording *rec,
                           struct sh_error *err);
+/* Makes every pipeline that a step of this context can ask for (those of captures and page copies apart), as found by going through
+ * all recordings without recording them, and saves the cache. */
+enum sh_code sh_vk_make_pipelines(struct sh_exec_context *context, struct sh_error *err);
 void sh_vk_recording_finish(struct sh_exec_context *context, struct sh_vk_recording *rec);
 /* Drops what was recorded for a slot that is not in flight. */
 void sh_vk_drop_recordings(struct sh_exec_context *context, struct sh_vk_slot *slot);
@@ -173,9 +176,6 @@ uint32_t sh_vk_count_dispatches(const struct sh_exec_model *model);
 enum sh_code sh_vk_check_matrices(const struct sh_exec_model *model, const struct sh_op *op, struct sh_error *err);
 /* Bytes of the list of pairs that the model's experts need for steps of so many rows. */
 uint64_t sh_vk_expert_list_bytes(const struct sh_exec_model *model, uint32_t max_rows);
-/* Makes the pipelines that decoding and prefill will ask for. */
-enum sh_code sh_vk_warm_pipelines(const struct sh_exec_model *model, struct sh_error *err);
-
 /* The executor's functions, by file. */
 enum sh_code sh_vk_model_create(struct sh_device *device, const struct sh_segment *segments, uint32_t n_segments,
                                  struct sh_exec_model **out, struct sh_error *err);

@@ -377,8 +377,6 @@ enum sh_code sh_vk_model_finish(struct sh_exec_model *m, struct sh_error *err) {
         staging_destroy(m->vk, m->staging);
         m->staging = NULL;
     }
-    if (code == SH_OK) code = sh_vk_warm_pipelines(m, err);
-    if (code == SH_OK) sh_vk_pipelines_save(m->vk);
     return code;
 }
 

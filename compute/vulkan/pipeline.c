@@ -1,5 +1,9 @@
 /*
- * pipeline.c - the device's compute pipelines, made when first asked for, and their cache on disk.
+ * pipeline.c - the device's compute pipelines, made when first asked for or many at once by several threads, and their cache on disk.
+ *
+ * A driver's compiler takes milliseconds to a second for a kernel and works on one core, so what a context will need is made by as many
+ * threads as there are cores. The lock is not held meanwhile: a kernel in the making is marked, and who wants the same one waits for it.
+ * The driver's cache object locks inside (it is not created as externally synchronised).
  *
  * The cache file is <cache_dir>/pipelines-<driver UUID>-<hash of all SPIR-V>.bin: a header of ours with the length and a hash of
  * the rest, because a driver may trust what it is given, then the driver's data. It is replaced by rename, so readers see a whole
@@ -10,6 +14,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -17,13 +22,16 @@
 
 #define CACHE_MAGIC 0x31434b56u /* "VKC1" */
 #define CACHE_MAX_BYTES (64u << 20)
+#define MAX_THREADS 16u /* of one call; a driver that has threads of its own gains nothing from more */
 
 struct sh_vk_pipelines {
-    pthread_mutex_t lock;
+    pthread_mutex_t lock; /* of made, making, n_made, n_saved */
+    pthread_cond_t changed;
     VkPipelineLayout layout;
     VkPipelineCache cache;
     char path[512]; /* "" without a cache directory */
     VkPipeline made[SH_KERNEL_COUNT];
+    bool making[SH_KERNEL_COUNT];
     uint32_t n_made, n_saved;
 };
 
@@ -77,6 +85,7 @@ enum sh_code sh_vk_pipelines_create(struct sh_vulkan *vk, const char *cache_dir,
     *out = p;
     if (!p) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for pipelines");
     pthread_mutex_init(&p->lock, NULL);
+    pthread_cond_init(&p->changed, NULL);
     const VkPushConstantRange range = {.stageFlags = VK_SHADER_STAGE_COMPUTE_BIT, .size = 128};
     const VkPipelineLayoutCreateInfo layout = {
         .sType = VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO, .pushConstantRangeCount = 1, .pPushConstantRanges = &range};
@@ -136,9 +145,17 @@ void sh_vk_pipelines_destroy(struct sh_vulkan *vk) {
         if (p->made[k]) vk->DestroyPipeline(vk->device, p->made[k], NULL);
     if (p->cache) vk->DestroyPipelineCache(vk->device, p->cache, NULL);
     if (p->layout) vk->DestroyPipelineLayout(vk->device, p->layout, NULL);
+    pthread_cond_destroy(&p->changed);
     pthread_mutex_destroy(&p->lock);
     free(p);
     vk->pipelines = NULL;
+}
+
+uint32_t sh_vk_pipelines_made_for_test(struct sh_vulkan *vk) {
+    pthread_mutex_lock(&vk->pipelines->lock);
+    const uint32_t n = vk->pipelines->n_made;
+    pthread_mutex_unlock(&vk->pipelines->lock);
+    return n;
 }
 
 VkPipelineLayout sh_vk_pipeline_layout(const struct sh_vulkan *vk) { return vk->pipelines->layout; }
@@ -172,11 +189,74 @@ enum sh_code sh_vk_pipeline(struct sh_vulkan *vk, uint32_t kernel, VkPipeline *o
     struct sh_vk_pipelines *p = vk->pipelines;
     enum sh_code code = SH_OK;
     pthread_mutex_lock(&p->lock);
+    while (p->making[kernel]) pthread_cond_wait(&p->changed, &p->lock);
     if (!p->made[kernel]) {
-        code = compile(vk, kernel, &p->made[kernel], err);
-        if (code == SH_OK) p->n_made++;
+        VkPipeline made;
+        p->making[kernel] = true;
+        pthread_mutex_unlock(&p->lock);
+        code = compile(vk, kernel, &made, err);
+        pthread_mutex_lock(&p->lock);
+        p->making[kernel] = false;
+        if (code == SH_OK) {
+            p->made[kernel] = made;
+            p->n_made++;
+        }
+        pthread_cond_broadcast(&p->changed);
     }
     *out = p->made[kernel];
     pthread_mutex_unlock(&p->lock);
     return code;
+}
+
+/* ---- many at once ---- */
+
+struct making {
+    struct sh_vulkan *vk;
+    uint32_t kernels[SH_KERNEL_COUNT], n;
+    _Atomic uint32_t next;
+    _Atomic bool failed;
+    pthread_mutex_t lock; /* of code and err: the first failure's */
+    enum sh_code code;
+    struct sh_error *err;
+};
+
+static void *make_some(void *arg) {
+    struct making *m = arg;
+    while (!atomic_load(&m->failed)) {
+        const uint32_t i = atomic_fetch_add(&m->next, 1);
+        if (i >= m->n) break;
+        VkPipeline made;
+        struct sh_error err = {0};
+        const enum sh_code code = sh_vk_pipeline(m->vk, m->kernels[i], &made, &err);
+        if (code == SH_OK) continue;
+        pthread_mutex_lock(&m->lock);
+        if (!atomic_load(&m->failed)) {
+            m->code = code;
+            if (m->err) *m->err = err;
+        }
+        atomic_store(&m->failed, true);
+        pthread_mutex_unlock(&m->lock);
+    }
+    return NULL;
+}
+
+enum sh_code sh_vk_pipelines_make(struct sh_vulkan *vk, const bool wanted[], struct sh_error *err) {
+    struct sh_vk_pipelines *p = vk->pipelines;
+    struct making m = {.vk = vk, .code = SH_OK, .err = err};
+    pthread_mutex_lock(&p->lock);
+    for (uint32_t k = 0; k < SH_KERNEL_COUNT; k++)
+        if (wanted[k] && !p->made[k]) m.kernels[m.n++] = k;
+    pthread_mutex_unlock(&p->lock);
+    if (m.n == 0) return SH_OK;
+    cpu_set_t cores;
+    uint32_t n = sched_getaffinity(0, sizeof cores, &cores) == 0 ? (uint32_t)CPU_COUNT(&cores) : 1;
+    n = (uint32_t)sh_min_u64(sh_min_u64(n, MAX_THREADS), m.n);
+    pthread_t threads[MAX_THREADS];
+    uint32_t started = 0;
+    pthread_mutex_init(&m.lock, NULL);
+    while (started + 1 < n && pthread_create(&threads[started], NULL, make_some, &m) == 0) started++;
+    make_some(&m); /* this thread is one of them, and the only one where none can be started */
+    for (uint32_t i = 0; i < started; i++) pthread_join(threads[i], NULL);
+    pthread_mutex_destroy(&m.lock);
+    return m.code;
 }

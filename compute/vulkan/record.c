@@ -30,6 +30,7 @@ uint32_t sh_vk_out_class(uint32_t n_outputs) {
 
 static void barrier(struct recorder *r, VkPipelineStageFlags from, VkAccessFlags wrote, VkPipelineStageFlags to,
                     VkAccessFlags access) {
+    if (r->wanted) return;
     const VkMemoryBarrier memory = {.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER, .srcAccessMask = wrote, .dstAccessMask = access};
     r->context->vk->CmdPipelineBarrier(r->commands, from, to, 0, 1, &memory, 0, NULL, 0, NULL);
 }
@@ -106,6 +107,10 @@ void sh_vk_dispatch(struct recorder *r, enum sh_kernel kernel, const void *push,
     struct sh_exec_context *c = r->context;
     struct sh_vulkan *vk = c->vk;
     if (r->code != SH_OK) return;
+    if (r->wanted) {
+        r->wanted[kernel] = true;
+        return;
+    }
     VkPipeline pipeline;
     r->code = sh_vk_pipeline(vk, kernel, &pipeline, r->err);
     if (r->code != SH_OK) return;
@@ -439,17 +444,14 @@ static bool made_here(const struct sh_vk_plan *plan, uint32_t a) {
     return false;
 }
 
-enum sh_code sh_vk_record(struct sh_exec_context *c, uint32_t slot, uint32_t plan, uint32_t row_bucket, uint32_t out_class,
-                          const struct sh_vk_capture *captures, uint32_t n_captures, struct sh_vk_recording *rec,
-                          struct sh_error *err) {
-    const struct sh_exec_model *m = c->model;
-    const struct sh_program *program = m->program;
+/* A recorder of a plan's bucket; its tables must be freed. */
+static struct recorder recorder_of(struct sh_exec_context *c, uint32_t slot, uint32_t plan, uint32_t row_bucket, uint32_t out_class,
+                                   struct sh_error *err) {
     struct recorder r = {
         .context = c,
-        .plan = &m->plans[plan],
+        .plan = &c->model->plans[plan],
         .slot = &c->slots[slot],
         .other = &c->slots[slot ^ 1],
-        .rec = rec,
         .rows = 1u << row_bucket,
         .outputs = out_class == SH_VK_OUT_CLASSES - 1 ? 1u << (SH_VK_ROW_BUCKETS - 1) : 1u << out_class,
         .list_of = SH_NONE,
@@ -459,28 +461,42 @@ enum sh_code sh_vk_record(struct sh_exec_context *c, uint32_t slot, uint32_t pla
     r.read = sh_calloc(TOUCH_SLOTS + (uint64_t)r.plan->fused.n_slots, 1);
     r.written = sh_calloc(TOUCH_SLOTS + (uint64_t)r.plan->fused.n_slots, 1);
     if (!r.read || !r.written) r.code = sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a recording");
+    return r;
+}
+
+static void record_plan(struct recorder *r, const struct sh_vk_capture *captures, uint32_t n_captures) {
+    const struct sh_program *program = r->context->model->program;
+    const struct sh_segment *segment = &r->plan->segment;
+    for (uint32_t i = 0; i < segment->n_inputs; i++) {
+        record_all_rows(r, segment->inputs[i], r->slot->inputs[i].address, true);
+        record_captures(r, segment->inputs[i], captures, n_captures);
+    }
+    for (uint32_t i = 0; i < r->plan->fused.n_ops && r->code == SH_OK; i++) {
+        record_op(r, &r->plan->fused.ops[i]);
+        record_captures(r, r->plan->fused.ops[i].out, captures, n_captures);
+    }
+    if (program->logits != SH_NONE && made_here(r->plan, program->logits)) {
+        record_sampling(r, program->logits);
+        if (r->slot->logits.handle || r->wanted)
+            record_copy(r, program->logits, r->slot->logits.address, false, SH_OUTPUT_LOGITS, SH_COUNT_LOGITS);
+    }
+    if (program->hidden != SH_NONE && made_here(r->plan, program->hidden) && (r->slot->hidden.handle || r->wanted))
+        record_copy(r, program->hidden, r->slot->hidden.address, false, SH_OUTPUT_HIDDEN, SH_COUNT_HIDDEN);
+    for (uint32_t i = 0; i < segment->n_outputs; i++)
+        record_all_rows(r, segment->outputs[i], r->slot->results[i].address, false);
+}
+
+enum sh_code sh_vk_record(struct sh_exec_context *c, uint32_t slot, uint32_t plan, uint32_t row_bucket, uint32_t out_class,
+                          const struct sh_vk_capture *captures, uint32_t n_captures, struct sh_vk_recording *rec,
+                          struct sh_error *err) {
+    struct recorder r = recorder_of(c, slot, plan, row_bucket, out_class, err);
+    r.rec = rec;
     if (r.code == SH_OK) begin_commands(&r);
     if (r.code == SH_OK && c->queries) {
         c->vk->CmdResetQueryPool(r.commands, c->queries, slot * 2, 2);
         c->vk->CmdWriteTimestamp(r.commands, VK_PIPELINE_STAGE_TOP_OF_PIPE_BIT, c->queries, slot * 2);
     }
-    for (uint32_t i = 0; i < r.plan->segment.n_inputs; i++) {
-        record_all_rows(&r, r.plan->segment.inputs[i], r.slot->inputs[i].address, true);
-        record_captures(&r, r.plan->segment.inputs[i], captures, n_captures);
-    }
-    for (uint32_t i = 0; i < r.plan->fused.n_ops && r.code == SH_OK; i++) {
-        record_op(&r, &r.plan->fused.ops[i]);
-        record_captures(&r, r.plan->fused.ops[i].out, captures, n_captures);
-    }
-    if (program->logits != SH_NONE && made_here(r.plan, program->logits)) {
-        record_sampling(&r, program->logits);
-        if (r.slot->logits.handle)
-            record_copy(&r, program->logits, r.slot->logits.address, false, SH_OUTPUT_LOGITS, SH_COUNT_LOGITS);
-    }
-    if (program->hidden != SH_NONE && made_here(r.plan, program->hidden) && r.slot->hidden.handle)
-        record_copy(&r, program->hidden, r.slot->hidden.address, false, SH_OUTPUT_HIDDEN, SH_COUNT_HIDDEN);
-    for (uint32_t i = 0; i < r.plan->segment.n_outputs; i++)
-        record_all_rows(&r, r.plan->segment.outputs[i], r.slot->results[i].address, false);
+    if (r.code == SH_OK) record_plan(&r, captures, n_captures);
     if (r.code == SH_OK) end_commands(&r, true);
     free(r.read);
     free(r.written);
@@ -491,6 +507,24 @@ enum sh_code sh_vk_record(struct sh_exec_context *c, uint32_t slot, uint32_t pla
     rec->ready = true;
     c->n_recordings++;
     return SH_OK;
+}
+
+enum sh_code sh_vk_make_pipelines(struct sh_exec_context *c, struct sh_error *err) {
+    bool wanted[SH_KERNEL_COUNT] = {false};
+    enum sh_code code = SH_OK;
+    for (uint32_t p = 0; p < c->model->n_plans; p++)
+        for (uint32_t b = 0; b <= sh_vk_row_bucket(c->params.max_rows); b++)
+            for (uint32_t o = 0; o <= sh_vk_out_class(c->params.max_outputs) && code == SH_OK; o++) {
+                struct recorder r = recorder_of(c, 0, p, b, o, err);
+                r.wanted = wanted;
+                if (r.code == SH_OK) record_plan(&r, NULL, 0);
+                free(r.read);
+                free(r.written);
+                code = r.code;
+            }
+    if (code == SH_OK) code = sh_vk_pipelines_make(c->vk, wanted, err);
+    if (code == SH_OK) sh_vk_pipelines_save(c->vk);
+    return code;
 }
 
 void sh_vk_recording_finish(struct sh_exec_context *c, struct sh_vk_recording *rec) {

@@ -14,6 +14,7 @@ struct recorder {
     const struct sh_vk_plan *plan;
     struct sh_vk_slot *slot, *other;
     struct sh_vk_recording *rec;
+    bool *wanted; /* [SH_KERNEL_COUNT], or NULL: nothing is recorded, only which kernels a recording would take is noted */
     VkCommandBuffer commands;
     uint32_t rows, outputs; /* the bucket's sizes */
     bool *read, *written;   /* [TOUCH_SLOTS + n_slots] since the last barrier */

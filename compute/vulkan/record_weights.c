@@ -116,25 +116,3 @@ void sh_vk_record_matmul(struct recorder *r, const struct sh_op *op) {
         DISPATCH(r, choice.kernel + w->layout.layout, push, grid, part_flops);
     }
 }
-
-static enum sh_code warm_plan(const struct sh_exec_model *m, const struct sh_fused *fused, struct sh_error *err) {
-    enum sh_code code = SH_OK;
-    VkPipeline made;
-    for (uint32_t i = 0; i < fused->n_ops && code == SH_OK; i++) {
-        const struct sh_op *op = &fused->ops[i];
-        if (op->kind != SH_OP_MATMUL && op->kind != SH_OP_EXPERT_MATMUL) continue;
-        const struct sh_vk_weight *w = &m->weights[op->w];
-        for (uint32_t rows = 1; rows <= 512 && code == SH_OK; rows *= 4) {
-            const struct matmul_choice choice = op->kind == SH_OP_MATMUL ? sh_vk_choose_matmul(m->vk, rows, w->parts[0].n_rows)
-                                                                         : sh_vk_choose_experts(m->vk, op, rows, w->matrix_rows);
-            code = sh_vk_pipeline(m->vk, choice.kernel + w->layout.layout, &made, err);
-        }
-    }
-    return code;
-}
-
-enum sh_code sh_vk_warm_pipelines(const struct sh_exec_model *m, struct sh_error *err) {
-    enum sh_code code = SH_OK;
-    for (uint32_t p = 0; p < m->n_plans && code == SH_OK; p++) code = warm_plan(m, &m->plans[p].fused, err);
-    return code;
-}

@@ -163,8 +163,12 @@ enum sh_code sh_vk_pipelines_create(struct sh_vulkan *vk, const char *cache_dir,
                                     struct sh_error *err);
 void sh_vk_pipelines_save(struct sh_vulkan *vk);
 void sh_vk_pipelines_destroy(struct sh_vulkan *vk);
-/* The pipeline of a kernel (enum sh_kernel), made at the first call. Any thread. */
+/* Makes those of the kernels [SH_KERNEL_COUNT] that are wanted and not there yet, with as many threads as this one may use cores, 16 at
+ * most, this one among them. After the first failure no other kernel is begun; what was made stays. Any thread, several at once. */
+enum sh_code sh_vk_pipelines_make(struct sh_vulkan *vk, const bool wanted[], struct sh_error *err);
+/* The pipeline of a kernel (enum sh_kernel), made at the first call; who comes while another thread makes it waits. Any thread. */
 enum sh_code sh_vk_pipeline(struct sh_vulkan *vk, uint32_t kernel, VkPipeline *out, struct sh_error *err);
+uint32_t sh_vk_pipelines_made_for_test(struct sh_vulkan *vk); /* so far */
 VkPipelineLayout sh_vk_pipeline_layout(const struct sh_vulkan *vk); /* 128 bytes of push constants, no descriptors */
 
 extern const struct sh_executor sh_vulkan_executor;
