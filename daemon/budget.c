@@ -175,6 +175,17 @@ static struct model *next_victim(const struct budget *budget, const struct model
     return best;
 }
 
+/* Of those chosen to go, the last one first, whoever need not: one that was used later may have made more room than all before it together. */
+static void spare(const struct budget *budget, struct model *last, uint64_t taken[BUDGETS], const uint64_t needed[BUDGETS]) {
+    for (struct model *m = last; m; m = m->chosen_before) {
+        uint64_t with[BUDGETS] = {taken[DEVICE], taken[HOST]};
+        add_model(budget, m, false, with);
+        if (!fits(budget, with, needed)) continue;
+        m->chosen = 0;
+        memcpy(taken, with, sizeof with);
+    }
+}
+
 static const char *place_name(const struct budget *budget, uint32_t place) {
     return place == HOST ? "the host" : sh_device_get_info(budget->device)->name;
 }
@@ -207,7 +218,7 @@ enum room budget_make_room(const struct budget *budget, const struct model *for_
     static uint64_t rounds; /* registry.lock */
     const uint64_t round = ++rounds;
     uint64_t taken[BUDGETS], needed[BUDGETS] = {0};
-    struct model *busy = NULL, *m;
+    struct model *busy = NULL, *last = NULL, *m;
     *again_ns = sh_now_ns() + 100000000; /* who holds a reference tells nobody when it goes */
     budget_taken(budget, for_model, false, taken);
     add_need(need, 0, true, needed);
@@ -219,6 +230,8 @@ enum room budget_make_room(const struct budget *budget, const struct model *for_
         if (m->counted && m->state != MODEL_READY) take_off(budget, m, taken);
     while (!fits(budget, taken, needed) && (m = next_victim(budget, for_model, false, taken, needed, round, again_ns)) != NULL) {
         m->chosen = round;
+        m->chosen_before = last;
+        last = m;
         take_off(budget, m, taken);
     }
     if (!fits(budget, taken, needed)) { /* not enough: the idle ones stay until it is */
@@ -228,6 +241,7 @@ enum room budget_make_room(const struct budget *budget, const struct model *for_
         model_start_drain(busy, DRAIN_MEMORY, UINT64_MAX);
         return ROOM_COMES;
     }
+    spare(budget, last, taken, needed);
     for (m = registry.models; begin && m; m = m->next) {
         if (m->chosen != round) continue;
         log_write(SH_LOG_NOTICE, m->id, "unloaded to make room for %s", for_model->id);

@@ -22,7 +22,7 @@ bool shard_read(const char *name, struct shard *out) {
         if (form[i] == '#' ? !isdigit((unsigned char)at[i]) : at[i] != form[i]) return false;
     out->number = (unsigned)strtoul(at + 1, NULL, 10);
     out->count = (unsigned)strtoul(at + strlen("-#####-of-"), NULL, 10);
-    return out->number >= 1 && out->number <= out->count;
+    return out->number >= 1 && out->number <= out->count && out->count <= SHARD_MOST;
 }
 
 void shard_path(const char *path, const struct shard *shard, unsigned number, char *out, size_t cap) {

@@ -9,12 +9,14 @@
 #include <sys/stat.h>
 
 #define SHARD_MARK (sizeof "-00001-of-00005" - 1)
+#define SHARD_MOST 512 /* parts of one model: as many as the engine opens */
 
 struct shard {
     unsigned number, count; /* from 1 */
 };
 bool is_model_name(const char *name); /* ends in .gguf, whatever its case, and is more than that */
-bool shard_read(const char *name, struct shard *out); /* false: no part of a split model */
+/* False: no part of a split model. A name that tells of more parts than there can be is none: nobody is to look for them all. */
+bool shard_read(const char *name, struct shard *out);
 /* The path of another part: `path` with the number replaced. */
 void shard_path(const char *path, const struct shard *shard, unsigned number, char *out, size_t cap);
 /* Begins with 0; over all parts in order. */

@@ -14,6 +14,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -258,6 +259,25 @@ static void write_entries(struct headers *headers, FILE *file) {
     }
 }
 
+/* The file that is written before it takes the other's place: always the same name, so that one which a crash left is written over. Locked as
+ * long as it is open, for another daemon may have the same cache; NULL: that one is just writing, or it cannot be made (errno). */
+static FILE *open_fresh(const char *path) {
+    struct stat own, there;
+    for (uint32_t attempt = 0; attempt < 3; attempt++) {
+        const int fd = open(path, O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
+        if (fd < 0) return NULL;
+        const bool locked = flock(fd, LOCK_EX | LOCK_NB) == 0;
+        const bool same = fstat(fd, &own) == 0 && stat(path, &there) == 0 && own.st_dev == there.st_dev && own.st_ino == there.st_ino;
+        FILE *file = locked && same && ftruncate(fd, 0) == 0 ? fdopen(fd, "w") : NULL;
+        if (file) return file;
+        const int why = errno;
+        close(fd);
+        errno = why;
+        if (!locked || same) return NULL; /* else it has got its name meanwhile: that is another file now */
+    }
+    return NULL;
+}
+
 bool headers_save(struct headers *headers) {
     if (!headers->path || !headers->changed) return true;
     headers->changed = false; /* what cannot be written now cannot be the next time: no new attempt until there is more */
@@ -271,18 +291,16 @@ bool headers_save(struct headers *headers) {
         errno = ENOMEM;
         return false;
     }
-    snprintf(fresh, sizeof fresh, "%s.%d", headers->path, (int)getpid());
-    FILE *file = fopen(fresh, "we");
+    snprintf(fresh, sizeof fresh, "%s.new", headers->path);
+    FILE *file = open_fresh(fresh);
     bool ok = file != NULL;
     if (file) {
-        ok = fwrite(text, 1, length, file) == length && fprintf(file, "end %" PRIx64 "\n", hash_bytes(HASH_BEGIN, text, length)) > 0;
-        ok = (fclose(file) == 0) && ok;
-        ok = ok && rename(fresh, headers->path) == 0;
-        if (!ok) {
-            const int why = errno;
-            unlink(fresh);
-            errno = why;
-        }
+        ok = fwrite(text, 1, length, file) == length && fprintf(file, "end %" PRIx64 "\n", hash_bytes(HASH_BEGIN, text, length)) > 0 &&
+             fflush(file) == 0 && rename(fresh, headers->path) == 0;
+        const int why = errno;
+        if (!ok) unlink(fresh); /* as long as nobody else can have it */
+        fclose(file);
+        errno = why;
     }
     free(text);
     return ok;

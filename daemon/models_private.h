@@ -110,7 +110,8 @@ struct model {
     uint64_t limits[2];       /* the budgets when it was loaded */
     bool counted;             /* it takes memory: loaded, or being unloaded; */
     const struct sh_device *device_used; /* of this device; only compared */
-    uint64_t chosen;          /* budget.c's: the last search in which it was chosen to go */
+    uint64_t chosen;          /* budget.c's: the last search in which it was chosen to go, */
+    struct model *chosen_before; /* and the one that was chosen before it there */
     bool stuck;               /* its runner makes no progress: `error` says so */
     char *lost;               /* the device is lost: why; it becomes failed when drained */
     struct sh_device *device; /* while loaded, */

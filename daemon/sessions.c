@@ -22,6 +22,7 @@ enum {
 static const char name_bytes[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.";
 static const char suffix[] = ".session", temporary[] = ".tmp", magic[] = "shimmyd-session 1 ";
 
+static pthread_mutex_t rename_lock = PTHREAD_MUTEX_INITIALIZER; /* one file after the other gets its name, so that each sees those before it */
 static struct {
     pthread_mutex_t lock;
     char directory[4096]; /* "": by environment */
@@ -176,6 +177,19 @@ static void sync_directory(const char *directory) {
     close(fd);
 }
 
+/* Gives a whole file its name, if there is room for it among those that have theirs now. */
+static enum sh_code publish(const char *directory, const char *partial, uint64_t most, const struct session_file *file, struct sh_error *err) {
+    enum sh_code code = SH_OK;
+    pthread_mutex_lock(&rename_lock);
+    const uint64_t others = most ? total_bytes(directory, file->path) : 0;
+    if (most && (others > most || file->bytes > most - others))
+        code = sh_fail(err, SH_ERR_LIMIT, "the session has %llu bytes and others %llu, expected at most %llu together (session_bytes)",
+                       (unsigned long long)file->bytes, (unsigned long long)others, (unsigned long long)most);
+    else if (rename(partial, file->path) != 0) code = sh_fail(err, SH_ERR_IO, "%s: %s", file->path, strerror(errno));
+    pthread_mutex_unlock(&rename_lock);
+    return code;
+}
+
 enum sh_code session_save(const char *model, const char *name, session_io_fn write, void *user, struct session_file *out, struct sh_error *err) {
     static atomic_uint numbers;
     char directory[4000], partial[4400];
@@ -194,11 +208,8 @@ enum sh_code session_save(const char *model, const char *name, session_io_fn wri
     code = write_file(fd, model, write, user, &out->tokens, err);
     if (code == SH_OK && fstat(fd, &st) != 0) code = sh_fail(err, SH_ERR_IO, "%s: %s", partial, strerror(errno));
     out->bytes = code ? 0 : (uint64_t)st.st_size;
-    if (code == SH_OK && most && others + out->bytes > most)
-        code = sh_fail(err, SH_ERR_LIMIT, "the session has %llu bytes and others %llu, expected at most %llu together (session_bytes)",
-                       (unsigned long long)out->bytes, (unsigned long long)others, (unsigned long long)most);
     if (close(fd) != 0 && code == SH_OK) code = sh_fail(err, SH_ERR_IO, "%s: %s", partial, strerror(errno));
-    if (code == SH_OK && rename(partial, out->path) != 0) code = sh_fail(err, SH_ERR_IO, "%s: %s", out->path, strerror(errno));
+    if (code == SH_OK) code = publish(directory, partial, most, out, err);
     if (code) (void)unlink(partial);
     else sync_directory(directory);
     return code;

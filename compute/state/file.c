@@ -212,9 +212,11 @@ enum sh_code sh_context_save(struct sh_context *c, const int32_t *tokens, uint32
     enum sh_code code = check_idle(c, "saving", err);
     if (code != SH_OK) return code;
     const uint32_t node = sh_context_find_beginning(c, tokens, NULL, n, salt);
-    if (node == SH_NONE)
-        return sh_fail(err, SH_ERR_NOT_FOUND, "nothing is held of a beginning of these %u tokens; whole pages of %d tokens are",
+    if (node == SH_NONE && n < SH_PAGE_TOKENS)
+        return sh_fail(err, SH_ERR_NOT_FOUND, "found %u tokens, expected at least %d, the smallest piece that is kept: go on with the text, then save it",
                        n, SH_PAGE_TOKENS);
+    if (node == SH_NONE)
+        return sh_fail(err, SH_ERR_NOT_FOUND, "none of these %u tokens are in the cache any more: compute them again, then save them", n);
     const uint32_t n_pages = c->prefix.nodes[node].depth;
     struct text identity;
     code = make_identity(c, &identity, err);

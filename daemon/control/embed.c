@@ -125,6 +125,8 @@ static void finish(struct call *call, const struct gen_event *event) {
     const json_int_t id = (json_int_t)state->id;
     if (event->finish == GEN_CANCELLED) {
         call_cancelled(call, state->id, event->error.message);
+    } else if (event->finish == GEN_FAILED && event->error.code == SH_ERR_BUSY) { /* it waited for a load, and found the queue full */
+        call_submit_error(call, state->name, SH_ERR_BUSY, event->error.message);
     } else if (event->finish == GEN_FAILED) {
         call_error(call, "GenerationFailed",
                    json_pack("{sI ss ss}", "id", id, "code", sh_code_name(event->error.code), "message", event->error.message));

@@ -239,6 +239,10 @@ static void finish(struct call *call, const struct gen_event *event) {
         call_cancelled(call, state->id, event->error.message);
         return;
     }
+    if (event->finish == GEN_FAILED && event->error.code == SH_ERR_BUSY) { /* it waited for a load, and found the queue full */
+        call_submit_error(call, state->in.model, SH_ERR_BUSY, event->error.message);
+        return;
+    }
     if (event->finish == GEN_FAILED) {
         call_error(call, "GenerationFailed",
                    json_pack("{sI ss ss}", "id", id, "code", sh_code_name(event->error.code), "message", event->error.message));

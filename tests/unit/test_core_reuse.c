@@ -254,6 +254,8 @@ static void save_and_restore(struct bench *b, uint32_t held, const float *whole)
     assert_int_equal(sh_context_save(b->m.context, b->tokens, LONG, 6, fd, &saved, &error), SH_ERR_NOT_FOUND);
     core_ok(sh_context_save(b->m.context, b->tokens, LONG, 7, fd, &saved, &error), &error);
     assert_int_equal(saved, held);
+    assert_int_equal(sh_context_save(b->m.context, b->tokens, 31, 7, fd, &n, &error), SH_ERR_NOT_FOUND);
+    assert_non_null(strstr(error.message, "found 31 tokens, expected at least 32"));
     assert_int_equal(lseek(fd, 0, SEEK_SET), 0);
     assert_int_equal(sh_context_restore(b->plain, fd, 9, &tokens, &n, &error), SH_ERR_NO_PAGES); /* it keeps nothing */
     const struct sh_context_stats before = stats_of(&b->m);

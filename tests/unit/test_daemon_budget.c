@@ -177,6 +177,37 @@ static void test_three_for_two(void **state) {
     end_room(config);
 }
 
+/* The one used longest ago is small and would not make room enough; the next one does, alone, so the small one stays. */
+static void test_spares(void **state) {
+    (void)state;
+    const char *own = room_directory("spares");
+    char limit[40];
+    room_model(own, "small.gguf", 1, "small");
+    room_model(own, "large.gguf", 40, "large");
+    room_model(own, "other.gguf", 40, "other");
+    uint64_t room = 1 << 20;
+    for (uint32_t round = 0; round < 2; round++) { /* how much two of them take; and then with room for so much */
+        snprintf(limit, sizeof limit, "%llu", (unsigned long long)(round ? room : 1ull << 40));
+        struct config *config = room_config("--model-dir", own, "--device", "cpu", "--memory-limit", limit, NULL);
+        room_start(config);
+        static const char *const order[] = {"small", "large"};
+        for (uint32_t i = 0; i < SH_COUNT(order); i++) {
+            struct model *model = room_load(order[i]);
+            struct model_view view;
+            model_get_view(model, &view);
+            if (!round) room += view.memory_bytes;
+            model_view_finish(&view);
+            model_unref(model);
+        }
+        if (round) {
+            model_unref(room_load("other"));
+            assert_int_equal(room_state("small"), MODEL_READY);
+            assert_int_equal(room_state("large"), MODEL_DISCOVERED);
+        }
+        end_room(config);
+    }
+}
+
 /* What would not fit alone is refused with the figures, and nobody goes for it. */
 static void test_never(void **state) {
     (void)state;
@@ -409,7 +440,7 @@ int main(int argc, char **argv) {
     int status;
     if (daemon_room_main(argc, argv, &status)) return status;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_three_for_two), cmocka_unit_test(test_never),      cmocka_unit_test(test_waits),
+        cmocka_unit_test(test_three_for_two), cmocka_unit_test(test_spares),     cmocka_unit_test(test_never),      cmocka_unit_test(test_waits),
         cmocka_unit_test(test_turns),         cmocka_unit_test(test_keep_alive), cmocka_unit_test(test_preload),
         cmocka_unit_test(test_caches_share),  cmocka_unit_test(test_draft),
     };

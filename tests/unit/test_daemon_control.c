@@ -6,6 +6,7 @@
 #include "daemon/metrics.h"
 #include "daemon/generation.h"
 #include "daemon/models_private.h"
+#include "daemon/work.h"
 #include "tests/unit/daemon_room.h"
 #include "tests/unit/shared.h"
 
@@ -751,6 +752,62 @@ static void test_many_clients(void **state) {
     ask_all_at_once(); /* for the load, and then for sequences */
 }
 
+struct block { /* keeps a thread of work.h busy until `go` */
+    struct work work;
+    atomic_bool running, done;
+};
+static atomic_bool go;
+
+static void run_block(struct work *work) {
+    atomic_store(&((struct block *)work)->running, true);
+    while (!atomic_load(&go)) usleep(1000);
+}
+
+static void block_done(struct work *work, bool ran) {
+    (void)ran;
+    atomic_store(&((struct block *)work)->done, true);
+}
+
+/* The model goes while requests for it are being tokenised: they wait for it to be loaded again, and then there is not room for all. */
+static void test_busy_after_a_load(void **state) {
+    (void)state;
+    enum { CALLS = 20 };
+    static struct block blocks[3];
+    struct peer peers[CALLS], peer = peer_open(0);
+    json_decref(peer_call(&peer, "{\"method\":\"io.shimmy.Daemon.Load\",\"parameters\":{\"model\":\"m\"}}"));
+    const double before = refused_as_busy();
+    for (size_t i = 0; i < SH_COUNT(blocks); i++) {
+        blocks[i].work = (struct work){.run = run_block, .done = block_done};
+        work_submit(&blocks[i].work);
+    }
+    for (size_t i = 0; i < SH_COUNT(blocks); i++)
+        while (!atomic_load(&blocks[i].running)) usleep(1000);
+    for (int i = 0; i < CALLS; i++) {
+        peers[i] = peer_open(0);
+        peer_send(&peers[i], "{\"method\":\"io.shimmy.Daemon.Generate\",\"parameters\":"
+                             "{\"model\":\"m\",\"prompt\":\"x\",\"n\":8,\"max_tokens\":60,\"ignore_eos\":true}}");
+    }
+    usleep(100000); /* they have the model, and wait for a thread */
+    json_decref(peer_call(&peer, "{\"method\":\"io.shimmy.Daemon.Unload\",\"parameters\":{\"model\":\"m\"}}"));
+    assert_true(room_wait_state("m", MODEL_DISCOVERED));
+    atomic_store(&go, true);
+    uint32_t busy = 0;
+    for (int i = 0; i < CALLS; i++) {
+        json_t *answer = peer_receive(&peers[i]);
+        assert_non_null(answer);
+        const char *error = json_string_value(at(answer, "error"));
+        if (error) assert_string_equal(error, "io.shimmy.Daemon.Busy");
+        busy += error != NULL;
+        json_decref(answer);
+        peer_close(&peers[i]);
+    }
+    assert_true(busy > 0 && busy < CALLS); /* 16 may wait, and one has all sequences */
+    assert_true(refused_as_busy() - before == busy);
+    for (size_t i = 0; i < SH_COUNT(blocks); i++)
+        while (!atomic_load(&blocks[i].done)) usleep(1000);
+    peer_close(&peer);
+}
+
 /* ---- the socket's file ------------------------------------------------------------------------------- */
 
 static void test_socket_file(void **state) {
@@ -939,7 +996,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_service),      cmocka_unit_test(test_interface),    cmocka_unit_test(test_embed),    cmocka_unit_test(test_parameters),
         cmocka_unit_test(test_messages),     cmocka_unit_test(test_status),       cmocka_unit_test(test_load),
         cmocka_unit_test(test_text), cmocka_unit_test(test_template),         cmocka_unit_test(test_generate),     cmocka_unit_test(test_leaving),
-        cmocka_unit_test(test_slow_reader),  cmocka_unit_test(test_many_clients), cmocka_unit_test(test_socket_file),
+        cmocka_unit_test(test_slow_reader),  cmocka_unit_test(test_many_clients), cmocka_unit_test(test_busy_after_a_load),
+        cmocka_unit_test(test_socket_file),
         cmocka_unit_test(test_default_path), cmocka_unit_test(test_unknown_names_wait_alone),
         cmocka_unit_test(test_discover), /* leaves searches behind */
     };

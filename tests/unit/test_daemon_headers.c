@@ -5,11 +5,17 @@
 #include "tests/unit/rewrite.h"
 #include "tests/unit/shared.h"
 
+#include <dirent.h>
+#include <fcntl.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -105,6 +111,63 @@ static void test_file(void **state) {
     put(headers, "/a", "llama", 0);
     assert_false(headers_save(headers));
     assert_known(headers, "/a", "llama");
+    headers_close(headers);
+}
+
+static uint32_t files_beside(const char *path) {
+    char directory[300];
+    snprintf(directory, sizeof directory, "%.*s", (int)(strrchr(path, '/') - path), path);
+    const size_t length = strlen(path) - strlen(directory) - 1;
+    uint32_t n = 0;
+    DIR *dir = opendir(directory);
+    assert_non_null(dir);
+    for (struct dirent *entry; (entry = readdir(dir));) n += strncmp(entry->d_name, strrchr(path, '/') + 1, length) == 0;
+    closedir(dir);
+    return n;
+}
+
+/* What a crash leaves half-written is written over the next time; who finds another just writing leaves it to that one. */
+static void test_crash(void **state) {
+    (void)state;
+    char path[300], fresh[320];
+    snprintf(path, sizeof path, "%s", test_scratch("crashed"));
+    snprintf(fresh, sizeof fresh, "%s.new", path);
+    for (uint32_t i = 0; i < 3; i++) {
+        const pid_t child = fork();
+        assert_true(child >= 0);
+        if (child == 0) { /* ends in the midst of writing */
+            const struct rlimit limit = {100, 100}, no_core = {0, 0};
+            struct headers *headers = headers_open(path);
+            put(headers, "/a", "llama", 0);
+            put(headers, "/b", "llama", 0);
+            setrlimit(RLIMIT_CORE, &no_core);
+            setrlimit(RLIMIT_FSIZE, &limit);
+            headers_save(headers);
+            _exit(0);
+        }
+        int status;
+        assert_int_equal(waitpid(child, &status, 0), child);
+        assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGXFSZ);
+    }
+    assert_int_equal(files_beside(path), 1); /* of all three */
+    struct headers *headers = headers_open(path);
+    assert_null(headers_find(headers, "/a", &identity, 0));
+    put(headers, "/a", "llama", 0);
+    assert_true(headers_save(headers));
+    assert_int_equal(files_beside(path), 1);
+    assert_int_not_equal(access(fresh, F_OK), 0);
+
+    const int fd = open(fresh, O_WRONLY | O_CREAT | O_CLOEXEC, 0600); /* another daemon is at it */
+    assert_true(fd >= 0 && flock(fd, LOCK_EX) == 0);
+    put(headers, "/b", "llama", 0);
+    assert_false(headers_save(headers));
+    close(fd);
+    put(headers, "/c", "llama", 0);
+    assert_true(headers_save(headers));
+    headers_close(headers);
+    headers = headers_open(path);
+    assert_known(headers, "/b", "llama");
+    assert_known(headers, "/c", "llama");
     headers_close(headers);
 }
 
@@ -291,6 +354,7 @@ int main(void) {
         cmocka_unit_test(test_entries),
         cmocka_unit_test(test_file),
         cmocka_unit_test(test_damage),
+        cmocka_unit_test(test_crash),
         cmocka_unit_test(test_kinds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

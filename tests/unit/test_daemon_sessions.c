@@ -55,6 +55,14 @@ static enum sh_code save(const char *model, const char *name, const char *text, 
     return session_save(model, name, write_io, &io, file, err);
 }
 
+/* While one session is being written another one is saved, whole. */
+static enum sh_code write_meanwhile(void *user, int fd, uint32_t *tokens, struct sh_error *err) {
+    struct session_file file;
+    if (save("tiny", "other", user, &file, err)) fail_msg("%s", err->message);
+    struct io io = {.text = user};
+    return write_io(&io, fd, tokens, err);
+}
+
 static uint32_t count_files(void) {
     DIR *dir = opendir(directory);
     uint32_t n = 0;
@@ -190,9 +198,16 @@ static void test_limit(void **state) {
     assert_int_equal(save("tiny", "other", text, &file, &err), SH_ERR_LIMIT);
     assert_non_null(strstr(err.message, "at most 1000"));
     assert_int_equal(count_files(), 1);
+    /* Two at once: each would have had room alone. */
+    if (session_remove("tiny", "mine", &err)) fail_msg("%s", err.message);
+    assert_int_equal(session_save("tiny", "mine", write_meanwhile, text, &file, &err), SH_ERR_LIMIT);
+    assert_non_null(strstr(err.message, "at most 1000"));
+    struct io other = {.text = text};
+    assert_int_equal(session_restore("tiny", "other", read_io, &other, &file, &err), SH_OK);
+    assert_int_equal(count_files(), 1);
     configure(100);
     struct io io = {.text = text};
-    assert_int_equal(session_save("tiny", "other", write_io, &io, &file, &err), SH_ERR_LIMIT);
+    assert_int_equal(session_save("tiny", "mine", write_io, &io, &file, &err), SH_ERR_LIMIT);
     assert_int_equal(io.calls, 0); /* there is no room for anything: known before it is written */
 }
 
