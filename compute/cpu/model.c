@@ -4,7 +4,7 @@
 #include <stdlib.h>
 
 /* Of a load, as the file has them, between which steps may enter: a few milliseconds' work. */
-#define SLICE_BYTES (1u << 20)
+#define SLICE_BYTES (2u << 20)
 
 static enum sh_code want_store(struct sh_exec_model *m, uint32_t weight, enum sh_cpu_store store, uint32_t n_parts,
                                struct sh_error *err) {

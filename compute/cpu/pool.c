@@ -9,6 +9,19 @@
 /* How long a worker polls for the next parallel section of a step before it sleeps: sections of a step are apart by less than
  * this unless the step is over or the host is busy elsewhere. */
 #define SPIN_ROUNDS 4000u
+/* How long the holder polls for workers that still have items before it lets others run. Beside a load, threads that read the file want
+ * the cores. */
+#define LOAD_SPIN_ROUNDS 100u
+
+/*
+ * The word that workers watch: the number of the run, whether it is closed, and how many workers are in it. A worker joins by adding
+ * itself and looks at what was there before: if the run was closed it leaves without touching it. The holder closes the run when no item is
+ * left to take, and waits only for those in it: a worker that the system did not let run in time is not waited for. Numbers are
+ * added, never stored, so that those who join and leave again are not lost.
+ */
+#define RUN_CLOSED (UINT64_C(1) << 15)
+#define RUN_WORKERS (RUN_CLOSED - 1)
+#define RUN_SHIFT 16
 
 #define LOAD_PATIENCE 4u /* steps that pass before a waiting load has its turn */
 
@@ -18,16 +31,16 @@ struct share { /* one worker's part of a run; the others take from it when their
 };
 
 struct sh_pool {
-    /* A run: written by the holder, published by the increment of `generation`. */
+    /* A run: written by the holder while nobody is in it, published by its number in `state`. */
     sh_pool_fn fn;
     void *arg;
     uint64_t grain;
     uint32_t run_workers;
     struct share shares[SH_POOL_MAX_WORKERS];
-    _Alignas(64) atomic_uint_fast64_t generation;
-    _Alignas(64) atomic_uint pending; /* workers that have not finished the current run */
+    _Alignas(64) atomic_uint_fast64_t state;
     _Alignas(64) atomic_uint sleepers;
     atomic_bool held;
+    enum sh_pool_use use; /* the holder's */
     atomic_bool stopping;
     pthread_mutex_t sleep_lock;
     pthread_cond_t wake;
@@ -82,8 +95,7 @@ static void *worker_main(void *arg) {
     uint64_t seen = pool->seen_at_start[worker];
     for (;;) {
         uint32_t rounds = 0;
-        uint64_t generation;
-        while ((generation = atomic_load_explicit(&pool->generation, memory_order_acquire)) == seen) {
+        while (atomic_load_explicit(&pool->state, memory_order_acquire) >> RUN_SHIFT == seen) {
             if (atomic_load_explicit(&pool->held, memory_order_relaxed) && rounds < SPIN_ROUNDS) {
                 rounds++;
                 relax();
@@ -91,24 +103,23 @@ static void *worker_main(void *arg) {
             }
             pthread_mutex_lock(&pool->sleep_lock);
             atomic_fetch_add(&pool->sleepers, 1);
-            while ((generation = atomic_load(&pool->generation)) == seen) pthread_cond_wait(&pool->wake, &pool->sleep_lock);
+            while (atomic_load(&pool->state) >> RUN_SHIFT == seen) pthread_cond_wait(&pool->wake, &pool->sleep_lock);
             atomic_fetch_sub(&pool->sleepers, 1);
             pthread_mutex_unlock(&pool->sleep_lock);
             break;
         }
-        seen = generation;
         if (atomic_load(&pool->stopping)) return NULL;
-        if (worker < pool->run_workers) work(pool, worker);
-        atomic_fetch_sub_explicit(&pool->pending, 1, memory_order_release);
+        const uint64_t found = atomic_fetch_add_explicit(&pool->state, 1, memory_order_acquire);
+        seen = found >> RUN_SHIFT;
+        if (!(found & RUN_CLOSED) && worker < pool->run_workers) work(pool, worker);
+        atomic_fetch_sub_explicit(&pool->state, 1, memory_order_release);
     }
 }
 
-/* Publishes the run (or the end) to all threads. Sequentially consistent on purpose: a worker announces itself as a sleeper
- * before it looks at the generation for the last time, we change the generation before we look for sleepers, so one of the two
- * sees the other. */
-static void publish(struct sh_pool *pool) {
-    atomic_store_explicit(&pool->pending, pool->workers - 1, memory_order_relaxed);
-    atomic_fetch_add(&pool->generation, 1);
+/* Adds to the run's number, so that all threads look. Sequentially consistent on purpose: a worker announces itself as a sleeper before it
+ * looks at the number for the last time, we change the number before we look for sleepers, so one of the two sees the other. */
+static void publish(struct sh_pool *pool, uint64_t change) {
+    atomic_fetch_add(&pool->state, change);
     if (atomic_load(&pool->sleepers) > 0) {
         pthread_mutex_lock(&pool->sleep_lock);
         pthread_cond_broadcast(&pool->wake);
@@ -134,11 +145,13 @@ void sh_pool_run(struct sh_pool *pool, uint32_t workers, uint64_t n_items, uint6
         atomic_store_explicit(&pool->shares[w].next, pieces * w / workers * grain, memory_order_relaxed);
         pool->shares[w].end = sh_min_u64(pieces * (w + 1) / workers * grain, n_items);
     }
-    publish(pool);
+    publish(pool, (UINT64_C(1) << RUN_SHIFT) - RUN_CLOSED);
     work(pool, 0);
+    atomic_fetch_add_explicit(&pool->state, RUN_CLOSED, memory_order_relaxed);
+    const uint32_t patience = pool->use == SH_POOL_LOAD ? LOAD_SPIN_ROUNDS : SPIN_ROUNDS;
     uint32_t rounds = 0;
-    while (atomic_load_explicit(&pool->pending, memory_order_acquire) > 0) {
-        if (++rounds > SPIN_ROUNDS) sched_yield(); /* a worker has been descheduled: let it run */
+    while ((atomic_load_explicit(&pool->state, memory_order_acquire) & RUN_WORKERS) > 0) {
+        if (++rounds > patience) sched_yield(); /* a worker has been descheduled: let it run */
         relax();
     }
 }
@@ -163,6 +176,7 @@ void sh_pool_enter(struct sh_pool *pool, enum sh_pool_use use) {
         pool->loads_since = pool->serving;
     }
     pool->busy = true;
+    pool->use = use;
     atomic_store(&pool->held, true);
     pthread_mutex_unlock(&pool->owner_lock);
 }
@@ -177,7 +191,7 @@ void sh_pool_leave(struct sh_pool *pool) {
 
 static void destroy(struct sh_pool *pool) {
     atomic_store(&pool->stopping, true);
-    publish(pool);
+    publish(pool, UINT64_C(1) << RUN_SHIFT); /* it stays closed */
     for (uint32_t w = 1; w < pool->workers; w++) pthread_join(pool->threads[w], NULL);
     pthread_mutex_destroy(&pool->sleep_lock);
     pthread_cond_destroy(&pool->wake);
@@ -191,6 +205,7 @@ static struct sh_pool *create(void) {
     if (pool == NULL) return NULL;
     memset(pool, 0, sizeof *pool);
     pool->workers = 1;
+    atomic_init(&pool->state, RUN_CLOSED);
     pthread_mutex_init(&pool->sleep_lock, NULL);
     pthread_cond_init(&pool->wake, NULL);
     pthread_mutex_init(&pool->owner_lock, NULL);
@@ -204,7 +219,7 @@ static enum sh_code grow(struct sh_pool *pool, uint32_t workers, struct sh_error
         struct start *start = malloc(sizeof *start);
         if (start == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for compute thread %u of %u", w, workers);
         *start = (struct start){pool, w};
-        pool->seen_at_start[w] = atomic_load(&pool->generation);
+        pool->seen_at_start[w] = atomic_load(&pool->state) >> RUN_SHIFT;
         const int rc = pthread_create(&pool->threads[w], NULL, worker_main, start);
         if (rc != 0) {
             free(start);

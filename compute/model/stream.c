@@ -4,12 +4,15 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-#define BUFFERS 3 /* one being read, one waiting, one being used */
-#define BUFFER_BYTES (4u << 20)
+#define READERS 2 /* while one copies out of the page cache, the disk works for the other */
+#define BUFFERS 5 /* one for each reader, one being used, the rest waiting */
+#define BUFFER_BYTES (2u << 20)
+#define GROUP_ROWS 64u /* pieces hold whole groups of rows, as executors pack them, where they hold so many */
 
 struct buffer {
     struct sh_piece piece;
     void *data;
+    bool filled;       /* under the lock */
     enum sh_code code; /* of its read */
     struct sh_error error;
 };
@@ -24,24 +27,52 @@ struct sh_weight_stream {
     struct buffer buffers[BUFFERS];
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    uint64_t filled, used; /* pieces read, and pieces given back; under the lock, as is stop */
-    bool stop, reader_runs, lent;
-    pthread_t reader;
+    /* Under the lock: pieces whose reading has begun, and pieces given back; where the next piece begins; whether another one shall. */
+    uint64_t begun, used, next_row;
+    uint32_t next_weight;
+    bool stop, lent;
+    uint32_t n_readers;
+    pthread_t readers[READERS];
 };
 
-/* Waits for a buffer that may be filled; NULL: the stream is being closed. */
+/* The place of the next piece. */
+static void next_piece(struct sh_weight_stream *s, struct buffer *b) {
+    if (s->next_weight == s->n_weights) {
+        b->piece = (struct sh_piece){.weight = SH_NONE};
+        s->stop = true;
+        return;
+    }
+    const uint32_t index = s->weights[s->next_weight];
+    const struct sh_weight *w = &s->program->weights[index];
+    uint64_t most = s->buffer_bytes / sh_type_row_bytes(w->tensor->type, w->cols);
+    if (most > GROUP_ROWS) most -= most % GROUP_ROWS;
+    b->piece = (struct sh_piece){
+        .weight = index, .row0 = s->next_row, .n_rows = sh_min_u64(most, w->rows - s->next_row), .data = b->data};
+    s->next_row += b->piece.n_rows;
+    if (s->next_row < w->rows) return;
+    s->next_row = 0;
+    s->next_weight++;
+}
+
+/* Waits for a buffer that may be filled, and says with what; NULL: nothing more is to be read. */
 static struct buffer *next_free(struct sh_weight_stream *s) {
     pthread_mutex_lock(&s->lock);
-    while (!s->stop && s->filled - s->used == BUFFERS) pthread_cond_wait(&s->changed, &s->lock);
-    struct buffer *b = s->stop ? NULL : &s->buffers[s->filled % BUFFERS];
+    while (!s->stop && s->begun - s->used == BUFFERS) pthread_cond_wait(&s->changed, &s->lock);
+    struct buffer *b = NULL;
+    if (!s->stop) {
+        b = &s->buffers[s->begun++ % BUFFERS];
+        b->filled = false;
+        next_piece(s, b);
+    }
     pthread_mutex_unlock(&s->lock);
     return b;
 }
 
-static void hand_over(struct sh_weight_stream *s) {
+static void hand_over(struct sh_weight_stream *s, struct buffer *b) {
     pthread_mutex_lock(&s->lock);
-    s->filled++;
-    pthread_cond_signal(&s->changed);
+    b->filled = true;
+    if (b->code != SH_OK) s->stop = true;
+    pthread_cond_broadcast(&s->changed);
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -66,29 +97,16 @@ static enum sh_code read_units(const struct sh_weight *w, uint64_t first, uint64
     return code;
 }
 
-/* Ends after the last piece, after one that failed, or on stop. */
+/* Each ends after the last piece, after one that failed, or when the stream is closed. */
 static void *read_ahead(void *arg) {
     struct sh_weight_stream *s = arg;
-    for (uint32_t i = 0; i < s->n_weights; i++) {
-        const struct sh_weight *w = &s->program->weights[s->weights[i]];
-        const uint64_t row_bytes = sh_type_row_bytes(w->tensor->type, w->cols), most = s->buffer_bytes / row_bytes;
-        for (uint64_t row = 0; row < w->rows; row += most) {
-            struct buffer *b = next_free(s);
-            if (b == NULL) return NULL;
-            b->piece = (struct sh_piece){
-                .weight = s->weights[i], .row0 = row, .n_rows = sh_min_u64(most, w->rows - row), .data = b->data};
-            const uint64_t units_per_row = w->view.take * w->view.count / w->rows;
-            b->code = read_units(w, row * units_per_row, b->piece.n_rows * units_per_row, b->data, &b->error);
-            const bool failed = b->code != SH_OK;
-            hand_over(s);
-            if (failed) return NULL;
-        }
+    for (struct buffer *b; (b = next_free(s)) != NULL; hand_over(s, b)) {
+        b->code = SH_OK;
+        if (b->piece.weight == SH_NONE) continue;
+        const struct sh_weight *w = &s->program->weights[b->piece.weight];
+        const uint64_t units_per_row = w->view.take * w->view.count / w->rows;
+        b->code = read_units(w, b->piece.row0 * units_per_row, b->piece.n_rows * units_per_row, b->data, &b->error);
     }
-    struct buffer *b = next_free(s);
-    if (b == NULL) return NULL;
-    b->piece = (struct sh_piece){.weight = SH_NONE};
-    b->code = SH_OK;
-    hand_over(s);
     return NULL;
 }
 
@@ -113,8 +131,8 @@ enum sh_code sh_weight_stream_open(const struct sh_program *program, const uint3
         s->buffers[i].data = sh_alloc_aligned(s->buffer_bytes);
         complete = complete && s->buffers[i].data != NULL;
     }
-    if (complete) s->reader_runs = pthread_create(&s->reader, NULL, read_ahead, s) == 0;
-    if (!s->reader_runs) {
+    while (complete && s->n_readers < READERS && pthread_create(&s->readers[s->n_readers], NULL, read_ahead, s) == 0) s->n_readers++;
+    if (s->n_readers == 0) { /* one is enough */
         sh_weight_stream_close(s);
         return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for %d load buffers of %llu bytes and a thread", BUFFERS,
                        (unsigned long long)s->buffer_bytes);
@@ -141,11 +159,11 @@ enum sh_code sh_weight_stream_next(struct sh_weight_stream *s, struct sh_piece *
     if (s->lent) { /* what the last call lent may be filled again */
         s->used++;
         s->lent = false;
-        pthread_cond_signal(&s->changed);
+        pthread_cond_broadcast(&s->changed);
     }
-    while (s->filled == s->used) pthread_cond_wait(&s->changed, &s->lock);
     const struct buffer *b = &s->buffers[s->used % BUFFERS];
-    const bool lasting = b->code != SH_OK || b->piece.weight == SH_NONE; /* the reader has ended: it stays as the answer */
+    while (s->begun == s->used || !b->filled) pthread_cond_wait(&s->changed, &s->lock);
+    const bool lasting = b->code != SH_OK || b->piece.weight == SH_NONE; /* the readers end: it stays as the answer */
     s->lent = !lasting;
     pthread_mutex_unlock(&s->lock);
     if (b->code != SH_OK) {
@@ -158,13 +176,11 @@ enum sh_code sh_weight_stream_next(struct sh_weight_stream *s, struct sh_piece *
 
 void sh_weight_stream_close(struct sh_weight_stream *s) {
     if (s == NULL) return;
-    if (s->reader_runs) {
-        pthread_mutex_lock(&s->lock);
-        s->stop = true;
-        pthread_cond_signal(&s->changed);
-        pthread_mutex_unlock(&s->lock);
-        pthread_join(s->reader, NULL);
-    }
+    pthread_mutex_lock(&s->lock);
+    s->stop = true;
+    pthread_cond_broadcast(&s->changed);
+    pthread_mutex_unlock(&s->lock);
+    for (uint32_t i = 0; i < s->n_readers; i++) pthread_join(s->readers[i], NULL);
     for (int i = 0; i < BUFFERS; i++) free(s->buffers[i].data);
     free(s->converted);
     pthread_mutex_destroy(&s->lock);

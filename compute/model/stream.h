@@ -1,6 +1,6 @@
 /*
- * stream.h - the data of a model's weights in pieces of whole rows, read ahead by a thread so that the disk and whoever repacks
- * the rows work at the same time. One thread calls these functions.
+ * stream.h - the data of a model's weights in pieces of whole rows, read ahead by two threads so that the disk, the copy
+ * out of the page cache and whoever repacks the rows work at the same time. One thread calls these functions.
  */
 #ifndef SHIMMY_STREAM_H
 #define SHIMMY_STREAM_H

@@ -53,6 +53,38 @@ static void test_pool_every_item_once(void **state) {
     sh_pool_release(pool);
 }
 
+struct section {
+    uint32_t number; /* of the run; 0 once it is over */
+    atomic_uint done;
+};
+static void within(void *arg, uint32_t worker, uint64_t begin, uint64_t end) {
+    struct section *s = arg;
+    (void)worker;
+    for (uint64_t i = begin; i < end; i++)
+        if (*(volatile uint32_t *)&s->number != 0) atomic_fetch_add(&s->done, 1);
+}
+
+/* Many short runs with more workers than cores, so that many come late: none touches a run that is over, none is missing from one it
+ * took an item of. */
+static void test_pool_late_workers(void **state) {
+    (void)state;
+    struct sh_pool *pool = acquire(9);
+    struct section sections[2] = {0};
+    for (uint32_t round = 1; round <= 20000; round++) {
+        if (round % 64 == 1) sh_pool_enter(pool, round % 128 == 1 ? SH_POOL_STEP : SH_POOL_LOAD);
+        struct section *s = &sections[round % 2];
+        const uint32_t n = 2 + round % 17;
+        atomic_store(&s->done, 0);
+        *(volatile uint32_t *)&s->number = round;
+        sh_pool_run(pool, 2 + round % 8, n, 1, within, s);
+        assert_int_equal(atomic_load(&s->done), n);
+        *(volatile uint32_t *)&s->number = 0;
+        if (round > 1) assert_int_equal(atomic_load(&sections[(round + 1) % 2].done), 2 + (round - 1) % 17); /* nor since */
+        if (round % 64 == 0 || round == 20000) sh_pool_leave(pool);
+    }
+    sh_pool_release(pool);
+}
+
 struct turn {
     struct sh_pool *pool;
     enum sh_pool_use use;
@@ -160,6 +192,7 @@ static void test_pool_limits(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_pool_every_item_once),
+        cmocka_unit_test(test_pool_late_workers),
         cmocka_unit_test(test_pool_load_yields),
         cmocka_unit_test(test_pool_load_is_not_starved),
         cmocka_unit_test(test_pool_idle_costs_nothing),
