@@ -476,6 +476,8 @@ struct sh_context_params {
     uint64_t reuse_tokens;   /* pages of so many tokens at most are kept for sh_sequence_reuse when no sequence holds them any more; 0 = none */
     uint32_t back_tokens;    /* layers with a sliding window keep so many tokens more, so that sh_sequence_truncate can take back as many
                                 that were submitted last (drafts); 0 = none */
+    const char *trace;       /* "ops": the time of each op is taken (sh_context_op_times), which makes steps somewhat slower; "": nothing is;
+                                NULL: as $SHIMMY_TRACE says, which is read when the context is created */
 };
 SH_API enum sh_code sh_context_create(struct sh_model *model, const struct sh_context_params *params, struct sh_context **out,
                                       struct sh_error *err);
@@ -494,6 +496,22 @@ struct sh_context_stats {
     uint32_t sequences;
 };
 SH_API void sh_context_get_stats(const struct sh_context *context, struct sh_context_stats *out); /* any thread */
+
+/* Where the time of a context's steps went, with trace = "ops": one line for each kind of op and weight, over all layers. `part` is a part of
+ * the op that was timed by itself ("operands"), else "". bytes and macs are what the ops need at least: weights once as the file has them,
+ * activations, keys and values; multiply-adds. What is not a line happened between ops, or outside of the device. */
+struct sh_op_time {
+    char op[48];   /* "matmul"; of several that run as one "norm+matmul"; "sampling" */
+    char name[96]; /* of the weight or activation, without its layer: "ffn_up" */
+    char type[24]; /* of a product's weights: "Q4_K"; else "" */
+    char part[16];
+    uint32_t device;
+    uint64_t count, ns, bytes, macs;
+};
+/* Writes at most `max` lines, returns how many there are; 0 where nothing is traced. The lines are logged (SH_LOG_NOTICE) when the context is
+ * destroyed. */
+SH_API uint32_t sh_context_op_times(struct sh_context *context, struct sh_op_time *out, uint32_t max);
+SH_API void sh_context_reset_op_times(struct sh_context *context);
 
 struct sh_logit_bias { int32_t token; float bias; }; /* bias may be -INFINITY */
 

@@ -5,7 +5,9 @@ BENCH_DEVICE ?= cpu
 BENCH        := $(patsubst tests/bench/%.c,$(B)/tests/bench/%,$(wildcard tests/bench/*.c))
 MODELS       ?=
 
-$(B)/tests/bench/%: $(B)/tests/bench/%.o $(B)/libshimmy.a
+# What the bench programs share.
+BENCH_LIB := $(patsubst %.c,$(B)/%.o,$(wildcard tests/bench/lib/*.c))
+$(B)/tests/bench/%: $(B)/tests/bench/%.o $(BENCH_LIB) $(B)/libshimmy.a
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_ENGINE)
 
@@ -14,4 +16,4 @@ bench:
 	$(Q)$(MAKE) --no-print-directory $(parallel) all $(BENCH) $(B)/tests/tools/genmodel
 	$(Q)B='$(B)' BENCH_DEVICE='$(BENCH_DEVICE)' scripts/bench $(MODELS)
 
--include $(BENCH:=.d)
+-include $(BENCH:=.d) $(BENCH_LIB:.o=.d)

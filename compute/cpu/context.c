@@ -388,6 +388,8 @@ enum sh_code sh_cpu_submit(struct sh_exec_context *context, uint32_t index, uint
     if (running) return sh_fail(err, SH_ERR_BUSY, "step slot %u is still in flight", index);
     enum sh_code code = check_step(context, step, err);
     slot->segment = segment;
+    if (code == SH_OK && context->params.trace != NULL)
+        slot->shape = sh_step_shape(context->model->program, step, context->params.kv_type);
     if (code == SH_OK) code = copy_rows(context, slot, step, err);
     if (code == SH_OK) code = resolve_pages(context, slot, step, err);
     if (code == SH_OK) code = fill_activations(context, slot, step, err);

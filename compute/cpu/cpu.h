@@ -10,7 +10,7 @@
 
 #include "compute/cpu/kernels.h"
 #include "compute/cpu/pool.h"
-#include "compute/program/executor.h"
+#include "compute/program/trace.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -135,6 +135,7 @@ struct sh_cpu_slot {
     uint32_t *first_pages; /* of all sequences */
     uint32_t *output_rows; /* [max_outputs]: row of each output */
     uint32_t n_outputs;
+    struct sh_step_shape shape; /* for the context's trace */
     void **pages; /* per sequence and group the addresses of its pages; NULL: missing, or not of this device */
     uint32_t cap_pages;
     struct sh_cpu_block embeddings;

@@ -157,6 +157,13 @@ static void run_op(struct sh_cpu_step *s, const struct sh_op *op) {
     if (s->prepared != SH_NONE && slot[s->prepared] == slot[op->out]) s->prepared = SH_NONE;
 }
 
+void sh_step_lap(struct sh_cpu_step *s, const struct sh_op *ops, uint32_t n_ops, const char *part) {
+    struct sh_trace *trace = s->context->params.trace;
+    if (trace == NULL) return;
+    sh_trace_add(trace, ops, n_ops, part, &s->slot->shape, sh_now_ns() - s->lap_ns);
+    s->lap_ns = sh_now_ns(); /* reporting is not counted */
+}
+
 static void capture(const struct sh_cpu_step *s, uint32_t activation) {
     struct sh_cpu_slot *slot = s->slot;
     for (uint32_t c = 0; c < slot->n_capture; c++) {
@@ -175,12 +182,14 @@ void sh_cpu_step_run(struct sh_exec_context *context, struct sh_cpu_slot *slot) 
         .kernels = context->model->device->kernels,
         .slot = slot,
         .prepared = SH_NONE,
+        .lap_ns = context->params.trace != NULL ? sh_now_ns() : 0,
     };
     for (uint32_t i = 0; i < s.segment->segment.n_inputs; i++) capture(&s, s.segment->segment.inputs[i]);
     for (uint32_t i = 0; i < s.segment->fused.n_ops; i++) {
         const struct sh_op *op = &s.segment->fused.ops[i];
         if (sh_step_rows(&s, op->out) == 0) continue; /* the head of a step that asks for no output */
         run_op(&s, op);
+        sh_step_lap(&s, op, 1, NULL);
         capture(&s, op->out);
     }
 }

@@ -17,6 +17,7 @@ struct sh_cpu_step {
     /* The operands now in context->operands: those of activation `prepared` for weights of kind `prepared_kind`, row by row; SH_NONE:
      * none. */
     uint32_t prepared, prepared_kind;
+    uint64_t lap_ns; /* with a trace: when what is being done began */
 };
 
 /* One op of the step, as the workers see it. */
@@ -50,6 +51,10 @@ static inline void sh_step_pool(const struct sh_cpu_step *s, uint64_t n_items, u
 }
 /* Row-wise ops that touch less than this run on one thread: waking the others costs more. */
 static inline uint64_t sh_step_grain(uint64_t floats_per_row) { return sh_max_u64(1, 16384 / sh_max_u64(1, floats_per_row)); }
+
+/* Reports the work since the last report to the context's trace, if it has one: that of n_ops ops run as one, or a part of it
+ * (sh_trace_add). After an op that is run alone the step does it. */
+void sh_step_lap(struct sh_cpu_step *s, const struct sh_op *ops, uint32_t n_ops, const char *part);
 
 /* step_matmul.c: MATMUL, EXPERT_MATMUL */
 void sh_step_matmul(struct sh_cpu_step *s, const struct sh_op *op);

@@ -40,6 +40,7 @@ void sh_step_matmul(struct sh_cpu_step *s, const struct sh_op *op) {
     p.operand_bytes = s->kernels->operand_bytes(p.operand, p.cols);
     if (s->prepared != op->x || s->prepared_kind != p.operand) {
         sh_step_pool(s, n_rows, sh_step_grain(p.cols), prepare_rows, &p);
+        sh_step_lap(s, op, 1, "operands");
         s->prepared = op->x;
         s->prepared_kind = p.operand;
     }
@@ -170,6 +171,7 @@ void sh_step_grouped(struct sh_cpu_step *s, const struct sh_op *op) {
     g.groups = (g.part_rows + s->kernels->group_rows - 1) / s->kernels->group_rows;
     sort_chunks(&g, op);
     sh_step_pool(s, g.n_chunks, sh_step_grain(g.cols), prepare_chunks, &g);
+    sh_step_lap(s, op, 1, "operands");
     s->prepared = SH_NONE; /* these are in another order */
     const uint64_t products = g.cols * s->kernels->group_rows * (g.n_chunks / g.n_active);
     sh_step_pool(s, g.n_active * g.groups, grain_of_groups(s, g.n_active * g.groups, products), run_groups, &g);

@@ -18,6 +18,8 @@
 
 #include "compute/program/program.h"
 
+struct sh_trace;
+
 #define SH_PAGE_TOKENS 32 /* tokens of a cache page, every group */
 #define SH_SLOTS 2        /* steps in flight */
 
@@ -38,6 +40,7 @@ struct sh_exec_context_params {
     uint32_t max_outputs;   /* O of a step */
     uint32_t max_sequences; /* sequences of a step */
     uint32_t max_pages_per_sequence;
+    struct sh_trace *trace; /* where to report the time of each op (trace.h), outlives the context; NULL: nowhere */
 };
 
 struct sh_step_row {

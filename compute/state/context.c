@@ -102,7 +102,7 @@ enum sh_code sh_context_create(struct sh_model *model, const struct sh_context_p
         return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a context of %u sequences and %u rows", complete.max_sequences,
                        complete.max_batch_rows);
     }
-    const struct sh_exec_context_params exec = {
+    struct sh_exec_context_params exec = {
         .kv_type = complete.kv_type,
         .max_rows = complete.max_batch_rows,
         .max_outputs = complete.max_outputs,
@@ -110,8 +110,12 @@ enum sh_code sh_context_create(struct sh_model *model, const struct sh_context_p
         .max_pages_per_sequence = sh_pages_of(model->spec.context_length),
     };
     code = survey_groups(c, err);
-    for (uint32_t d = 0; d < model->n_devices && code == SH_OK; d++)
+    if (code == SH_OK) code = sh_context_start_trace(c, complete.trace, err);
+    c->params.trace = NULL; /* the caller's */
+    for (uint32_t d = 0; d < model->n_devices && code == SH_OK; d++) {
+        exec.trace = c->traces != NULL ? c->traces[d] : NULL;
         if (model->exec[d] != NULL) code = sh_context_executor(c, d)->context_create(model->exec[d], &exec, &c->exec[d], err);
+    }
     if (code != SH_OK) {
         sh_context_destroy(c);
         return code;
@@ -146,6 +150,7 @@ void sh_context_destroy(struct sh_context *c) {
     if (c == NULL) return;
     for (uint32_t d = 0; c->exec != NULL && d < c->model->n_devices; d++)
         if (c->exec[d] != NULL) sh_context_executor(c, d)->context_destroy(c->exec[d]);
+    sh_context_end_trace(c);
     for (uint32_t i = 0; c->sequences != NULL && i < c->params.max_sequences; i++)
         if (c->sequences[i].used) sh_sequence_free(c, &c->sequences[i]);
     sh_prefix_finish(&c->prefix);

@@ -125,6 +125,7 @@ struct sh_context {
     atomic_uint_fast64_t kv_limit; /* see sh_context_limit */
     struct sh_prefix_index prefix;
     struct sh_exec_context **exec; /* [n_devices] NULL where a device has no segments */
+    struct sh_trace **traces;      /* [n_devices], or NULL: nothing is traced */
     bool *holds_group;             /* [n_devices][n_groups] the device has layers of the group */
     struct sh_sequence *sequences; /* [max_sequences] */
     struct sh_slot slots[SH_SLOTS];
@@ -158,6 +159,11 @@ static inline const struct sh_executor *sh_context_executor(const struct sh_cont
 static inline const struct sh_state_group *sh_context_group(const struct sh_context *c, uint32_t group) {
     return &c->model->program->groups[group];
 }
+
+/* op_times.c: what sh_context_params.trace asks for; the lines are logged at the end, when no executor uses them any more. This is the one
+ * place of this room that reads the environment ($SHIMMY_TRACE). */
+enum sh_code sh_context_start_trace(struct sh_context *c, const char *want, struct sh_error *err);
+void sh_context_end_trace(struct sh_context *c);
 
 /* NULL with an error unless it exists and is not closing. */
 struct sh_sequence *sh_context_sequence(struct sh_context *c, uint32_t sequence, struct sh_error *err);

@@ -214,6 +214,20 @@ enum sh_code sh_vk_page_write(struct sh_exec_context *c, uint32_t group, uint32_
 
 /* ---- creation ---- */
 
+/* Timestamps around every op of the largest plan, around sampling, and around what comes in and goes out. */
+static enum sh_code create_laps(struct sh_exec_context *c, struct sh_error *err) {
+    for (uint32_t p = 0; p < c->model->n_plans; p++)
+        if (c->max_laps < c->model->plans[p].fused.n_ops) c->max_laps = c->model->plans[p].fused.n_ops;
+    c->max_laps += 3;
+    const VkQueryPoolCreateInfo laps = {.sType = VK_STRUCTURE_TYPE_QUERY_POOL_CREATE_INFO,
+                                        .queryType = VK_QUERY_TYPE_TIMESTAMP,
+                                        .queryCount = SH_SLOTS * (c->max_laps + 1)};
+    const VkResult result = c->vk->CreateQueryPool(c->vk->device, &laps, NULL, &c->laps);
+    if (result == VK_SUCCESS) return SH_OK;
+    c->laps = VK_NULL_HANDLE;
+    return sh_vk_fail(c->vk, result, "vkCreateQueryPool", err);
+}
+
 static enum sh_code create_objects(struct sh_exec_context *c, struct sh_error *err) {
     struct sh_vulkan *vk = c->vk;
     const VkCommandPoolCreateInfo pool = {.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO,
@@ -241,6 +255,7 @@ static enum sh_code create_objects(struct sh_exec_context *c, struct sh_error *e
             c->queries = VK_NULL_HANDLE;
             return sh_vk_fail(vk, result, "vkCreateQueryPool", err);
         }
+        if (c->params.trace != NULL) return create_laps(c, err);
     }
     return SH_OK;
 }
@@ -468,6 +483,7 @@ void sh_vk_context_destroy(struct sh_exec_context *c) {
         free(slot->captured_out);
     }
     if (c->queries) vk->DestroyQueryPool(vk->device, c->queries, NULL);
+    if (c->laps) vk->DestroyQueryPool(vk->device, c->laps, NULL);
     if (c->semaphore) vk->DestroySemaphore(vk->device, c->semaphore, NULL);
     if (c->commands) vk->DestroyCommandPool(vk->device, c->commands, NULL); /* frees the page copies' command buffers too */
     for (uint32_t g = 0; c->pools && g < c->model->program->n_groups; g++) {

@@ -7,6 +7,8 @@
 #include "compute/vulkan/layouts.h"
 #include "compute/vulkan/vk.h"
 
+#include "compute/program/trace.h"
+
 #define SH_VK_PART_BYTES (1ull << 30) /* a weight's row part is at most this large */
 
 struct sh_vk_part { /* rows [first_row, first_row + n_rows) of a matrix */
@@ -67,11 +69,18 @@ struct sh_vk_grid {
 };
 
 #define SH_VK_MAX_CUTS 64
+struct sh_vk_lap { /* see sh_vk_lap in record.h */
+    const struct sh_op *ops; /* of the plan's fused ones */
+    uint32_t n_ops;
+    const char *part;
+};
 struct sh_vk_recording {
     VkCommandBuffer commands[SH_VK_MAX_CUTS];
     uint32_t n_commands;
     struct sh_vk_grid *grids; /* one per dispatch, in order */
     uint32_t n_grids, cap_grids;
+    struct sh_vk_lap *laps; /* with a trace: what stands between timestamps 0 and 1, 1 and 2, ... of the slot */
+    uint32_t n_laps, cap_laps;
     bool ready;
 };
 
@@ -107,6 +116,8 @@ struct sh_vk_slot {                                      /* one of the two steps
     uint64_t value; /* of the context's semaphore when it is done */
     uint32_t plan;
     uint32_t n_rows, n_outputs;
+    const struct sh_vk_recording *recording; /* that was submitted */
+    struct sh_step_shape shape;              /* for the context's trace */
     uint32_t n_tokens; /* that the last head to run here has sampled */
     uint32_t *output_flags; /* [max_outputs] SH_OUTPUT_*; the device's copy may be slow to read */
     const float **logits_rows_out, **hidden_rows_out, **captured_out;
@@ -141,6 +152,8 @@ struct sh_exec_context {
     VkSemaphore semaphore; /* timeline */
     uint64_t value;        /* last value that a submission will signal */
     VkQueryPool queries;   /* two timestamps per slot; null where the queue has none */
+    VkQueryPool laps;      /* with a trace: max_laps + 1 timestamps per slot; null without, or where the queue has none */
+    uint32_t max_laps;
     struct {
         VkCommandBuffer commands;
         uint64_t value;

@@ -93,6 +93,21 @@ void sh_vk_touches(struct recorder *r, const uint32_t *reads, uint32_t n_reads, 
     for (uint32_t i = 0; i < n_writes; i++) r->written[writes[i]] = true;
 }
 
+static void write_lap(struct recorder *r, uint32_t index) {
+    struct sh_exec_context *c = r->context;
+    c->vk->CmdWriteTimestamp(r->commands, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, c->laps,
+                             (uint32_t)(r->slot - c->slots) * (c->max_laps + 1) + index);
+}
+
+void sh_vk_lap(struct recorder *r, const struct sh_op *ops, uint32_t n_ops, const char *part) {
+    if (!r->context->laps || r->wanted || r->code != SH_OK || r->rec->n_laps == r->context->max_laps) return;
+    if (!sh_grow((void **)&r->rec->laps, &r->rec->cap_laps, r->rec->n_laps + 1, sizeof *r->rec->laps)) return;
+    barrier(r, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, VK_ACCESS_SHADER_WRITE_BIT, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT,
+            VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_SHADER_WRITE_BIT);
+    r->rec->laps[r->rec->n_laps++] = (struct sh_vk_lap){ops, n_ops, part};
+    write_lap(r, r->rec->n_laps);
+}
+
 /* The device's speed in the unit of its kernel's inner loop, a low guess: only used to decide where to cut. */
 static double flops_per_ns(const struct sh_vulkan *vk) {
     switch (vk->base.info.kind) {
@@ -471,12 +486,15 @@ static void record_plan(struct recorder *r, const struct sh_vk_capture *captures
         record_all_rows(r, segment->inputs[i], r->slot->inputs[i].address, true);
         record_captures(r, segment->inputs[i], captures, n_captures);
     }
+    if (segment->n_inputs > 0) sh_vk_lap(r, NULL, 0, "inputs");
     for (uint32_t i = 0; i < r->plan->fused.n_ops && r->code == SH_OK; i++) {
         record_op(r, &r->plan->fused.ops[i]);
+        sh_vk_lap(r, &r->plan->fused.ops[i], 1, NULL);
         record_captures(r, r->plan->fused.ops[i].out, captures, n_captures);
     }
     if (program->logits != SH_NONE && made_here(r->plan, program->logits)) {
         record_sampling(r, program->logits);
+        sh_vk_lap(r, NULL, 0, "sampling");
         if (r->slot->logits.handle || r->wanted)
             record_copy(r, program->logits, r->slot->logits.address, false, SH_OUTPUT_LOGITS, SH_COUNT_LOGITS);
     }
@@ -484,6 +502,7 @@ static void record_plan(struct recorder *r, const struct sh_vk_capture *captures
         record_copy(r, program->hidden, r->slot->hidden.address, false, SH_OUTPUT_HIDDEN, SH_COUNT_HIDDEN);
     for (uint32_t i = 0; i < segment->n_outputs; i++)
         record_all_rows(r, segment->outputs[i], r->slot->results[i].address, false);
+    if (segment->n_outputs > 0) sh_vk_lap(r, NULL, 0, "outputs");
 }
 
 enum sh_code sh_vk_record(struct sh_exec_context *c, uint32_t slot, uint32_t plan, uint32_t row_bucket, uint32_t out_class,
@@ -495,6 +514,10 @@ enum sh_code sh_vk_record(struct sh_exec_context *c, uint32_t slot, uint32_t pla
     if (r.code == SH_OK && c->queries) {
         c->vk->CmdResetQueryPool(r.commands, c->queries, slot * 2, 2);
         c->vk->CmdWriteTimestamp(r.commands, VK_PIPELINE_STAGE_TOP_OF_PIPE_BIT, c->queries, slot * 2);
+    }
+    if (r.code == SH_OK && c->laps) {
+        c->vk->CmdResetQueryPool(r.commands, c->laps, slot * (c->max_laps + 1), c->max_laps + 1);
+        write_lap(&r, 0);
     }
     if (r.code == SH_OK) record_plan(&r, captures, n_captures);
     if (r.code == SH_OK) end_commands(&r, true);
@@ -530,6 +553,7 @@ enum sh_code sh_vk_make_pipelines(struct sh_exec_context *c, struct sh_error *er
 void sh_vk_recording_finish(struct sh_exec_context *c, struct sh_vk_recording *rec) {
     if (rec->n_commands) c->vk->FreeCommandBuffers(c->vk->device, c->commands, rec->n_commands, rec->commands);
     free(rec->grids);
+    free(rec->laps);
     *rec = (struct sh_vk_recording){0};
 }
 

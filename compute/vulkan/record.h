@@ -32,6 +32,10 @@ void sh_vk_dispatch(struct recorder *r, enum sh_kernel kernel, const void *push,
                     double flops);
 #define DISPATCH(r, kernel, push, grid, flops) sh_vk_dispatch(r, kernel, &(push), sizeof(push), grid, flops)
 
+/* With a trace: what was recorded since the last call (or the beginning) is the work of n_ops of the plan's fused ops, run as one, or a part of
+ * it (sh_trace_add). Everything before is waited for, so that ops do not overlap and each is timed by itself. */
+void sh_vk_lap(struct recorder *r, const struct sh_op *ops, uint32_t n_ops, const char *part);
+
 /* ---- grids ---- */
 
 static inline uint32_t groups(uint64_t items, uint32_t per_group) {

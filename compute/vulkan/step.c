@@ -296,6 +296,8 @@ enum sh_code sh_vk_submit(struct sh_exec_context *c, uint32_t index, uint32_t se
     slot->in_flight = true;
     slot->value = c->value;
     slot->plan = segment;
+    slot->recording = rec;
+    if (c->laps) slot->shape = sh_step_shape(program, step, c->params.kv_type);
     slot->n_rows = step->n_rows;
     slot->n_outputs = step->n_outputs;
     if (program->logits != SH_NONE && plan->fused.slot[program->logits] != SH_NONE) slot->n_tokens = step->n_outputs;
@@ -312,6 +314,22 @@ static uint64_t busy_ns(const struct sh_exec_context *c, uint32_t index) {
     return stamps[1] > stamps[0] ? (uint64_t)((double)(stamps[1] - stamps[0]) * (double)c->vk->limits.timestampPeriod) : 0;
 }
 
+/* A trace that there is no memory for lacks the step. */
+static void report_laps(struct sh_exec_context *c, uint32_t index) {
+    const struct sh_vk_slot *slot = &c->slots[index];
+    const struct sh_vk_recording *rec = slot->recording;
+    uint64_t *stamps = sh_calloc(rec->n_laps + 1ull, sizeof *stamps);
+    if (stamps != NULL && c->vk->GetQueryPoolResults(c->vk->device, c->laps, index * (c->max_laps + 1), rec->n_laps + 1,
+                                                     (rec->n_laps + 1) * sizeof *stamps, stamps, sizeof *stamps,
+                                                     VK_QUERY_RESULT_64_BIT) == VK_SUCCESS)
+        for (uint32_t i = 0; i < rec->n_laps; i++) {
+            const uint64_t ticks = stamps[i + 1] > stamps[i] ? stamps[i + 1] - stamps[i] : 0;
+            sh_trace_add(c->params.trace, rec->laps[i].ops, rec->laps[i].n_ops, rec->laps[i].part, &slot->shape,
+                         (uint64_t)((double)ticks * (double)c->vk->limits.timestampPeriod));
+        }
+    free(stamps);
+}
+
 enum sh_code sh_vk_wait(struct sh_exec_context *c, uint32_t index, int64_t timeout_ns, struct sh_step_result *result,
                         struct sh_error *err) {
     SH_ASSERT(index < SH_SLOTS);
@@ -323,6 +341,7 @@ enum sh_code sh_vk_wait(struct sh_exec_context *c, uint32_t index, int64_t timeo
     if (waited == VK_TIMEOUT) return sh_fail(err, SH_ERR_TIMEOUT, "%s: the step has not finished yet", c->vk->base.info.name);
     slot->in_flight = false;
     if (waited != VK_SUCCESS) return sh_vk_fail(c->vk, waited, "vkWaitSemaphores", err);
+    if (c->laps) report_laps(c, index);
     const int32_t *tokens = (const int32_t *)(const void *)slot->tokens.mapped;
     for (uint32_t o = 0; o < slot->n_outputs; o++) {
         const uint32_t flags = slot->output_flags[o];

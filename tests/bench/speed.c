@@ -1,14 +1,20 @@
 /*
- * speed: prefill and decode rate of a model file on a device, through engine.h alone. Prints one line per figure: name, tab,
- * value.
+ * speed: prefill and decode rate of a model file on a device, through engine.h. Prints one line per figure: name, tab, value.
  *
  * Prefill is one prompt of --prompt tokens into an empty sequence; decode is --generate greedy tokens from an empty sequence,
  * each asked for after the one before is known, host sampling included. Both are repeated and averaged, after one run to warm up.
  *
+ * --ops prints, too, where the time of both goes, op by op (lib/ops_table.h), from further runs that are traced. Shares of
+ * ceilings are of those that are measured here on the same threads, for the CPU and software devices; for others
+ * --read-ceiling and --product-ceiling give them, in 10^9 bytes and multiply-adds a second.
+ *
  * --together 1,16,64 measures steps instead, each one row of as many sequences, which have --behind tokens behind them: the
  * fastest of --generate such steps, and their tokens per second. A machine that others use too still shows its fastest step.
  */
-#include "compute/engine.h"
+#include "tests/bench/lib/ceilings.h"
+#include "tests/bench/lib/ops_table.h"
+
+#include "compute/cpu/pool.h"
 
 #include <getopt.h>
 #include <inttypes.h>
@@ -19,7 +25,8 @@
 
 static const char usage[] =
     "usage: speed MODEL.gguf [--device cpu|NAME] [--threads N] [--prompt 512] [--generate 64] [--repeat 3]\n"
-    "       speed MODEL.gguf --together N[,N...] [--behind 0] [--device ...] [--threads N] [--generate 64]\n";
+    "       speed MODEL.gguf --together N[,N...] [--behind 0] [--device ...] [--threads N] [--generate 64]\n"
+    "       both: [--ops [--read-ceiling GB/S] [--product-ceiling GMAC/S]]\n";
 
 #define MOST_TOGETHER 64 /* the most figures of --together, and the most sequences of one */
 
@@ -94,8 +101,9 @@ static double decode(struct sh_context *context, uint32_t n) {
     return seconds;
 }
 
-/* Fills `n` sequences with `behind` tokens each, then runs `steps` steps of one row each; seconds of the fastest. */
-static double together(struct sh_context *context, uint32_t n, uint32_t behind, uint32_t steps, uint32_t n_vocab) {
+/* Fills `n` sequences with `behind` tokens each, then runs `steps` steps of one row each; seconds of the fastest, and of *all. A
+ * trace is of the steps alone. */
+static double together(struct sh_context *context, uint32_t n, uint32_t behind, uint32_t steps, uint32_t n_vocab, double *all) {
     struct sh_error err = {0};
     struct sh_row rows[MOST_TOGETHER], *prompt = calloc(behind + 1, sizeof *prompt);
     if (prompt == NULL) abort();
@@ -113,6 +121,8 @@ static double together(struct sh_context *context, uint32_t n, uint32_t behind, 
         run(context, prompt, behind);
     }
     double fastest = 0;
+    *all = 0;
+    sh_context_reset_op_times(context);
     for (uint32_t s = 0; s < steps; s++) {
         const struct sh_batch batch = {rows, n};
         struct sh_results results;
@@ -122,6 +132,7 @@ static double together(struct sh_context *context, uint32_t n, uint32_t behind, 
             die(&err);
         const double seconds = now() - begin;
         if (s == 0 || seconds < fastest) fastest = seconds;
+        *all += seconds;
         for (uint32_t i = 0; i < results.count; i++) rows[i].token = results.items[i].token;
         for (uint32_t i = 0; i < n; i++) rows[i].position++;
     }
@@ -153,20 +164,68 @@ static uint32_t numbers(char *text, uint32_t *out) {
     return n;
 }
 
-static struct sh_context *create_context(struct sh_model *model, uint32_t max_rows, uint32_t max_sequences) {
+static struct sh_context *create_context(struct sh_model *model, uint32_t max_rows, uint32_t max_sequences, bool trace) {
     struct sh_error err = {0};
     struct sh_context *context = NULL;
-    const struct sh_context_params params = {.size = sizeof params, .max_batch_rows = max_rows, .max_sequences = max_sequences};
+    const struct sh_context_params params = {
+        .size = sizeof params, .max_batch_rows = max_rows, .max_sequences = max_sequences, .trace = trace ? "ops" : ""};
     if (sh_context_create(model, &params, &context, &err) != SH_OK) die(&err);
     return context;
 }
 
+/* What the device's products are held against. */
+static struct ops_ceilings find_ceilings(const struct sh_device_info *device, uint32_t threads, double read, double products) {
+    struct ops_ceilings out = {.read = read, .products_float = products, .products_int8 = products};
+    if (device->kind != SH_DEVICE_CPU && device->kind != SH_DEVICE_SOFTWARE) return out;
+    struct sh_error err = {0};
+    struct ceiling ceilings[CEILINGS_MAX];
+    uint32_t n = 0;
+    const char *tier = device->kind == SH_DEVICE_CPU ? device->tier : NULL;
+    if (ceilings_measure(threads != 0 ? threads : sh_pool_physical_cores(), ~0u, ceilings, &n, &err) != SH_OK) die(&err);
+    if (read <= 0) out.read = ceilings_best(ceilings, n, CEILING_READ, NULL);
+    if (products > 0) return out;
+    out.products_float = ceilings_best(ceilings, n, CEILING_FLOAT, tier);
+    /* A software device's base tier multiplies floats. */
+    out.products_int8 = device->kind == SH_DEVICE_CPU ? ceilings_best(ceilings, n, CEILING_INT8, tier) : out.products_float;
+    return out;
+}
+
+/* The same again, traced. */
+static void print_ops(struct sh_model *model, const struct ops_ceilings *ceilings, uint32_t n_prompt, uint32_t n_generate,
+                      uint32_t repeat, uint32_t n_vocab) {
+    struct sh_context *context = create_context(model, n_prompt, 1, true);
+    char title[64];
+    double prefill_s = 0, decode_s = 0;
+    prefill(context, n_prompt, n_vocab);
+    sh_context_reset_op_times(context);
+    for (uint32_t i = 0; i < repeat; i++) prefill_s += prefill(context, n_prompt, n_vocab);
+    snprintf(title, sizeof title, "prefill of %u tokens", n_prompt);
+    ops_table_print(context, title, repeat, prefill_s, ceilings);
+    decode(context, n_generate < 8 ? n_generate : 8);
+    sh_context_reset_op_times(context);
+    for (uint32_t i = 0; i < repeat; i++) decode_s += decode(context, n_generate);
+    snprintf(title, sizeof title, "decode of %u tokens", n_generate);
+    ops_table_print(context, title, repeat * n_generate, decode_s, ceilings);
+    sh_context_destroy(context);
+}
+
 int main(int argc, char **argv) {
-    static const struct option options[] = {
-        {"device", 1, NULL, 'd'},   {"threads", 1, NULL, 't'},  {"prompt", 1, NULL, 'p'}, {"repeat", 1, NULL, 'r'},
-        {"generate", 1, NULL, 'g'}, {"together", 1, NULL, 'n'}, {"behind", 1, NULL, 'b'}, {0}};
+    enum { OPT_OPS = 256, OPT_READ, OPT_PRODUCTS };
+    static const struct option options[] = {{"device", 1, NULL, 'd'},
+                                            {"threads", 1, NULL, 't'},
+                                            {"prompt", 1, NULL, 'p'},
+                                            {"repeat", 1, NULL, 'r'},
+                                            {"generate", 1, NULL, 'g'},
+                                            {"together", 1, NULL, 'n'},
+                                            {"behind", 1, NULL, 'b'},
+                                            {"ops", 0, NULL, OPT_OPS},
+                                            {"read-ceiling", 1, NULL, OPT_READ},
+                                            {"product-ceiling", 1, NULL, OPT_PRODUCTS},
+                                            {0}};
     const char *want = "cpu";
     uint32_t threads = 0, n_prompt = 512, n_generate = 64, repeat = 3, behind = 0, n_counts = 0, counts[MOST_TOGETHER];
+    bool ops = false;
+    double read_ceiling = 0, product_ceiling = 0;
     for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) switch (c) {
         case 'd': want = optarg; break;
         case 't': threads = number(optarg); break;
@@ -175,6 +234,9 @@ int main(int argc, char **argv) {
         case 'r': repeat = number(optarg); break;
         case 'n': n_counts = numbers(optarg, counts); break;
         case 'b': behind = number(optarg); break;
+        case OPT_OPS: ops = true; break;
+        case OPT_READ: read_ceiling = atof(optarg); break;
+        case OPT_PRODUCTS: product_ceiling = atof(optarg); break;
         default: fputs(usage, stderr); return 2;
         }
     if (optind + 1 != argc || n_prompt == 0 || n_generate == 0 || repeat == 0) {
@@ -191,18 +253,24 @@ int main(int argc, char **argv) {
     const struct sh_device_info *used = sh_device_get_info(device);
     printf("device\t%s (%s)\n", used->name, used->tier);
     printf("type\t%s\n", info.type_name);
+    const struct ops_ceilings ceilings =
+        ops ? find_ceilings(used, threads, read_ceiling, product_ceiling) : (struct ops_ceilings){0};
     printf("load_seconds\t%.3f\n", (double)info.load_ns * 1e-9);
     printf("weights_bytes\t%" PRIu64 "\n", info.weights_bytes[0]);
     if (n_counts > 0) {
-        struct sh_context *context = create_context(model, behind > MOST_TOGETHER ? behind : MOST_TOGETHER, MOST_TOGETHER);
+        struct sh_context *context = create_context(model, behind > MOST_TOGETHER ? behind : MOST_TOGETHER, MOST_TOGETHER, ops);
         for (uint32_t i = 0; i < n_counts; i++) {
-            const double seconds = together(context, counts[i], behind, n_generate, info.n_vocab);
+            double all;
+            const double seconds = together(context, counts[i], behind, n_generate, info.n_vocab, &all);
             printf("step_of_%u_milliseconds\t%.3f\n", counts[i], seconds * 1e3);
             printf("step_of_%u_tokens_per_second\t%.2f\n", counts[i], counts[i] / seconds);
+            char title[64];
+            snprintf(title, sizeof title, "%u rows of as many sequences, %u tokens behind each", counts[i], behind);
+            if (ops) ops_table_print(context, title, n_generate, all, &ceilings);
         }
         sh_context_destroy(context);
     } else {
-        struct sh_context *context = create_context(model, n_prompt, 1);
+        struct sh_context *context = create_context(model, n_prompt, 1, false);
         double prefill_s = 0, decode_s = 0;
         prefill(context, n_prompt, info.n_vocab);
         for (uint32_t i = 0; i < repeat; i++) prefill_s += prefill(context, n_prompt, info.n_vocab);
@@ -211,6 +279,7 @@ int main(int argc, char **argv) {
         printf("prefill_tokens_per_second\t%.2f\n", (double)n_prompt * repeat / prefill_s);
         printf("decode_tokens_per_second\t%.2f\n", (double)n_generate * repeat / decode_s);
         sh_context_destroy(context);
+        if (ops) print_ops(model, &ceilings, n_prompt, n_generate, repeat, info.n_vocab);
     }
     sh_model_unload(model);
     sh_device_close(device);
