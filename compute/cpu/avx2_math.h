@@ -1,5 +1,6 @@
 /*
- * avx2_math.h - exp of eight floats and what follows from it, the fixed sum of eight lanes, and loads of fewer than eight.
+ * avx2_math.h - exp of eight floats and what follows from it, the fixed sum of eight lanes, eight rows turned into columns, and
+ * loads of fewer than eight.
  */
 #ifndef SHIMMY_CPU_AVX2_MATH_H
 #define SHIMMY_CPU_AVX2_MATH_H
@@ -69,6 +70,26 @@ static inline __m256 sh_avx2_exp(__m256 x) {
 static inline __m256 sh_avx2_tanh(__m256 x) {
     const __m256 one = _mm256_set1_ps(1.0f), e = sh_avx2_exp(_mm256_add_ps(x, x));
     return _mm256_sub_ps(one, _mm256_div_ps(_mm256_set1_ps(2.0f), _mm256_add_ps(e, one)));
+}
+
+/* out[j][i] = src[i][j], eight by eight; strides in floats. */
+static inline void sh_avx2_turn(const float *src, size_t src_stride, float *out, size_t out_stride) {
+    __m256 row[8], pair[8], quad[8];
+    for (int i = 0; i < 8; i++) row[i] = _mm256_loadu_ps(src + (size_t)i * src_stride);
+    for (int i = 0; i < 4; i++) { /* 00 10 01 11 | 04 14 05 15, and 02 12 03 13 | 06 16 07 17 */
+        pair[2 * i] = _mm256_unpacklo_ps(row[2 * i], row[2 * i + 1]);
+        pair[2 * i + 1] = _mm256_unpackhi_ps(row[2 * i], row[2 * i + 1]);
+    }
+    for (int i = 0; i < 2; i++) /* quad[4 i + c]: columns c and c + 4 of rows 4 i.. */
+        for (int half = 0; half < 2; half++) {
+            const __m256 a = pair[4 * i + half], b = pair[4 * i + 2 + half];
+            quad[4 * i + 2 * half] = _mm256_shuffle_ps(a, b, 0x44);
+            quad[4 * i + 2 * half + 1] = _mm256_shuffle_ps(a, b, 0xEE);
+        }
+    for (int c = 0; c < 4; c++) {
+        _mm256_storeu_ps(out + (size_t)c * out_stride, _mm256_permute2f128_ps(quad[c], quad[4 + c], 0x20));
+        _mm256_storeu_ps(out + (size_t)(c + 4) * out_stride, _mm256_permute2f128_ps(quad[c], quad[4 + c], 0x31));
+    }
 }
 
 #endif

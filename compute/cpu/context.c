@@ -104,6 +104,14 @@ enum sh_code sh_cpu_page_copy(struct sh_exec_context *context, uint32_t group, u
     return SH_OK;
 }
 
+/* The first n_tokens of what n_heads heads have in a plane of a page, which holds runs of positions: of K one for each of `dim`
+ * dimensions, of V one of whole values. Returns the plane's bytes. */
+static uint64_t copy_plane(const uint8_t *src, uint8_t *dst, uint64_t n_runs, uint64_t position_bytes, uint32_t n_tokens) {
+    const uint64_t run = position_bytes * SH_PAGE_TOKENS;
+    for (uint64_t i = 0; i < n_runs; i++) memcpy(dst + i * run, src + i * run, position_bytes * n_tokens);
+    return n_runs * run;
+}
+
 static void run_copies(const struct sh_exec_context *context, const struct sh_cpu_copy *copies, uint32_t n) {
     const struct sh_program *program = context->model->program;
     const uint32_t element = element_bytes(context->params.kv_type);
@@ -112,14 +120,12 @@ static void run_copies(const struct sh_exec_context *context, const struct sh_cp
         const struct sh_state_group *g = &program->groups[copy->group];
         const uint8_t *src = copy->src;
         uint8_t *dst = copy->dst;
-        const uint32_t planes = g->v_in_k ? 1 : 2; /* K, V, K, V, ... */
-        for (uint32_t plane = 0; plane < planes * context->groups[copy->group].n_layers; plane++) {
-            const uint64_t token = (uint64_t)(plane % planes == 0 ? g->k_dim : g->v_dim) * element;
-            for (uint32_t h = 0; h < g->n_kv_heads; h++) {
-                memcpy(dst, src, token * copy->n_tokens);
-                dst += token * SH_PAGE_TOKENS;
-                src += token * SH_PAGE_TOKENS;
-            }
+        for (uint32_t layer = 0; layer < context->groups[copy->group].n_layers; layer++) {
+            uint64_t bytes = copy_plane(src, dst, (uint64_t)g->n_kv_heads * g->k_dim, element, copy->n_tokens);
+            if (!g->v_in_k)
+                bytes += copy_plane(src + bytes, dst + bytes, g->n_kv_heads, (uint64_t)g->v_dim * element, copy->n_tokens);
+            src += bytes;
+            dst += bytes;
         }
     }
 }

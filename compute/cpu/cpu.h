@@ -102,8 +102,8 @@ void sh_cpu_model_destroy(struct sh_exec_model *model);
 
 /* ---- context.c ---- */
 
-/* The pages of one group. Layout of a page: for each layer that the segments run K [n_kv_heads][SH_PAGE_TOKENS][k_dim], then, without
- * v_in_k, V alike; of a recurrent group `floats` numbers. */
+/* The pages of one group. Layout of a page: for each layer that the segments run K [n_kv_heads][k_dim][SH_PAGE_TOKENS], then,
+ * without v_in_k, V [n_kv_heads][SH_PAGE_TOKENS][v_dim]; of a recurrent group `floats` numbers. */
 #define SH_CPU_SLAB_BYTES (8u << 20)
 struct sh_cpu_pages {
     uint32_t first_layer, n_layers; /* of the group's layers; 0 layers: the group is not used here */

@@ -30,10 +30,11 @@
  *   expert_sum and conv: fma chains in ascending order from 0; conv of more than 8 taps is the scalar one.
  *   scan: h = fma(exp(delta * a), h, b * (delta * x)), delta as scalar; the sum over states has 8 lanes (s mod 8), fma chains.
  *   delta_net: with s' = g * s, sums over k_dim are fma chains in ascending order; s = fma(k, change, s'); gates as scalar.
- *   Attention: scores have 8 lanes (d mod 8), fma chains, then as scalar with the tanh above; a softmax over each 256 positions (those
- *     from the first one seen to the next multiple of 256, and so on) with that part's own maximum, its sum by lanes, its values an
- *     fma chain in ascending position; parts are joined in ascending order by rescaling to the larger maximum, the sink last. The
- *     parts depend on the positions seen alone.
+ *   Attention: a score is one fma chain over d in ascending order from 0, times the scale, then as scalar with the tanh above; a
+ *     softmax over the positions seen of each 256 (those from a multiple of 256 to the next one) with that part's own maximum, its
+ *     sum by 16 lanes (position mod 16) in ascending order, joined as i + (i + 8) and by sh_avx2_sum, its values an fma chain in
+ *     ascending position from 0; parts are joined in ascending order by rescaling to the larger maximum, the sink last. The parts
+ *     depend on the positions seen alone, and rows that are computed together do not touch each other.
  *
  * avxvnni (AVX2, FMA, F16C, AVX-VNNI; 8 lanes of lanes.h), avx512 (those and AVX-512 F, BW, DQ, VL, VNNI; 16 lanes): bit for bit that
  *   of avx2. Sums inside a block are exact integers whichever instructions make them; the float operations on them, and all
@@ -97,11 +98,15 @@ struct sh_cpu_kernels {
     void (*scan)(const struct sh_ref_scan *s, uint32_t c0, uint32_t c1);
     void (*delta_net)(const struct sh_ref_delta *d, uint32_t h, uint32_t j0, uint32_t j1, float *scratch);
 
-    /* Attention of one row's heads of one kv head. A table may compute it in parts of `attention_split` positions, which are joined
-     * in ascending order: then parts may run at the same time with the same result. Parts begin at multiples of
+    /* Attention of the heads of one kv head, of up to attention_rows(n_heads) rows of one sequence: their cache, kv_head, n_heads,
+     * scale, softcap, slopes and sinks are equal, and every page of a position from the first to the last that any of them sees is
+     * there. Rows have the same results alone. A table may compute a row in parts of `attention_split` positions, which are
+     * joined in ascending order: then parts may run at the same time with the same result. Parts begin at multiples of
      * attention_split; part 0 is the one of the first position seen. */
-    void (*attention)(const struct sh_ref_attention *a, void *scratch);
-    uint64_t (*attention_scratch)(uint32_t n_heads, uint32_t n_positions, uint32_t k_dim, uint32_t v_dim); /* bytes */
+    void (*attention)(const struct sh_ref_attention *rows, uint32_t n_rows, void *scratch);
+    uint32_t (*attention_rows)(uint32_t n_heads);
+    /* Bytes, for attention_rows(n_heads) rows of n_positions each. */
+    uint64_t (*attention_scratch)(uint32_t n_heads, uint32_t n_positions, uint32_t k_dim, uint32_t v_dim);
     uint32_t attention_split; /* 0: not in parts, and the rest is NULL */
     void (*attention_part)(const struct sh_ref_attention *a, uint32_t part, float *partial, void *scratch);
     /* `partials`: those of all parts, one after the other; overwritten. */

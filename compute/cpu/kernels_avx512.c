@@ -37,6 +37,7 @@ const struct sh_cpu_kernels sh_cpu_avx512 = {
     .scan = sh_avx2_scan,
     .delta_net = sh_avx2_delta_net,
     .attention = sh_avx512_attention,
+    .attention_rows = sh_avx2_attention_rows,
     .attention_scratch = sh_avx2_attention_scratch,
     .attention_split = SH_AVX2_ATTENTION_SPLIT,
     .attention_part = sh_avx512_attention_part,

@@ -45,7 +45,14 @@ static void matmul(const struct sh_cpu_matmul *m, uint64_t group0, uint64_t grou
 
 static uint64_t matmul_scratch(uint64_t cols) { return SH_REF_MATMUL_SCRATCH(cols) * sizeof(float); }
 
-static void attention(const struct sh_ref_attention *a, void *scratch) { sh_ref_attention(a, scratch); }
+static uint32_t attention_rows(uint32_t n_heads) {
+    (void)n_heads;
+    return 1;
+}
+
+static void attention(const struct sh_ref_attention *rows, uint32_t n_rows, void *scratch) {
+    for (uint32_t r = 0; r < n_rows; r++) sh_ref_attention(&rows[r], scratch);
+}
 
 static uint64_t attention_scratch(uint32_t n_heads, uint32_t n_positions, uint32_t k_dim, uint32_t v_dim) {
     return ((uint64_t)n_heads * n_positions + sh_max_u64(k_dim, v_dim)) * sizeof(float);
@@ -73,5 +80,6 @@ const struct sh_cpu_kernels sh_cpu_scalar = {
     .scan = sh_ref_scan,
     .delta_net = sh_ref_delta_net,
     .attention = attention,
+    .attention_rows = attention_rows,
     .attention_scratch = attention_scratch,
 };

@@ -76,23 +76,22 @@ void sh_ref_gather(const float *x, uint32_t width, const uint32_t *rows, uint32_
 
 /* ---- attention: ref_attention.c ---- */
 
-/* The keys and values of one layer of one sequence, as stored. In a page: K [n_kv_heads][page_tokens][k_dim] at k_offset, V
- * [n_kv_heads][page_tokens][v_stride] at v_offset, of which v_dim elements are read. With v_in_k nothing is stored for V: v_offset =
- * k_offset and v_stride = k_dim. */
+/* The keys and values of one layer of one sequence, as stored. In a page: K [n_kv_heads][k_dim][page_tokens] at k_offset, so that
+ * positions lie side by side as the lanes of a vector, and V [n_kv_heads][page_tokens][v_dim] at v_offset. With v_in_k nothing is
+ * stored for V: a value is the first v_dim elements of a key. */
 struct sh_ref_cache {
     enum sh_kv_type kv_type;
     void *const *pages; /* by position / page_tokens; those without a position that is read may be NULL */
     uint32_t page_tokens;
     uint64_t k_offset, v_offset; /* bytes, of this layer in a page */
-    uint32_t n_kv_heads, k_dim, v_dim, v_stride;
+    uint32_t n_kv_heads, k_dim, v_dim;
     bool v_in_k;
 };
-static inline uint64_t sh_ref_cache_k(const struct sh_ref_cache *c, uint32_t head, uint32_t position) {
-    const uint64_t element = ((uint64_t)head * c->page_tokens + position % c->page_tokens) * c->k_dim;
-    return c->k_offset + element * (c->kv_type == SH_KV_F16 ? 2 : 4);
+static inline uint64_t sh_ref_cache_keys(const struct sh_ref_cache *c, uint32_t head) { /* bytes in a page, of a head's first key */
+    return c->k_offset + (uint64_t)head * c->page_tokens * c->k_dim * (c->kv_type == SH_KV_F16 ? 2 : 4);
 }
 static inline uint64_t sh_ref_cache_v(const struct sh_ref_cache *c, uint32_t head, uint32_t position) {
-    const uint64_t element = ((uint64_t)head * c->page_tokens + position % c->page_tokens) * c->v_stride;
+    const uint64_t element = ((uint64_t)head * c->page_tokens + position % c->page_tokens) * c->v_dim;
     return c->v_offset + element * (c->kv_type == SH_KV_F16 ? 2 : 4);
 }
 /* Stores k [n_kv_heads][k_dim] and v [n_kv_heads][v_dim] (not read with v_in_k) of one position; f16 rounds to nearest even. */

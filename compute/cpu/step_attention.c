@@ -15,7 +15,6 @@ static struct sh_ref_cache cache_of(const struct sh_cpu_step *s, const struct sh
         .n_kv_heads = op->attn.n_kv_heads,
         .k_dim = op->attn.k_dim,
         .v_dim = op->attn.v_dim,
-        .v_stride = op->attn.v_in_k ? op->attn.k_dim : op->attn.v_dim,
         .v_in_k = op->attn.v_in_k,
     };
 }
@@ -79,9 +78,11 @@ struct attend {
     const struct sh_cpu_step *step;
     const struct sh_op *op;
     const float *slopes, *sinks;
-    uint32_t n_parts; /* the most of any row */
+    uint32_t n_parts;    /* the most of any row */
+    uint32_t block_rows; /* rows of an item that is not in parts */
     uint64_t partial;
 };
+#define MOST_BLOCK_ROWS 64
 
 /* Positions [*first, *end) that a row sees. */
 static void visible(const struct sh_cpu_step *s, const struct sh_op *op, const struct sh_step_row *row, uint32_t *first,
@@ -98,15 +99,13 @@ static void visible(const struct sh_cpu_step *s, const struct sh_op *op, const s
     *end = window > 0 && length - p > reach ? p + reach + 1 : length;
 }
 
-/* The attention of item i = (row, kv head); `cache` is what it refers to. */
-static struct sh_ref_attention attention_of(const struct attend *o, uint64_t i, struct sh_ref_cache *cache) {
+/* The attention of row r's heads of a kv head, over the cache of its sequence. */
+static struct sh_ref_attention attention_of(const struct attend *o, uint64_t r, uint32_t kv_head,
+                                            const struct sh_ref_cache *cache) {
     const struct sh_cpu_step *s = o->step;
     const struct sh_op *op = o->op;
-    const uint32_t n_kv = op->attn.n_kv_heads, per_kv = op->attn.n_heads / n_kv, kv_head = (uint32_t)(i % n_kv);
-    const uint64_t r = i / n_kv;
-    const uint32_t head = kv_head * per_kv;
+    const uint32_t per_kv = op->attn.n_heads / op->attn.n_kv_heads, head = kv_head * per_kv;
     const struct sh_step_row *row = &s->slot->rows[r];
-    *cache = cache_of(s, op, row->sequence);
     struct sh_ref_attention a = {
         .cache = cache,
         .kv_head = kv_head,
@@ -125,12 +124,23 @@ static struct sh_ref_attention attention_of(const struct attend *o, uint64_t i, 
 
 static uint32_t parts_of(uint32_t first, uint32_t end, uint32_t split) { return (end - 1) / split - first / split + 1; }
 
+/* Items are (block of rows, kv head); the rows of one sequence in a block are computed together. */
 static void attention_items(void *arg, uint32_t worker, uint64_t begin, uint64_t end) {
     const struct attend *o = arg;
+    const struct sh_cpu_step *s = o->step;
+    const struct sh_step_row *rows = s->slot->rows;
+    const uint32_t n_kv = o->op->attn.n_kv_heads;
+    struct sh_ref_attention block[MOST_BLOCK_ROWS];
     for (uint64_t i = begin; i < end; i++) {
-        struct sh_ref_cache cache;
-        const struct sh_ref_attention a = attention_of(o, i, &cache);
-        o->step->kernels->attention(&a, sh_step_scratch(o->step, worker));
+        uint64_t r = i / n_kv * o->block_rows;
+        const uint64_t last = sh_min_u64(r + o->block_rows, s->slot->n_rows);
+        while (r < last) {
+            const struct sh_ref_cache cache = cache_of(s, o->op, rows[r].sequence);
+            uint32_t n = 0;
+            for (const uint32_t sequence = rows[r].sequence; r < last && rows[r].sequence == sequence; r++)
+                block[n++] = attention_of(o, r, (uint32_t)(i % n_kv), &cache);
+            s->kernels->attention(block, n, sh_step_scratch(s, worker));
+        }
     }
 }
 
@@ -138,9 +148,11 @@ static void attention_items(void *arg, uint32_t worker, uint64_t begin, uint64_t
 static void attention_parts(void *arg, uint32_t worker, uint64_t begin, uint64_t end) {
     const struct attend *o = arg;
     const struct sh_cpu_kernels *kernels = o->step->kernels;
+    const uint32_t n_kv = o->op->attn.n_kv_heads;
     for (uint64_t i = begin; i < end; i++) {
-        struct sh_ref_cache cache;
-        const struct sh_ref_attention a = attention_of(o, i / o->n_parts, &cache);
+        const uint64_t row = i / o->n_parts / n_kv;
+        const struct sh_ref_cache cache = cache_of(o->step, o->op, o->step->slot->rows[row].sequence);
+        const struct sh_ref_attention a = attention_of(o, row, (uint32_t)(i / o->n_parts % n_kv), &cache);
         const uint32_t part = (uint32_t)(i % o->n_parts);
         if (part >= parts_of(a.first, a.end, kernels->attention_split)) continue;
         kernels->attention_part(&a, part, (float *)o->step->context->partials.data + i * o->partial,
@@ -151,9 +163,10 @@ static void attention_parts(void *arg, uint32_t worker, uint64_t begin, uint64_t
 static void attention_joins(void *arg, uint32_t worker, uint64_t begin, uint64_t end) {
     (void)worker;
     const struct attend *o = arg;
+    const uint32_t n_kv = o->op->attn.n_kv_heads;
     for (uint64_t i = begin; i < end; i++) {
-        struct sh_ref_cache cache;
-        const struct sh_ref_attention a = attention_of(o, i, &cache);
+        const struct sh_ref_cache cache = cache_of(o->step, o->op, o->step->slot->rows[i / n_kv].sequence);
+        const struct sh_ref_attention a = attention_of(o, i / n_kv, (uint32_t)(i % n_kv), &cache);
         o->step->kernels->attention_join(&a, (float *)o->step->context->partials.data + i * o->n_parts * o->partial);
     }
 }
@@ -170,18 +183,23 @@ static uint32_t most_parts(const struct sh_cpu_step *s, const struct sh_op *op) 
     return most;
 }
 
-/* Few rows over a long cache leave workers without an item of their own: then the parts of an item are shared out, with the same
- * result. */
+#define ITEMS_PER_WORKER 8 /* so that a worker that was held up, or has the rows that see most, can be helped */
+
+/* Few rows over a long cache leave workers without an item of their own: then the parts of an item are shared out. How many rows
+ * make an item shows in the time alone. */
 void sh_step_attention(struct sh_cpu_step *s, const struct sh_op *op) {
     struct attend o = {.step = s,
                        .op = op,
                        .slopes = sh_step_vector(s, op->w),
                        .sinks = sh_step_vector(s, op->bias),
                        .n_parts = most_parts(s, op)};
-    const uint64_t items = (uint64_t)s->slot->n_rows * op->attn.n_kv_heads;
-    const uint32_t threads = s->model->device->threads;
+    const uint32_t threads = s->model->device->threads, n_rows = s->slot->n_rows, n_kv = op->attn.n_kv_heads;
+    const uint64_t items = (uint64_t)n_rows * n_kv;
     if (threads == 1 || o.n_parts == 1 || items > (uint64_t)SH_CPU_SPLIT_ITEMS * threads) {
-        sh_step_pool(s, items, 1, attention_items, &o);
+        const uint32_t fits = s->kernels->attention_rows(op->attn.n_heads / n_kv);
+        const uint64_t most = fits < MOST_BLOCK_ROWS ? fits : MOST_BLOCK_ROWS;
+        o.block_rows = (uint32_t)sh_min_u64(most, sh_max_u64(1, items / ((uint64_t)threads * ITEMS_PER_WORKER)));
+        sh_step_pool(s, (n_rows + o.block_rows - 1) / o.block_rows * (uint64_t)n_kv, 1, attention_items, &o);
         return;
     }
     o.partial = s->kernels->attention_partial(op->attn.n_heads / op->attn.n_kv_heads, op->attn.v_dim);

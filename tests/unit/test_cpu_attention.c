@@ -1,6 +1,6 @@
 /* The attention of every table against its formula in double precision, with windows, caps, slopes, sinks and values inside keys;
- * pages before what is seen are missing, and what is not stored is NaN. In parts as whole, bit for bit; and the bits of avx2 where they
- * are promised. */
+ * pages before what is seen are missing, and what is not stored is NaN. In parts as whole, and rows together as alone, bit for bit; and
+ * the bits of avx2 where they are promised. */
 #include "tests/unit/guarded.h"
 
 #include <math.h>
@@ -27,7 +27,7 @@ struct stored {
     uint32_t n_pages;
     uint64_t page_bytes;
     float *keys, *values; /* [end][N_KV][dim] as stored */
-    uint32_t end, v_stride;
+    uint32_t end, v_stride; /* from one position's value to the next one's in `values`, of one head */
 };
 
 static float as_stored(float x, enum sh_kv_type type) { return type == SH_KV_F16 ? sh_f16_to_f32(sh_f32_to_f16(x)) : x; }
@@ -52,7 +52,6 @@ static void store(struct stored *s, const struct attention_case *c, enum sh_kv_t
                                      .n_kv_heads = N_KV,
                                      .k_dim = c->k_dim,
                                      .v_dim = c->v_dim,
-                                     .v_stride = s->v_stride,
                                      .v_in_k = c->v_in_k};
     s->keys = malloc(c->end * N_KV * c->k_dim * sizeof *s->keys);
     s->values = c->v_in_k ? s->keys : malloc(c->end * N_KV * c->v_dim * sizeof *s->values);
@@ -127,7 +126,7 @@ static void check_bits(const struct sh_cpu_kernels *k, struct sh_ref_attention a
         const uint64_t bytes = other->attention_scratch(a.n_heads, a.end - a.first, a.cache->k_dim, a.cache->v_dim);
         void *scratch = test_guarded(bytes);
         a.out = test_guarded(n * sizeof *a.out);
-        other->attention(&a, scratch);
+        other->attention(&a, 1, scratch);
         assert_memory_equal(a.out, whole, n * sizeof *whole);
         test_release_floats(a.out, n);
         test_release(scratch, bytes);
@@ -160,7 +159,7 @@ static void check_case(const struct sh_cpu_kernels *k, const struct attention_ca
     };
     const uint64_t bytes = k->attention_scratch(c->n_heads, seen, c->k_dim, c->v_dim);
     void *scratch = test_guarded(bytes);
-    k->attention(&a, scratch);
+    k->attention(&a, 1, scratch);
     /* scores reach about 10: k_dim roundings of them move a weight by 10 * k_dim * 2^-24 of itself, a cap's tanh by 4e-7 of the
      * cap, `seen` more in the sums; values about 4 */
     const double limit = 4 * ((10.0 * c->k_dim + seen + 64) * 0x1p-24 + 8e-7 * (double)c->softcap);
@@ -224,7 +223,87 @@ static void test_cpu_attention(void **state) {
         }
 }
 
+/* Rows of one sequence, as many as a table takes at once or fewer: each as alone. The last position that the first row does not see
+ * holds NaN, as the values of a row that broke down would. */
+static void check_block(const struct sh_cpu_kernels *k, const struct attention_case *c, uint32_t n_rows, uint32_t window,
+                        enum sh_kv_type type, struct test_rng *rng) {
+    struct stored s;
+    store(&s, c, type, rng);
+    n_rows = (uint32_t)sh_min_u64(n_rows, k->attention_rows(c->n_heads));
+    const uint32_t n = c->n_heads * c->v_dim, n_q = c->n_heads * c->k_dim;
+    float *q = test_guarded_floats((uint64_t)n_rows * n_q, 3.0f, rng), *out = test_guarded(n_rows * n * sizeof *out);
+    float *slopes = test_guarded_floats(c->n_heads, 0.5f, rng), *sinks = test_guarded_floats(c->n_heads, 6.0f, rng);
+    float *alone = test_guarded(n * sizeof *alone);
+    if (!c->v_in_k && n_rows > 1) {
+        float key[N_KV * 64] = {0}, value[N_KV * 64];
+        for (uint32_t d = 0; d < N_KV * 64; d++) value[d] = NAN;
+        assert_true(c->k_dim <= 64 && c->v_dim <= 64);
+        sh_ref_cache_store(&s.cache, c->end - 1, key, value);
+    }
+    struct sh_ref_attention rows[64];
+    assert_true(n_rows <= SH_COUNT(rows));
+    for (uint32_t r = 0; r < n_rows; r++) {
+        const uint32_t end = c->end - n_rows + 1 + r;
+        rows[r] = (struct sh_ref_attention){
+            .cache = &s.cache,
+            .kv_head = 1,
+            .n_heads = c->n_heads,
+            .q = q + (size_t)r * n_q,
+            .position = end - 1,
+            .first = window > 0 && end > c->first + window ? end - window : c->first,
+            .end = end,
+            .scale = 1.0f / sqrtf((float)c->k_dim),
+            .softcap = c->softcap,
+            .slopes = c->slopes ? slopes : NULL,
+            .sinks = c->sinks ? sinks : NULL,
+            .out = out + (size_t)r * n,
+        };
+    }
+    const uint64_t bytes = k->attention_scratch(c->n_heads, c->end - c->first, c->k_dim, c->v_dim);
+    void *scratch = test_guarded(bytes);
+    memset(scratch, 0xFF, bytes);
+    k->attention(rows, n_rows, scratch);
+    for (uint32_t r = 0; r < n_rows; r++) {
+        const float *together = rows[r].out;
+        rows[r].out = alone;
+        memset(scratch, 0xFF, bytes);
+        k->attention(&rows[r], 1, scratch);
+        if (r + 1 == n_rows && isnan(alone[0])) continue; /* it sees what the others do not */
+        for (uint32_t i = 0; i < n; i++) assert_false(isnan(alone[i]));
+        if (memcmp(together, alone, n * sizeof *alone) != 0)
+            fail_msg("%s, k %u v %u, positions %u..%u, window %u: row %u of %u differs from itself alone", k->tier, c->k_dim,
+                     c->v_dim, c->first, c->end, window, r, n_rows);
+    }
+    test_release(scratch, bytes);
+    test_release_floats(q, (uint64_t)n_rows * n_q);
+    test_release_floats(out, (uint64_t)n_rows * n);
+    test_release_floats(alone, n);
+    test_release_floats(slopes, c->n_heads);
+    test_release_floats(sinks, c->n_heads);
+    drop(&s);
+}
+
+static void test_cpu_attention_blocks(void **state) {
+    (void)state;
+    struct test_rng rng = {7};
+    static const struct attention_case cases[] = {
+        {16, 16, 8, 0, 40, 0, 0, false, false, false},
+        {13, 9, 1, 0, 300, 0, 0, false, false, false},
+        {64, 40, 3, 100, 600, 0, 0, false, true, false},
+        {24, 24, 2, 0, 530, 0, 5, true, true, false},
+        {24, 16, 4, 0, 290, 0, 0, false, false, true},
+        {13, 13, 5, 9, 270, 0, 0, false, false, true},
+    };
+    FOR_EACH_TIER (k)
+        for (size_t i = 0; i < SH_COUNT(cases); i++)
+            for (uint32_t n_rows = 1; n_rows <= 64; n_rows += n_rows < 4 ? 1 : 15)
+                for (uint32_t window = 0; window < 300; window = window == 0 ? 5 : window * 7 + 1) {
+                    check_block(k, &cases[i], n_rows, window, SH_KV_F16, &rng);
+                    check_block(k, &cases[i], n_rows, window, SH_KV_F32, &rng);
+                }
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_cpu_attention)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_cpu_attention), cmocka_unit_test(test_cpu_attention_blocks)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
