@@ -18,7 +18,7 @@ bindir     := $(PREFIX)/bin
 datadir    := $(PREFIX)/share
 sysconfdir := $(if $(filter /usr,$(PREFIX)),/etc,$(PREFIX)/etc)
 
-PKGS_ENGINE := libpcre2-8 jansson
+PKGS_ENGINE := libpcre2-8 jansson zlib
 PKGS_DAEMON := jansson libmicrohttpd libsystemd inih
 PKGS_CLI    := jansson
 PKGS_TEST   := cmocka jansson

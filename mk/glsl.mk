@@ -1,4 +1,4 @@
-# The Vulkan kernels: compute/glsl/*.comp, one SPIR-V module per kernel of manifest.def, as C arrays in one object of libshimmy.a.
+# The Vulkan kernels: compute/glsl/*.comp, one SPIR-V module per kernel of manifest.def, packed by gzip, in one object of libshimmy.a.
 # glslc -> spirv-opt -O -> spirv-val; any message fails the build.
 GLSLC     ?= glslc
 SPIRV_OPT ?= spirv-opt
@@ -27,15 +27,19 @@ $(shell mkdir -p $(GLSL_OUT))
 $(foreach l,$(GLSL_LINES),$(if $(filter $l,$(file <$(call glsl_word,$l))),,$(file >$(call glsl_word,$l),$l))$(eval $(call glsl_rule,$l)))
 
 # The assembler reads the modules: as numbers in C they would take the compiler longer than the rest of the engine.
-$(GLSL_OUT)/kernels.c: $(GLSL_SPV) $(GLSL_MANIFEST) mk/glsl.mk
+$(GLSL_OUT)/%.spv.gz: $(GLSL_OUT)/%.spv
+	$(Q)gzip -9nc $< > $@
+
+$(GLSL_OUT)/kernels.c: $(GLSL_SPV:=.gz) $(GLSL_MANIFEST) mk/glsl.mk
 	$(call say,GEN,$@)
 	$(Q){ echo '#include "compute/vulkan/kernels.h"'; \
 	  for k in $(GLSL_KERNELS); do \
-	    printf '__asm__(".section .rodata; .balign 16; spv_%s: .incbin \\"%s\\"; .previous");\n' $$k $(GLSL_OUT)/$$k.spv; \
-	    echo "extern const uint32_t spv_$$k[];"; \
+	    printf '__asm__(".section .rodata; spv_%s: .incbin \\"%s\\"; .previous");\n' $$k $(GLSL_OUT)/$$k.spv.gz; \
+	    echo "extern const uint8_t spv_$$k[];"; \
 	  done; \
 	  echo 'const struct sh_kernel_code sh_kernel_codes[SH_KERNEL_COUNT] = {'; \
-	  for k in $(GLSL_KERNELS); do echo "    {\"$$k\", spv_$$k, $$(stat -c %s $(GLSL_OUT)/$$k.spv)},"; done; echo '};'; } > $@
+	  for k in $(GLSL_KERNELS); do \
+	    echo "    {\"$$k\", spv_$$k, $$(stat -c %s $(GLSL_OUT)/$$k.spv.gz), $$(stat -c %s $(GLSL_OUT)/$$k.spv)},"; done; echo '};'; } > $@
 
 $(GLSL_OUT)/kernels.o: $(GLSL_OUT)/kernels.c compute/vulkan/kernels.h $(B)/flags
 	$(call say,CC,$<)

@@ -52,7 +52,7 @@ static void cache_path(struct sh_vulkan *vk, const char *dir, char *path, size_t
     VkPhysicalDeviceProperties2 properties = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2, .pNext = &id};
     vk->instance.GetPhysicalDeviceProperties2(vk->physical, &properties);
     uint64_t hash = fnv1a(FNV_START, id.deviceUUID, sizeof id.deviceUUID);
-    for (uint32_t k = 0; k < SH_KERNEL_COUNT; k++) hash = fnv1a(hash, sh_kernel_codes[k].words, sh_kernel_codes[k].bytes);
+    for (uint32_t k = 0; k < SH_KERNEL_COUNT; k++) hash = fnv1a(hash, sh_kernel_codes[k].packed, sh_kernel_codes[k].packed_bytes);
     char uuid[33];
     for (int i = 0; i < 16; i++) snprintf(uuid + 2 * i, 3, "%02x", id.driverUUID[i]);
     const int n = snprintf(path, cap, "%s/pipelines-%s-%016llx.bin", dir, uuid, (unsigned long long)hash);
@@ -162,10 +162,13 @@ VkPipelineLayout sh_vk_pipeline_layout(const struct sh_vulkan *vk) { return vk->
 
 static enum sh_code compile(struct sh_vulkan *vk, uint32_t kernel, VkPipeline *out, struct sh_error *err) {
     const struct sh_kernel_code *code = &sh_kernel_codes[kernel];
+    uint32_t *words = sh_kernel_words(code);
+    if (!words) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the kernel %s", code->name);
     const VkShaderModuleCreateInfo create = {
-        .sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO, .codeSize = code->bytes, .pCode = code->words};
+        .sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO, .codeSize = code->bytes, .pCode = words};
     VkShaderModule module;
     VkResult result = vk->CreateShaderModule(vk->device, &create, NULL, &module);
+    free(words);
     if (result != VK_SUCCESS) return sh_vk_fail(vk, result, code->name, err);
     const VkComputePipelineCreateInfo pipeline = {
         .sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO,

@@ -58,12 +58,12 @@ static inline VkDeviceAddress table(const struct recorder *r, uint32_t w) { retu
 /* record_weights.c */
 void sh_vk_record_embed(struct recorder *r, const struct sh_op *op);
 void sh_vk_record_matmul(struct recorder *r, const struct sh_op *op);
-/* Which matmul kernel makes `rows` rows (a power of two, the bucket's size) of n outputs: all give the same bits. */
+/* Which matmul kernel makes `rows` rows (a power of two, the bucket's size) of n outputs from cols inputs: all give the same bits. */
 struct matmul_choice {
     enum sh_kernel kernel;  /* of the layout f32; the others follow it */
     uint32_t rows, outputs; /* of a workgroup */
 };
-struct matmul_choice sh_vk_choose_matmul(const struct sh_vulkan *vk, uint32_t rows, uint64_t n);
+struct matmul_choice sh_vk_choose_matmul(const struct sh_vulkan *vk, uint32_t rows, uint64_t cols, uint64_t n);
 /* A product's push constants but for n, the residual, and what blocks and experts add. */
 struct sh_pc_matmul sh_vk_matmul_push(const struct recorder *r, const struct sh_op *op, uint32_t part);
 
@@ -72,7 +72,7 @@ void sh_vk_record_route(struct recorder *r, const struct sh_op *op);
 void sh_vk_record_expert_matmul(struct recorder *r, const struct sh_op *op);
 void sh_vk_record_expert_sum(struct recorder *r, const struct sh_op *op);
 /* The kernel of an EXPERT_MATMUL for a bucket of `rows` rows. */
-struct matmul_choice sh_vk_choose_experts(const struct sh_vulkan *vk, const struct sh_op *op, uint32_t rows, uint64_t n);
+struct matmul_choice sh_vk_choose_experts(const struct sh_vulkan *vk, const struct sh_op *op, uint32_t rows, uint64_t cols, uint64_t n);
 /* record_state.c: CONV, SCAN, DELTA_NET */
 void sh_vk_record_recurrent(struct recorder *r, const struct sh_op *op);
 

@@ -13,10 +13,11 @@ _Static_assert(SH_MAX_EXPERTS_USED *(uint64_t)UINT16_MAX / 64 + SH_MAX_EXPERTS <
 
 static uint32_t pack_experts(const struct sh_op *op) { return op->expert.n_used | op->expert.n_expert << 16; }
 
-struct matmul_choice sh_vk_choose_experts(const struct sh_vulkan *vk, const struct sh_op *op, uint32_t rows, uint64_t n) {
+struct matmul_choice sh_vk_choose_experts(const struct sh_vulkan *vk, const struct sh_op *op, uint32_t rows, uint64_t cols,
+                                          uint64_t n) {
     const uint64_t pairs = (uint64_t)rows * op->expert.n_used;
-    if (rows == 1 || pairs <= op->expert.n_expert) return sh_vk_choose_matmul(vk, 1, n);
-    return sh_vk_choose_matmul(vk, pairs < TILE_PAIRS * (uint64_t)op->expert.n_expert ? 4 : 64, n);
+    if (rows == 1 || pairs <= op->expert.n_expert) return sh_vk_choose_matmul(vk, 1, cols, n);
+    return sh_vk_choose_matmul(vk, pairs < TILE_PAIRS * (uint64_t)op->expert.n_expert ? 4 : 64, cols, n);
 }
 
 static uint32_t list_items(const struct sh_op *op, uint32_t rows, uint32_t per_item) {
@@ -87,7 +88,7 @@ void sh_vk_record_expert_matmul(struct recorder *r, const struct sh_op *op) {
     const uint32_t rows = by_rows == SH_ROWS_OUT ? r->outputs : r->rows;
     const uint64_t n = m->program->weights[op->w].rows / op->expert.n_expert;
     const double flops = 2.0 * (double)m->program->weights[op->w].cols * (double)n * op->expert.n_used * rows;
-    const struct matmul_choice choice = sh_vk_choose_experts(r->context->vk, op, rows, n);
+    const struct matmul_choice choice = sh_vk_choose_experts(r->context->vk, op, rows, m->program->weights[op->w].cols, n);
     const bool direct = choice.rows == 1;
     const uint32_t items = direct ? 0 : list_items(op, rows, choice.rows);
     sh_vk_maybe_cut(r, flops);

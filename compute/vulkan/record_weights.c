@@ -2,18 +2,20 @@
 #include "compute/vulkan/record.h"
 
 #define IN_ORDER(family) (SH_KERNEL_##family##_table8 - SH_KERNEL_##family##_f32 == SH_LAYOUT_TABLE8)
-_Static_assert(IN_ORDER(embed) && IN_ORDER(matmul_r1o2) && IN_ORDER(matmul_r1o4) && IN_ORDER(matmul_r4o4) && IN_ORDER(tile) &&
+_Static_assert(IN_ORDER(embed) && IN_ORDER(matmul_r1o2) && IN_ORDER(matmul_r1o4) && IN_ORDER(matmul_r4o4) && IN_ORDER(tile) && IN_ORDER(wide) &&
                    SH_LAYOUT_TABLE8 == SH_LAYOUTS - 1,
                "kernels of a family stand in the order of the layouts");
 _Static_assert(SH_P_EMBED_TOKEN == (int)SH_EMBED_TOKEN && SH_P_EMBED_POSITION == (int)SH_EMBED_POSITION &&
                    SH_P_EMBED_FIRST == (int)SH_EMBED_FIRST,
                "the kernel's names of the index");
 
-struct matmul_choice sh_vk_choose_matmul(const struct sh_vulkan *vk, uint32_t rows, uint64_t n) {
+struct matmul_choice sh_vk_choose_matmul(const struct sh_vulkan *vk, uint32_t rows, uint64_t cols, uint64_t n) {
+    const bool vectors = vk->base.info.kind == SH_DEVICE_SOFTWARE && !vk->like_gpu;
+    if (rows > 8 && vectors && cols % SH_UNIT == 0) return (struct matmul_choice){SH_KERNEL_wide_f32, 16, 64};
     if (rows > 8) return (struct matmul_choice){SH_KERNEL_tile_f32, 64, 64};
     if (rows > 1) return (struct matmul_choice){SH_KERNEL_matmul_r4o4_f32, 4, 16};
     /* Fewer outputs a workgroup where the matrix is small, so that there are enough of them for a GPU. */
-    const bool few = n < 8192 && (vk->base.info.kind != SH_DEVICE_SOFTWARE || vk->like_gpu);
+    const bool few = n < 8192 && !vectors;
     return few ? (struct matmul_choice){SH_KERNEL_matmul_r1o2_f32, 1, 8}
                : (struct matmul_choice){SH_KERNEL_matmul_r1o4_f32, 1, 16};
 }
@@ -109,7 +111,7 @@ void sh_vk_record_matmul(struct recorder *r, const struct sh_op *op) {
             push.residual_stride = stride(r, op->residual);
             push.flags |= SH_MATMUL_RESIDUAL;
         }
-        const struct matmul_choice choice = sh_vk_choose_matmul(r->context->vk, rows, part->n_rows);
+        const struct matmul_choice choice = sh_vk_choose_matmul(r->context->vk, rows, weight->cols, part->n_rows);
         const double part_flops = flops * (double)part->n_rows / (double)weight->rows;
         const struct sh_vk_grid grid = {fixed(groups(block_rows, choice.outputs)), by(count_of(by_rows), choice.rows),
                                         (uint32_t)(part->n_rows / block_rows)};
