@@ -13,7 +13,7 @@ void main() {
     const sh_p_row row = Rows(p.rows).v[r];
     const uint vp = (v_dim + 7u) & ~7u;
     uint first, end;
-    visible(row, first, end);
+    visible(row.position, row.end, first, end);
     for (uint e = gl_LocalInvocationID.x; e < v_dim; e += 64u) {
         float m = NO_SCORE, l = 0.0, acc = 0.0, keep, take;
         for (uint split = first / SH_SPLIT_TOKENS; split <= (end - 1u) / SH_SPLIT_TOKENS; split++) {

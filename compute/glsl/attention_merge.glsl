@@ -2,16 +2,22 @@
 // every kernel that merges. Expects push constants `p` of sh_pc_attention.
 #define NO_SCORE (-3.0e38)
 
-// Positions first .. end - 1; the row's own is always among them. Nothing outside is read: pages wholly before a window may be
-// missing.
-void visible(sh_p_row row, out uint first, out uint end) {
-    const bool both = (p.flags & SH_ATTENTION_BIDIRECTIONAL) != 0u;
-    first = 0u;
-    end = both ? row.end : row.position + 1u;
+// Positions first .. end - 1 are seen by the row at `position` of a sequence of row_end positions; its own is always among them. Both
+// grow with the position. Nothing outside is read: pages wholly before a window may be missing. vulkan/step.c has its twin.
+void visible(uvec4 position, uvec4 row_end, out uvec4 first, out uvec4 end) {
+    const bool bidirectional = (p.flags & SH_ATTENTION_BIDIRECTIONAL) != 0u;
+    first = uvec4(0u);
+    end = bidirectional ? row_end : position + 1u;
     if (p.window == 0u) return;
-    const uint reach = both ? p.window / 2u : p.window - 1u;
-    first = row.position - min(row.position, reach);
-    end = min(end, row.position + (both ? reach : 0u) + 1u);
+    const uint reach = bidirectional ? p.window / 2u : p.window - 1u;
+    first = position - min(position, uvec4(reach));
+    end = min(end, position + (bidirectional ? reach : 0u) + 1u);
+}
+void visible(uint position, uint row_end, out uint first, out uint end) {
+    uvec4 firsts, ends;
+    visible(uvec4(position), uvec4(row_end), firsts, ends);
+    first = firsts.x;
+    end = ends.x;
 }
 
 void merge_scales(float m_all, float m_part, out float m, out float keep, out float take) {

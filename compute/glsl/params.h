@@ -29,6 +29,8 @@
 #define SH_SPLIT_TOKENS 256  /* cache positions of one attention split: a function of the position alone */
 #define SH_SAMPLE_CHUNK 4096 /* logits that one workgroup of the sampler looks at */
 #define SH_SMALL_DIM 256     /* heads of the ordinary attention kernels, and of those for large ones */
+#define SH_ATTENTION_LINES 8       /* rows times heads that share keys and values in a workgroup, a power of two; */
+#define SH_ATTENTION_LARGE_LINES 4 /* of large heads */
 #define SH_MAX_K_DIM 576
 #define SH_MAX_V_DIM 512
 #define SH_MAX_SCAN_STATE 64 /* states of a channel */
@@ -74,7 +76,7 @@ struct sh_p_row {
     SH_UINT sequence;
     SH_UINT reserved;
 };
-struct sh_p_sequence { /* its rows stand together */
+struct sh_p_sequence { /* its rows stand together; attention also takes some of them at a time */
     SH_UINT first_row, n_rows;
 };
 struct sh_p_output {
@@ -187,7 +189,9 @@ struct sh_pc_rope {
     SH_UINT k_offset, v_offset; /* of this layer in a page, bytes */
 };
 struct sh_pc_attention {
-    SH_ADDRESS step, rows, items, pages, q, dst, scratch, slopes, sinks;
+    SH_ADDRESS step, rows;
+    SH_ADDRESS items; /* split attention: struct sh_p_item; else blocks of rows, struct sh_p_sequence */
+    SH_ADDRESS pages, q, dst, scratch, slopes, sinks;
     SH_UINT q_stride, dst_stride;
     SH_UINT heads, dims;    /* as in sh_pc_rope */
     SH_UINT k_offset, v_offset;

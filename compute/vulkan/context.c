@@ -16,6 +16,19 @@ static bool model_has(const struct sh_exec_model *m, enum sh_op_kind kind) {
     return false;
 }
 
+/* Which work lists the model's attention takes. */
+static void plan_lists(struct sh_exec_context *c) {
+    c->n_windows = 1;
+    for (uint32_t p = 0; p < c->model->n_plans; p++)
+        for (uint32_t i = 0; i < c->model->plans[p].fused.n_ops; i++) {
+            const struct sh_op *op = &c->model->plans[p].fused.ops[i];
+            if (op->kind != SH_OP_ATTENTION) continue;
+            c->block_lists[sh_vk_block_list(op)] = true;
+            if (op->attn.window && sh_vk_split_list(c, op) == 0 && c->n_windows < SH_VK_SPLIT_LISTS)
+                c->windows[c->n_windows++] = op->attn.window;
+        }
+}
+
 /* ---- pools ---- */
 
 /* The first and the last layer of each group that this device's ops touch. */
@@ -343,7 +356,8 @@ static enum sh_code create_slot(struct sh_exec_context *c, struct sh_vk_slot *sl
         {&slot->rows, p->max_rows * sizeof(struct sh_p_row)},
         {&slot->outputs, p->max_outputs * sizeof(struct sh_p_output)},
         {&slot->sequences, p->max_sequences * sizeof(struct sh_p_sequence)},
-        {&slot->items, c->max_items * sizeof(struct sh_p_item)},
+        {&slot->splits, (uint64_t)c->n_windows * c->max_items * sizeof(struct sh_p_item)},
+        {&slot->blocks, c->max_items ? SH_VK_BLOCK_LISTS * p->max_rows * sizeof(struct sh_p_sequence) : 0},
         {&slot->grids, c->max_grids * sizeof(VkDispatchIndirectCommand)},
     };
     enum sh_code code = SH_OK;
@@ -377,18 +391,19 @@ static enum sh_code create_slot(struct sh_exec_context *c, struct sh_vk_slot *sl
 #define SOFTWARE_ITERATIONS 65535u
 
 /* Splits of the cache that one invocation of attention.comp may visit; a loop's last look at its condition counts, too. The count is of
- * the source's loops; with heads of 8 the driver was seen to end them 2 % earlier, so an eighth is left. */
-static uint32_t most_splits(const struct sh_op *op, enum sh_kv_type kv_type) {
-    const uint32_t k_dim = (op->attn.k_dim + 7) / 8 * 8, lane_loops = 2 * 65, threads = SH_SPLIT_TOKENS / 64;
-    const uint32_t scores = threads * (k_dim / (kv_type == SH_KV_F16 ? 8 : 4) + 2) + 1, exps = threads + 1;
-    const uint32_t pages = SH_SPLIT_TOKENS / SH_PAGE_TOKENS, values = pages * (SH_PAGE_TOKENS + 2) + 1;
-    const uint32_t blocks = (op->attn.v_dim + 127) / 128, load = (k_dim + 63) / 64 + 1;
-    return (SOFTWARE_ITERATIONS - SOFTWARE_ITERATIONS / 8 - load - 1) / (scores + exps + lane_loops + blocks * values + 1);
+ * the source's loops; the driver was seen to end some 2 % earlier, so an eighth is left. */
+static uint32_t most_splits(const struct sh_op *op) {
+    const uint32_t k_dim = (op->attn.k_dim + 7) / 8 * 8, lines = SH_ATTENTION_LINES, keys = SH_SPLIT_TOKENS / 64;
+    const uint32_t scores = k_dim / 8 + 1, bent = keys * lines + 1, lanes = 2 * (64 / 16 + 1);
+    const uint32_t ragged = 2 * (1 + (lines + 6) / 8); /* eights of positions at both ends of what all lines see */
+    const uint32_t values = SH_SPLIT_TOKENS / 8 + 1 + ragged * 9, blocks = (op->attn.v_dim + 127) / 128;
+    const uint32_t load = lines * ((k_dim + 63) / 64 + 1);
+    return (SOFTWARE_ITERATIONS - SOFTWARE_ITERATIONS / 8 - load - 1) / (scores + bent + lanes + blocks * values + 1);
 }
 
 static enum sh_code check_attention(const struct sh_exec_model *m, const struct sh_op *op,
                                     const struct sh_exec_context_params *params, struct sh_error *err) {
-    const uint64_t most = (uint64_t)most_splits(op, params->kv_type) * SH_SPLIT_TOKENS,
+    const uint64_t most = (uint64_t)most_splits(op) * SH_SPLIT_TOKENS,
                    seen = (uint64_t)params->max_pages_per_sequence * SH_PAGE_TOKENS;
     if (params->max_rows <= SH_VK_SPLIT_ROWS || seen <= most) return SH_OK;
     if (op->attn.window > 0 && op->attn.window + 2ull * SH_SPLIT_TOKENS <= most) return SH_OK;
@@ -449,7 +464,10 @@ enum sh_code sh_vk_context_create(struct sh_exec_model *m, const struct sh_exec_
     c->pools = sh_calloc(program->n_groups, sizeof *c->pools);
     enum sh_code code =
         c->pools || !program->n_groups ? sh_vk_alive(c->vk, err) : sh_fail(err, SH_ERR_NO_MEMORY, "no memory for pools");
-    if (code == SH_OK) plan_pools(c);
+    if (code == SH_OK) {
+        plan_pools(c);
+        plan_lists(c);
+    }
     if (code == SH_OK) code = create_objects(c, err);
     if (code == SH_OK) code = create_activations(c, err);
     for (uint32_t s = 0; s < SH_SLOTS && code == SH_OK; s++) code = create_slot(c, &c->slots[s], err);

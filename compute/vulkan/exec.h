@@ -48,14 +48,24 @@ void sh_vk_part_planes(const struct sh_exec_model *model, uint32_t weight, uint3
 
 /* ---- a recorded step ---- */
 
+/*
+ * Attention's work lists. Of few rows: row and split of every split that a row sees, one list for each of the model's windows; the first
+ * is that of all splits, which also serves whoever finds no room among the others. Of many: blocks of 1, 2, 4 or 8 consecutive rows of a
+ * sequence, as many as fill a workgroup together with the heads that share keys and values.
+ */
+#define SH_VK_SPLIT_LISTS 4
+#define SH_VK_BLOCK_LISTS 4
+_Static_assert(1 << (SH_VK_BLOCK_LISTS - 1) == SH_ATTENTION_LINES && SH_ATTENTION_LARGE_LINES < SH_ATTENTION_LINES, "sizes of blocks");
+
 /* How a dispatch's grid follows from the step: x and y are a constant, or ceil(count / divisor); z is a constant, 0 counting as 1. */
 enum sh_vk_count {
     SH_COUNT_ONE,
     SH_COUNT_ROWS,
     SH_COUNT_OUTPUTS,
     SH_COUNT_SEQUENCES,
-    SH_COUNT_ITEMS,
-    SH_COUNT_LOGITS,
+    SH_COUNT_ITEMS, /* of each list of splits, then of each list of blocks */
+    SH_COUNT_BLOCKS = SH_COUNT_ITEMS + SH_VK_SPLIT_LISTS,
+    SH_COUNT_LOGITS = SH_COUNT_BLOCKS + SH_VK_BLOCK_LISTS,
     SH_COUNT_HIDDEN,
     SH_COUNT_KINDS
 };
@@ -97,7 +107,8 @@ struct sh_vk_capture {
 };
 
 struct sh_vk_slot {                                      /* one of the two steps in flight */
-    struct sh_vk_span step, rows, sequences, outputs, items, grids; /* upload */
+    struct sh_vk_span step, rows, sequences, outputs, grids; /* upload */
+    struct sh_vk_span splits, blocks; /* upload: the lists behind each other, each with room for the most that a step may have */
     struct sh_vk_buffer embeddings;                      /* upload, made when the first row brings its own */
     struct sh_vk_buffer masks; /* upload, of the outputs that have one, behind each other; grown on demand: only the outputs name it */
     uint32_t mask_rows;        /* what it holds */
@@ -144,7 +155,9 @@ struct sh_exec_context {
     struct sh_vk_arena device, upload, readback;
     struct sh_vk_span *spans; /* [model->n_slots] activations; every plan's: what one left there the next does not read */
     struct sh_vk_span scratch, sample_scratch, expert_list;
-    uint32_t max_items; /* of a step with split attention */
+    uint32_t max_items; /* of a step with split attention; 0: the model has no attention */
+    uint32_t windows[SH_VK_SPLIT_LISTS], n_windows; /* of each list of splits; the first is 0 */
+    bool block_lists[SH_VK_BLOCK_LISTS];            /* which the model's ops ask for */
     uint32_t max_grids;
     struct sh_vk_pool *pools; /* [program->n_groups] */
     struct sh_vk_slot slots[SH_SLOTS];
@@ -167,6 +180,11 @@ struct sh_exec_context {
 uint32_t sh_vk_stride(uint32_t width); /* of an activation's rows, in floats */
 uint32_t sh_vk_row_bucket(uint32_t n_rows);
 uint32_t sh_vk_out_class(uint32_t n_outputs);
+
+/* How many heads of an attention op share a workgroup, and which list of splits or of blocks it takes. */
+uint32_t sh_vk_attention_heads(const struct sh_op *op);
+uint32_t sh_vk_split_list(const struct sh_exec_context *context, const struct sh_op *op);
+uint32_t sh_vk_block_list(const struct sh_op *op);
 
 /* Records a step for the bucket into *rec (which is empty). Captures, if any, are copied as they are made. */
 enum sh_code sh_vk_record(struct sh_exec_context *context, uint32_t slot, uint32_t plan, uint32_t row_bucket, uint32_t out_class,

@@ -311,15 +311,37 @@ static void record_rope_cache(struct recorder *r, const struct sh_op *op) {
     DISPATCH(r, c->params.kv_type == SH_KV_F16 ? SH_KERNEL_rope_cache_f16 : SH_KERNEL_rope_cache_f32, push, grid, 0);
 }
 
+static bool is_large(const struct sh_op *op) { return op->attn.k_dim > SH_SMALL_DIM || op->attn.v_dim > SH_SMALL_DIM; }
+static uint32_t lines(const struct sh_op *op) { return is_large(op) ? SH_ATTENTION_LARGE_LINES : SH_ATTENTION_LINES; }
+uint32_t sh_vk_attention_heads(const struct sh_op *op) {
+    return (uint32_t)sh_min_u64(op->attn.n_heads / op->attn.n_kv_heads, lines(op));
+}
+uint32_t sh_vk_split_list(const struct sh_exec_context *c, const struct sh_op *op) {
+    uint32_t list = 0;
+    for (uint32_t i = 1; i < c->n_windows; i++)
+        if (c->windows[i] == op->attn.window) list = i;
+    return list;
+}
+uint32_t sh_vk_block_list(const struct sh_op *op) {
+    uint32_t list = 0;
+    while ((2u << list) * sh_vk_attention_heads(op) <= lines(op)) list++;
+    return list;
+}
+
 static void record_attention(struct recorder *r, const struct sh_op *op) {
     const struct sh_exec_context *c = r->context;
     const struct sh_vk_pool *pool = &c->pools[op->attn.group];
     const bool half = c->params.kv_type == SH_KV_F16;
     const uint64_t layer = (op->attn.layer_in_group - pool->first_layer) * pool->layer_bytes, element = half ? 2 : 4;
+    const bool split = r->rows <= SH_VK_SPLIT_ROWS;
+    const uint32_t list = split ? sh_vk_split_list(c, op) : sh_vk_block_list(op), heads = sh_vk_attention_heads(op),
+                   group = op->attn.n_heads / op->attn.n_kv_heads;
+    const struct sh_vk_axis columns = fixed(op->attn.n_kv_heads * ((group + heads - 1) / heads));
     const struct sh_pc_attention push = {
         .step = r->slot->step.address,
         .rows = r->slot->rows.address,
-        .items = r->slot->items.address,
+        .items = split ? r->slot->splits.address + (uint64_t)list * c->max_items * sizeof(struct sh_p_item)
+                       : r->slot->blocks.address + (uint64_t)list * c->params.max_rows * sizeof(struct sh_p_sequence),
         .pages = r->slot->pages[op->attn.group].address,
         .q = address(r, op->x),
         .dst = address(r, op->out),
@@ -338,7 +360,7 @@ static void record_attention(struct recorder *r, const struct sh_op *op) {
         .flags = (op->attn.bidirectional ? SH_ATTENTION_BIDIRECTIONAL : 0) | (op->w != SH_NONE ? SH_ATTENTION_SLOPES : 0) |
                  (op->bias != SH_NONE ? SH_ATTENTION_SINKS : 0) | (op->attn.v_in_k ? SH_ATTENTION_V_IN_K : 0),
     };
-    const bool large = op->attn.k_dim > SH_SMALL_DIM || op->attn.v_dim > SH_SMALL_DIM;
+    const bool large = is_large(op);
     const enum sh_kernel whole[2][2] = {{SH_KERNEL_attention_f32, SH_KERNEL_attention_f16},
                                         {SH_KERNEL_attention_large_f32, SH_KERNEL_attention_large_f16}},
                          splits[2][2] = {{SH_KERNEL_attention_split_f32, SH_KERNEL_attention_split_f16},
@@ -347,17 +369,17 @@ static void record_attention(struct recorder *r, const struct sh_op *op) {
     const double flops = 2.0 * (op->attn.k_dim + op->attn.v_dim) * op->attn.n_heads * (double)r->rows *
                          (double)c->params.max_pages_per_sequence * SH_PAGE_TOKENS;
     sh_vk_maybe_cut(r, flops);
-    if (r->rows > SH_VK_SPLIT_ROWS) {
+    if (!split) {
         const uint32_t reads[] = {touch(r, op->x), TOUCH_CACHE}, writes[] = {touch(r, op->out)};
         sh_vk_touches(r, reads, 2, writes, 1);
-        const struct sh_vk_grid grid = {fixed(op->attn.n_heads), by(SH_COUNT_ROWS, 1)};
+        const struct sh_vk_grid grid = {columns, by(SH_COUNT_BLOCKS + list, 1)};
         DISPATCH(r, whole[large][half], push, grid, flops);
         return;
     }
     const uint32_t reads[] = {touch(r, op->x), TOUCH_CACHE}, writes[] = {TOUCH_SCRATCH};
     sh_vk_touches(r, reads, 2, writes, 1);
-    const struct sh_vk_grid split = {fixed(op->attn.n_heads), by(SH_COUNT_ITEMS, 1)};
-    DISPATCH(r, splits[large][half], push, split, flops);
+    const struct sh_vk_grid grid = {columns, by(SH_COUNT_ITEMS + list, 1)};
+    DISPATCH(r, splits[large][half], push, grid, flops);
     const uint32_t merge_writes[] = {touch(r, op->out)};
     sh_vk_touches(r, writes, 1, merge_writes, 1);
     const struct sh_vk_grid merge = {fixed(op->attn.n_heads), by(SH_COUNT_ROWS, 1)};

@@ -147,16 +147,43 @@ static uint32_t count_splits(const struct sh_exec_model *m, uint32_t position, u
     return (m->program->encoder ? end - 1 : position) / SH_SPLIT_TOKENS + 1;
 }
 
-static enum sh_code fill_rows(struct sh_exec_context *c, struct sh_vk_slot *slot, const struct sh_step *step, uint32_t *n_items,
-                              struct sh_error *err) {
+/* The splits that a row sees, to each list (attention_merge.glsl: visible). */
+static void list_splits(const struct sh_exec_context *c, struct sh_vk_slot *slot, uint32_t row, uint32_t position, uint32_t end,
+                        uint32_t counts[SH_COUNT_KINDS]) {
+    const bool bidirectional = c->model->program->encoder;
+    for (uint32_t l = 0; l < c->n_windows; l++) {
+        struct sh_p_item *items = (struct sh_p_item *)(void *)slot->splits.mapped + (uint64_t)l * c->max_items;
+        const uint32_t window = c->windows[l], n = count_splits(c->model, position, end);
+        uint32_t first = 0, last = n - 1;
+        if (window) {
+            const uint32_t reach = bidirectional ? window / 2 : window - 1;
+            first = (position - (uint32_t)sh_min_u64(position, reach)) / SH_SPLIT_TOKENS;
+            if (bidirectional) last = (uint32_t)sh_min_u64(last, ((uint64_t)position + reach) / SH_SPLIT_TOKENS);
+        }
+        for (uint32_t i = first; i <= last; i++)
+            items[counts[SH_COUNT_ITEMS + l]++] = (struct sh_p_item){.row = row, .split = i};
+    }
+}
+
+/* A sequence's rows in blocks, to each list. */
+static void list_blocks(const struct sh_exec_context *c, struct sh_vk_slot *slot, const struct sh_step_sequence *sequence,
+                        uint32_t counts[SH_COUNT_KINDS]) {
+    for (uint32_t l = 0; l < SH_VK_BLOCK_LISTS; l++) {
+        struct sh_p_sequence *blocks = (struct sh_p_sequence *)(void *)slot->blocks.mapped + (uint64_t)l * c->params.max_rows;
+        for (uint32_t r = 0; c->block_lists[l] && r < sequence->n_rows; r += 1u << l)
+            blocks[counts[SH_COUNT_BLOCKS + l]++] = (struct sh_p_sequence){
+                .first_row = sequence->first_row + r, .n_rows = (uint32_t)sh_min_u64(1u << l, sequence->n_rows - r)};
+    }
+}
+
+static enum sh_code fill_rows(struct sh_exec_context *c, struct sh_vk_slot *slot, const struct sh_step *step,
+                              uint32_t counts[SH_COUNT_KINDS], struct sh_error *err) {
     const struct sh_exec_model *m = c->model;
     const uint32_t n_embd = m->program->n_embd, previous = c->slots[slot == &c->slots[0]].n_tokens;
     struct sh_p_row *rows = (struct sh_p_row *)(void *)slot->rows.mapped;
     struct sh_p_sequence *sequences = (struct sh_p_sequence *)(void *)slot->sequences.mapped;
-    struct sh_p_item *items = (struct sh_p_item *)(void *)slot->items.mapped;
     const bool split = step->n_rows <= SH_VK_SPLIT_ROWS && c->max_items > 0;
-    uint32_t first_page = 0;
-    *n_items = 0;
+    uint32_t first_page = 0, n_items = 0;
     for (uint32_t s = 0; s < step->n_sequences; s++) {
         const struct sh_step_sequence *sequence = &step->sequences[s];
         if (sequence->n_pages > c->params.max_pages_per_sequence || sequence->n_rows == 0 || sequence->n_rows > step->n_rows ||
@@ -186,15 +213,17 @@ static enum sh_code fill_rows(struct sh_exec_context *c, struct sh_vk_slot *slot
                 .position = row->position,
                 .first_page = first_page,
                 .n_pages = sequence->n_pages ? sequence->n_pages : 1,
-                .first_item = *n_items,
+                .first_item = n_items,
                 .end = end,
                 .sequence = s,
             };
             if (row->embedding)
                 memcpy(slot->embeddings.mapped + (uint64_t)r * sh_vk_stride(n_embd) * 4, row->embedding, n_embd * 4ull);
-            for (uint32_t i = 0; split && i < count_splits(m, row->position, end); i++)
-                items[(*n_items)++] = (struct sh_p_item){.row = r, .split = i};
+            if (!split) continue;
+            n_items += count_splits(m, row->position, end);
+            list_splits(c, slot, r, row->position, end, counts);
         }
+        if (!split && c->max_items > 0) list_blocks(c, slot, sequence, counts);
         first_page += sequence->n_pages;
     }
     return SH_OK;
@@ -274,7 +303,7 @@ enum sh_code sh_vk_submit(struct sh_exec_context *c, uint32_t index, uint32_t se
         code = need_readback(c, slot, &slot->hidden, &slot->hidden_rows, step->n_outputs, program->n_embd, "hidden", err);
     if (code == SH_OK) code = need_masks(c, slot, step, err);
     if (code == SH_OK) code = need_captures(c, slot, plan, step, err);
-    if (code == SH_OK) code = fill_rows(c, slot, step, &counts[SH_COUNT_ITEMS], err);
+    if (code == SH_OK) code = fill_rows(c, slot, step, counts, err);
     if (code != SH_OK) return code;
     fill_outputs(c, slot, step);
     for (uint32_t i = 0; i < plan->segment.n_inputs; i++) {

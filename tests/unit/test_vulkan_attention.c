@@ -210,7 +210,7 @@ static void longest_context_of_a_software_driver(void **state) {
     const struct sh_executor *e = vulkan->executor;
     assert_int_equal(e->model_create(vulkan, &segment, 1, &model, &err), SH_OK);
     struct sh_exec_context_params params = {
-        .kv_type = SH_KV_F32, .max_rows = ROWS, .max_outputs = 1, .max_sequences = 1, .max_pages_per_sequence = 2040};
+        .kv_type = SH_KV_F32, .max_rows = ROWS, .max_outputs = 1, .max_sequences = 1, .max_pages_per_sequence = 8000};
     assert_int_equal(e->context_create(model, &params, &context, &err), SH_ERR_LIMIT);
     const char *found = strstr(err.message, "at most ");
     assert_non_null(found);
