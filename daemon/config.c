@@ -203,7 +203,8 @@ static const struct option options[] = {
      "How long running requests may go on when the daemon stops or a model is unloaded; they are cancelled then."},
     {"watchdog_timeout", OPT_SECONDS, FIELD(watchdog_timeout_s), "10min", 1, 86400, NULL, NULL, "TIME", false,
      "How long a step of a model may take before the model counts as stuck: its requests fail then, /health and systemd are told. Once it has "
-     "shown how long its steps take, a hundred times the longest of them is enough, but not less than 30 seconds."},
+     "shown how long its steps take, a hundred times the longest of them is enough, but not less than 30 seconds. A load or a search of which "
+     "nothing is heard for so long counts as stuck, too."},
     {"log_level", OPT_CHOICE, FIELD(log_level), "info", 0, 0, "error|warning|notice|info|debug", NULL, "LEVEL", false,
      "What is logged: error, warning, notice, info or debug, each with those before it."},
 };

@@ -53,12 +53,35 @@ struct job {
     const struct sh_vocab *vocab; /* what the model is served with */
 };
 
+void loader_begin(const char *doing, const char *what) {
+    snprintf(registry.loader_doing, sizeof registry.loader_doing, "%s%s%.200s", doing, *what ? " " : "", what);
+    registry.loader_ns = sh_now_ns();
+}
+
+void loader_heard(void) {
+    registry.loader_ns = sh_now_ns();
+    if (!registry.loader_stuck) return;
+    registry.loader_stuck = false;
+    log_notice("the loader goes on after all, with %s", registry.loader_doing);
+}
+
+void loader_end(void) {
+    loader_heard();
+    registry.loader_ns = 0;
+}
+
+void loader_why_stuck(struct sh_error *err) {
+    sh_fail(err, SH_ERR_DEVICE, "the loader is stuck: %s, nothing was heard of it for %.1f s (option watchdog_timeout)", registry.loader_doing,
+            (double)(sh_now_ns() - registry.loader_ns) / 1e9);
+}
+
 /* Everybody who waits is told; nobody left: stop. */
 static bool on_progress(void *user, enum sh_load_phase phase, double fraction) {
     struct job *job = user;
     struct load *waiting[64];
     uint32_t count = 0;
     pthread_mutex_lock(&registry.lock);
+    loader_heard();
     bool wanted = job->model->loads && job->model->load_order == job->order && !registry.refusing;
     for (struct load *load = job->model->loads; load && count < SH_COUNT(waiting); load = load->next) {
         if (!load->progress) continue;
@@ -636,11 +659,17 @@ void *loader_main(void *unused) {
             break;
         } else if ((m = waited_for()) && sh_now_ns() >= registry.retry_ns) {
             registry.retry_ns = 0;
+            loader_begin("loading", m->id);
             load(m);
+            loader_end();
         } else if (registry.scan_wanted) {
+            loader_begin("searching for models", "");
             registry_scan();
+            loader_end();
         } else if ((m = without_header())) {
+            loader_begin("reading the header of", m->path);
             model_read_header(m);
+            loader_end();
         } else if (registry_scan_ended()) {
             continue;
         } else if (!registry.preload.begun) {

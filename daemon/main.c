@@ -42,7 +42,7 @@ struct daemon {
     struct http *http;
     int epoll, signals, watchdog;
     uint64_t tell_ns; /* how often systemd wants to hear from us; 0: it does not */
-    uint32_t n_stuck; /* models, when last looked at */
+    uint32_t n_stuck; /* models and the loader, when last looked at */
     int control_fd; /* inherited, or -1 */
     int http_fds[HTTP_SOCKETS_MAX];
     uint32_t n_http_fds;
@@ -277,7 +277,7 @@ static int stop(struct daemon *d) {
             return EXIT_FAILURE;
         }
         if (d->n_stuck > 0 && sh_now_ns() >= end) {
-            log_error("%u models are stuck and cannot be unloaded: ending without", d->n_stuck);
+            log_error("%u models or loads are stuck and cannot be unloaded: ending without", d->n_stuck);
             return EXIT_FAILURE;
         }
     }

@@ -44,6 +44,7 @@ enum metric_id {
     METRIC_KV_PAGES_KEPT,         /* shimmy_kv_pages_kept{model} gauge */
     METRIC_KV_PAGES_TOTAL,        /* shimmy_kv_pages_total{model} gauge */
     METRIC_RUNNER_STUCK,          /* shimmy_runner_stuck{model} gauge 0/1 */
+    METRIC_LOADER_STUCK,          /* shimmy_loader_stuck gauge 0/1 */
     METRIC_MODEL_STATE,           /* shimmy_model_state{model,state} gauge 0/1 */
     METRIC_MODEL_LOAD_SECONDS,    /* shimmy_model_load_seconds{model} gauge */
     METRIC_MODEL_LOADS,           /* shimmy_model_loads_total{model,result} */

@@ -174,7 +174,8 @@ enum sh_code models_start(struct config *config, struct sh_error *err) {
     registry.scanned = registry.refusing = registry.stopping = false;
     registry.scan_told = registry.settled_told = false;
     registry.patience_ns = sh_now_ns() + 2000000000;
-    registry.loader_ended = false;
+    registry.loader_ended = registry.loader_stuck = false;
+    registry.loader_ns = 0;
     registry.preload.begun = registry.preload.known = false;
     registry.preload.wanted = registry.preload.ready = registry.preload.failed = 0;
     bool made = pthread_create(&registry.keeper, NULL, keeper_main, NULL) == 0;
@@ -436,6 +437,14 @@ static void refresh_one(struct model *model, void *unused) {
     model_view_finish(&view);
 }
 
+bool models_loader_stuck(struct sh_error *err) {
+    pthread_mutex_lock(&registry.lock);
+    const bool stuck = registry.loader_stuck;
+    if (stuck && err) loader_why_stuck(err);
+    pthread_mutex_unlock(&registry.lock);
+    return stuck;
+}
+
 bool models_preload_state(uint32_t *wanted, uint32_t *ready, uint32_t *failed) {
     pthread_mutex_lock(&registry.lock);
     *wanted = registry.preload.wanted;
@@ -448,6 +457,7 @@ bool models_preload_state(uint32_t *wanted, uint32_t *ready, uint32_t *failed) {
 
 void models_refresh_metrics(void) {
     models_each(refresh_one, NULL);
+    metric_set(METRIC_LOADER_STUCK, NULL, models_loader_stuck(NULL));
     devices_refresh_metrics();
 }
 
@@ -545,6 +555,10 @@ static enum sh_code join_load(struct model *model, const struct load_params *par
         return sh_fail(err, SH_ERR_NOT_FOUND, "the file of %s is not there any more, or goes by another name now: ask again", model->id);
     if (params && params->kv_type && strcmp(params->kv_type, "f16") != 0 && strcmp(params->kv_type, "f32") != 0)
         return sh_fail(err, SH_ERR_INVALID, "kv_type is '%s': expected f16 or f32", params->kv_type);
+    if (!ready && registry.loader_stuck) {
+        loader_why_stuck(err);
+        return err->code;
+    }
     if (!ready && count_loads(model) >= most)
         return sh_fail(err, SH_ERR_BUSY, "%u requests wait for %s to be loaded already (options max_queue and max_sequences): try again later",
                        most, model->id);

@@ -28,6 +28,7 @@ void models_discover(void);                      /* searches again for models */
 bool models_discover_then(void (*done)(void *user), void *user);
 /* What the last search said besides the models: {left_out: [{path, reason}], roots: [{path, models, error}], milliseconds}. New reference. */
 json_t *models_discovery(void);
+bool models_loader_stuck(struct sh_error *err);  /* what it does has not got on for too long (watchdog.h). err (may be NULL): what that is */
 void models_stop_accepting(void);                /* new generations and loads are refused: shutting down */
 /* Waits until running generations are finished or the limit passes, then cancels them; unloads everything, ends the threads. */
 void models_stop(uint64_t limit_ns);

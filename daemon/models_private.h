@@ -153,6 +153,9 @@ struct registry {
     uint64_t last_order;
     uint64_t retry_ns; /* the load whose turn it is has no room: look again then, or when somebody wakes the loader */
     bool started, scan_wanted, scanned, refusing, stopping, loader_ended;
+    uint64_t loader_ns;      /* when the loader was last heard of in what it does; 0: it does nothing, */
+    char loader_doing[300];  /* and what that is */
+    bool loader_stuck;       /* it has not been heard of for too long (watchdog.h): nothing is loaded until it goes on */
     bool scan_told, settled_told; /* that the scan has ended, and patience; the loader's */
     uint64_t patience_ns;         /* until when unknown names wait for the first scan */
     uint64_t scan_ns;             /* what the last scan took, without the reading of headers */
@@ -187,6 +190,12 @@ void model_start_drain(struct model *model, enum drain_why why, uint64_t limit_n
 int64_t model_keeps_alive_s(const struct model *model);
 bool model_is_idle(const struct model *model, uint64_t *used_ns);
 bool model_expires(const struct model *model, uint64_t *at_ns); /* false: it is busy, or stays */
+/* The loader takes something up, gets on with it, and is done with it. The lock is held. */
+void loader_begin(const char *doing, const char *what);
+void loader_heard(void);
+void loader_end(void);
+/* Why nothing is loaded: the loader is stuck. The lock is held. */
+void loader_why_stuck(struct sh_error *err);
 void tell_status(const char *doing, const char *id); /* what `systemctl status` shows; NULL: nothing is being done */
 void model_insert(struct model *model);
 void model_forget_vocabs(struct model *model); /* nobody but the registry holds a reference */

@@ -50,6 +50,30 @@ static void look_at(struct model *m, uint64_t limit_ns, uint64_t awake_ns, struc
     *list = runner_set_stuck(m->runner, why->message, n);
 }
 
+/* All loads that are waited for, if the loader has become stuck. registry.lock is held. */
+static struct load *look_at_loader(uint64_t limit_ns, uint64_t now, uint64_t awake_ns, struct sh_error *why) {
+    struct load *list = NULL, **end = &list;
+    const uint64_t silence = registry.loader_ns > 0 && now > registry.loader_ns ? now - registry.loader_ns : 0;
+    if (registry.loader_stuck || (silence < awake_ns ? silence : awake_ns) <= limit_ns) return NULL;
+    registry.loader_stuck = true;
+    loader_why_stuck(why);
+    uint32_t n = 0;
+    for (struct model *m = registry.models; m; m = m->next) {
+        for (*end = m->loads; *end; end = &(*end)->next) n++;
+        m->loads = NULL;
+    }
+    log_error("%s; %u requests that waited for a load are ended", why->message, n);
+    return list;
+}
+
+static void end_loads(struct load *loads, const struct sh_error *why) {
+    for (struct load *next; loads; loads = next) {
+        next = loads->next;
+        load_finish(loads, why->code, why);
+        load_unref(loads);
+    }
+}
+
 uint32_t watchdog_look(uint64_t limit_ns) {
     static uint64_t last_ns, awake_since_ns;
     const uint64_t now = sh_now_ns();
@@ -76,5 +100,11 @@ uint32_t watchdog_look(uint64_t limit_ns) {
         }
         free(list);
     }
+    struct sh_error why;
+    pthread_mutex_lock(&registry.lock);
+    struct load *loads = look_at_loader(limit_ns, now, now - awake_since_ns, &why);
+    n_stuck += registry.loader_stuck;
+    pthread_mutex_unlock(&registry.lock);
+    end_loads(loads, &why);
     return n_stuck;
 }

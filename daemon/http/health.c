@@ -25,6 +25,8 @@ static void count(struct model *model, void *user) {
 enum http_step health_get(struct http_request *r) {
     struct counts counts = {0};
     models_each(count, &counts);
+    struct sh_error why;
+    if (!counts.stuck[0] && models_loader_stuck(&why)) snprintf(counts.stuck, sizeof counts.stuck, "%s", why.message);
     bool draining = atomic_load(&r->http->draining);
     json_t *models = json_pack("{s:I}", "total", counts.total);
     for (int state = 0; state <= MODEL_FAILED; state++)

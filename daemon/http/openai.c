@@ -755,7 +755,7 @@ static enum http_step wait_for_load(struct api_job *job) {
     if (job->load_code == SH_ERR_TIMEOUT)
         api_fail(&job->error, 503, "deadline_exceeded", NULL, "the model was not loaded within request_timeout");
     else if (job->load_code == SH_ERR_NO_MEMORY || job->load_code == SH_ERR_NO_DEVICE_MEMORY || job->load_code == SH_ERR_CANCELLED ||
-             job->load_code == SH_ERR_BUSY)
+             job->load_code == SH_ERR_BUSY || job->load_code == SH_ERR_DEVICE)
         api_fail_code(&job->error, job->load_code, "model", job->load_error.message);
     else if (job->load_code) /* the file's or the configuration's fault, not the request's */
         api_fail(&job->error, 500, "model_load_failed", "model", "%s", job->load_error.message);

@@ -172,6 +172,48 @@ test('a load that nobody waits for any more stops, and the next one is not spoil
   await unload('large');
 });
 
+test('a load whose disk does not answer is noticed: who waits for it or behind it is told, models serve on, and it all goes on when the disk does', there, async () => {
+  const conf = path.join(dir, 'shimmyd.conf');
+  writeFileSync(conf, '[shimmyd]\nwatchdog_timeout = 2\n');
+  const doomed = await new Daemon({ models: dir, env: preload(faults.file, 'reads'), args: ['--config', conf, '--drain-timeout', '1'] }).start();
+  const get = (model) => doomed.post('/v1/completions', { ...ask, model });
+  try {
+    assert.equal((await get('stories')).body.choices[0].text, want);
+    faults.set('pread 3 1 HOLD');
+    const begun = Date.now();
+    const answers = await Promise.all(['large', 'other', 'large'].map(get));
+    for (const { status, body } of answers) {
+      assert.equal(status, 503, JSON.stringify(body));
+      assert.match(body.error.message, /the loader is stuck: loading (large|other)/);
+    }
+    assert.ok(Date.now() - begun < 10000);
+    assert.equal((await get('stories')).body.choices[0].text, want);
+    assert.match((await get('other')).body.error.message, /the loader is stuck/, 'and what comes then is refused at once');
+    const health = await doomed.get('/health');
+    assert.equal(health.status, 503);
+    assert.match((await health.json()).reason, /the loader is stuck/);
+    assert.equal(await doomed.metric('shimmy_loader_stuck'), 1);
+
+    faults.clear();
+    await waitFor('it goes on', async () => (await doomed.metric('shimmy_loader_stuck')) === 0, 5000);
+    assert.equal((await doomed.get('/health')).status, 200);
+    for (const model of ['large', 'other']) assert.equal((await get(model)).status, 200);
+    assert.match(doomed.log, /the loader goes on after all/);
+
+    await run(path.join(build, 'shimmyctl'), ['--socket', doomed.socket, 'unload', 'other']);
+    faults.set('pread 3 1 HOLD');
+    assert.equal((await get('other')).status, 503);
+    doomed.child.kill('SIGTERM');
+    assert.equal((await doomed.exit).code, 1, 'a load that hangs does not keep it from ending, as a failure');
+    assert.match(doomed.log, /stuck and cannot be unloaded/);
+  } finally {
+    faults.clear();
+    doomed.child.kill('SIGKILL');
+    await doomed.exit;
+    rmSync(doomed.dir, { recursive: true, force: true });
+  }
+});
+
 test('after all of it nothing is left', there, async () => {
   for (const name of ['cut', 'replaced', 'deleted']) await unload(name).catch(() => {});
   await pause(300);

@@ -6,6 +6,7 @@
  *   pread SKIP COUNT SHORT      it comes with half of what was asked for
  *   pread SKIP COUNT END        it comes with nothing, as at a file's end
  *   pread SKIP COUNT SLOW       it takes 20 ms longer
+ *   pread SKIP COUNT HOLD       it does not come back as long as the rule stands
  */
 #include "tests/faults/script.h"
 
@@ -44,6 +45,7 @@ EXPORT ssize_t pread64(int fd, void *buffer, size_t bytes, off_t offset) {
         if (strcmp(what, "END") == 0) return 0;
         if (strcmp(what, "SHORT") == 0 && bytes > 1) bytes /= 2;
         if (strcmp(what, "SLOW") == 0) nanosleep(&nap, NULL);
+        while (strcmp(what, "HOLD") == 0 && fault_stands(script(), "pread", "HOLD")) nanosleep(&nap, NULL);
     }
     return syscall(SYS_pread64, fd, buffer, bytes, offset);
 }
