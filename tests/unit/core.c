@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -16,6 +17,12 @@ void core_check_ok(enum sh_code code, const struct sh_error *err, const char *fi
     if (code == SH_OK) return;
     print_error("%s: %s\n", sh_code_name(code), err->message);
     _assert_int_equal((uintmax_t)code, SH_OK, file, line);
+}
+
+double core_cpu_seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
 void core_write_small(char *path, size_t cap, const char *name) {

@@ -31,6 +31,9 @@ void core_load(struct core_model *m, const char *device, const char *path, const
 void core_load_split(struct core_model *m, const char *devices, const char *path, const struct sh_context_params *context);
 void core_unload(struct core_model *m);
 
+/* What this process has computed so far, in seconds of one core: what a part of a long test costs, whatever else the machine does. */
+double core_cpu_seconds(void);
+
 /* Writes a small llama of F32 weights and 260 tokens to a scratch file of that name, whose path is put into `path`. */
 void core_write_small(char *path, size_t cap, const char *name);
 

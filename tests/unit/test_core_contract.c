@@ -30,6 +30,7 @@ struct subject { /* a model file, and how long the sequences on it are */
 enum { MAX_SUBJECTS = 8 };
 static struct subject subjects[MAX_SUBJECTS];
 static uint32_t n_subjects;
+static double spent[CORE_MAX_DEVICES][MAX_SUBJECTS]; /* seconds of a core */
 
 /* Rows at a page's ends. */
 static bool observe_few(uint32_t position) { return position % 32 == 0 || position % 32 == 31 || position == 69; }
@@ -111,10 +112,22 @@ static void for_each(contract_fn test) {
             const bool slow = sh_device_get_info(m.devices[0])->kind == SH_DEVICE_SOFTWARE && !full_run();
             s.few = s.real || slow;
             if (s.real) m.observe = observe_few;
+            const double begin = core_cpu_seconds();
             if (!slow || i < 2) test(&m, &s, names[d]);
+            spent[d][i] += core_cpu_seconds() - begin;
             core_unload(&m);
         }
     }
+}
+
+static int tell(void **state) {
+    (void)state;
+    const char *names[CORE_MAX_DEVICES];
+    const uint32_t n = core_devices(names);
+    for (uint32_t d = 0; d < n; d++)
+        for (uint32_t i = 0; i < n_subjects; i++)
+            if (spent[d][i] > 0) print_message("RAN the contract of %s on %s, %.0f s of a core\n", strrchr(subjects[i].path, '/') + 1, names[d], spent[d][i]);
+    return 0;
 }
 
 /* ---- helpers ---- */
@@ -574,5 +587,5 @@ int main(void) {
         cmocka_unit_test(two_segments_equal_one),      cmocka_unit_test(two_segments_overlap),
         cmocka_unit_test(two_in_flight_keep_order),
     };
-    return cmocka_run_group_tests_name("core_contract", tests, write_models, NULL);
+    return cmocka_run_group_tests_name("core_contract", tests, write_models, tell);
 }

@@ -276,12 +276,14 @@ static void every_architecture(void **state) {
         struct sh_device *device = core_open_device(names[d]);
         const bool software = sh_device_get_info(device)->kind == SH_DEVICE_SOFTWARE;
         const uint32_t before = ran;
+        const double begin = core_cpu_seconds();
         for (uint32_t i = 0; i < parity_count; i++) {
             if (!wanted(&parity_table[i], software)) continue;
             check(parity_table[i].name, names[d], device, ran++ % 2 ? SH_KV_F32 : SH_KV_F16);
         }
         sh_device_close(device);
-        print_message("RAN the numerics contract on %u of %u models on %s%s\n", ran - before, (uint32_t)parity_count, names[d],
+        print_message("RAN the numerics contract on %u of %u models on %s, %.0f s of a core%s\n", ran - before, (uint32_t)parity_count, names[d],
+                      core_cpu_seconds() - begin,
                       parity_full() ? "" : "; SHIMMY_TEST_FULL=1 runs them all");
     }
     assert_true(ran >= n * 3);

@@ -36,6 +36,7 @@ static uint32_t prompts_of(const struct parity_entry *entry, const struct sh_dev
 /* Every file on one device; how many of them are wrong, or are not computed. */
 static uint32_t check_device(const char *name) {
     uint32_t ran = 0, left_out = 0, wrong = 0;
+    const double begin = core_cpu_seconds();
     struct sh_device *device = core_open_device(name);
     for (uint32_t i = 0; i < parity_count; i++) {
         if (!is_chosen(&parity_table[i])) {
@@ -57,7 +58,7 @@ static uint32_t check_device(const char *name) {
         parity_close(&p);
     }
     sh_device_close(device);
-    print_message("RAN %u of %u reference models on %s%s\n", ran, ran + left_out, name,
+    print_message("RAN %u of %u reference models on %s, %.0f s of a core%s\n", ran, ran + left_out, name, core_cpu_seconds() - begin,
                   left_out > 0 ? "; SHIMMY_TEST_FULL=1 runs them all" : "");
     return wrong;
 }
