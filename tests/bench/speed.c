@@ -15,6 +15,7 @@
 #include "tests/bench/lib/ops_table.h"
 
 #include "compute/cpu/pool.h"
+#include "compute/cpu/topology.h"
 
 #include <getopt.h>
 #include <inttypes.h>
@@ -181,7 +182,7 @@ static struct ops_ceilings find_ceilings(const struct sh_device_info *device, ui
     struct ceiling ceilings[CEILINGS_MAX];
     uint32_t n = 0;
     const char *tier = device->kind == SH_DEVICE_CPU ? device->tier : NULL;
-    if (ceilings_measure(threads != 0 ? threads : sh_pool_physical_cores(), ~0u, ceilings, &n, &err) != SH_OK) die(&err);
+    if (ceilings_measure(threads != 0 ? threads : sh_topology_threads(SH_POOL_MAX_WORKERS), ~0u, ceilings, &n, &err) != SH_OK) die(&err);
     if (read <= 0) out.read = ceilings_best(ceilings, n, CEILING_READ, NULL);
     if (products > 0) return out;
     out.products_float = ceilings_best(ceilings, n, CEILING_FLOAT, tier);
