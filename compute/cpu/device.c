@@ -1,11 +1,11 @@
 #include "compute/cpu/cpu.h"
-#include "compute/cpu/topology.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 
 const struct sh_cpu_kernels *const sh_cpu_tables[] = {
 #if defined(__x86_64__)
+    &sh_cpu_amx,
     &sh_cpu_avx512,
     &sh_cpu_avxvnni,
     &sh_cpu_avx2,
@@ -144,8 +144,7 @@ enum sh_code sh_cpu_open(const struct sh_device_params *params, struct sh_device
     if (code != SH_OK) return code;
     struct sh_cpu_device *device = sh_calloc(1, sizeof *device);
     if (device == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the CPU device");
-    device->threads = params->threads != 0 ? params->threads : sh_topology_threads(SH_POOL_MAX_WORKERS);
-    device->spread_nodes = sh_topology_spread_here();
+    device->threads = params->threads != 0 ? params->threads : sh_pool_physical_cores();
     code = sh_pool_acquire(device->threads, &device->pool, err);
     if (code != SH_OK) {
         free(device);

@@ -39,6 +39,8 @@
  * avxvnni (AVX2, FMA, F16C, AVX-VNNI; 8 lanes of lanes.h), avx512 (those and AVX-512 F, BW, DQ, VL, VNNI; 16 lanes): bit for bit that
  *   of avx2. Sums inside a block are exact integers whichever instructions make them; the float operations on them, and all
  *   other kernels, are the same in the same order.
+ * amx (those of avx512 and AMX TILE, INT8; 16 lanes): bit for bit that of avx512, too. 16 and more rows of types with blocks are
+ *   multiplied by tiles (amx_dot.h), everything else by avx512's own kernels.
  *
  * Thread-safety: tables are constant; their functions are pure apart from what they write through their arguments. Different
  * items (row groups, rows) may be computed at the same time.
@@ -120,7 +122,7 @@ extern const uint32_t sh_cpu_n_tables;
 
 extern const struct sh_cpu_kernels sh_cpu_scalar;
 #if defined(__x86_64__)
-extern const struct sh_cpu_kernels sh_cpu_avx2, sh_cpu_avxvnni, sh_cpu_avx512;
+extern const struct sh_cpu_kernels sh_cpu_avx2, sh_cpu_avxvnni, sh_cpu_avx512, sh_cpu_amx;
 #endif
 
 #endif

@@ -13,49 +13,9 @@
 #ifndef SHIMMY_CPU_VNNI_DOT_H
 #define SHIMMY_CPU_VNNI_DOT_H
 
-#include "compute/cpu/lanes.h"
+#include "compute/cpu/vnni_unit.h"
 
-#define UNROLLED(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < (n); i++)
-#define V (4 * LANES)               /* bytes of a vector */
 #define RESIDENT_BYTES (256u << 10) /* of operand rows that are walked again and again: they stay in the second-level cache */
-
-/* How far ahead of the dot product weights are fetched: a page, which the hardware's own prefetching does not cross. */
-#define AHEAD 4096
-
-struct rows { /* the operand rows of a tile */
-    const uint8_t *x;
-    uint64_t stride, cols;
-    int32_t lowest;     /* of a table type's values */
-    uint8_t values[16]; /* those values, less `lowest` */
-};
-
-INLINE int32_t word_at(const void *p) {
-    int32_t w;
-    memcpy(&w, p, sizeof w);
-    return w;
-}
-INLINE ints word(const void *p) { return all32(word_at(p)); } /* four bytes to all lanes */
-INLINE floats real(const void *p) {
-    float f;
-    memcpy(&f, p, sizeof f);
-    return all(f);
-}
-INLINE ints low_nibbles(ints v) { return both(v, all8(15)); }
-INLINE ints high_nibbles(ints v) { return both(right(v, 4), all8(15)); }
-INLINE void fetch(const uint8_t *w, uint32_t bytes) {
-    for (uint32_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)w + AHEAD + i, _MM_HINT_T0);
-}
-
-/* Ends a block of 32: acc += d dx dot. */
-INLINE floats add_block(floats d, const uint8_t *dx, ints dot, floats acc) {
-    return fma_of(times(d, real(dx)), to_floats(dot), acc);
-}
-/* Ends a block of a table type: acc += d (dx dot). */
-INLINE floats add_table(floats d, const uint8_t *dx, ints dot, floats acc) {
-    return fma_of(d, times(real(dx), to_floats(dot)), acc);
-}
-/* `factor` times the sum of a block's quants, which lies in 16 bits. */
-INLINE ints offset_of(const uint8_t *sum, int32_t factor) { return dot2(none(), all32(factor & 0xFFFF), word(sum)); }
 
 /* ---- blocks of 32 ---- */
 
@@ -428,14 +388,6 @@ DOT_FLOATS(dot_bf16, load_bfloats, 2)
 
 /* ---- tiles ---- */
 
-/* Adds bias, then residual, and stores the lanes that are rows of the matrix. */
-INLINE void finish(const struct sh_cpu_matmul *m, uint64_t row, uint32_t r, floats y) {
-    const uint64_t at = r * m->w->rows + row, some = m->w->rows - row;
-    if (m->bias != NULL) y = plus(y, load_some(m->bias + row, some));
-    if (m->residual != NULL) y = plus(y, load_some(m->residual + at, some));
-    store_some(m->out + at, some, y);
-}
-
 typedef void tile_fn(const struct sh_cpu_matmul *m, uint64_t group, uint64_t group_bytes, uint32_t r, const struct rows *rows);
 
 #define TILE(dot, n)                                                                                                             \
@@ -515,14 +467,6 @@ static struct tiles tiles_of(uint32_t type) {
     }
     SH_ASSERT(false);
     return (struct tiles){{NULL}};
-}
-
-static void values_of(uint32_t type, struct rows *rows) {
-    const struct sh_table_type *table = sh_table_type(type);
-    if (table == NULL) return;
-    for (int i = 0; i < 16; i++)
-        if (table->values[i] < rows->lowest) rows->lowest = table->values[i];
-    for (int i = 0; i < 16; i++) rows->values[i] = (uint8_t)(table->values[i] - rows->lowest);
 }
 
 #endif

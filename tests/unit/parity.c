@@ -72,6 +72,7 @@ static const struct tier tiers[] = {
     /* Vulkan: another order of summation */
     {"base", 1e-3, 3e-4, false},
     /* the same bits on each of these */
+    {"amx", 1e-3, 3e-4, true},
     {"avx512", 1e-3, 3e-4, true},
     {"avxvnni", 1e-3, 3e-4, true},
     {"avx2", 1e-3, 3e-4, true},

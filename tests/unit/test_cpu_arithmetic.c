@@ -4,6 +4,7 @@
  * files of ../shared/parity hold every weight type, and mixtures of experts.
  */
 #include "compute/cpu/cpu.h"
+#include "tests/unit/amx_plain.h"
 #include "tests/unit/core.h"
 #include "tests/unit/shared.h"
 #include "tests/unit/stated.h"
@@ -57,8 +58,8 @@ static void matmul(const struct sh_cpu_matmul *m, uint64_t group0, uint64_t grou
 #define N_PROMPT 19
 #define N_STEPS 3
 
-/* Logits [N_PROMPT + N_STEPS][n_vocab] of some tokens on a device; `modelled`: with the products in plain C. */
-static float *run(const char *path, const char *device, bool modelled, uint32_t *n_vocab) {
+/* The AVX2 table with the products in plain C. */
+static struct sh_cpu_kernels modelled(void) {
     struct sh_cpu_kernels table = sh_cpu_avx2;
     table.matrix_bytes = matrix_bytes;
     table.pack = pack;
@@ -67,9 +68,14 @@ static float *run(const char *path, const char *device, bool modelled, uint32_t 
     table.operand_bytes = operand_bytes;
     table.prepare = prepare;
     table.matmul = matmul;
+    return table;
+}
+
+/* Logits [N_PROMPT + N_STEPS][n_vocab] of some tokens on a CPU device with another table. */
+static float *run(const char *path, const struct sh_cpu_kernels *table, uint32_t *n_vocab) {
     struct sh_error err = {0};
-    struct core_model m = {.devices = {core_open_device(device)}};
-    if (modelled) ((struct sh_cpu_device *)m.devices[0])->kernels = &table;
+    struct core_model m = {.devices = {core_open_device("cpu-avx2")}};
+    ((struct sh_cpu_device *)m.devices[0])->kernels = table;
     const struct sh_model_params params = {.size = sizeof params, .path = path};
     core_ok(sh_model_load(m.devices, 1, &params, &m.model, &err), &err);
     core_ok(sh_context_create(m.model, NULL, &m.context, &err), &err);
@@ -98,18 +104,17 @@ static const char *const files[] = {
 static void compare(const char *test, const struct sh_cpu_kernels *table) {
     if (!sh_cpu_avx2.available()) test_skip(test, "this CPU has no AVX2, FMA and F16C");
     if (!table->available()) test_skip(test, "this CPU lacks some of %s", table->requires);
-    char device[32];
-    snprintf(device, sizeof device, "cpu-%s", table->tier);
+    const struct sh_cpu_kernels stated = modelled();
     for (size_t i = 0; i < SH_COUNT(files); i++) {
         char relative[128];
         snprintf(relative, sizeof relative, "parity/%s.gguf", files[i]);
         const char *path = TEST_SHARED(relative);
         uint32_t n_vocab;
-        float *found = run(path, device, false, &n_vocab), *expected = run(path, "cpu-avx2", true, &n_vocab);
+        float *found = run(path, table, &n_vocab), *expected = run(path, &stated, &n_vocab);
         for (size_t k = 0; k < (N_PROMPT + N_STEPS) * (size_t)n_vocab; k++)
             if (!(found[k] == expected[k]))
-                fail_msg("%s on %s: logit %zu of row %zu is %.9g, as stated %.9g", files[i], device, k % n_vocab, k / n_vocab,
-                         (double)found[k], (double)expected[k]);
+                fail_msg("%s on %s: logit %zu of row %zu is %.9g, as stated %.9g", files[i], table->tier, k % n_vocab,
+                         k / n_vocab, (double)found[k], (double)expected[k]);
         free(found);
         free(expected);
     }
@@ -127,6 +132,14 @@ static void avx512_is_as_stated(void **state) {
     (void)state;
     compare(__func__, &sh_cpu_avx512);
 }
+static void amx_is_as_stated(void **state) {
+    (void)state;
+    compare(__func__, &sh_cpu_amx);
+}
+static void amx_with_plain_tiles_is_as_stated(void **state) {
+    (void)state;
+    compare(__func__, &amx_plain);
+}
 
 #else
 
@@ -142,11 +155,20 @@ static void avx512_is_as_stated(void **state) {
     (void)state;
     TEST_SKIP("the AVX-512 table is not part of this build");
 }
+static void amx_is_as_stated(void **state) {
+    (void)state;
+    TEST_SKIP("the amx table is not part of this build");
+}
+static void amx_with_plain_tiles_is_as_stated(void **state) {
+    (void)state;
+    TEST_SKIP("the amx table is not part of this build");
+}
 
 #endif
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(avx2_is_as_stated), cmocka_unit_test(avxvnni_is_as_stated),
-                                       cmocka_unit_test(avx512_is_as_stated)};
+                                       cmocka_unit_test(avx512_is_as_stated), cmocka_unit_test(amx_is_as_stated),
+                                       cmocka_unit_test(amx_with_plain_tiles_is_as_stated)};
     return cmocka_run_group_tests_name("cpu_arithmetic", tests, NULL, NULL);
 }

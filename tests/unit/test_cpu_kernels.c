@@ -1,7 +1,9 @@
-/* The products of every table that this CPU can run: against the scalar reference within derived bounds, those of avx2, avxvnni and
- * avx512 bit for bit against their stated arithmetic in plain C, and the equalities that the executor relies on. Buffers stand
- * between guard bytes. */
+/* The products of every table that this CPU can run, and of amx with its tiles in plain C: against the scalar reference within derived
+ * bounds, those of avx2, avxvnni, avx512 and amx bit for bit against their stated arithmetic in plain C, and the equalities that the
+ * executor relies on. Buffers stand between guard bytes. */
+#include "compute/cpu/amx_matmul.h"
 #include "compute/cpu/kernels.h"
+#include "tests/unit/amx_plain.h"
 #include "tests/unit/stated.h"
 #include "tests/unit/tiny_llama.h"
 
@@ -19,9 +21,16 @@ static const uint32_t all_types[] = {SH_TYPE_F32,    SH_TYPE_F16,    SH_TYPE_BF1
                                      SH_TYPE_IQ2_S,  SH_TYPE_IQ3_S,  SH_TYPE_IQ3_XXS, SH_TYPE_IQ1_S,   SH_TYPE_IQ1_M,
                                      SH_TYPE_IQ4_NL, SH_TYPE_IQ4_XS, SH_TYPE_MXFP4,   SH_TYPE_TQ1_0,   SH_TYPE_TQ2_0};
 
+static const struct sh_cpu_kernels *tier_at(uint32_t i) {
+    if (i < sh_cpu_n_tables) return sh_cpu_tables[i];
+#if defined(__x86_64__)
+    if (i == sh_cpu_n_tables) return &amx_plain;
+#endif
+    return NULL;
+}
 #define FOR_EACH_TIER(k)                                                                                                         \
-    for (uint32_t tier_ = 0; tier_ < sh_cpu_n_tables; tier_++)                                                                   \
-        for (const struct sh_cpu_kernels *k = sh_cpu_tables[tier_]; k != NULL && k->available(); k = NULL)
+    for (uint32_t tier_ = 0; tier_at(tier_) != NULL; tier_++)                                                                    \
+        for (const struct sh_cpu_kernels *k = tier_at(tier_); k != NULL && k->available(); k = NULL)
 
 /* ---- buffers between guards ---- */
 
@@ -189,6 +198,24 @@ static float stated(uint32_t type, const uint8_t *row, const float *x, uint64_t 
     return y;
 }
 
+/* Many rows, enough for any kernel of a table, that repeat n rows give each what it has in `found`. */
+static void many_rows(const struct sh_cpu_kernels *k, const struct sh_cpu_matrix *w, const float *x, uint32_t n,
+                      const float *found) {
+    enum { MANY = 53 };
+    float *all = guarded(MANY * w->cols * sizeof *all);
+    for (uint32_t t = 0; t < MANY; t++) memcpy(all + t * w->cols, x + t % n * w->cols, w->cols * sizeof *all);
+    float *out = product(k, w, all, MANY, NULL, NULL);
+    for (uint32_t t = 0; t < MANY; t++)
+        for (uint64_t r = 0; r < w->rows; r++) {
+            const float y = out[t * w->rows + r], one = found[t % n * w->rows + r];
+            if (!(y == one || (isnan(y) && isnan(one))))
+                fail_msg("%s %s, row %u of many: found %.9g, of few %.9g", k->tier, sh_type_info(w->type)->name, t, (double)y,
+                         (double)one);
+        }
+    release(all, MANY * w->cols * sizeof *all);
+    release(out, MANY * w->rows * sizeof *out);
+}
+
 /* Runs a test of one table; a CPU or build without that table skips it. */
 static void for_stated(const char *name, const char *tier, void (*test)(const struct sh_cpu_kernels *k)) {
     FOR_EACH_TIER (k)
@@ -210,8 +237,18 @@ static void for_stated(const char *name, const char *tier, void (*test)(const st
     static void test##_avx512(void **state) {                                                                                    \
         (void)state;                                                                                                             \
         for_stated(__func__, "avx512", test);                                                                                    \
+    }                                                                                                                            \
+    static void test##_amx(void **state) {                                                                                       \
+        (void)state;                                                                                                             \
+        for_stated(__func__, "amx", test);                                                                                       \
+    }                                                                                                                            \
+    static void test##_amx_plain(void **state) {                                                                                 \
+        (void)state;                                                                                                             \
+        for_stated(__func__, "amx-plain", test);                                                                                 \
     }
-#define STATED_TESTS(test) cmocka_unit_test(test##_avx2), cmocka_unit_test(test##_avxvnni), cmocka_unit_test(test##_avx512)
+#define STATED_TESTS(test)                                                                                                       \
+    cmocka_unit_test(test##_avx2), cmocka_unit_test(test##_avxvnni), cmocka_unit_test(test##_avx512),                            \
+        cmocka_unit_test(test##_amx), cmocka_unit_test(test##_amx_plain)
 
 static void test_cpu_arithmetic(const struct sh_cpu_kernels *k) {
     struct test_rng rng = {3};
@@ -225,6 +262,7 @@ static void test_cpu_arithmetic(const struct sh_cpu_kernels *k) {
         if (block > 1) memset(p.file + sh_type_row_bytes(type, cols) + 4, 0xFF, 12);     /* and weights, in row 1 */
         if (block > 1) k->pack(&p.w, 1, 1, p.file + sh_type_row_bytes(type, cols));
         float *found = product(k, &p.w, x, 6, NULL, NULL);
+        many_rows(k, &p.w, x, 6, found);
         for (uint64_t r = 0; r < rows; r++) {
             const uint8_t *row = p.file + r * sh_type_row_bytes(type, cols);
             for (uint32_t t = 0; t < 6; t++) {
@@ -272,6 +310,7 @@ static void test_cpu_largest_sums(const struct sh_cpu_kernels *k) {
             x[3 * cols + e] = e % 32 < 16 ? 4 : -4;
         }
         float *found = product(k, &p.w, x, N, NULL, NULL);
+        many_rows(k, &p.w, x, N, found);
         for (uint32_t r = 0; r < ROWS; r++)
             for (uint32_t t = 0; t < N; t++) {
                 const float expected = stated(type, p.file + r * row_bytes, x + t * cols, cols);
@@ -317,6 +356,7 @@ static void test_cpu_extremes(const struct sh_cpu_kernels *k) {
         static const float sizes[N] = {1, 0, 1e-30f, 1e-38f, 1e-3f, 40, 1e5f, 1e25f};
         for (uint64_t e = 0; e < N * cols; e++) x[e] *= sizes[e / cols];
         float *found = product(k, &p.w, x, N, NULL, NULL);
+        many_rows(k, &p.w, x, N, found);
         for (uint32_t r = 0; r < ROWS; r++) {
             sh_ref_embed(type, p.file, cols, r, weights);
             for (uint32_t t = 0; t < N; t++) {
@@ -375,6 +415,28 @@ static void test_cpu_rows_do_not_matter(void **state) {
             }
 }
 
+#if defined(__x86_64__)
+/* As the plain tiles, but one lane of one row is off by one bit where there are many rows. */
+static void wrong_matmul(const struct sh_cpu_matmul *m, uint64_t group0, uint64_t group1, void *scratch) {
+    amx_plain_matmul(m, group0, group1, scratch);
+    uint32_t bits;
+    memcpy(&bits, m->out + m->w->rows * (m->n_rows - 1), sizeof bits);
+    bits ^= 1;
+    memcpy(m->out + m->w->rows * (m->n_rows - 1), &bits, sizeof bits);
+}
+static void test_cpu_amx_check(void **state) {
+    (void)state;
+    if (!amx_plain.available()) TEST_SKIP("this CPU has no AVX-512 VNNI");
+    assert_true(sh_amx_agrees(amx_plain_matmul));
+    assert_false(sh_amx_agrees(wrong_matmul));
+}
+#else
+static void test_cpu_amx_check(void **state) {
+    (void)state;
+    TEST_SKIP("the amx table is not part of this build");
+}
+#endif
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cpu_unpack_is_dequantise),
@@ -383,6 +445,7 @@ int main(void) {
         STATED_TESTS(test_cpu_largest_sums),
         STATED_TESTS(test_cpu_extremes),
         cmocka_unit_test(test_cpu_rows_do_not_matter),
+        cmocka_unit_test(test_cpu_amx_check),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
