@@ -119,7 +119,7 @@ struct sh_device_params {
     size_t size;
     const struct sh_device_info *info; /* which one, as enumerated (by kind, uuid and name) */
     const char *cache_dir;             /* where the pipeline cache is kept; NULL: none */
-    uint32_t threads;                  /* CPU: 0 = one per physical core. The CPU pool belongs to the process. */
+    uint32_t threads;                  /* CPU: 0 = one per physical core, within the quota. The CPU pool belongs to the process. */
     const char *tier;                  /* force a Vulkan tier or CPU instruction set; NULL: $SHIMMY_VULKAN / $SHIMMY_CPU,
                                           else the best. One that the device lacks is an error. */
     bool validation;                   /* Vulkan: enable the validation layer; its messages go to the log as errors */

@@ -78,7 +78,7 @@ static const struct option options[] = {
     {"validation", OPT_BOOL, FIELD(validation), "no", 0, 0, NULL, NULL, NULL, true,
      "Runs Vulkan under its validation layer, which must be installed; its messages are logged as errors. Slow."},
     {"threads", OPT_COUNT, FIELD(threads), "0", 0, 1024, NULL, NULL, "N", true,
-     "Threads of the CPU executor. 0: one for each physical core."},
+     "Threads of the CPU executor. 0: one for each physical core, as far as the quota of the control group goes."},
     {"gpu_layers", OPT_OR_AUTO, FIELD(gpu_layers), "auto", 0, 100000, NULL, NULL, "N|auto", false,
      "How many layers run on the device, where that is not the CPU: the last N and the output layer; the others and the "
      "embedding "

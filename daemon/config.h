@@ -33,7 +33,7 @@ struct config {
     char *log_level;
     char *vulkan_tier, *cpu_isa; /* "" = best */
     uint32_t context_length;     /* 0 = min(native, 8192) */
-    uint32_t threads;            /* 0 = one per physical core */
+    uint32_t threads;            /* 0 = one per physical core, within the quota */
     uint32_t max_sequences, max_batch_rows, prefill_chunk, max_queue;
     uint32_t prefill_share; /* percent */
     uint32_t prefix_cache;  /* tokens; SH_LAYERS_AUTO: twice the context length */

@@ -22,6 +22,7 @@ struct sh_cpu_device {
     const struct sh_cpu_kernels *kernels;
     struct sh_pool *pool;
     uint32_t threads;
+    uint64_t spread_nodes; /* the memory nodes that weights and caches are spread over, as a mask; 0: left where they come */
     atomic_uint_fast64_t memory[SH_CPU_MEMORY_KINDS];
 };
 
@@ -30,7 +31,8 @@ struct sh_cpu_block {
     void *data; /* page aligned; NULL when empty */
     uint64_t bytes;
 };
-/* Big blocks ask for huge pages. `what` names the thing in the error, which carries the needed and the available bytes. */
+/* Big blocks ask for huge pages; weights and caches, which all threads read, are spread over the memory nodes. `what` names the thing in
+ * the error, which carries the needed and the available bytes. */
 enum sh_code sh_cpu_block_alloc(struct sh_cpu_device *device, enum sh_cpu_memory_kind kind, uint64_t bytes, const char *what,
                                 struct sh_cpu_block *out, struct sh_error *err);
 void sh_cpu_block_free(struct sh_cpu_device *device, enum sh_cpu_memory_kind kind, struct sh_cpu_block *block);

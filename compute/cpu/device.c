@@ -1,4 +1,5 @@
 #include "compute/cpu/cpu.h"
+#include "compute/cpu/topology.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -144,7 +145,8 @@ enum sh_code sh_cpu_open(const struct sh_device_params *params, struct sh_device
     if (code != SH_OK) return code;
     struct sh_cpu_device *device = sh_calloc(1, sizeof *device);
     if (device == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the CPU device");
-    device->threads = params->threads != 0 ? params->threads : sh_pool_physical_cores();
+    device->threads = params->threads != 0 ? params->threads : sh_topology_threads(SH_POOL_MAX_WORKERS);
+    device->spread_nodes = sh_topology_spread_here();
     code = sh_pool_acquire(device->threads, &device->pool, err);
     if (code != SH_OK) {
         free(device);

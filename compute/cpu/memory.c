@@ -1,4 +1,5 @@
 #include "compute/cpu/cpu.h"
+#include "compute/cpu/topology.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -126,6 +127,7 @@ enum sh_code sh_cpu_block_alloc(struct sh_cpu_device *device, enum sh_cpu_memory
     if (data == MAP_FAILED)
         return sh_fail(err, SH_ERR_NO_MEMORY, "%s: needs %" PRIu64 " MiB of memory: %s", what, bytes >> 20, strerror(errno));
     if (bytes >= HUGE_FROM) madvise(data, (size_t)bytes, MADV_HUGEPAGE); /* a hint: refusal changes nothing but speed */
+    if (device->spread_nodes != 0 && kind != SH_CPU_ACTIVATIONS) sh_topology_interleave(data, bytes, device->spread_nodes);
     atomic_fetch_add(&device->memory[kind], bytes);
     *out = (struct sh_cpu_block){data, bytes};
     return SH_OK;

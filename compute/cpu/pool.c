@@ -3,7 +3,6 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 /* How long a worker polls for the next parallel section of a step before it sleeps: sections of a step are apart by less than
@@ -267,34 +266,4 @@ void sh_pool_release(struct sh_pool *pool) {
         destroy(pool);
     }
     pthread_mutex_unlock(&registry_lock);
-}
-
-/* The first CPU of a core's list of siblings that we may use stands for the core. */
-uint32_t sh_pool_physical_cores(void) {
-    cpu_set_t allowed;
-    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return 1;
-    uint32_t cores = 0;
-    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-        if (!CPU_ISSET(cpu, &allowed)) continue;
-        char path[96];
-        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", cpu);
-        FILE *f = fopen(path, "re");
-        bool first = true;
-        if (f != NULL) {
-            int from, to;
-            char separator = ',';
-            while (first && separator == ',' && fscanf(f, "%d", &from) == 1) { /* "0,8" or "0-1" */
-                to = from;
-                int c = fgetc(f);
-                if (c == '-' && fscanf(f, "%d", &to) == 1) c = fgetc(f);
-                separator = c == ',' ? ',' : '\n';
-                for (int sibling = from; sibling <= to && sibling < cpu; sibling++)
-                    if (sibling >= 0 && CPU_ISSET(sibling, &allowed)) first = false;
-            }
-            fclose(f);
-        }
-        if (first) cores++;
-    }
-    if (cores < 1) cores = 1;
-    return cores < SH_POOL_MAX_WORKERS ? cores : SH_POOL_MAX_WORKERS;
 }

@@ -33,7 +33,4 @@ void sh_pool_leave(struct sh_pool *pool);
 typedef void (*sh_pool_fn)(void *arg, uint32_t worker, uint64_t begin, uint64_t end);
 void sh_pool_run(struct sh_pool *pool, uint32_t workers, uint64_t n_items, uint64_t grain, sh_pool_fn fn, void *arg);
 
-/* Physical cores that this process may run on; at least 1. */
-uint32_t sh_pool_physical_cores(void);
-
 #endif

@@ -6,12 +6,13 @@
 #include "tests/bench/lib/ceilings.h"
 
 #include "compute/cpu/pool.h"
+#include "compute/cpu/topology.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 
 int main(int argc, char **argv) {
-    uint32_t threads = sh_pool_physical_cores();
+    uint32_t threads = sh_topology_threads(SH_POOL_MAX_WORKERS);
     if (argc == 3 && strcmp(argv[1], "--threads") == 0) threads = (uint32_t)atoi(argv[2]);
     else if (argc != 1) return fputs("usage: ceiling [--threads N]\n", stderr), 2;
     struct sh_error err = {0};

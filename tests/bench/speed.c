@@ -6,7 +6,8 @@
  *
  * --ops prints, too, where the time of both goes, op by op (lib/ops_table.h), from further runs that are traced. Shares of
  * ceilings are of those that are measured here on the same threads, for the CPU and software devices; for others
- * --read-ceiling and --product-ceiling give them, in 10^9 bytes and multiply-adds a second.
+ * --read-ceiling and --product-ceiling give them, in 10^9 bytes and multiply-adds a second. --lines NAME writes lines for
+ * report.mjs instead of tables. With it come the rates that the ceilings allow: prefill that only multiplies, decode that only reads.
  *
  * --together 1,16,64 measures steps instead, each one row of as many sequences, which have --behind tokens behind them: the
  * fastest of --generate such steps, and their tokens per second. A machine that others use too still shows its fastest step.
@@ -15,6 +16,7 @@
 #include "tests/bench/lib/ops_table.h"
 
 #include "compute/cpu/pool.h"
+#include "compute/cpu/topology.h"
 
 #include <getopt.h>
 #include <inttypes.h>
@@ -26,8 +28,9 @@
 static const char usage[] =
     "usage: speed MODEL.gguf [--device cpu|NAME] [--threads N] [--prompt 512] [--generate 64] [--repeat 3]\n"
     "       speed MODEL.gguf --together N[,N...] [--behind 0] [--device ...] [--threads N] [--generate 64]\n"
-    "       both: [--ops [--read-ceiling GB/S] [--product-ceiling GMAC/S]]\n";
+    "       both: [--ops [--read-ceiling GB/S] [--product-ceiling GMAC/S] [--lines NAME]]\n";
 
+#define CHUNK 512        /* rows of a step that fills the cache for --behind */
 #define MOST_TOGETHER 64 /* the most figures of --together, and the most sequences of one */
 
 static _Noreturn void die(const struct sh_error *err) {
@@ -53,13 +56,19 @@ static struct sh_device *open_device(const char *want, uint32_t threads) {
     return device;
 }
 
-/* Runs rows of one sequence; returns the token sampled from the last one. */
-static int32_t run(struct sh_context *context, struct sh_row *rows, uint32_t n) {
+/* Runs rows, and waits for them. */
+static struct sh_results submit(struct sh_context *context, struct sh_row *rows, uint32_t n) {
     struct sh_error err = {0};
     const struct sh_batch batch = {rows, n};
     struct sh_results results;
     sh_ticket ticket;
     if (sh_submit(context, &batch, &ticket, &err) != SH_OK || sh_wait(context, ticket, -1, &results, &err) != SH_OK) die(&err);
+    return results;
+}
+
+/* Runs rows of one sequence; returns the token sampled from the last one. */
+static int32_t run(struct sh_context *context, struct sh_row *rows, uint32_t n) {
+    const struct sh_results results = submit(context, rows, n);
     return results.items[results.count - 1].token;
 }
 
@@ -104,7 +113,6 @@ static double decode(struct sh_context *context, uint32_t n) {
 /* Fills `n` sequences with `behind` tokens each, then runs `steps` steps of one row each; seconds of the fastest, and of *all. A
  * trace is of the steps alone. */
 static double together(struct sh_context *context, uint32_t n, uint32_t behind, uint32_t steps, uint32_t n_vocab, double *all) {
-    struct sh_error err = {0};
     struct sh_row rows[MOST_TOGETHER], *prompt = calloc(behind + 1, sizeof *prompt);
     if (prompt == NULL) abort();
     for (uint32_t i = 0; i < n; i++) {
@@ -118,18 +126,14 @@ static double together(struct sh_context *context, uint32_t n, uint32_t behind, 
                 (struct sh_row){.sequence = rows[i].sequence, .token = (int32_t)((k * 7919 + i) % n_vocab), .position = k};
         if (behind == 0) continue;
         prompt[behind - 1].outputs = SH_OUT_SAMPLE;
-        run(context, prompt, behind);
+        for (uint32_t k = 0; k < behind; k += CHUNK) submit(context, prompt + k, behind - k < CHUNK ? behind - k : CHUNK);
     }
     double fastest = 0;
     *all = 0;
     sh_context_reset_op_times(context);
     for (uint32_t s = 0; s < steps; s++) {
-        const struct sh_batch batch = {rows, n};
-        struct sh_results results;
-        sh_ticket ticket;
         const double begin = now();
-        if (sh_submit(context, &batch, &ticket, &err) != SH_OK || sh_wait(context, ticket, -1, &results, &err) != SH_OK)
-            die(&err);
+        const struct sh_results results = submit(context, rows, n);
         const double seconds = now() - begin;
         if (s == 0 || seconds < fastest) fastest = seconds;
         *all += seconds;
@@ -181,7 +185,7 @@ static struct ops_ceilings find_ceilings(const struct sh_device_info *device, ui
     struct ceiling ceilings[CEILINGS_MAX];
     uint32_t n = 0;
     const char *tier = device->kind == SH_DEVICE_CPU ? device->tier : NULL;
-    if (ceilings_measure(threads != 0 ? threads : sh_pool_physical_cores(), ~0u, ceilings, &n, &err) != SH_OK) die(&err);
+    if (ceilings_measure(threads != 0 ? threads : sh_topology_threads(SH_POOL_MAX_WORKERS), ~0u, ceilings, &n, &err) != SH_OK) die(&err);
     if (read <= 0) out.read = ceilings_best(ceilings, n, CEILING_READ, NULL);
     if (products > 0) return out;
     out.products_float = ceilings_best(ceilings, n, CEILING_FLOAT, tier);
@@ -191,8 +195,8 @@ static struct ops_ceilings find_ceilings(const struct sh_device_info *device, ui
 }
 
 /* The same again, traced. */
-static void print_ops(struct sh_model *model, const struct ops_ceilings *ceilings, uint32_t n_prompt, uint32_t n_generate,
-                      uint32_t repeat, uint32_t n_vocab) {
+static void print_ops(struct sh_model *model, const char *lines, const struct ops_ceilings *ceilings, uint32_t n_prompt,
+                      uint32_t n_generate, uint32_t repeat, uint32_t n_vocab) {
     struct sh_context *context = create_context(model, n_prompt, 1, true);
     char title[64];
     double prefill_s = 0, decode_s = 0;
@@ -200,17 +204,21 @@ static void print_ops(struct sh_model *model, const struct ops_ceilings *ceiling
     sh_context_reset_op_times(context);
     for (uint32_t i = 0; i < repeat; i++) prefill_s += prefill(context, n_prompt, n_vocab);
     snprintf(title, sizeof title, "prefill of %u tokens", n_prompt);
-    ops_table_print(context, title, repeat, prefill_s, ceilings);
+    ops_print(context, lines, title, repeat, prefill_s, ceilings);
+    const double multiply = ops_least(context, repeat, ceilings).multiply;
     decode(context, n_generate < 8 ? n_generate : 8);
     sh_context_reset_op_times(context);
     for (uint32_t i = 0; i < repeat; i++) decode_s += decode(context, n_generate);
     snprintf(title, sizeof title, "decode of %u tokens", n_generate);
-    ops_table_print(context, title, repeat * n_generate, decode_s, ceilings);
+    ops_print(context, lines, title, repeat * n_generate, decode_s, ceilings);
+    const double read = ops_least(context, repeat * n_generate, ceilings).read;
+    if (multiply > 0) printf("prefill_ceiling_tokens_per_second\t%.2f\n", n_prompt / multiply);
+    if (read > 0) printf("decode_ceiling_tokens_per_second\t%.2f\n", 1 / read);
     sh_context_destroy(context);
 }
 
 int main(int argc, char **argv) {
-    enum { OPT_OPS = 256, OPT_READ, OPT_PRODUCTS };
+    enum { OPT_OPS = 256, OPT_READ, OPT_PRODUCTS, OPT_LINES };
     static const struct option options[] = {{"device", 1, NULL, 'd'},
                                             {"threads", 1, NULL, 't'},
                                             {"prompt", 1, NULL, 'p'},
@@ -219,12 +227,14 @@ int main(int argc, char **argv) {
                                             {"together", 1, NULL, 'n'},
                                             {"behind", 1, NULL, 'b'},
                                             {"ops", 0, NULL, OPT_OPS},
+                                            {"lines", 1, NULL, OPT_LINES},
                                             {"read-ceiling", 1, NULL, OPT_READ},
                                             {"product-ceiling", 1, NULL, OPT_PRODUCTS},
                                             {0}};
     const char *want = "cpu";
     uint32_t threads = 0, n_prompt = 512, n_generate = 64, repeat = 3, behind = 0, n_counts = 0, counts[MOST_TOGETHER];
     bool ops = false;
+    const char *lines = NULL;
     double read_ceiling = 0, product_ceiling = 0;
     for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) switch (c) {
         case 'd': want = optarg; break;
@@ -235,6 +245,7 @@ int main(int argc, char **argv) {
         case 'n': n_counts = numbers(optarg, counts); break;
         case 'b': behind = number(optarg); break;
         case OPT_OPS: ops = true; break;
+        case OPT_LINES: lines = optarg; break;
         case OPT_READ: read_ceiling = atof(optarg); break;
         case OPT_PRODUCTS: product_ceiling = atof(optarg); break;
         default: fputs(usage, stderr); return 2;
@@ -258,7 +269,7 @@ int main(int argc, char **argv) {
     printf("load_seconds\t%.3f\n", (double)info.load_ns * 1e-9);
     printf("weights_bytes\t%" PRIu64 "\n", info.weights_bytes[0]);
     if (n_counts > 0) {
-        struct sh_context *context = create_context(model, behind > MOST_TOGETHER ? behind : MOST_TOGETHER, MOST_TOGETHER, ops);
+        struct sh_context *context = create_context(model, CHUNK, MOST_TOGETHER, ops);
         for (uint32_t i = 0; i < n_counts; i++) {
             double all;
             const double seconds = together(context, counts[i], behind, n_generate, info.n_vocab, &all);
@@ -266,7 +277,7 @@ int main(int argc, char **argv) {
             printf("step_of_%u_tokens_per_second\t%.2f\n", counts[i], counts[i] / seconds);
             char title[64];
             snprintf(title, sizeof title, "%u rows of as many sequences, %u tokens behind each", counts[i], behind);
-            if (ops) ops_table_print(context, title, n_generate, all, &ceilings);
+            if (ops) ops_print(context, lines, title, n_generate, all, &ceilings);
         }
         sh_context_destroy(context);
     } else {
@@ -279,7 +290,7 @@ int main(int argc, char **argv) {
         printf("prefill_tokens_per_second\t%.2f\n", (double)n_prompt * repeat / prefill_s);
         printf("decode_tokens_per_second\t%.2f\n", (double)n_generate * repeat / decode_s);
         sh_context_destroy(context);
-        if (ops) print_ops(model, &ceilings, n_prompt, n_generate, repeat, info.n_vocab);
+        if (ops) print_ops(model, lines, &ceilings, n_prompt, n_generate, repeat, info.n_vocab);
     }
     sh_model_unload(model);
     sh_device_close(device);

@@ -17,8 +17,15 @@ struct ops_ceilings {
     double products_int8;
 };
 
-/* Of `steps` steps that took `seconds` together. Nothing is printed of a context that traces nothing. */
-void ops_table_print(struct sh_context *context, const char *title, uint32_t steps, double seconds,
-                     const struct ops_ceilings *ceilings);
+/* The seconds that a step takes at least if all it does is to move what its ops need, or to multiply; 0 where a ceiling is not known. */
+struct ops_least {
+    double read, multiply;
+};
+struct ops_least ops_least(struct sh_context *context, uint32_t steps, const struct ops_ceilings *ceilings);
+
+/* Of `steps` steps that took `seconds` together. Nothing is printed of a context that traces nothing. model NULL: as a table; else as
+ * lines of fields parted by tabs, as tests/bench/report.mjs reads them. */
+void ops_print(struct sh_context *context, const char *model, const char *title, uint32_t steps, double seconds,
+               const struct ops_ceilings *ceilings);
 
 #endif
