@@ -136,6 +136,13 @@ struct sh_pc_matmul { /* also of blocks and of experts: see rows.glsl */
 #define SH_MATMUL_EXPERTS 8
 #define SH_MATMUL_PER_SLOT 16 /* experts: x of a row holds n_used inputs */
 
+struct sh_pc_quantise {
+    SH_ADDRESS step, x, dst;
+    SH_UINT x_stride, units; /* of a row */
+    SH_UINT by_output;
+    SH_UINT pairs; /* order of the quants: see quantise.comp */
+};
+
 struct sh_pc_route {
     SH_ADDRESS step, x, bias, dst;
     SH_UINT x_stride, dst_stride;
@@ -248,6 +255,7 @@ SH_P_CHECK(sh_p_output, reserved, 36);
 SH_P_CHECK(sh_pc_embed, constant, 100);
 SH_P_CHECK(sh_pc_norm, eps, 72);
 SH_P_CHECK(sh_pc_matmul, constant, 112);
+SH_P_CHECK(sh_pc_quantise, pairs, 36);
 SH_P_CHECK(sh_pc_route, scale, 52);
 SH_P_CHECK(sh_pc_expert_list, by_output, 40);
 SH_P_CHECK(sh_pc_expert_sum, by_output, 52);

@@ -1,5 +1,5 @@
 /*
- * device.c - which Vulkan devices there are, whether they can run the base tier, and opening one.
+ * device.c - which Vulkan devices there are, which tiers they can run, and opening one.
  *
  * Needed: Vulkan 1.2, bufferDeviceAddress, timelineSemaphore, 8- and 16-bit storage, a compute queue, 128 bytes of push
  * constants, workgroups of 256, 18 KiB of shared memory. Anything missing makes the device unusable and is named in its reason.
@@ -19,7 +19,11 @@ struct probe { /* what one physical device told */
     uint32_t subgroup_size;
     uint32_t queue_family;
     bool has_budget;
+    bool has_dots; /* integer dot products of four signed bytes, whatever they cost */
+    enum sh_vk_tier tier; /* that the device gets unless another is asked for */
 };
+
+static const char *const tier_names[] = {[SH_TIER_BASE] = "base", [SH_TIER_INTDOT] = "intdot"};
 
 static bool device_extension(const struct sh_vk_instance *in, VkPhysicalDevice physical, const char *name) {
     uint32_t n = 0;
@@ -62,6 +66,23 @@ static void missing(struct probe *p, const char *what) {
     size_t used = strlen(p->info.reason);
     snprintf(p->info.reason + used, sizeof p->info.reason - used, "%s%s", used ? ", " : "missing: ", what);
     p->info.usable = false;
+}
+
+/* Integer dot products: by default where they are the hardware's own, as they are not on a software device. There the products of eight-bit
+ * numbers take a third of the instructions of float ones, and activations a quarter of the memory's bandwidth. */
+static void probe_dots(const struct sh_vk_instance *in, VkPhysicalDevice physical, struct probe *p) {
+    if (!device_extension(in, physical, VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME)) return;
+    VkPhysicalDeviceShaderIntegerDotProductFeatures dots = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_FEATURES};
+    VkPhysicalDeviceFeatures2 features = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2, .pNext = &dots};
+    in->GetPhysicalDeviceFeatures2(physical, &features);
+    VkPhysicalDeviceShaderIntegerDotProductProperties speed = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_PROPERTIES};
+    VkPhysicalDeviceProperties2 properties = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2, .pNext = &speed};
+    in->GetPhysicalDeviceProperties2(physical, &properties);
+    p->has_dots = dots.shaderIntegerDotProduct;
+    if (p->has_dots && speed.integerDotProduct4x8BitPackedSignedAccelerated && p->info.kind != SH_DEVICE_SOFTWARE)
+        p->tier = SH_TIER_INTDOT;
 }
 
 static void probe_device(const struct sh_vk_instance *in, VkPhysicalDevice physical, struct probe *p) {
@@ -127,6 +148,8 @@ static void probe_device(const struct sh_vk_instance *in, VkPhysicalDevice physi
     if (p->properties.limits.maxPushConstantsSize < 128) missing(p, "128 bytes of push constants");
     if (p->properties.limits.maxComputeWorkGroupInvocations < 256) missing(p, "workgroups of 256 invocations");
     if (p->properties.limits.maxComputeSharedMemorySize < 18432) missing(p, "18 KiB of shared memory");
+    probe_dots(in, physical, p);
+    snprintf(p->info.tier, sizeof p->info.tier, "%s", tier_names[p->tier]);
 }
 
 enum sh_code sh_vulkan_enumerate(struct sh_device_info *infos, uint32_t max, uint32_t *count, struct sh_error *err) {
@@ -195,15 +218,21 @@ void sh_vk_name(struct sh_vulkan *vk, VkObjectType type, uint64_t handle, const 
     vk->instance.SetDebugUtilsObjectNameEXT(vk->device, &info);
 }
 
-/* This build has one tier. Another one that is asked for by name is refused rather than replaced. */
-static enum sh_code check_tier(const struct sh_device_params *params, const char *device, struct sh_error *err) {
-    const char *tier = params->tier ? params->tier : getenv("SHIMMY_VULKAN");
-    if (!tier || !*tier || strcmp(tier, "base") == 0) return SH_OK;
-    static const char *const later[] = {"fp16", "intdot", "coopmat"};
-    for (size_t i = 0; i < SH_COUNT(later); i++)
-        if (strcmp(tier, later[i]) == 0)
-            return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: Vulkan tier %s: this build has only the tier base", device, tier);
-    return sh_fail(err, SH_ERR_INVALID, "%s: unknown Vulkan tier '%s', expected base", device, tier);
+/* The tier that is asked for by name, else the device's own. One that the device or this build has not is refused rather than replaced. */
+static enum sh_code choose_tier(const struct sh_device_params *params, struct probe *p, struct sh_error *err) {
+    const char *tier = params->tier ? params->tier : getenv("SHIMMY_VULKAN"), *device = p->info.name;
+    if (tier && *tier) {
+        if (strcmp(tier, "fp16") == 0 || strcmp(tier, "coopmat") == 0)
+            return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: Vulkan tier %s: this build has only the tiers base and intdot", device, tier);
+        if (strcmp(tier, "base") != 0 && strcmp(tier, "intdot") != 0)
+            return sh_fail(err, SH_ERR_INVALID, "%s: unknown Vulkan tier '%s', expected base or intdot", device, tier);
+        p->tier = strcmp(tier, "intdot") == 0 ? SH_TIER_INTDOT : SH_TIER_BASE;
+        if (p->tier == SH_TIER_INTDOT && !p->has_dots)
+            return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: Vulkan tier intdot: the driver has no integer dot products of four bytes; take base",
+                           device);
+    }
+    snprintf(p->info.tier, sizeof p->info.tier, "%s", tier_names[p->tier]);
+    return SH_OK;
 }
 
 static enum sh_code find_physical(struct sh_vulkan *vk, const struct sh_device_info *want, struct probe *p,
@@ -232,18 +261,25 @@ static enum sh_code create_device(struct sh_vulkan *vk, const struct probe *p, s
                                             .storageBuffer8BitAccess = VK_TRUE};
     VkPhysicalDeviceVulkan11Features v11 = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_FEATURES, .pNext = &v12, .storageBuffer16BitAccess = VK_TRUE};
+    VkPhysicalDeviceShaderIntegerDotProductFeatures dots = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_FEATURES, .shaderIntegerDotProduct = VK_TRUE};
+    const bool with_dots = p->tier == SH_TIER_INTDOT;
+    if (with_dots) v12.pNext = &dots;
     VkPhysicalDeviceFeatures2 features = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2, .pNext = &v11};
     float priority = 0.5f;
     VkDeviceQueueCreateInfo queue = {.sType = VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO,
                                      .queueFamilyIndex = p->queue_family,
                                      .queueCount = 1,
                                      .pQueuePriorities = &priority};
-    const char *const extensions[] = {VK_EXT_MEMORY_BUDGET_EXTENSION_NAME};
+    const char *extensions[2];
+    uint32_t n_extensions = 0;
+    if (p->has_budget) extensions[n_extensions++] = VK_EXT_MEMORY_BUDGET_EXTENSION_NAME;
+    if (with_dots) extensions[n_extensions++] = VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME;
     VkDeviceCreateInfo create = {.sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO,
                                  .pNext = &features,
                                  .queueCreateInfoCount = 1,
                                  .pQueueCreateInfos = &queue,
-                                 .enabledExtensionCount = p->has_budget ? 1 : 0,
+                                 .enabledExtensionCount = n_extensions,
                                  .ppEnabledExtensionNames = extensions};
     VkResult result = vk->instance.CreateDevice(vk->physical, &create, NULL, &vk->device);
     if (result != VK_SUCCESS) {
@@ -274,17 +310,17 @@ static void device_close(struct sh_device *device) {
 
 enum sh_code sh_vulkan_open(const struct sh_device_params *params, struct sh_device **out, struct sh_error *err) {
     *out = NULL;
-    enum sh_code code = check_tier(params, params->info->name, err);
-    if (code != SH_OK) return code;
     struct sh_vulkan *vk = calloc(1, sizeof *vk);
     if (!vk) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a device");
     pthread_mutex_init(&vk->queue_lock, NULL);
     vk->base.executor = &sh_vulkan_executor;
     vk->base.info = *params->info;
     struct probe p;
-    code = sh_vk_instance_init(&vk->instance, params->validation, err);
+    enum sh_code code = sh_vk_instance_init(&vk->instance, params->validation, err);
     if (code == SH_OK) code = find_physical(vk, params->info, &p, err);
+    if (code == SH_OK) code = choose_tier(params, &p, err);
     if (code == SH_OK) {
+        vk->tier = p.tier;
         vk->queue_family = p.queue_family;
         vk->memory = p.memory;
         vk->limits = p.properties.limits;

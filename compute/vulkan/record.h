@@ -7,7 +7,7 @@
 
 #define MAX_GRID 65535u
 
-enum { TOUCH_CACHE, TOUCH_SCRATCH, TOUCH_SAMPLE, TOUCH_TOKENS, TOUCH_LIST, TOUCH_SLOTS }; /* resources; activations follow */
+enum { TOUCH_CACHE, TOUCH_SCRATCH, TOUCH_SAMPLE, TOUCH_TOKENS, TOUCH_LIST, TOUCH_QUANTS, TOUCH_SLOTS }; /* resources; activations follow */
 
 struct recorder {
     struct sh_exec_context *context;
@@ -19,6 +19,7 @@ struct recorder {
     uint32_t rows, outputs; /* the bucket's sizes */
     bool *read, *written;   /* [TOUCH_SLOTS + n_slots] since the last barrier */
     double cost_ns;
+    uint32_t quants_of, quants_pairs; /* the activation that the context's quants are of, and their order; SH_NONE: of none yet */
     uint32_t list_of; /* the ROUTE result whose pairs the context's list holds; SH_NONE: none yet */
     enum sh_code code;
     struct sh_error *err;
@@ -58,21 +59,29 @@ static inline VkDeviceAddress table(const struct recorder *r, uint32_t w) { retu
 /* record_weights.c */
 void sh_vk_record_embed(struct recorder *r, const struct sh_op *op);
 void sh_vk_record_matmul(struct recorder *r, const struct sh_op *op);
-/* Which matmul kernel makes `rows` rows (a power of two, the bucket's size) of n outputs from cols inputs: all give the same bits. */
+/* Which matmul kernel makes `rows` rows (a power of two, the bucket's size) of n outputs of that layout: all give the same bits. */
 struct matmul_choice {
     enum sh_kernel kernel;  /* of the layout f32; the others follow it */
     uint32_t rows, outputs; /* of a workgroup */
 };
-struct matmul_choice sh_vk_choose_matmul(const struct sh_vulkan *vk, uint32_t rows, uint64_t cols, uint64_t n);
+struct matmul_choice sh_vk_choose_matmul(const struct sh_vulkan *vk, const struct sh_layout *layout, uint32_t rows, uint64_t n);
 /* A product's push constants but for n, the residual, and what blocks and experts add. */
 struct sh_pc_matmul sh_vk_matmul_push(const struct recorder *r, const struct sh_op *op, uint32_t part);
+
+/* record_dots.c: products of int8 activations, in the tier intdot. */
+bool sh_vk_takes_quants(const struct sh_vulkan *vk, const struct sh_layout *layout);
+struct matmul_choice sh_vk_choose_dots(uint32_t rows);
+/* Makes the quants of op->x unless they are the last that were made, and has the product read them. */
+void sh_vk_record_quants(struct recorder *r, const struct sh_op *op);
+void sh_vk_push_quants(const struct recorder *r, const struct sh_op *op, struct sh_pc_matmul *push);
 
 /* record_experts.c */
 void sh_vk_record_route(struct recorder *r, const struct sh_op *op);
 void sh_vk_record_expert_matmul(struct recorder *r, const struct sh_op *op);
 void sh_vk_record_expert_sum(struct recorder *r, const struct sh_op *op);
 /* The kernel of an EXPERT_MATMUL for a bucket of `rows` rows. */
-struct matmul_choice sh_vk_choose_experts(const struct sh_vulkan *vk, const struct sh_op *op, uint32_t rows, uint64_t cols, uint64_t n);
+struct matmul_choice sh_vk_choose_experts(const struct sh_vulkan *vk, const struct sh_layout *layout, const struct sh_op *op,
+                                          uint32_t rows, uint64_t n);
 /* record_state.c: CONV, SCAN, DELTA_NET */
 void sh_vk_record_recurrent(struct recorder *r, const struct sh_op *op);
 

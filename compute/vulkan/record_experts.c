@@ -13,11 +13,11 @@ _Static_assert(SH_MAX_EXPERTS_USED *(uint64_t)UINT16_MAX / 64 + SH_MAX_EXPERTS <
 
 static uint32_t pack_experts(const struct sh_op *op) { return op->expert.n_used | op->expert.n_expert << 16; }
 
-struct matmul_choice sh_vk_choose_experts(const struct sh_vulkan *vk, const struct sh_op *op, uint32_t rows, uint64_t cols,
-                                          uint64_t n) {
+struct matmul_choice sh_vk_choose_experts(const struct sh_vulkan *vk, const struct sh_layout *layout, const struct sh_op *op,
+                                          uint32_t rows, uint64_t n) {
     const uint64_t pairs = (uint64_t)rows * op->expert.n_used;
-    if (rows == 1 || pairs <= op->expert.n_expert) return sh_vk_choose_matmul(vk, 1, cols, n);
-    return sh_vk_choose_matmul(vk, pairs < TILE_PAIRS * (uint64_t)op->expert.n_expert ? 4 : 64, cols, n);
+    if (rows == 1 || pairs <= op->expert.n_expert) return sh_vk_choose_matmul(vk, layout, 1, n);
+    return sh_vk_choose_matmul(vk, layout, pairs < TILE_PAIRS * (uint64_t)op->expert.n_expert ? 4 : 64, n);
 }
 
 static uint32_t list_items(const struct sh_op *op, uint32_t rows, uint32_t per_item) {
@@ -88,12 +88,14 @@ void sh_vk_record_expert_matmul(struct recorder *r, const struct sh_op *op) {
     const uint32_t rows = by_rows == SH_ROWS_OUT ? r->outputs : r->rows;
     const uint64_t n = m->program->weights[op->w].rows / op->expert.n_expert;
     const double flops = 2.0 * (double)m->program->weights[op->w].cols * (double)n * op->expert.n_used * rows;
-    const struct matmul_choice choice = sh_vk_choose_experts(r->context->vk, op, rows, m->program->weights[op->w].cols, n);
+    const struct matmul_choice choice = sh_vk_choose_experts(r->context->vk, &w->layout, op, rows, n);
     const bool direct = choice.rows == 1;
     const uint32_t items = direct ? 0 : list_items(op, rows, choice.rows);
     sh_vk_maybe_cut(r, flops);
     if (!direct) record_list(r, op, items, choice.rows);
-    const uint32_t reads[] = {touch(r, op->x), direct ? touch(r, op->y) : TOUCH_LIST}, writes[] = {touch(r, op->out)};
+    const bool quants = sh_vk_takes_quants(r->context->vk, &w->layout);
+    if (quants) sh_vk_record_quants(r, op);
+    const uint32_t reads[] = {quants ? TOUCH_QUANTS : touch(r, op->x), direct ? touch(r, op->y) : TOUCH_LIST}, writes[] = {touch(r, op->out)};
     sh_vk_touches(r, reads, 2, writes, 1);
     for (uint32_t i = 0; i < w->n_parts; i++) { /* a part makes the pairs of its own experts */
         struct sh_pc_matmul push = sh_vk_matmul_push(r, op, i);

@@ -9,9 +9,10 @@ _Static_assert(SH_P_EMBED_TOKEN == (int)SH_EMBED_TOKEN && SH_P_EMBED_POSITION ==
                    SH_P_EMBED_FIRST == (int)SH_EMBED_FIRST,
                "the kernel's names of the index");
 
-struct matmul_choice sh_vk_choose_matmul(const struct sh_vulkan *vk, uint32_t rows, uint64_t cols, uint64_t n) {
+struct matmul_choice sh_vk_choose_matmul(const struct sh_vulkan *vk, const struct sh_layout *layout, uint32_t rows, uint64_t n) {
+    if (sh_vk_takes_quants(vk, layout)) return sh_vk_choose_dots(rows);
     const bool vectors = vk->base.info.kind == SH_DEVICE_SOFTWARE && !vk->like_gpu;
-    if (rows > 8 && vectors && cols % SH_UNIT == 0) return (struct matmul_choice){SH_KERNEL_wide_f32, 16, 64};
+    if (rows > 8 && vectors && layout->cols % SH_UNIT == 0) return (struct matmul_choice){SH_KERNEL_wide_f32, 16, 64};
     if (rows > 8) return (struct matmul_choice){SH_KERNEL_tile_f32, 64, 64};
     if (rows > 1) return (struct matmul_choice){SH_KERNEL_matmul_r4o4_f32, 4, 16};
     /* Fewer outputs a workgroup where the matrix is small, so that there are enough of them for a GPU. */
@@ -80,6 +81,7 @@ struct sh_pc_matmul sh_vk_matmul_push(const struct recorder *r, const struct sh_
         .dst_stride = stride(r, op->out),
         .flags = activation(r, op->out)->rows == SH_ROWS_OUT ? SH_MATMUL_BY_OUTPUT : 0,
     };
+    if (sh_vk_takes_quants(m->vk, &w->layout)) sh_vk_push_quants(r, op, &push);
     sh_vk_part_planes(m, op->w, part, &push.w);
     memcpy(push.constant, w->layout.constant, sizeof push.constant);
     if (op->bias != SH_NONE) {
@@ -96,8 +98,11 @@ void sh_vk_record_matmul(struct recorder *r, const struct sh_op *op) {
     const enum sh_rows by_rows = activation(r, op->out)->rows;
     const uint32_t rows = by_rows == SH_ROWS_OUT ? r->outputs : r->rows;
     const double flops = 2.0 * (double)weight->cols * (double)weight->rows * rows;
+    const bool quants = sh_vk_takes_quants(r->context->vk, &w->layout);
     sh_vk_maybe_cut(r, flops);
-    const uint32_t reads[] = {touch(r, op->x), op->residual != SH_NONE ? touch(r, op->residual) : touch(r, op->x)};
+    if (quants) sh_vk_record_quants(r, op);
+    const uint32_t x = quants ? TOUCH_QUANTS : touch(r, op->x);
+    const uint32_t reads[] = {x, op->residual != SH_NONE ? touch(r, op->residual) : x};
     const uint32_t writes[] = {touch(r, op->out)};
     sh_vk_touches(r, reads, 2, writes, 1);
     for (uint32_t i = 0; i < w->n_parts; i++) {
@@ -111,7 +116,7 @@ void sh_vk_record_matmul(struct recorder *r, const struct sh_op *op) {
             push.residual_stride = stride(r, op->residual);
             push.flags |= SH_MATMUL_RESIDUAL;
         }
-        const struct matmul_choice choice = sh_vk_choose_matmul(r->context->vk, rows, weight->cols, part->n_rows);
+        const struct matmul_choice choice = sh_vk_choose_matmul(r->context->vk, &w->layout, rows, part->n_rows);
         const double part_flops = flops * (double)part->n_rows / (double)weight->rows;
         const struct sh_vk_grid grid = {fixed(groups(block_rows, choice.outputs)), by(count_of(by_rows), choice.rows),
                                         (uint32_t)(part->n_rows / block_rows)};

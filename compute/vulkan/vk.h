@@ -66,6 +66,11 @@ enum sh_code sh_vk_physical_devices(const struct sh_vk_instance *in, VkPhysicalD
 
 enum sh_vk_use { SH_USE_WEIGHTS, SH_USE_CACHE, SH_USE_ACTIVATION, SH_USE_STAGING, SH_USE_COUNT };
 
+enum sh_vk_tier {
+    SH_TIER_BASE,   /* float activations everywhere */
+    SH_TIER_INTDOT, /* quantised weights meet activations of 8 bits */
+};
+
 struct sh_vulkan {
     struct sh_device base; /* first: sh_device * is cast to it */
     struct sh_vk_instance instance;
@@ -78,6 +83,7 @@ struct sh_vulkan {
     VkPhysicalDeviceLimits limits;
     uint64_t max_allocation_bytes;
     uint32_t subgroup_size;
+    enum sh_vk_tier tier;
     bool unified;      /* device memory is host memory: weights are written in place */
     bool has_budget;   /* VK_EXT_memory_budget */
     _Atomic bool lost; /* VK_ERROR_DEVICE_LOST was seen; everything fails from then on */

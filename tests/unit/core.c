@@ -91,7 +91,12 @@ struct sh_device *core_open_device(const char *name) {
         if (name[3] == '-') params.tier = name + 4;
     } else {
         core_ok(sh_device_enumerate(infos, 16, &count, &err), &err);
-        core_ok(sh_device_select(infos, count, name, &chosen, &err), &err);
+        char device[256];
+        snprintf(device, sizeof device, "%s", name);
+        char *tier = strchr(device, ':');
+        if (tier != NULL) *tier++ = '\0';
+        params.tier = tier != NULL ? strcmp(tier, "intdot") == 0 ? "intdot" : "base" : NULL;
+        core_ok(sh_device_select(infos, count, device, &chosen, &err), &err);
     }
     params.info = &infos[chosen];
     struct sh_device *device = NULL;

@@ -15,6 +15,7 @@
  * every instruction set of the CPU executor here. How many; lent. */
 uint32_t core_devices(const char *names[CORE_MAX_DEVICES]);
 /* Opens a device by such a name; fails the running test if that is not possible. */
+/* "cpu", "cpu-avx2", a part of a Vulkan device's name, or that with a tier: "llvmpipe:intdot". */
 struct sh_device *core_open_device(const char *name);
 
 struct core_model {

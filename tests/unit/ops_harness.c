@@ -83,7 +83,7 @@ struct sh_device *ops_open_cpu(void) {
     return device;
 }
 
-struct sh_device *ops_open_vulkan(const char *test, bool validation) {
+static struct sh_device *open_vulkan(const char *test, bool validation, const char *tier) {
     struct sh_device_info infos[16];
     struct sh_error err = {0};
     uint32_t count = 0, chosen = 0;
@@ -91,15 +91,18 @@ struct sh_device *ops_open_vulkan(const char *test, bool validation) {
     if (!name || !*name) name = "llvmpipe";
     OK(sh_vulkan_enumerate(infos, SH_COUNT(infos), &count, &err));
     if (sh_device_select(infos, count, name, &chosen, &err) != SH_OK) test_skip(test, "no Vulkan device '%s'", name);
-    const struct sh_device_params params = {.size = sizeof params, .info = &infos[chosen], .validation = validation};
+    const struct sh_device_params params = {.size = sizeof params, .info = &infos[chosen], .validation = validation, .tier = tier};
     struct sh_device *device = NULL;
     const enum sh_code code = sh_vulkan_open(&params, &device, &err);
-    if (code == SH_ERR_UNSUPPORTED && validation) test_skip(test, "%s", err.message);
+    if (code == SH_ERR_UNSUPPORTED && (validation || strcmp(tier, "base") != 0)) test_skip(test, "%s", err.message);
     OK(code);
     sh_vulkan_of(device)->poison = true;
     sh_vulkan_of(device)->like_gpu = true;
     return device;
 }
+
+struct sh_device *ops_open_vulkan(const char *test, bool validation) { return open_vulkan(test, validation, "base"); }
+struct sh_device *ops_open_vulkan_tier(const char *test, const char *tier) { return open_vulkan(test, false, tier); }
 
 void ops_close(struct sh_device *device) {
     struct sh_device_memory memory;

@@ -34,6 +34,8 @@ void ops_push(struct ops *ops, const struct sh_op *op);
 
 struct sh_device *ops_open_cpu(void); /* the scalar reference */
 struct sh_device *ops_open_vulkan(const char *test, bool validation);
+/* In a tier by name; skips where the driver has not got it. */
+struct sh_device *ops_open_vulkan_tier(const char *test, const char *tier);
 #define OPS_OPEN_VULKAN() ops_open_vulkan(__func__, false)
 void ops_close(struct sh_device *device); /* also checks guards, validation messages and that all memory was given back */
 
