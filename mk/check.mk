@@ -31,11 +31,17 @@ check-san: $(UNIT)
 	$(Q)ASAN_OPTIONS="$${ASAN_OPTIONS:-detect_leaks=1}" MAKE='$(MAKE)' scripts/run-tests -o $(B)/check -t $(shell expr $(CHECK_TIMEOUT) \* 2) \
 	  $(filter-out make:%,$(check_items)) $(filter make:e2e,$(check_items))
 
-# Everything: long tests, every device, then the sanitizers.
-check-full:
+# Everything, in an hour on two cores that do nothing else: each part is a target of its own (PARTS says which run), every part runs whatever the ones
+# before it said, and what each took stands at the end.
+#   check-long   all tests, with all reference models and real dimensions on every device (TESTS='core_contract' runs some)
+#   san          address, leak and undefined-behaviour sanitizers
+#   tsan         the thread sanitizer (mk/san.mk)
+PARTS ?= check-long san tsan
+.PHONY: check-long
+check-long:
 	$(Q)SHIMMY_TEST_FULL=1 $(MAKE) --no-print-directory check CHECK_TIMEOUT=3600
-	$(Q)$(MAKE) --no-print-directory san
-	$(Q)$(MAKE) --no-print-directory tsan
+check-full:
+	$(Q)MAKE='$(MAKE)' scripts/check-full $(PARTS)
 
 # For a machine with nothing on it scripts/demo works, too; it installs what is missing first.
 .PHONY: demo

@@ -404,7 +404,7 @@ static void *storm(void *user) {
             if (what == 2) gen_cancel(front->g, "storm");
             if (what != 0) {
                 struct gen_event event;
-                for (int wait = 0; wait < 10000 && !front->ended; wait++) {
+                for (int wait = 0; wait < 120000 && !front->ended; wait++) {
                     while (!front->ended && gen_next(front->g, &event)) {
                         front->ended = event.kind == GEN_EVENT_END;
                         gen_event_finish(&event);
@@ -541,7 +541,7 @@ static int setup(void **state) {
     room_model(directory, "m.gguf", 2, "m");
     break_model(directory, "broken.gguf");
     config = room_config("--model-dir", directory, "--device", "cpu", "--prefill-chunk", "4", "--max-queue", "2",
-                         "--max-sequences", "4", "--kv-type", "f32", NULL);
+                         "--max-sequences", "4", "--kv-type", "f32", "--drain-timeout", "300", NULL);
     room_start(config);
     model = room_load("m");
     return 0;
