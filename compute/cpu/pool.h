@@ -1,6 +1,6 @@
 /*
- * pool.h - the process's compute threads. One pool for all CPU devices: it exists while at least one device is open and has as
- * many workers as the device that wants most. Idle workers sleep on a condition variable and cost nothing; while somebody holds
+ * pool.h - the process's compute threads. One pool for all CPU devices, and for models that are loaded on others, whose weights it
+ * repacks: it exists while somebody has acquired it and has as many workers as who wants most. Idle workers sleep on a condition variable and cost nothing; while somebody holds
  * the pool they spin briefly between parallel sections, because those follow each other within microseconds.
  *
  * Holding: sh_pool_enter/leave bracket a step or a piece of a load. Steps are served in order of arrival; a load enters when no

@@ -40,6 +40,8 @@ struct sh_exec_model {
     struct sh_vk_weight *weights; /* [program->n_weights] */
     struct sh_vk_arena arena;
     struct sh_vk_staging *staging; /* only while loading, only where weights cannot be written in place */
+    struct sh_pool *pool;          /* the process's compute threads, while loading: they repack rows between steps of the CPU executor */
+    uint32_t n_threads;            /* of it */
     uint64_t part_bytes;           /* SH_VK_PART_BYTES; tests make it smaller through sh_vk_part_bytes_for_test */
 };
 

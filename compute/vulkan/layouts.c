@@ -64,13 +64,44 @@ static void interleave(const struct sh_layout *l, uint32_t chunks, const uint8_t
     }
 }
 
+/* Of bytes some bits each, from bit `shift` on, joined in order, eight bytes at a time: each step brings neighbours together. */
+static uint64_t eight(const uint8_t *p) {
+    uint64_t bytes;
+    memcpy(&bytes, p, 8);
+    return bytes;
+}
+static void join_nibbles(const uint8_t *q, int n, int shift, uint8_t *to) { /* of n bytes, a multiple of 8 */
+    for (int i = 0; i < n; i += 8, to += 4) {
+        uint64_t x = eight(q + i) >> shift & UINT64_C(0x0F0F0F0F0F0F0F0F);
+        x = (x | x >> 4) & UINT64_C(0x00FF00FF00FF00FF);
+        x = (x | x >> 8) & UINT64_C(0x0000FFFF0000FFFF);
+        const uint32_t joined = (uint32_t)(x | x >> 16);
+        memcpy(to, &joined, 4);
+    }
+}
+static uint64_t join_pairs(const uint8_t *q, int shift) { /* of 32 bytes */
+    uint64_t all = 0;
+    for (int i = 0; i < 4; i++) {
+        uint64_t x = eight(q + 8 * i) >> shift & UINT64_C(0x0303030303030303);
+        x = (x | x >> 6) & UINT64_C(0x000F000F000F000F);
+        x = (x | x >> 12) & UINT64_C(0x000000FF000000FF);
+        all |= ((x | x >> 24) & 0xFFFF) << (16 * i);
+    }
+    return all;
+}
+static uint32_t join_bits(const uint8_t *q, int shift) {
+    uint32_t all = 0;
+    for (int i = 0; i < 4; i++) { /* the product has bit b of byte b at 56 + b, and nothing else meets there */
+        const uint64_t x = eight(q + 8 * i) >> shift & UINT64_C(0x0101010101010101);
+        all |= (uint32_t)(x * UINT64_C(0x0102040810204080) >> 56) << (8 * i);
+    }
+    return all;
+}
+
 /* The low nibbles of 16 bytes are elements 0 to 15, the high ones 16 to 31. */
 static void pack_halves(const uint8_t *src, uint8_t *to) {
-    for (int i = 0; i < 8; i++) {
-        const uint8_t a = src[2 * i], b = src[2 * i + 1];
-        to[i] = (uint8_t)((a & 15) | b << 4);
-        to[8 + i] = (uint8_t)(a >> 4 | (b & 0xf0));
-    }
+    join_nibbles(src, 16, 0, to);
+    join_nibbles(src, 16, 4, to + 8);
 }
 
 static void pack_q4_0(const struct sh_layout *l, const uint8_t *src, uint8_t *const to[4]) {
@@ -117,19 +148,13 @@ static void pack_k_scales(const uint8_t *block, uint8_t head[16]) {
     }
 }
 
-static void pack_k_nibbles(const uint8_t *q, int shift, uint8_t *to) {
-    for (int i = 0; i < 16; i++) to[i] = (uint8_t)((q[2 * i] >> shift & 15) | (q[2 * i + 1] >> shift & 15) << 4);
-}
-
 /* Blocks of scale | min << 4 for each 16, 2-bit quants (four runs of 32 elements share 32 bytes), d, dmin. */
 static void pack_q2_k(const struct sh_layout *l, const uint8_t *src, uint8_t *const to[4]) {
     for (uint32_t b = 0; b < l->units / 8; b++, src += 84) {
         memcpy(to[1] + (size_t)b * 16, src, 16);
         memcpy(to[3] + (size_t)b * 4, src + 80, 4);
         for (int s = 0; s < 8; s++) {
-            const uint8_t *q = src + 16 + s / 4 * 32;
-            uint64_t bits = 0;
-            for (int e = 0; e < 32; e++) bits |= (uint64_t)(q[e] >> (2 * (s % 4)) & 3) << (2 * e);
+            const uint64_t bits = join_pairs(src + 16 + s / 4 * 32, 2 * (s % 4));
             memcpy(to[0] + ((size_t)b * 8 + (size_t)s) * 8, &bits, 8);
         }
     }
@@ -144,7 +169,7 @@ static void pack_table(const struct sh_layout *l, const uint8_t *src, uint8_t *c
         int8_t scales[16];
         float d;
         sh_table_decode(l->type, src, codes, scales, &d);
-        for (uint32_t i = 0; i < block / 2; i++) q[i] = (uint8_t)((codes[2 * i] & 15) | codes[2 * i + 1] << 4);
+        for (uint32_t i = 0; i < block; i += 32) join_nibbles(codes + i, 32, 0, q + i / 2);
         if (!small) memcpy(to[1] + (size_t)b * 16, scales, 16);
         memcpy((small ? to[1] : to[3]) + (size_t)b * 4, &d, 4);
     }
@@ -159,12 +184,8 @@ static void pack_table8(const struct sh_layout *l, const uint8_t *src, uint8_t *
         memcpy(to[3] + (size_t)b * 4, &d, 4);
         for (uint32_t s = 0; s < 8; s++) {
             const size_t unit = (size_t)b * 8 + s;
-            uint64_t low = 0;
-            uint32_t high = 0;
-            for (uint32_t e = 0; e < 32; e++) {
-                low |= (uint64_t)(codes[s * 32 + e] & 3) << (2 * e);
-                high |= (uint32_t)(codes[s * 32 + e] >> 2 & 1) << e;
-            }
+            const uint64_t low = join_pairs(codes + s * 32, 0);
+            const uint32_t high = join_bits(codes + s * 32, 2);
             memcpy(to[0] + unit * 8, &low, 8);
             memcpy(to[2] + unit * 4, &high, 4);
         }
@@ -174,7 +195,7 @@ static void pack_table8(const struct sh_layout *l, const uint8_t *src, uint8_t *
 static void pack_q4_k(const struct sh_layout *l, const uint8_t *src, uint8_t *const to[4]) {
     for (uint32_t b = 0; b < l->units / 8; b++, src += 144) {
         pack_k_scales(src, to[1] + (size_t)b * 16);
-        for (int s = 0; s < 8; s++) pack_k_nibbles(src + 16 + s / 2 * 32, s % 2 * 4, to[0] + ((size_t)b * 8 + (size_t)s) * 16);
+        for (int s = 0; s < 8; s++) join_nibbles(src + 16 + s / 2 * 32, 32, s % 2 * 4, to[0] + ((size_t)b * 8 + (size_t)s) * 16);
     }
 }
 
@@ -183,9 +204,8 @@ static void pack_q5_k(const struct sh_layout *l, const uint8_t *src, uint8_t *co
         pack_k_scales(src, to[1] + (size_t)b * 16);
         for (int s = 0; s < 8; s++) {
             const size_t unit = (size_t)b * 8 + (size_t)s;
-            pack_k_nibbles(src + 48 + s / 2 * 32, s % 2 * 4, to[0] + unit * 16);
-            uint32_t high = 0;
-            for (int e = 0; e < 32; e++) high |= (uint32_t)(src[16 + e] >> s & 1) << e;
+            join_nibbles(src + 48 + s / 2 * 32, 32, s % 2 * 4, to[0] + unit * 16);
+            const uint32_t high = join_bits(src + 16, s);
             memcpy(to[2] + unit * 4, &high, 4);
         }
     }
@@ -198,9 +218,8 @@ static void pack_q6_k(const struct sh_layout *l, const uint8_t *src, uint8_t *co
         for (int s = 0; s < 8; s++) {
             const int half = s / 4, run = s % 4;
             const size_t unit = (size_t)b * 8 + (size_t)s;
-            pack_k_nibbles(src + half * 64 + (run & 1) * 32, run < 2 ? 0 : 4, to[0] + unit * 16);
-            uint64_t high = 0;
-            for (int e = 0; e < 32; e++) high |= (uint64_t)(src[128 + half * 32 + e] >> (2 * run) & 3) << (2 * e);
+            join_nibbles(src + half * 64 + (run & 1) * 32, 32, run < 2 ? 0 : 4, to[0] + unit * 16);
+            const uint64_t high = join_pairs(src + 128 + half * 32, 2 * run);
             memcpy(to[2] + unit * 8, &high, 8);
         }
     }

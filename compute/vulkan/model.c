@@ -2,6 +2,8 @@
  * model.c - the weights of a device's segments: planned at creation, repacked as their rows arrive, written in place where memory
  * is unified and through a staging ring elsewhere.
  */
+#include "compute/cpu/pool.h"
+#include "compute/cpu/topology.h"
 #include "compute/vulkan/exec.h"
 
 #include <stdlib.h>
@@ -9,6 +11,7 @@
 #define STAGING_BYTES (16u << 20) /* of each half of the ring */
 #define CHUNK_BYTES (512ull << 20)
 #define PLANE_ALIGN 256u
+#define PACK_BYTES (64u << 10) /* that one thread repacks at a time */
 
 static _Atomic uint64_t part_bytes_for_test;
 void sh_vk_part_bytes_for_test(uint64_t bytes) { atomic_store(&part_bytes_for_test, bytes); }
@@ -267,6 +270,8 @@ enum sh_code sh_vk_model_create(struct sh_device *device, const struct sh_segmen
         if (code == SH_OK && m->weights[w].vector)
             code = take(m, program->weights[w].rows * program->weights[w].cols * 4, &need, &m->weights[w].table, err);
     }
+    m->n_threads = sh_topology_threads(SH_POOL_MAX_WORKERS);
+    if (code == SH_OK) code = sh_pool_acquire(m->n_threads, &m->pool, err);
     if (code == SH_OK && (vk->stage_always || !all_mapped(&m->arena))) code = staging_create(vk, &m->staging, err);
     if (code != SH_OK) {
         sh_vk_model_destroy(m);
@@ -278,6 +283,28 @@ enum sh_code sh_vk_model_create(struct sh_device *device, const struct sh_segmen
 
 /* ---- rows arrive ---- */
 
+struct packing {
+    const struct sh_layout *layout;
+    const uint8_t *src;
+    uint8_t *const *planes;
+};
+static void pack_some(void *arg, uint32_t worker, uint64_t begin, uint64_t end) {
+    (void)worker;
+    const struct packing *p = arg;
+    uint8_t *planes[4];
+    for (int i = 0; i < 4; i++) planes[i] = p->planes[i] + begin * p->layout->row_bytes[i];
+    sh_layout_pack(p->layout, end - begin, p->src + begin * sh_type_row_bytes(p->layout->type, p->layout->cols), planes);
+}
+
+/* All threads repack; rows are independent. A piece of the stream takes them a few milliseconds. */
+static void pack(struct sh_exec_model *m, const struct sh_layout *l, uint64_t n, const uint8_t *src, uint8_t *const planes[4]) {
+    struct packing packing = {.layout = l, .src = src, .planes = planes};
+    const uint64_t grain = sh_max_u64(1, PACK_BYTES / l->row_bytes_all);
+    sh_pool_enter(m->pool, SH_POOL_LOAD);
+    sh_pool_run(m->pool, m->n_threads, n, grain, pack_some, &packing);
+    sh_pool_leave(m->pool);
+}
+
 /* Rows of the file into one part, as many at a time as half the ring takes. */
 static enum sh_code matrix_rows(struct sh_exec_model *m, const struct sh_vk_weight *weight, const struct sh_vk_part *part,
                                 uint64_t row, uint64_t n, const uint8_t *src, const char *name, struct sh_error *err) {
@@ -285,7 +312,7 @@ static enum sh_code matrix_rows(struct sh_exec_model *m, const struct sh_vk_weig
     if (part->span.mapped && !m->vk->stage_always) {
         uint8_t *planes[4];
         for (int p = 0; p < 4; p++) planes[p] = part->span.mapped + part->plane[p] + row * l->row_bytes[p];
-        sh_layout_pack(l, n, src, planes);
+        pack(m, l, n, src, planes);
         return SH_OK;
     }
     const uint64_t file_row = sh_type_row_bytes(l->type, l->cols), at_once = STAGING_BYTES / l->row_bytes_all;
@@ -308,7 +335,7 @@ static enum sh_code matrix_rows(struct sh_exec_model *m, const struct sh_vk_weig
                                                   .size = now * l->row_bytes[p]};
             at += now * l->row_bytes[p];
         }
-        sh_layout_pack(l, now, src, planes);
+        pack(m, l, now, src, planes);
         code = staging_send(m->vk, s, part->span.buffer, regions, n_regions, err);
         if (code != SH_OK) return code;
         row += now;
@@ -377,6 +404,8 @@ enum sh_code sh_vk_model_finish(struct sh_exec_model *m, struct sh_error *err) {
         staging_destroy(m->vk, m->staging);
         m->staging = NULL;
     }
+    sh_pool_release(m->pool);
+    m->pool = NULL;
     return code;
 }
 
@@ -385,6 +414,7 @@ uint64_t sh_vk_model_bytes(const struct sh_exec_model *m) { return sh_vk_arena_b
 void sh_vk_model_destroy(struct sh_exec_model *m) {
     if (!m) return;
     staging_destroy(m->vk, m->staging);
+    sh_pool_release(m->pool);
     sh_vk_arena_finish(&m->arena);
     for (uint32_t w = 0; m->weights && w < m->program->n_weights; w++) free(m->weights[w].parts);
     free(m->weights);
