@@ -7,7 +7,8 @@
  * --ops prints, too, where the time of both goes, op by op (lib/ops_table.h), from further runs that are traced. Shares of
  * ceilings are of those that are measured here on the same threads, for the CPU and software devices; for others
  * --read-ceiling and --product-ceiling give them, in 10^9 bytes and multiply-adds a second. --lines NAME writes lines for
- * report.mjs instead of tables. With it come the rates that the ceilings allow: prefill that only multiplies, decode that only reads.
+ * report.mjs instead of tables. With it come the rates that the ceilings allow: prefill that only multiplies, decode that only
+ * reads.
  *
  * --together 1,16,64 measures steps instead, each one row of as many sequences, which have --behind tokens behind them: the
  * fastest of --generate such steps, and their tokens per second. A machine that others use too still shows its fastest step.
@@ -185,7 +186,8 @@ static struct ops_ceilings find_ceilings(const struct sh_device_info *device, ui
     struct ceiling ceilings[CEILINGS_MAX];
     uint32_t n = 0;
     const char *tier = device->kind == SH_DEVICE_CPU ? device->tier : NULL;
-    if (ceilings_measure(threads != 0 ? threads : sh_topology_threads(SH_POOL_MAX_WORKERS), ~0u, ceilings, &n, &err) != SH_OK) die(&err);
+    if (ceilings_measure(threads != 0 ? threads : sh_topology_threads(SH_POOL_MAX_WORKERS), ~0u, ceilings, &n, &err) != SH_OK)
+        die(&err);
     if (read <= 0) out.read = ceilings_best(ceilings, n, CEILING_READ, NULL);
     if (products > 0) return out;
     out.products_float = ceilings_best(ceilings, n, CEILING_FLOAT, tier);
@@ -257,7 +259,9 @@ int main(int argc, char **argv) {
     struct sh_device *device = open_device(want, threads);
     struct sh_error err = {0};
     struct sh_model *model = NULL;
-    const struct sh_model_params params = {.size = sizeof params, .path = argv[optind]};
+    /* Where the default, at most 8,192 tokens, is too short. */
+    const uint32_t need = n_counts > 0 ? behind + n_generate : n_prompt > n_generate ? n_prompt : n_generate;
+    const struct sh_model_params params = {.size = sizeof params, .path = argv[optind], .context_length = need > 8192 ? need : 0};
     if (sh_model_load(&device, 1, &params, &model, &err) != SH_OK) die(&err);
     struct sh_model_info info;
     sh_model_get_info(model, &info);
