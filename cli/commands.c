@@ -159,6 +159,20 @@ static const struct cli_option verify_options[] = {
     {NULL},
 };
 
+static const struct cli_option quantize_options[] = {
+    {"force", 'f', CLI_FLAG, NULL, "replace OUT if it exists"},
+    {"threads", 't', CLI_INTEGER, "N", "threads that convert (default: one per CPU)", NULL, 1, 64},
+    {NULL},
+};
+
+static const struct cli_option perplexity_options[] = {
+    {"device", 'd', CLI_TEXT, "NAME", "auto, cpu, or a part of a device's name (default: auto)", "@device"},
+    {"window", 'w', CLI_INTEGER, "TOKENS", "length of the windows that the text is cut into (default 512)", NULL, 4, 1048576},
+    {"windows", 'n', CLI_INTEGER, "N", "only the first N windows (default: all)", NULL, 1, INT_LIMIT},
+    {"parse", 0, CLI_FLAG, NULL, "take control tokens that are written in the text as such"},
+    {NULL},
+};
+
 const struct cli_command cli_commands[] = {
     {"status", "", "the daemon, its models and devices at a glance", NULL, 0, 0, NULL, NULL, cmd_status},
     {"list", "", "the models that the daemon knows", NULL, 0, 0, list_options, NULL, cmd_list},
@@ -205,6 +219,14 @@ const struct cli_command cli_commands[] = {
      "the same inputs; token by token and in chunks against the prompt as a whole; log-probabilities. Needs no daemon unless\n"
      "MODEL is a name. Loads the model twice, on the device and on the CPU.",
      1, 1, verify_options, "@model", cmd_verify},
+    {"perplexity", "MODEL FILE", "how well a model predicts a text",
+     "The text is cut into windows, and in each the tokens of its second half are predicted from all before them, as llama-perplexity\n"
+     "does. FILE may be -, standard input. Needs no daemon unless MODEL is a name.",
+     2, 2, perplexity_options, "@model", cmd_perplexity},
+    {"quantize", "IN OUT TYPE", "a model file with smaller weights; needs no daemon",
+     "IN has weights of F32, F16, BF16 or Q8_0. TYPE is F16, BF16, Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q5_1, Q5_0, Q4_K_M, Q4_K_S, Q4_1, Q4_0, IQ4_NL,\n"
+     "IQ4_XS, Q3_K_L, Q3_K_M, Q3_K_S, Q2_K, MXFP4_MOE, TQ1_0, TQ2_0 or F32; Q5_K, Q4_K and Q3_K mean the _M mix. No importance matrix is used.",
+     3, 3, quantize_options, "@file", cmd_quantize},
     {"help", "[COMMAND]", "show help", NULL, 0, 1, NULL, "@command", cmd_help},
     {"completion", "SHELL", "print the completion script for a shell (bash)", NULL, 1, 1, NULL, "bash", cmd_completion},
     {NULL},

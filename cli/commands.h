@@ -73,6 +73,8 @@ int cmd_detokenize(struct cli *cli);
 int cmd_template(struct cli *cli);
 int cmd_inspect(struct cli *cli);
 int cmd_verify(struct cli *cli);
+int cmd_perplexity(struct cli *cli);
+int cmd_quantize(struct cli *cli);
 int cmd_session(struct cli *cli);
 int cmd_help(struct cli *cli);
 int cmd_completion(struct cli *cli);

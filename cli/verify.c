@@ -1,13 +1,12 @@
 /* verify.c - verify: is a model computed right on a device of this machine? Needs no daemon, unless the model is given by name. */
-#include "cli/commands.h"
-#include "compute/engine.h"
+#include "cli/local.h"
 
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { DEVICES_MAX = 16, DEFAULT_POSITIONS = 64 };
+enum { DEFAULT_POSITIONS = 64 };
 
 /* Ordinary prose, long enough for the most positions that can be asked for in most vocabularies; it is repeated if it is not. */
 static const char passage[] =
@@ -65,40 +64,6 @@ static bool on_progress(void *user, enum sh_verify_gate gate, double fraction) {
     return true;
 }
 
-/* ---- what to verify, and on what ---- */
-
-/* The file behind MODEL, malloc'd: a path, or what the daemon knows by that name. NULL: it has said why. */
-static char *model_path(struct cli *cli, const char *model) {
-    const size_t length = strlen(model);
-    if (strchr(model, '/') || (length > 5 && !strcmp(model + length - 5, ".gguf"))) return strdup(model);
-    json_t *reply = NULL;
-    const bool json = cli->json;
-    cli->json = false; /* the list is not this command's result */
-    const int status = cli_connect(cli) ? cli_call(cli, "List", json_object(), &reply) : EXIT_FAILED;
-    cli->json = json;
-    if (status != EXIT_DONE) return NULL;
-    char *path = NULL;
-    size_t i;
-    const json_t *m;
-    json_array_foreach(json_object_get(reply, "models"), i, m) {
-        const char *id = json_string_value(json_object_get(m, "id")), *found = json_string_value(json_object_get(m, "path"));
-        if (id && found && !strcmp(id, model)) path = strdup(found);
-    }
-    json_decref(reply);
-    if (!path) cli_fail("the daemon knows no model '%s'; give the path of a file, or a name from `shimmyctl list`", model);
-    return path;
-}
-
-static enum sh_code open_device(const char *want, const char *tier, struct sh_device **out, struct sh_error *err) {
-    static struct sh_device_info infos[DEVICES_MAX];
-    uint32_t count = 0, chosen = 0;
-    enum sh_code code = sh_device_enumerate(infos, DEVICES_MAX, &count, err);
-    if (code == SH_OK) code = sh_device_select(infos, count, want, &chosen, err);
-    if (code != SH_OK) return code;
-    const struct sh_device_params params = {.size = sizeof params, .info = &infos[chosen], .tier = tier};
-    return sh_device_open(&params, out, err);
-}
-
 /* A real prompt of at most n tokens, malloc'd. A file without a usable vocabulary gets ids that are spread over the low numbers. */
 static uint32_t make_prompt(const char *path, uint32_t n, int32_t *tokens) {
     struct sh_vocab *vocab = NULL;
@@ -153,7 +118,7 @@ int cmd_verify(struct cli *cli) {
     const uint32_t positions = cli_value(&cli->line, "positions")->set
                                    ? (uint32_t)cli_value(&cli->line, "positions")->integer
                                    : DEFAULT_POSITIONS;
-    char *path = model_path(cli, cli->line.arguments[0]);
+    char *path = cli_model_path(cli, cli->line.arguments[0]);
     if (!path) return EXIT_FAILED;
     struct report r;
     struct sh_device *device = NULL, *reference = NULL;
@@ -169,8 +134,8 @@ int cmd_verify(struct cli *cli) {
     struct sh_file_summary summary = {0};
     enum sh_code code = sh_file_open(path, &file, &err);
     if (code == SH_OK) sh_file_get_summary(file, &summary);
-    if (code == SH_OK) code = open_device(cli_text(&cli->line, "device"), NULL, &device, &err);
-    if (code == SH_OK) code = open_device("cpu", "scalar", &reference, &err);
+    if (code == SH_OK) code = cli_open_device(cli_text(&cli->line, "device"), NULL, &device, &err);
+    if (code == SH_OK) code = cli_open_device("cpu", "scalar", &reference, &err);
     if (code == SH_OK) {
         const struct sh_model_params model = {.size = sizeof model, .path = path};
         const uint32_t n = summary.context_length && summary.context_length < positions ? (uint32_t)summary.context_length : positions;

@@ -197,6 +197,19 @@ struct sh_architecture_info {
 SH_API bool sh_architecture_at(uint32_t index, struct sh_architecture_info *out); /* false: no more */
 SH_API const char *sh_weight_type_at(uint32_t index);                             /* "F32", ...; NULL: no more */
 
+/* Quantises a model file of F32, F16, BF16 or Q8_0 (all shards) into one file, with the reference quantisers and without an importance matrix.
+ * `type` is one that sh_quantize_type_at lists, whatever its case ("Q4_K" is Q4_K_M); which tensors get more bits, or stay, is as llama-quantize has it.
+ * Written beside `out` and renamed, so that `out` is whole or as it was. The result does not depend on the threads. */
+struct sh_quantize_file_params {
+    size_t size;
+    const char *in, *out, *type;
+    uint32_t threads; /* 0: as many as there are CPUs */
+    bool (*progress)(void *user, const char *tensor, double fraction); /* false cancels; NULL: none */
+    void *user;
+};
+SH_API enum sh_code sh_quantize_file(const struct sh_quantize_file_params *params, struct sh_error *err);
+SH_API const char *sh_quantize_type_at(uint32_t index); /* "Q4_K_M", ...; NULL: no more */
+
 /* ---- vocabulary and text ------------------------------------------------------------------------------ */
 
 SH_API enum sh_code sh_vocab_open(const char *gguf_path, struct sh_vocab **out, struct sh_error *err); /* vocabulary alone */

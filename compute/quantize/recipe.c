@@ -1,0 +1,171 @@
+#include "compute/quantize/recipe.h"
+
+#include <stdio.h>
+#include <strings.h>
+
+enum {
+    IQ4_NL_MIX = 25,
+    IQ4_XS_MIX = 30,
+    MXFP4_MOE = 38,
+    Q4_K_S = 14,
+    Q4_K_M = 15,
+    Q5_K_S = 16,
+    Q5_K_M = 17,
+    Q3_K_S = 11,
+    Q3_K_M = 12,
+    Q3_K_L = 13,
+    Q2_K_MIX = 10
+}; /* general.file_type */
+
+static const struct sh_recipe recipes[] = {
+    {"F32", NULL, 0, SH_TYPE_F32},
+    {"F16", NULL, 1, SH_TYPE_F16},
+    {"BF16", NULL, 32, SH_TYPE_BF16},
+    {"Q8_0", NULL, 7, SH_TYPE_Q8_0},
+    {"Q6_K", NULL, 18, SH_TYPE_Q6_K},
+    {"Q5_K_M", "Q5_K", Q5_K_M, SH_TYPE_Q5_K},
+    {"Q5_K_S", NULL, Q5_K_S, SH_TYPE_Q5_K},
+    {"Q5_1", NULL, 9, SH_TYPE_Q5_1},
+    {"Q5_0", NULL, 8, SH_TYPE_Q5_0},
+    {"Q4_K_M", "Q4_K", Q4_K_M, SH_TYPE_Q4_K},
+    {"Q4_K_S", NULL, Q4_K_S, SH_TYPE_Q4_K},
+    {"Q4_1", NULL, 3, SH_TYPE_Q4_1},
+    {"Q4_0", NULL, 2, SH_TYPE_Q4_0},
+    {"IQ4_NL", NULL, IQ4_NL_MIX, SH_TYPE_IQ4_NL},
+    {"IQ4_XS", NULL, IQ4_XS_MIX, SH_TYPE_IQ4_XS},
+    {"Q3_K_L", NULL, Q3_K_L, SH_TYPE_Q3_K},
+    {"Q3_K_M", "Q3_K", Q3_K_M, SH_TYPE_Q3_K},
+    {"Q3_K_S", NULL, Q3_K_S, SH_TYPE_Q3_K},
+    {"Q2_K", NULL, Q2_K_MIX, SH_TYPE_Q2_K},
+    {"MXFP4_MOE", NULL, MXFP4_MOE, SH_TYPE_MXFP4},
+    {"TQ1_0", NULL, 36, SH_TYPE_TQ1_0},
+    {"TQ2_0", NULL, 37, SH_TYPE_TQ2_0},
+};
+
+const struct sh_recipe *sh_recipe_at(uint32_t index) { return index < SH_COUNT(recipes) ? &recipes[index] : NULL; }
+
+const struct sh_recipe *sh_recipe_find(const char *name) {
+    for (uint32_t i = 0; i < SH_COUNT(recipes); i++)
+        if (!strcasecmp(name, recipes[i].name) || (recipes[i].alias && !strcasecmp(name, recipes[i].alias))) return &recipes[i];
+    return NULL;
+}
+
+bool sh_more_bits(uint32_t layer, uint32_t n_layers) {
+    const uint32_t eighth = n_layers / 8;
+    return layer < eighth || layer >= 7 * n_layers / 8 || (layer - eighth) % 3 == 2;
+}
+
+static bool ends(const char *name, const char *end) {
+    const size_t n = strlen(name), m = strlen(end);
+    return n >= m && !strcmp(name + n - m, end);
+}
+
+/* Layer of "blk.7.attn_v.weight" and where its own name begins; false: not of a layer. */
+static bool of_layer(const char *name, uint32_t *layer, const char **rest) {
+    int at = 0;
+    if (sscanf(name, "blk.%u.%n", layer, &at) != 1 || at == 0) return false;
+    *rest = name + at;
+    return true;
+}
+
+/* Stays as it is: few bytes whose errors reach far, or no matrix of a product. */
+static bool stays(const struct sh_tensor *t) {
+    static const char *const parts[] = {"_norm",     "ffn_gate_inp", "position_embd", "token_types", "ssm_conv1d",
+                                        "shortconv", "time_mix",     "rope_freqs",    "altup",       "laurel"};
+    if (t->rank < 2 || t->dims[1] * t->dims[2] * t->dims[3] < 2 || !ends(t->name, ".weight")) return true;
+    for (uint32_t i = 0; i < SH_COUNT(parts); i++)
+        if (strstr(t->name, parts[i])) return true;
+    return false;
+}
+
+static uint32_t type_of_value(const struct sh_recipe *r, const struct sh_recipe_model *m, uint32_t layer) {
+    switch (r->file_type) {
+    case Q2_K_MIX: return m->n_heads_per_kv >= 4 ? SH_TYPE_Q4_K : SH_TYPE_Q3_K;
+    case Q3_K_M: return layer < 2 ? SH_TYPE_Q5_K : SH_TYPE_Q4_K;
+    case Q3_K_L: return SH_TYPE_Q5_K;
+    case Q4_K_M:
+    case Q5_K_M: return sh_more_bits(layer, m->n_layers) ? SH_TYPE_Q6_K : r->type;
+    case Q4_K_S: return layer < 4 ? SH_TYPE_Q5_K : r->type;
+    case IQ4_NL_MIX:
+    case IQ4_XS_MIX: return m->n_heads_per_kv >= 4 ? SH_TYPE_Q5_K : r->type;
+    default: return r->type;
+    }
+}
+
+static uint32_t type_of_down(const struct sh_recipe *r, const struct sh_recipe_model *m, uint32_t layer) {
+    switch (r->file_type) {
+    case Q2_K_MIX: return SH_TYPE_Q3_K;
+    case Q3_K_M: return layer < m->n_layers / 16 ? SH_TYPE_Q5_K : SH_TYPE_Q4_K;
+    case Q3_K_L: return SH_TYPE_Q5_K;
+    case Q4_K_M:
+    case Q5_K_M: return sh_more_bits(layer, m->n_layers) ? SH_TYPE_Q6_K : r->type;
+    case Q4_K_S:
+    case IQ4_NL_MIX:
+    case IQ4_XS_MIX: return layer < m->n_layers / 8 ? SH_TYPE_Q5_K : r->type;
+    default: return r->type;
+    }
+}
+
+static uint32_t type_of_attention_output(const struct sh_recipe *r) {
+    switch (r->file_type) {
+    case Q2_K_MIX: return SH_TYPE_Q3_K;
+    case Q3_K_M: return SH_TYPE_Q4_K;
+    case Q3_K_L: return SH_TYPE_Q5_K;
+    default: return r->type;
+    }
+}
+
+static uint32_t type_of_joined(const struct sh_recipe *r) { /* query, key and value in one matrix */
+    switch (r->file_type) {
+    case Q3_K_M:
+    case Q3_K_L: return SH_TYPE_Q4_K;
+    case Q4_K_M: return SH_TYPE_Q5_K;
+    case Q5_K_M: return SH_TYPE_Q6_K;
+    default: return r->type;
+    }
+}
+
+/* What takes its place where rows are no whole number of blocks: types of 32 elements a block, of about as many bits. */
+static uint32_t narrower(uint32_t type) {
+    switch (type) {
+    case SH_TYPE_TQ1_0:
+    case SH_TYPE_TQ2_0: return SH_TYPE_Q4_0;
+    case SH_TYPE_Q2_K:
+    case SH_TYPE_Q3_K:
+    case SH_TYPE_IQ4_XS: return SH_TYPE_IQ4_NL;
+    case SH_TYPE_Q4_K: return SH_TYPE_Q5_0;
+    case SH_TYPE_Q5_K: return SH_TYPE_Q5_1;
+    case SH_TYPE_Q6_K: return SH_TYPE_Q8_0;
+    default: return SH_TYPE_F16;
+    }
+}
+
+static bool is_float(uint32_t type) { return type == SH_TYPE_F32 || type == SH_TYPE_F16 || type == SH_TYPE_BF16; }
+
+uint32_t sh_recipe_type(const struct sh_recipe *r, const struct sh_recipe_model *m, const struct sh_tensor *t) {
+    if (stays(t)) return t->type;
+    uint32_t layer, type = r->type;
+    const char *rest;
+    if (is_float(type) || type == SH_TYPE_Q8_0) {
+        /* all alike */
+    } else if (r->file_type == MXFP4_MOE) { /* experts alone */
+        type = strstr(t->name, "_exps.") ? SH_TYPE_MXFP4 : SH_TYPE_Q8_0;
+    } else if (!strcmp(t->name, "output.weight") || (m->tied && !strcmp(t->name, "token_embd.weight"))) {
+        type = t->dims[0] % 256 == 0 ? SH_TYPE_Q6_K : SH_TYPE_Q8_0;
+    } else if (!strcmp(t->name, "token_embd.weight")) {
+        if (type == SH_TYPE_TQ1_0 || type == SH_TYPE_TQ2_0) type = SH_TYPE_Q4_K;
+    } else if (of_layer(t->name, &layer, &rest)) {
+        if (!strncmp(rest, "attn_v.", 7)) type = m->n_experts == 8 ? SH_TYPE_Q8_0 : type_of_value(r, m, layer);
+        else if (!strncmp(rest, "attn_k.", 7) && m->n_experts == 8) type = SH_TYPE_Q8_0;
+        else if (!strncmp(rest, "ffn_down", 8)) type = type_of_down(r, m, layer);
+        else if (!strncmp(rest, "attn_output.", 12))
+            type = m->n_experts == 8 && r->file_type != Q3_K_L && r->type != SH_TYPE_Q6_K && r->type >= SH_TYPE_Q2_K &&
+                           r->type <= SH_TYPE_Q4_K
+                       ? SH_TYPE_Q5_K
+                       : type_of_attention_output(r);
+        else if (!strncmp(rest, "attn_qkv.", 9)) type = type_of_joined(r);
+    }
+    if (t->dims[0] % sh_type_info(type)->block_elements != 0) type = narrower(type);
+    if (t->dims[0] % sh_type_info(type)->block_elements != 0) type = SH_TYPE_F16;
+    return type;
+}
