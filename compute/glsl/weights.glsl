@@ -130,6 +130,20 @@ Unit load_unit(sh_p_weight w, uint row, uint u, uint units) {
     return t;
 }
 
+// The bits of q under the mask as a float, less `bias`: the quant at that place times the place's power of two. Without a conversion:
+// the bits become the mantissa of 2^23, so the mask may reach up to bit 22.
+float in_place(uint q, uint mask, float bias) {
+    precise float value = uintBitsToFloat((q & mask) | 0x4b000000u) - (8388608.0 + bias);
+    return value;
+}
+// The nibble i of q, less `bias`, times 16^i, or where that is too far up, i >= 5, of q shifted right by 20, times 16^(i - 5).
+#define PLACE(i) ((i) < 5u ? (i) : (i) - 5u)
+float nibble(uint q, uint i, float bias) {
+    return in_place(i < 5u ? q : q >> 20, 15u << (4u * PLACE(i)), bias * float(1u << (4u * PLACE(i))));
+}
+// 16^-i: what the scale is multiplied by. All products stay exact.
+float sixteenth(uint i) { return 1.0 / float(1u << (4u * PLACE(i))); }
+
 // Elements 8j .. 8j + 7 of the unit (j < 4).
 void octet(sh_p_weight w, Unit t, uint j, out float e[8]) {
 #if LAYOUT == SH_LAYOUT_F32
@@ -154,12 +168,11 @@ void octet(sh_p_weight w, Unit t, uint j, out float e[8]) {
     }
 #elif LAYOUT == SH_LAYOUT_Q8_0
     uvec4 four = U128(w.quants).v[t.index + (j >> 1) * t.step];
-    uint p = (j & 1u) != 0u ? four.z : four.x, q = (j & 1u) != 0u ? four.w : four.y;
-    [[unroll]] for (uint i = 0u; i < 4u; i++) {
-        precise float v = t.a * float(bitfieldExtract(int(p), int(8u * i), 8));
-        precise float y = t.a * float(bitfieldExtract(int(q), int(8u * i), 8));
-        e[i] = v;
-        e[4u + i] = y;
+    uvec2 two = ((j & 1u) != 0u ? four.zw : four.xy) ^ 0x80808080u; // from -128 up
+    [[unroll]] for (uint i = 0u; i < 8u; i++) {
+        const uint q = two[i >> 2] >> (16u * ((i >> 1) & 1u)), place = 8u * (i & 1u);
+        precise float value = t.a * (1.0 / float(1u << place)) * in_place(q, 255u << place, 128.0 * float(1u << place));
+        e[i] = value;
     }
 #elif LAYOUT == SH_LAYOUT_Q2_K
     uint q = t.q[j >> 1] >> (16u * (j & 1u));
@@ -186,18 +199,21 @@ void octet(sh_p_weight w, Unit t, uint j, out float e[8]) {
     float a = j < 2u ? t.a : t.b;
 #endif
     [[unroll]] for (uint i = 0u; i < 8u; i++) {
+#if LAYOUT == SH_LAYOUT_Q4_0
+        precise float value = t.a * sixteenth(i) * nibble(q, i, 8.0);
+#elif LAYOUT == SH_LAYOUT_Q4_1
+        precise float value = t.a * sixteenth(i) * nibble(q, i, 0.0) + t.b;
+#elif LAYOUT == SH_LAYOUT_Q4_K
+        precise float value = t.a * sixteenth(i) * nibble(q, i, 0.0) - t.b;
+#elif LAYOUT == SH_LAYOUT_Q6_K
+        precise float low = a * sixteenth(i) * nibble(q, i, 32.0), up = 16.0 * a * (1.0 / float(1u << (2u * i)));
+        precise float value = fma(up, in_place(high, 3u << (2u * i), 0.0), low);
+#else
         uint v = (q >> (4u * i)) & 15u;
 #if LAYOUT == SH_LAYOUT_Q5_K || LAYOUT == SH_LAYOUT_Q5_1
         v |= ((high >> i) & 1u) << 4;
 #endif
-#if LAYOUT == SH_LAYOUT_Q6_K
-        v |= ((high >> (2u * i)) & 3u) << 4;
-        precise float value = a * (float(v) - 32.0);
-#elif LAYOUT == SH_LAYOUT_Q4_0
-        precise float value = t.a * (float(v) - 8.0);
-#elif LAYOUT == SH_LAYOUT_Q4_1
-        precise float value = t.a * float(v) + t.b;
-#elif LAYOUT == SH_LAYOUT_Q5_1
+#if LAYOUT == SH_LAYOUT_Q5_1
         precise float value = t.a * float(int(v) - int(p.constant[0])) + t.b;
 #elif LAYOUT == SH_LAYOUT_TABLE32
         precise float value = t.a * table[v];
@@ -205,6 +221,7 @@ void octet(sh_p_weight w, Unit t, uint j, out float e[8]) {
         precise float value = a * table[v];
 #else
         precise float value = t.a * float(v) - t.b;
+#endif
 #endif
         e[i] = value;
     }

@@ -2,7 +2,8 @@
 #include "compute/vulkan/record.h"
 
 #define IN_ORDER(family) (SH_KERNEL_##family##_table8 - SH_KERNEL_##family##_f32 == SH_LAYOUT_TABLE8)
-_Static_assert(IN_ORDER(embed) && IN_ORDER(matmul_r1o2) && IN_ORDER(matmul_r1o4) && IN_ORDER(matmul_r4o4) && IN_ORDER(tile) && IN_ORDER(wide) &&
+_Static_assert(IN_ORDER(embed) && IN_ORDER(matmul_r1o2) && IN_ORDER(matmul_r1o4) && IN_ORDER(matmul_r4o4) && IN_ORDER(tile) &&
+                   IN_ORDER(wide) && IN_ORDER(column) &&
                    SH_LAYOUT_TABLE8 == SH_LAYOUTS - 1,
                "kernels of a family stand in the order of the layouts");
 _Static_assert(SH_P_EMBED_TOKEN == (int)SH_EMBED_TOKEN && SH_P_EMBED_POSITION == (int)SH_EMBED_POSITION &&
@@ -15,6 +16,7 @@ struct matmul_choice sh_vk_choose_matmul(const struct sh_vulkan *vk, const struc
     if (rows > 8 && vectors && layout->cols % SH_UNIT == 0) return (struct matmul_choice){SH_KERNEL_wide_f32, 16, 64};
     if (rows > 8) return (struct matmul_choice){SH_KERNEL_tile_f32, 64, 64};
     if (rows > 1) return (struct matmul_choice){SH_KERNEL_matmul_r4o4_f32, 4, 16};
+    if (vectors && layout->cols % SH_UNIT == 0) return (struct matmul_choice){SH_KERNEL_column_f32, 1, 128};
     /* Fewer outputs a workgroup where the matrix is small, so that there are enough of them for a GPU. */
     const bool few = n < 8192 && !vectors;
     return few ? (struct matmul_choice){SH_KERNEL_matmul_r1o2_f32, 1, 8}
