@@ -72,8 +72,9 @@ static const struct option options[] = {
      "as "
      "`shimmyctl devices` shows it. A device that is named and cannot be used is refused, not replaced."},
     {"vulkan_tier", OPT_CHOICE, FIELD(vulkan_tier), "", 0, 0, "|base|fp16|intdot|coopmat", "SHIMMY_VULKAN", "TIER", true,
-     "Forces a tier of Vulkan kernels: base (float activations) or intdot (quantised weights meet activations of 8 bits); this "
-     "build refuses fp16 and coopmat. Empty: intdot where integer dot products are the device's own, else base."},
+     "Forces a tier of Vulkan kernels: base (float activations), intdot (quantised weights meet activations of 8 bits) or coopmat "
+     "(the same results, many rows by cooperative matrices, if the build has them); fp16 is refused. Empty: intdot where integer "
+     "dot products are the device's own, else base."},
     {"cpu_isa", OPT_CHOICE, FIELD(cpu_isa), "", 0, 0, "|scalar|avx2|avxvnni|avx512|amx|neon", "SHIMMY_CPU", "ISA", true,
      "Forces the instruction set of CPU kernels: scalar, avx2, avxvnni, avx512, amx or neon. Empty: the best that the CPU has."},
     {"validation", OPT_BOOL, FIELD(validation), "no", 0, 0, NULL, NULL, NULL, true,

@@ -13,7 +13,13 @@ GLSL_LINES   := $(shell $(CC) -E -P -x c '-DKERNEL(n,s,d)=n|s|d@' $(GLSL_MANIFES
 glsl_field    = $(word $(1),$(subst |, ,$(2)))
 GLSL_KERNELS := $(foreach l,$(GLSL_LINES),$(call glsl_field,1,$l))
 
-GLSL_SPV := $(GLSL_KERNELS:%=$(GLSL_OUT)/%.spv)
+# Kernels of cooperative matrices are built where glslc knows them (Debian 12's does not), and are absent elsewhere: a name without code.
+glsl_hash     := \#
+GLSL_HAS_COOP := $(shell printf '%s\n' '$(glsl_hash)version 450' '$(glsl_hash)extension GL_KHR_cooperative_matrix : require' 'void main() {}' | \
+                   $(GLSLC) -fshader-stage=compute -o - - >/dev/null 2>&1 && echo 1)
+GLSL_BUILT := $(if $(GLSL_HAS_COOP),$(GLSL_KERNELS),$(filter-out coop_%,$(GLSL_KERNELS)))
+
+GLSL_SPV := $(GLSL_BUILT:%=$(GLSL_OUT)/%.spv)
 ENGINE_EXTRA_OBJ += $(GLSL_OUT)/kernels.o
 
 glsl_comma   := ,
@@ -33,13 +39,15 @@ $(GLSL_OUT)/%.spv.gz: $(GLSL_OUT)/%.spv
 $(GLSL_OUT)/kernels.c: $(GLSL_SPV:=.gz) $(GLSL_MANIFEST) mk/glsl.mk
 	$(call say,GEN,$@)
 	$(Q){ echo '#include "compute/vulkan/kernels.h"'; \
-	  for k in $(GLSL_KERNELS); do \
+	  for k in $(GLSL_BUILT); do \
 	    printf '__asm__(".section .rodata; spv_%s: .incbin \\"%s\\"; .previous");\n' $$k $(GLSL_OUT)/$$k.spv.gz; \
 	    echo "extern const uint8_t spv_$$k[];"; \
 	  done; \
+	  for k in $(filter-out $(GLSL_BUILT),$(GLSL_KERNELS)); do echo "#define spv_$$k NULL"; done; \
 	  echo 'const struct sh_kernel_code sh_kernel_codes[SH_KERNEL_COUNT] = {'; \
+	  size() { stat -c %s "$$1" 2>/dev/null || echo 0; }; \
 	  for k in $(GLSL_KERNELS); do \
-	    echo "    {\"$$k\", spv_$$k, $$(stat -c %s $(GLSL_OUT)/$$k.spv.gz), $$(stat -c %s $(GLSL_OUT)/$$k.spv)},"; done; echo '};'; } > $@
+	    echo "    {\"$$k\", spv_$$k, $$(size $(GLSL_OUT)/$$k.spv.gz), $$(size $(GLSL_OUT)/$$k.spv)},"; done; echo '};'; } > $@
 
 $(GLSL_OUT)/kernels.o: $(GLSL_OUT)/kernels.c compute/vulkan/kernels.h $(B)/flags
 	$(call say,CC,$<)

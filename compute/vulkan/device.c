@@ -20,10 +20,12 @@ struct probe { /* what one physical device told */
     uint32_t queue_family;
     bool has_budget;
     bool has_dots; /* integer dot products of four signed bytes, whatever they cost */
+    struct sh_vk_coop coop;
     enum sh_vk_tier tier; /* that the device gets unless another is asked for */
 };
 
-static const char *const tier_names[] = {[SH_TIER_BASE] = "base", [SH_TIER_INTDOT] = "intdot"};
+static const char *const tier_names[] = {[SH_TIER_BASE] = "base", [SH_TIER_INTDOT] = "intdot",
+                                         [SH_TIER_COOPMAT] = "coopmat"};
 
 static bool device_extension(const struct sh_vk_instance *in, VkPhysicalDevice physical, const char *name) {
     uint32_t n = 0;
@@ -83,6 +85,43 @@ static void probe_dots(const struct sh_vk_instance *in, VkPhysicalDevice physica
     p->has_dots = dots.shaderIntegerDotProduct;
     if (p->has_dots && speed.integerDotProduct4x8BitPackedSignedAccelerated && p->info.kind != SH_DEVICE_SOFTWARE)
         p->tier = SH_TIER_INTDOT;
+}
+
+/* Is there a size of float32 sums as large as this one's? coop.comp scales in such matrices. */
+static bool has_float_sums(const VkCooperativeMatrixPropertiesKHR *all, uint32_t n, const VkCooperativeMatrixPropertiesKHR *like) {
+    for (uint32_t i = 0; i < n; i++)
+        if (all[i].scope == VK_SCOPE_SUBGROUP_KHR && all[i].CType == VK_COMPONENT_TYPE_FLOAT32_KHR && all[i].MSize == like->MSize &&
+            all[i].NSize == like->NSize)
+            return true;
+    return false;
+}
+
+/* Cooperative matrices of int8 in a size that coop.comp can use; the largest. Never a device's own tier: no GPU has been measured with it. */
+static void probe_coop(const struct sh_vk_instance *in, VkPhysicalDevice physical, struct probe *p) {
+    const PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR get = (PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR)
+        in->GetInstanceProcAddr(in->handle, "vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR");
+    if (!p->has_dots || !p->subgroup_size || !get || !device_extension(in, physical, VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME)) return;
+    VkPhysicalDeviceCooperativeMatrixFeaturesKHR coop = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR};
+    VkPhysicalDeviceVulkan12Features v12 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES, .pNext = &coop};
+    VkPhysicalDeviceFeatures2 features = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2, .pNext = &v12};
+    in->GetPhysicalDeviceFeatures2(physical, &features);
+    if (!coop.cooperativeMatrix || !v12.shaderInt8) return;
+    VkCooperativeMatrixPropertiesKHR sizes[64];
+    uint32_t n = SH_COUNT(sizes);
+    for (uint32_t i = 0; i < n; i++)
+        sizes[i] = (VkCooperativeMatrixPropertiesKHR){.sType = VK_STRUCTURE_TYPE_COOPERATIVE_MATRIX_PROPERTIES_KHR};
+    if (get(physical, &n, sizes) < 0) return;
+    for (uint32_t i = 0; i < n; i++) {
+        const VkCooperativeMatrixPropertiesKHR *s = &sizes[i];
+        if (s->scope != VK_SCOPE_SUBGROUP_KHR || s->AType != VK_COMPONENT_TYPE_SINT8_KHR || s->BType != VK_COMPONENT_TYPE_SINT8_KHR ||
+            s->CType != VK_COMPONENT_TYPE_SINT32_KHR || s->ResultType != VK_COMPONENT_TYPE_SINT32_KHR || s->saturatingAccumulation ||
+            !has_float_sums(sizes, n, s))
+            continue;
+        const bool fits = 64 % s->MSize == 0 && 64 % s->NSize == 0 && s->MSize * s->NSize <= 256 && 32 % s->KSize == 0 &&
+                          64 / s->MSize * (64 / s->NSize) <= 4 * (256 / p->subgroup_size);
+        if (fits && s->MSize * s->NSize * s->KSize > p->coop.m * p->coop.n * p->coop.k)
+            p->coop = (struct sh_vk_coop){s->MSize, s->NSize, s->KSize};
+    }
 }
 
 static void probe_device(const struct sh_vk_instance *in, VkPhysicalDevice physical, struct probe *p) {
@@ -149,6 +188,7 @@ static void probe_device(const struct sh_vk_instance *in, VkPhysicalDevice physi
     if (p->properties.limits.maxComputeWorkGroupInvocations < 256) missing(p, "workgroups of 256 invocations");
     if (p->properties.limits.maxComputeSharedMemorySize < 18432) missing(p, "18 KiB of shared memory");
     probe_dots(in, physical, p);
+    probe_coop(in, physical, p);
     snprintf(p->info.tier, sizeof p->info.tier, "%s", tier_names[p->tier]);
 }
 
@@ -222,14 +262,22 @@ void sh_vk_name(struct sh_vulkan *vk, VkObjectType type, uint64_t handle, const 
 static enum sh_code choose_tier(const struct sh_device_params *params, struct probe *p, struct sh_error *err) {
     const char *tier = params->tier ? params->tier : getenv("SHIMMY_VULKAN"), *device = p->info.name;
     if (tier && *tier) {
-        if (strcmp(tier, "fp16") == 0 || strcmp(tier, "coopmat") == 0)
-            return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: Vulkan tier %s: this build has only the tiers base and intdot", device, tier);
-        if (strcmp(tier, "base") != 0 && strcmp(tier, "intdot") != 0)
-            return sh_fail(err, SH_ERR_INVALID, "%s: unknown Vulkan tier '%s', expected base or intdot", device, tier);
-        p->tier = strcmp(tier, "intdot") == 0 ? SH_TIER_INTDOT : SH_TIER_BASE;
-        if (p->tier == SH_TIER_INTDOT && !p->has_dots)
-            return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: Vulkan tier intdot: the driver has no integer dot products of four bytes; take base",
-                           device);
+        if (strcmp(tier, "fp16") == 0)
+            return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: Vulkan tier fp16: no build has it yet; take base, intdot or coopmat", device);
+        uint32_t found = 0;
+        while (found < SH_COUNT(tier_names) && strcmp(tier, tier_names[found]) != 0) found++;
+        if (found == SH_COUNT(tier_names))
+            return sh_fail(err, SH_ERR_INVALID, "%s: unknown Vulkan tier '%s', expected base, intdot or coopmat", device, tier);
+        p->tier = (enum sh_vk_tier)found;
+        if (p->tier >= SH_TIER_INTDOT && !p->has_dots)
+            return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: Vulkan tier %s: the driver has no integer dot products of four bytes; take base",
+                           device, tier);
+        if (p->tier == SH_TIER_COOPMAT && !sh_kernel_codes[SH_KERNEL_coop_q8_0].packed)
+            return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: Vulkan tier coopmat: the glslc of this build has no cooperative matrices; take "
+                                                    "intdot, whose results are the same", device);
+        if (p->tier == SH_TIER_COOPMAT && !p->coop.m)
+            return sh_fail(err, SH_ERR_UNSUPPORTED, "%s: Vulkan tier coopmat: the driver has no cooperative matrices of int8 in a size that the "
+                                                    "kernels take; take intdot, whose results are the same", device);
     }
     snprintf(p->info.tier, sizeof p->info.tier, "%s", tier_names[p->tier]);
     return SH_OK;
@@ -263,18 +311,25 @@ static enum sh_code create_device(struct sh_vulkan *vk, const struct probe *p, s
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_FEATURES, .pNext = &v12, .storageBuffer16BitAccess = VK_TRUE};
     VkPhysicalDeviceShaderIntegerDotProductFeatures dots = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_FEATURES, .shaderIntegerDotProduct = VK_TRUE};
-    const bool with_dots = p->tier == SH_TIER_INTDOT;
+    VkPhysicalDeviceCooperativeMatrixFeaturesKHR coop = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR,
+                                                         .cooperativeMatrix = VK_TRUE};
+    const bool with_dots = p->tier >= SH_TIER_INTDOT, with_coop = p->tier == SH_TIER_COOPMAT;
     if (with_dots) v12.pNext = &dots;
+    if (with_coop) {
+        dots.pNext = &coop;
+        v12.shaderInt8 = VK_TRUE;
+    }
     VkPhysicalDeviceFeatures2 features = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2, .pNext = &v11};
     float priority = 0.5f;
     VkDeviceQueueCreateInfo queue = {.sType = VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO,
                                      .queueFamilyIndex = p->queue_family,
                                      .queueCount = 1,
                                      .pQueuePriorities = &priority};
-    const char *extensions[2];
+    const char *extensions[3];
     uint32_t n_extensions = 0;
     if (p->has_budget) extensions[n_extensions++] = VK_EXT_MEMORY_BUDGET_EXTENSION_NAME;
     if (with_dots) extensions[n_extensions++] = VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME;
+    if (with_coop) extensions[n_extensions++] = VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME;
     VkDeviceCreateInfo create = {.sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO,
                                  .pNext = &features,
                                  .queueCreateInfoCount = 1,
@@ -321,6 +376,7 @@ enum sh_code sh_vulkan_open(const struct sh_device_params *params, struct sh_dev
     if (code == SH_OK) code = choose_tier(params, &p, err);
     if (code == SH_OK) {
         vk->tier = p.tier;
+        vk->coop = p.coop;
         vk->queue_family = p.queue_family;
         vk->memory = p.memory;
         vk->limits = p.properties.limits;

@@ -15,7 +15,7 @@ enum sh_kernel {
 
 struct sh_kernel_code {
     const char *name; /* symbol, pipeline and label */
-    const uint8_t *packed;
+    const uint8_t *packed; /* NULL: this build's glslc could not compile it (cooperative matrices) */
     size_t packed_bytes;
     size_t bytes; /* of the SPIR-V */
 };

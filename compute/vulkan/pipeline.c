@@ -170,12 +170,19 @@ static enum sh_code compile(struct sh_vulkan *vk, uint32_t kernel, VkPipeline *o
     VkResult result = vk->CreateShaderModule(vk->device, &create, NULL, &module);
     free(words);
     if (result != VK_SUCCESS) return sh_vk_fail(vk, result, code->name, err);
+    /* The constants of coop.comp. */
+    static const VkSpecializationMapEntry entries[] = {{0, offsetof(struct sh_vk_coop, m), 4},
+                                                       {1, offsetof(struct sh_vk_coop, n), 4},
+                                                       {2, offsetof(struct sh_vk_coop, k), 4}};
+    const VkSpecializationInfo sizes = {
+        .mapEntryCount = SH_COUNT(entries), .pMapEntries = entries, .dataSize = sizeof vk->coop, .pData = &vk->coop};
     const VkComputePipelineCreateInfo pipeline = {
         .sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO,
         .stage = {.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO,
                   .stage = VK_SHADER_STAGE_COMPUTE_BIT,
                   .module = module,
-                  .pName = "main"},
+                  .pName = "main",
+                  .pSpecializationInfo = vk->tier == SH_TIER_COOPMAT ? &sizes : NULL},
         .layout = vk->pipelines->layout,
     };
     result = vk->CreateComputePipelines(vk->device, vk->pipelines->cache, 1, &pipeline, NULL, out);

@@ -70,7 +70,7 @@ struct sh_pc_matmul sh_vk_matmul_push(const struct recorder *r, const struct sh_
 
 /* record_dots.c: products of int8 activations, in the tier intdot. */
 bool sh_vk_takes_quants(const struct sh_vulkan *vk, const struct sh_layout *layout);
-struct matmul_choice sh_vk_choose_dots(uint32_t rows);
+struct matmul_choice sh_vk_choose_dots(const struct sh_vulkan *vk, uint32_t layout, uint32_t rows);
 /* Makes the quants of op->x unless they are the last that were made, and has the product read them. */
 void sh_vk_record_quants(struct recorder *r, const struct sh_op *op);
 void sh_vk_push_quants(const struct recorder *r, const struct sh_op *op, struct sh_pc_matmul *push);

@@ -1,20 +1,22 @@
 /*
  * record_dots.c - products in the tier intdot: their inputs become int8 once for all products that take them next to each other, then the
- * kernels of dot.comp and dot_tile.comp, which give the same bits, take the place of those of matmul.comp and tile.comp.
+ * kernels of dot.comp and dot_tile.comp (or coop.comp), which give the same bits, take the place of those of matmul.comp and tile.comp.
  */
 #include "compute/vulkan/record.h"
 
 #define IN_ORDER(family) (SH_KERNEL_##family##_table8 - SH_KERNEL_##family##_q4_0 == SH_LAYOUT_TABLE8 - SH_LAYOUT_Q4_0)
-_Static_assert(IN_ORDER(dot_r1o4) && IN_ORDER(dot_r4o2) && IN_ORDER(dot_tile), "kernels of a family stand in the order of the layouts");
+_Static_assert(IN_ORDER(dot_r1o4) && IN_ORDER(dot_r4o2) && IN_ORDER(dot_tile) && IN_ORDER(coop), "kernels of a family stand in the order of the layouts");
 #define OF_F32(family) (enum sh_kernel)(SH_KERNEL_##family##_q4_0 - SH_LAYOUT_Q4_0) /* where the family's first layout would be */
 
 #define UNIT_BYTES 48u /* of quantise.comp */
 
 bool sh_vk_takes_quants(const struct sh_vulkan *vk, const struct sh_layout *layout) {
-    return vk->tier == SH_TIER_INTDOT && layout->layout >= SH_LAYOUT_Q4_0;
+    return vk->tier >= SH_TIER_INTDOT && layout->layout >= SH_LAYOUT_Q4_0;
 }
 
-struct matmul_choice sh_vk_choose_dots(uint32_t rows) {
+struct matmul_choice sh_vk_choose_dots(const struct sh_vulkan *vk, uint32_t layout, uint32_t rows) {
+    const bool halves = layout == SH_LAYOUT_Q2_K || layout == SH_LAYOUT_Q6_K || layout == SH_LAYOUT_TABLE256 || layout == SH_LAYOUT_TABLE8;
+    if (rows > 8 && vk->tier == SH_TIER_COOPMAT && vk->coop.k <= (halves ? 16 : 32)) return (struct matmul_choice){OF_F32(coop), 64, 64};
     if (rows > 8) return (struct matmul_choice){OF_F32(dot_tile), 64, 64};
     return rows > 1 ? (struct matmul_choice){OF_F32(dot_r4o2), 4, 8} : (struct matmul_choice){OF_F32(dot_r1o4), 1, 16};
 }

@@ -11,7 +11,7 @@ _Static_assert(SH_P_EMBED_TOKEN == (int)SH_EMBED_TOKEN && SH_P_EMBED_POSITION ==
                "the kernel's names of the index");
 
 struct matmul_choice sh_vk_choose_matmul(const struct sh_vulkan *vk, const struct sh_layout *layout, uint32_t rows, uint64_t n) {
-    if (sh_vk_takes_quants(vk, layout)) return sh_vk_choose_dots(rows);
+    if (sh_vk_takes_quants(vk, layout)) return sh_vk_choose_dots(vk, layout->layout, rows);
     const bool vectors = vk->base.info.kind == SH_DEVICE_SOFTWARE && !vk->like_gpu;
     if (rows > 8 && vectors && layout->cols % SH_UNIT == 0) return (struct matmul_choice){SH_KERNEL_wide_f32, 16, 64};
     if (rows > 8) return (struct matmul_choice){SH_KERNEL_tile_f32, 64, 64};

@@ -16,6 +16,29 @@
 #include <stdatomic.h>
 #include <vulkan/vulkan.h>
 
+#ifndef VK_KHR_cooperative_matrix /* not in Debian 12's headers; the registry's values and members */
+#define VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME "VK_KHR_cooperative_matrix"
+#define VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR ((VkStructureType)1000506000)
+#define VK_STRUCTURE_TYPE_COOPERATIVE_MATRIX_PROPERTIES_KHR ((VkStructureType)1000506001)
+typedef enum { VK_SCOPE_SUBGROUP_KHR = 3 } VkScopeKHR;
+typedef enum { VK_COMPONENT_TYPE_FLOAT32_KHR = 1, VK_COMPONENT_TYPE_SINT8_KHR = 3, VK_COMPONENT_TYPE_SINT32_KHR = 5 } VkComponentTypeKHR;
+typedef struct {
+    VkStructureType sType;
+    void *pNext;
+    VkBool32 cooperativeMatrix, cooperativeMatrixRobustBufferAccess;
+} VkPhysicalDeviceCooperativeMatrixFeaturesKHR;
+typedef struct {
+    VkStructureType sType;
+    void *pNext;
+    uint32_t MSize, NSize, KSize;
+    VkComponentTypeKHR AType, BType, CType, ResultType;
+    VkBool32 saturatingAccumulation;
+    VkScopeKHR scope;
+} VkCooperativeMatrixPropertiesKHR;
+typedef VkResult(VKAPI_PTR *PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR)(VkPhysicalDevice, uint32_t *,
+                                                                                   VkCooperativeMatrixPropertiesKHR *);
+#endif
+
 /* clang-format off */
 #define SH_VK_GLOBAL_FUNCTIONS(X) \
     X(CreateInstance) X(EnumerateInstanceVersion) X(EnumerateInstanceLayerProperties) X(EnumerateInstanceExtensionProperties)
@@ -69,6 +92,10 @@ enum sh_vk_use { SH_USE_WEIGHTS, SH_USE_CACHE, SH_USE_ACTIVATION, SH_USE_STAGING
 enum sh_vk_tier {
     SH_TIER_BASE,   /* float activations everywhere */
     SH_TIER_INTDOT, /* quantised weights meet activations of 8 bits */
+    SH_TIER_COOPMAT, /* the bits of intdot; products of many rows by cooperative matrices */
+};
+struct sh_vk_coop { /* size of cooperative matrices of int8 */
+    uint32_t m, n, k; /* 0: the device has none that coop.comp can use */
 };
 
 struct sh_vulkan {
@@ -84,6 +111,7 @@ struct sh_vulkan {
     uint64_t max_allocation_bytes;
     uint32_t subgroup_size;
     enum sh_vk_tier tier;
+    struct sh_vk_coop coop;
     bool unified;      /* device memory is host memory: weights are written in place */
     bool has_budget;   /* VK_EXT_memory_budget */
     _Atomic bool lost; /* VK_ERROR_DEVICE_LOST was seen; everything fails from then on */

@@ -95,7 +95,7 @@ struct sh_device *core_open_device(const char *name) {
         snprintf(device, sizeof device, "%s", name);
         char *tier = strchr(device, ':');
         if (tier != NULL) *tier++ = '\0';
-        params.tier = tier != NULL ? strcmp(tier, "intdot") == 0 ? "intdot" : "base" : NULL;
+        params.tier = tier != NULL && strcmp(tier, "intdot") == 0 ? "intdot" : tier != NULL && strcmp(tier, "coopmat") == 0 ? "coopmat" : NULL;
         core_ok(sh_device_select(infos, count, device, &chosen, &err), &err);
     }
     params.info = &infos[chosen];

@@ -71,8 +71,9 @@ static const struct tier tiers[] = {
     {"scalar", 1e-4, 3e-5, false},
     /* Vulkan: another order of summation */
     {"base", 1e-3, 3e-4, false},
-    /* the same roundings of activations as the CPU's tables, in blocks of 32 for all types; other sums */
+    /* the same roundings of activations as the CPU's tables, in blocks of 32 for all types; other sums, the same in both */
     {"intdot", 1e-3, 3e-4, true},
+    {"coopmat", 1e-3, 3e-4, true},
     /* the same bits on each of these */
     {"amx", 1e-3, 3e-4, true},
     {"avx512", 1e-3, 3e-4, true},

@@ -78,7 +78,7 @@ void products_case(struct sh_device *vulkan, struct sh_device *cpu, uint32_t typ
     float *met = malloc((size_t)rows * cols * sizeof *met); /* what the weights meet */
     assert_non_null(met);
     memcpy(met, x, (size_t)rows * cols * sizeof *met);
-    if (strcmp(vulkan->info.tier, "intdot") == 0 && sh_type_info(type)->block_elements > 1) {
+    if (strcmp(vulkan->info.tier, "base") != 0 && sh_type_info(type)->block_elements > 1) {
         assert_null(cpu); /* whose weights meet something else */
         to_eight_bits(met, (size_t)rows * cols);
     }

@@ -51,6 +51,15 @@ static void same_bits_for_any_number_of_rows(void **state) {
     ops_close(vulkan);
 }
 
+/* The kernels for many rows by cooperative matrices have the bits of those for few, which are the tier intdot's. */
+static void cooperative_matrices(void **state) {
+    (void)state;
+    struct sh_device *vulkan = ops_open_vulkan_tier(__func__, "coopmat");
+    for (size_t t = 0; t < SH_COUNT(types); t++) products_case(vulkan, NULL, types[t], 17 + 20 * (uint32_t)(t % 3), 768, 77, t % 2 == 0, t % 3 == 0);
+    products_same_bits(vulkan, types, SH_COUNT(types));
+    ops_close(vulkan);
+}
+
 /* One input with a unit of each kind; the weights are ones. */
 static void what_has_no_eight_bits(void **state) {
     (void)state;
@@ -89,6 +98,7 @@ int main(void) {
         cmocka_unit_test(products_of_every_layout),
         cmocka_unit_test(parts),
         cmocka_unit_test(same_bits_for_any_number_of_rows),
+        cmocka_unit_test(cooperative_matrices),
         cmocka_unit_test(what_has_no_eight_bits),
     };
     ops_set_filter();
