@@ -31,8 +31,8 @@ struct sh_cpu_block {
     void *data; /* page aligned; NULL when empty */
     uint64_t bytes;
 };
-/* Big blocks ask for huge pages; weights and caches, which all threads read, are spread over the memory nodes. `what` names the thing in
- * the error, which carries the needed and the available bytes. */
+/* Big blocks ask for huge pages; weights and caches, which all threads read, are spread over the memory nodes. `what` names the thing
+ * in the error, which carries the needed and the available bytes. */
 enum sh_code sh_cpu_block_alloc(struct sh_cpu_device *device, enum sh_cpu_memory_kind kind, uint64_t bytes, const char *what,
                                 struct sh_cpu_block *out, struct sh_error *err);
 void sh_cpu_block_free(struct sh_cpu_device *device, enum sh_cpu_memory_kind kind, struct sh_cpu_block *block);

@@ -1,14 +1,14 @@
 /*
- * pack_group.h - packing LANES rows of a matrix at once: the bytes that lanes.c writes row by row, as whole vectors. Included by a file
- * that has defined
+ * pack_group.h - packing LANES rows of a matrix at once: the bytes that lanes.c writes row by row, as whole vectors. Included by
+ * a file that has defined
  *   LANES 8 or 16, INLINE
  *   vec                                            a vector of LANES 32-bit numbers
  *   transpose(rows, stride, vec out[4])            lane l of out[w] = word w of the 16 bytes at rows + l * stride
  *   store(to, v)                                   unaligned
  *   halves(v, low, high)                           the lower and upper 16 bits of each lane, LANES of them to each place
  *   both(v, mask), either(v, w), right(v, n)       and with a mask for each lane, or, logical shift of each lane
- * The rows of a group lie `stride` bytes apart; types and layouts: lanes.h. Measured with the source in the second-level cache, per thread:
- * Q4_0 3.6 GB/s row by row, 16 so; Q4_K 3.5 and 21. Thread-safety: pure.
+ * The rows of a group lie `stride` bytes apart; types and layouts: lanes.h. Measured with the source in the second-level cache,
+ * per thread: Q4_0 3.6 GB/s row by row, 16 so; Q4_K 3.5 and 21. Thread-safety: pure.
  */
 #include "compute/cpu/lanes.h"
 

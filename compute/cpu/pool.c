@@ -8,15 +8,15 @@
 /* How long a worker polls for the next parallel section of a step before it sleeps: sections of a step are apart by less than
  * this unless the step is over or the host is busy elsewhere. */
 #define SPIN_ROUNDS 4000u
-/* How long the holder polls for workers that still have items before it lets others run. Beside a load, threads that read the file want
- * the cores. */
+/* How long the holder polls for workers that still have items before it lets others run. Beside a load, threads that read the
+ * file want the cores. */
 #define LOAD_SPIN_ROUNDS 100u
 
 /*
- * The word that workers watch: the number of the run, whether it is closed, and how many workers are in it. A worker joins by adding
- * itself and looks at what was there before: if the run was closed it leaves without touching it. The holder closes the run when no item is
- * left to take, and waits only for those in it: a worker that the system did not let run in time is not waited for. Numbers are
- * added, never stored, so that those who join and leave again are not lost.
+ * The word that workers watch: the number of the run, whether it is closed, and how many workers are in it. A worker joins by
+ * adding itself and looks at what was there before: if the run was closed it leaves without touching it. The holder closes the
+ * run when no item is left to take, and waits only for those in it: a worker that the system did not let run in time is not
+ * waited for. Numbers are added, never stored, so that those who join and leave again are not lost.
  */
 #define RUN_CLOSED (UINT64_C(1) << 15)
 #define RUN_WORKERS (RUN_CLOSED - 1)
@@ -115,8 +115,9 @@ static void *worker_main(void *arg) {
     }
 }
 
-/* Adds to the run's number, so that all threads look. Sequentially consistent on purpose: a worker announces itself as a sleeper before it
- * looks at the number for the last time, we change the number before we look for sleepers, so one of the two sees the other. */
+/* Adds to the run's number, so that all threads look. Sequentially consistent on purpose: a worker announces itself as a sleeper
+ * before it looks at the number for the last time, we change the number before we look for sleepers, so one of the two sees the
+ * other. */
 static void publish(struct sh_pool *pool, uint64_t change) {
     atomic_fetch_add(&pool->state, change);
     if (atomic_load(&pool->sleepers) > 0) {

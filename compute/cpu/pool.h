@@ -1,7 +1,8 @@
 /*
- * pool.h - the process's compute threads. One pool for all CPU devices, and for models that are loaded on others, whose weights it
- * repacks: it exists while somebody has acquired it and has as many workers as who wants most. Idle workers sleep on a condition variable and cost nothing; while somebody holds
- * the pool they spin briefly between parallel sections, because those follow each other within microseconds.
+ * pool.h - the process's compute threads. One pool for all CPU devices, and for models that are loaded on others, whose weights
+ * it repacks: it exists while somebody has acquired it and has as many workers as who wants most. Idle workers sleep on a
+ * condition variable and cost nothing; while somebody holds the pool they spin briefly between parallel sections, because those
+ * follow each other within microseconds.
  *
  * Holding: sh_pool_enter/leave bracket a step or a piece of a load. Steps are served in order of arrival; a load enters when no
  * step holds or awaits the pool, so it yields to steps at every piece, or after four steps where they never leave a gap.
@@ -28,8 +29,8 @@ void sh_pool_enter(struct sh_pool *pool, enum sh_pool_use use);
 void sh_pool_leave(struct sh_pool *pool);
 
 /* Runs fn over items [0, n_items) in pieces of at most `grain` items on up to `workers` workers, the caller being worker 0, and
- * returns when all are done. Each worker begins with its own contiguous part and helps the others when it is done; one that does not get
- * to run in time is not waited for. worker < workers. */
+ * returns when all are done. Each worker begins with its own contiguous part and helps the others when it is done; one that does
+ * not get to run in time is not waited for. worker < workers. */
 typedef void (*sh_pool_fn)(void *arg, uint32_t worker, uint64_t begin, uint64_t end);
 void sh_pool_run(struct sh_pool *pool, uint32_t workers, uint64_t n_items, uint64_t grain, sh_pool_fn fn, void *arg);
 

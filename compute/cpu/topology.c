@@ -80,9 +80,10 @@ static uint32_t quota_of_group(const char *folder) {
     double quota = 0, period = 0;
     if (first_line(line, sizeof line, "%s/cpu.max", folder)) {
         if (sscanf(line, "%lf %lf", &quota, &period) != 2) return UINT32_MAX;
-    } else {
-        if (!first_line(line, sizeof line, "%s/cpu.cfs_quota_us", folder) || sscanf(line, "%lf", &quota) != 1) return UINT32_MAX;
-        if (!first_line(line, sizeof line, "%s/cpu.cfs_period_us", folder) || sscanf(line, "%lf", &period) != 1) return UINT32_MAX;
+    } else if (first_line(line, sizeof line, "%s/cpu.cfs_quota_us", folder)) {
+        quota = strtod(line, NULL);
+        if (!first_line(line, sizeof line, "%s/cpu.cfs_period_us", folder)) return UINT32_MAX;
+        period = strtod(line, NULL);
     }
     return cpus_of(quota, period);
 }
@@ -112,7 +113,8 @@ uint32_t sh_topology_quota(const char *groups, const char *root) {
         *path++ = '\0';
         controllers++;
         if (controllers[0] == '\0') snprintf(hierarchy, sizeof hierarchy, "%s", root);
-        else if (strcmp(controllers, "cpu") == 0 || strcmp(controllers, "cpu,cpuacct") == 0 || strcmp(controllers, "cpuacct,cpu") == 0)
+        else if (strcmp(controllers, "cpu") == 0 || strcmp(controllers, "cpu,cpuacct") == 0 ||
+                 strcmp(controllers, "cpuacct,cpu") == 0)
             snprintf(hierarchy, sizeof hierarchy, "%s/%s", root, controllers);
         else continue;
         const uint32_t here = quota_upwards(hierarchy, path);

@@ -1,7 +1,7 @@
 /*
- * topology.h - what of this machine the process may use: logical CPUs, physical cores, memory nodes, and a share of time. From the
- * files in which the kernel tells it; every function takes the folder to look in, so that made-up trees show what it makes of machines that
- * are not at hand.
+ * topology.h - what of this machine the process may use: logical CPUs, physical cores, memory nodes, and a share of time. From
+ * the files in which the kernel tells it; every function takes the folder to look in, so that made-up trees show what it makes of
+ * machines that are not at hand.
  *
  * Thread-safety: pure but for the files they read.
  */
@@ -35,17 +35,17 @@ void sh_topology_read(const char *sys, const struct sh_cpu_set *allowed, struct 
  * UINT32_MAX: no limit. `groups`: "/proc/self/cgroup"; `root`: "/sys/fs/cgroup". */
 uint32_t sh_topology_quota(const char *groups, const char *root);
 
-/* This process: threads that compute at the same time without being in each other's way, one for each physical core that it may run on, and no
- * more than its groups' quota; 1..most. */
+/* This process: threads that compute at the same time without being in each other's way, one for each physical core that it may
+ * run on, and no more than its groups' quota; 1..most. */
 uint32_t sh_topology_threads(uint32_t most);
 
-/* The nodes among which memory that all threads read is to be spread, as a mask; 0: leave it where it comes. So where there is one node, and
- * where whoever started the process has chosen (numactl). */
+/* The nodes among which memory that all threads read is to be spread, as a mask; 0: leave it where it comes. So where there is
+ * one node, and where whoever started the process has chosen (numactl). */
 uint64_t sh_topology_spread(const struct sh_topology *topology, uint64_t nodes_allowed, bool policy_is_default);
 /* That of this process. */
 uint64_t sh_topology_spread_here(void);
-/* Asks the kernel to spread the pages of a mapping that are not there yet over the nodes of the mask, in turn. False where it refuses: a hint,
- * without which only speed differs. */
+/* Asks the kernel to spread the pages of a mapping that are not there yet over the nodes of the mask, in turn. False where it
+ * refuses: a hint, without which only speed differs. */
 bool sh_topology_interleave(void *data, uint64_t bytes, uint64_t nodes);
 
 #endif

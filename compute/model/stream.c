@@ -27,7 +27,8 @@ struct sh_weight_stream {
     struct buffer buffers[BUFFERS];
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    /* Under the lock: pieces whose reading has begun, and pieces given back; where the next piece begins; whether another one shall. */
+    /* Under the lock: pieces whose reading has begun, and pieces given back; where the next piece begins; whether another one
+     * shall. */
     uint64_t begun, used, next_row;
     uint32_t next_weight;
     bool stop, lent;
@@ -131,7 +132,8 @@ enum sh_code sh_weight_stream_open(const struct sh_program *program, const uint3
         s->buffers[i].data = sh_alloc_aligned(s->buffer_bytes);
         complete = complete && s->buffers[i].data != NULL;
     }
-    while (complete && s->n_readers < READERS && pthread_create(&s->readers[s->n_readers], NULL, read_ahead, s) == 0) s->n_readers++;
+    while (complete && s->n_readers < READERS && pthread_create(&s->readers[s->n_readers], NULL, read_ahead, s) == 0)
+        s->n_readers++;
     if (s->n_readers == 0) { /* one is enough */
         sh_weight_stream_close(s);
         return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for %d load buffers of %llu bytes and a thread", BUFFERS,

@@ -1,5 +1,5 @@
-/* Packing by vectors writes the bytes that packing row by row in plain C writes, for every type, with rows that come in pieces of any
- * size, widths that are no multiple of a vector, and nothing beyond the matrix or the source. */
+/* Packing by vectors writes the bytes that packing row by row in plain C writes, for every type, with rows that come in pieces of
+ * any size, widths that are no multiple of a vector, and nothing beyond the matrix or the source. */
 #include "compute/cpu/lanes.h"
 #include "tests/unit/guarded.h"
 
@@ -9,17 +9,20 @@
 
 #include <cmocka.h>
 
-static const uint32_t types[] = {SH_TYPE_F32,     SH_TYPE_F16,    SH_TYPE_BF16,  SH_TYPE_Q4_0,   SH_TYPE_Q4_1,   SH_TYPE_Q5_0,  SH_TYPE_Q5_1,
-                                 SH_TYPE_Q8_0,    SH_TYPE_Q2_K,   SH_TYPE_Q3_K,  SH_TYPE_Q4_K,   SH_TYPE_Q5_K,   SH_TYPE_Q6_K,  SH_TYPE_IQ2_XXS,
-                                 SH_TYPE_IQ2_XS,  SH_TYPE_IQ2_S,  SH_TYPE_IQ3_S, SH_TYPE_IQ3_XXS, SH_TYPE_IQ1_S, SH_TYPE_IQ1_M, SH_TYPE_IQ4_NL,
-                                 SH_TYPE_IQ4_XS,  SH_TYPE_MXFP4,  SH_TYPE_TQ1_0, SH_TYPE_TQ2_0};
+static const uint32_t types[] = {
+    SH_TYPE_F32,  SH_TYPE_F16,     SH_TYPE_BF16,   SH_TYPE_Q4_0,  SH_TYPE_Q4_1,  SH_TYPE_Q5_0,    SH_TYPE_Q5_1,  SH_TYPE_Q8_0,
+    SH_TYPE_Q2_K,  SH_TYPE_Q3_K, SH_TYPE_Q4_K,    SH_TYPE_Q5_K,   SH_TYPE_Q6_K,  SH_TYPE_IQ2_XXS, SH_TYPE_IQ2_XS, SH_TYPE_IQ2_S, SH_TYPE_IQ3_S,
+    SH_TYPE_IQ3_XXS, SH_TYPE_IQ1_S, SH_TYPE_IQ1_M, SH_TYPE_IQ4_NL, SH_TYPE_IQ4_XS, SH_TYPE_MXFP4, SH_TYPE_TQ1_0, SH_TYPE_TQ2_0,
+};
 
 typedef void pack_fn(const struct sh_cpu_matrix *w, uint64_t row0, uint64_t n_rows, const void *src);
 
 /* Pieces of `piece` rows, 0: all at once. The source lies off any alignment, its end right before a guard. */
-static void check(const struct sh_cpu_kernels *k, uint32_t type, uint64_t cols, uint64_t rows, uint64_t piece, struct test_rng *rng) {
+static void check(const struct sh_cpu_kernels *k, uint32_t type, uint64_t cols, uint64_t rows, uint64_t piece,
+                  struct test_rng *rng) {
     pack_fn *plain = k->group_rows == 16 ? sh_lanes16_pack : sh_lanes8_pack;
-    const uint64_t bytes = k->matrix_bytes(type, cols, rows), row_bytes = sh_type_row_bytes(type, cols), file_bytes = row_bytes * rows;
+    const uint64_t bytes = k->matrix_bytes(type, cols, rows), row_bytes = sh_type_row_bytes(type, cols);
+    const uint64_t file_bytes = row_bytes * rows;
     uint8_t *file = test_guarded(file_bytes + 1);
     struct sh_cpu_matrix found = {.type = type, .cols = cols, .rows = rows, .data = test_guarded(bytes)}, expected = found;
     expected.data = test_guarded(bytes);

@@ -63,8 +63,8 @@ static void within(void *arg, uint32_t worker, uint64_t begin, uint64_t end) {
         if (*(volatile uint32_t *)&s->number != 0) atomic_fetch_add(&s->done, 1);
 }
 
-/* Many short runs with more workers than cores, so that many come late: none touches a run that is over, none is missing from one it
- * took an item of. */
+/* Many short runs with more workers than cores, so that many come late: none touches a run that is over, none is missing from one
+ * it took an item of. */
 static void test_pool_late_workers(void **state) {
     (void)state;
     struct sh_pool *pool = acquire(9);

@@ -1,5 +1,5 @@
-/* Cores, nodes and quotas of machines that are made up as trees of files: servers with hyperthreads and two nodes, containers with a
- * few CPUs or a share of time, a desktop with cores of two kinds, kernels that tell nothing. */
+/* Cores, nodes and quotas of machines that are made up as trees of files: servers with hyperthreads and two nodes, containers
+ * with a few CPUs or a share of time, a desktop with cores of two kinds, kernels that tell nothing. */
 #include "compute/cpu/cpu.h"
 #include "compute/cpu/topology.h"
 #include "tests/unit/shared.h"
@@ -89,7 +89,7 @@ static void test_topology_lists(void **state) {
     check_set("0-99999999999999999999\n", SH_TOPOLOGY_MAX_CPUS, 0, SH_TOPOLOGY_MAX_CPUS - 1);
 }
 
-/* Two packages of 4 cores with two threads each: CPUs 0-7 are the first threads, 8-15 the second ones; a node for each package. */
+/* Two packages of 4 cores with two threads each: CPUs 0-7 are the first threads, 8-15 the second; a node for each package. */
 static void make_server(void) {
     for (int cpu = 0; cpu < 16; cpu++) {
         char siblings[32];
@@ -202,7 +202,8 @@ static void test_topology_here(void **state) {
     if ((t.memory_nodes & (t.memory_nodes - 1)) == 0) assert_int_equal(spread, 0);
 }
 
-/* The kernel takes the mask, here of the first node with memory alone, and a block of weights of a device that spreads asks for it. */
+/* The kernel takes the mask, here of the first node with memory alone, and a block of weights of a device that spreads asks for
+ * it. */
 static void test_topology_interleave(void **state) {
     (void)state;
     struct sh_topology t;

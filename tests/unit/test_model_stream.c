@@ -1,5 +1,5 @@
-/* Weights come in pieces in the order of the list, whole and once, however many threads read them; a file that ends too early costs the
- * stream, from the piece that lacks bytes on; a stream may be closed at any time. */
+/* Weights come in pieces in the order of the list, whole and once, however many threads read them; a file that ends too early
+ * costs the stream, from the piece that lacks bytes on; a stream may be closed at any time. */
 #include "compute/model/build_model.h"
 #include "compute/model/stream.h"
 #include "tests/unit/core.h"
