@@ -1,10 +1,11 @@
 /*
  * vkbench - how fast a Vulkan device's matmul kernels are: one product per weight layout, for one row (weights read per second)
  * and for many (operations per second). Prints one line per layout.
- * Usage: vkbench [-n] [DEVICE [ROWS]]. DEVICE is a part of the device's name; without it the first usable one that is no
- * software. -n prints the device's name and driver only. Exit status 77: there is no such device.
+ * Usage: vkbench [-n|-m] [DEVICE [ROWS]]. DEVICE is a part of the device's name; without it the first usable one that is no
+ * software. -n prints the device's name and driver only, -m only the bandwidth of its memory in 10^9 bytes a second: the
+ * bytes read and written by the fastest of several large copies. Exit status 77: there is no such device.
  */
-#include "compute/program/executor.h"
+#include "compute/vulkan/vk.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,8 +22,15 @@ static double measure(struct sh_device *device, uint32_t type, uint32_t cols, ui
     const struct sh_executor *e = device->executor;
     struct sh_activation activations[] = {{.name = "x", .width = cols}, {.name = "y", .width = n}};
     struct sh_weight weight = {.name = "w", .type = type, .cols = cols, .rows = n};
-    struct sh_op op = {.kind = SH_OP_MATMUL, .y = SH_NONE, .z = SH_NONE, .u = SH_NONE, .t = SH_NONE,
-                       .blocks = 1, .residual = SH_NONE, .bias = SH_NONE, .out = 1};
+    struct sh_op op = {.kind = SH_OP_MATMUL,
+                       .y = SH_NONE,
+                       .z = SH_NONE,
+                       .u = SH_NONE,
+                       .t = SH_NONE,
+                       .blocks = 1,
+                       .residual = SH_NONE,
+                       .bias = SH_NONE,
+                       .out = 1};
     const struct sh_program program = {.activations = activations,
                                        .n_activations = 2,
                                        .weights = &weight,
@@ -75,6 +83,69 @@ static double measure(struct sh_device *device, uint32_t type, uint32_t cols, ui
     return best;
 }
 
+#define COPY_BYTES (256ull << 20) /* beyond the caches of any device */
+#define COPIES 8
+
+static void check(struct sh_vulkan *vk, VkResult result, const char *what) {
+    if (result != VK_SUCCESS) must(sh_vk_fail(vk, result, what, &err));
+}
+
+/* 10^9 bytes a second that are read and written by copies in the device's memory. */
+static double memory_bandwidth(struct sh_vulkan *vk) {
+    struct sh_vk_buffer from = {0}, to = {0};
+    must(sh_vk_buffer_create(vk, SH_PLACE_DEVICE, SH_USE_STAGING, COPY_BYTES, "copied", &from, &err));
+    must(sh_vk_buffer_create(vk, SH_PLACE_DEVICE, SH_USE_STAGING, COPY_BYTES, "copy", &to, &err));
+    VkCommandPool pool;
+    VkCommandBuffer commands;
+    VkSemaphore semaphore;
+    const VkCommandPoolCreateInfo pool_info = {.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO,
+                                               .queueFamilyIndex = vk->queue_family};
+    check(vk, vk->CreateCommandPool(vk->device, &pool_info, NULL, &pool), "vkCreateCommandPool");
+    const VkCommandBufferAllocateInfo allocate = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO,
+                                                  .commandPool = pool,
+                                                  .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY,
+                                                  .commandBufferCount = 1};
+    check(vk, vk->AllocateCommandBuffers(vk->device, &allocate, &commands), "vkAllocateCommandBuffers");
+    const VkSemaphoreTypeCreateInfo type = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_TYPE_CREATE_INFO,
+                                            .semaphoreType = VK_SEMAPHORE_TYPE_TIMELINE};
+    const VkSemaphoreCreateInfo semaphore_info = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_CREATE_INFO, .pNext = &type};
+    check(vk, vk->CreateSemaphore(vk->device, &semaphore_info, NULL, &semaphore), "vkCreateSemaphore");
+    const VkCommandBufferBeginInfo begin = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO};
+    check(vk, vk->BeginCommandBuffer(commands, &begin), "vkBeginCommandBuffer");
+    const VkBufferCopy region = {.size = COPY_BYTES};
+    const VkMemoryBarrier between = {.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER,
+                                     .srcAccessMask = VK_ACCESS_TRANSFER_WRITE_BIT,
+                                     .dstAccessMask = VK_ACCESS_TRANSFER_WRITE_BIT | VK_ACCESS_TRANSFER_READ_BIT};
+    for (int i = 0; i < COPIES; i++) {
+        vk->CmdCopyBuffer(commands, from.handle, to.handle, 1, &region);
+        vk->CmdPipelineBarrier(commands, VK_PIPELINE_STAGE_TRANSFER_BIT, VK_PIPELINE_STAGE_TRANSFER_BIT, 0, 1, &between, 0, NULL,
+                               0, NULL);
+    }
+    check(vk, vk->EndCommandBuffer(commands), "vkEndCommandBuffer");
+    double best = 0;
+    for (uint64_t value = 1; value <= 4; value++) {
+        const VkTimelineSemaphoreSubmitInfo timeline = {.sType = VK_STRUCTURE_TYPE_TIMELINE_SEMAPHORE_SUBMIT_INFO,
+                                                        .signalSemaphoreValueCount = 1,
+                                                        .pSignalSemaphoreValues = &value};
+        const VkSubmitInfo submit = {.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO,
+                                     .pNext = &timeline,
+                                     .commandBufferCount = 1,
+                                     .pCommandBuffers = &commands,
+                                     .signalSemaphoreCount = 1,
+                                     .pSignalSemaphores = &semaphore};
+        const uint64_t from_ns = sh_now_ns();
+        check(vk, vk->QueueSubmit(vk->queue, 1, &submit, VK_NULL_HANDLE), "vkQueueSubmit");
+        check(vk, sh_vk_wait_value(vk, semaphore, value, UINT64_MAX), "vkWaitSemaphores");
+        const double rate = 2.0 * COPIES * (double)COPY_BYTES / (double)(sh_now_ns() - from_ns);
+        if (rate > best) best = rate;
+    }
+    vk->DestroySemaphore(vk->device, semaphore, NULL);
+    vk->DestroyCommandPool(vk->device, pool, NULL);
+    sh_vk_buffer_destroy(vk, &from);
+    sh_vk_buffer_destroy(vk, &to);
+    return best;
+}
+
 static bool find(const char *want, struct sh_device_info *out) {
     struct sh_device_info infos[16];
     uint32_t count = 0, chosen = 0;
@@ -90,10 +161,10 @@ static bool find(const char *want, struct sh_device_info *out) {
 }
 
 int main(int argc, char **argv) {
-    const bool name_only = argc > 1 && strcmp(argv[1], "-n") == 0;
-    if (name_only) argc--, argv++;
+    const bool name_only = argc > 1 && strcmp(argv[1], "-n") == 0, memory_only = argc > 1 && strcmp(argv[1], "-m") == 0;
+    if (name_only || memory_only) argc--, argv++;
     if (argc > 3) {
-        fprintf(stderr, "usage: vkbench [-n] [DEVICE [ROWS]]\n");
+        fprintf(stderr, "usage: vkbench [-n|-m] [DEVICE [ROWS]]\n");
         return 2;
     }
     struct sh_device_info info;
@@ -109,6 +180,11 @@ int main(int argc, char **argv) {
     const struct sh_device_params device_params = {.size = sizeof device_params, .info = &info};
     struct sh_device *device;
     must(sh_vulkan_open(&device_params, &device, &err));
+    if (memory_only) {
+        printf("%.1f\n", memory_bandwidth(sh_vulkan_of(device)));
+        device->executor->device_close(device);
+        return 0;
+    }
     const bool software = info.kind == SH_DEVICE_SOFTWARE;
     const uint32_t cols = 4096, n = software ? 4096 : 16384, rows = argc > 2 ? (uint32_t)atoi(argv[2]) : software ? 64 : 512;
     if (rows < 1 || rows > 4096) return 2;
