@@ -1,6 +1,6 @@
 /*
  * daemon_front.h - a front end for tests of generations: it waits for events and keeps what came. Fails the running test on events that
- * may not come, and where none comes for a minute.
+ * may not come, and where none comes for five minutes.
  */
 #ifndef SHIMMY_TESTS_DAEMON_FRONT_H
 #define SHIMMY_TESTS_DAEMON_FRONT_H

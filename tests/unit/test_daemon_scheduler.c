@@ -23,6 +23,11 @@
 
 #include <cmocka.h>
 
+#ifdef __SANITIZE_THREAD__
+enum { THREADS_ALONE = 1 }; /* what threads do to each other is looked for, which takes fewer requests and rounds than what they say: each costs a hundredfold */
+#else
+enum { THREADS_ALONE = 0 };
+#endif
 enum { MANY = 64, MOST_TOKENS = 64, CHOICES = 3, CONTEXT = 256 };
 
 static const char *path;
@@ -97,7 +102,7 @@ static bool take(struct request *q) {
 }
 
 static void follow_all(struct request *requests, uint32_t n) {
-    const uint64_t limit = sh_now_ns() + 60000000000ull;
+    const uint64_t limit = sh_now_ns() + 600000000000ull; /* under a sanitizer, and others at work */
     for (uint32_t left = n; left > 0;) {
         left = 0;
         for (uint32_t i = 0; i < n; i++)
@@ -221,6 +226,7 @@ static void together_as_alone(const char *device, const char *file, uint32_t n) 
     runner_destroy(one);
     for (uint32_t pages = 0; pages < 2; pages++) {
         for (uint32_t overlap = 0; overlap < 2; overlap++) {
+            if (THREADS_ALONE && overlap == pages) continue;
             struct runner *runner = make(&m, MANY, pages ? 416 : (uint64_t)MANY * CONTEXT, overlap);
             for (uint32_t round = 0; round < 2; round++) {
                 for (uint32_t i = 0; i < n; i++) submit(runner, &requests[i]);
@@ -231,7 +237,7 @@ static void together_as_alone(const char *device, const char *file, uint32_t n) 
             struct runner_stats stats;
             runner_get_stats(runner, &stats);
             if (!pages) assert_int_equal(stats.preemptions, 0); /* with few most rounds have some; see preemption for one that is certain */
-            assert_true(stats.context.reused_tokens > 0);
+            assert_true(THREADS_ALONE || stats.context.reused_tokens > 0);
             runner_destroy(runner);
         }
     }
@@ -243,21 +249,21 @@ static void together_as_alone(const char *device, const char *file, uint32_t n) 
 
 static void many_at_once(void **state) {
     (void)state;
-    together_as_alone("cpu", path, MANY);
+    together_as_alone("cpu", path, THREADS_ALONE ? 24 : MANY);
 }
 
 /* Models that remember otherwise: a recurrent state, both kinds, a window. */
 static void kinds_of_state(void **state) {
     (void)state;
     static const char *const names[] = {"mamba-F16", "qwen35-Q8_0", "gemma2-F16"};
-    for (size_t i = 0; i < SH_COUNT(names); i++) {
+    for (size_t i = THREADS_ALONE; i < SH_COUNT(names); i++) {
         char file[64];
         snprintf(file, sizeof file, "parity/%s.gguf", names[i]);
         if (access(TEST_SHARED(file), R_OK) != 0) {
             print_message("SKIP: %s is not here\n", file);
             continue;
         }
-        together_as_alone("cpu", TEST_SHARED(file), 24);
+        together_as_alone("cpu", TEST_SHARED(file), THREADS_ALONE ? 8 : 24);
     }
 }
 
@@ -614,7 +620,7 @@ static void fail_steps_of(const char *file, uint32_t every) {
 
 static void failing_steps(void **state) {
     (void)state;
-    fail_steps_of(path, 1);
+    fail_steps_of(path, THREADS_ALONE ? 3 : 1);
     fail_steps_of(TEST_SHARED("parity/qwen35-Q8_0.gguf"), 3); /* a recurrent state besides, */
     fail_steps_of(TEST_SHARED("parity/gemma2-F16.gguf"), 3);  /* a window */
 }
