@@ -18,6 +18,27 @@ shared uvec4 xs[2u * HALF];  // the same of rows
 shared vec4 w_scale[2u * 64u]; // a, b, m of each output
 shared uvec2 x_scale[2u * 64u]; // dx and sums of each row
 
+// What this thread brings of a unit: octet j of an output's weights and of a row's quants, for j = 0 also their scales.
+Unit unit_in;
+uvec2 words_in, quants_in, head_in;
+void take(uint n, uint x_unit, uint u, uint j) {
+    unit_in = load_unit(p.w, n, u, p.units);
+    words_in = octet_words(p.w, unit_in, j);
+    const uint x = (x_unit + u) * 12u;
+    quants_in = uvec2(U32(p.x).v[x + 2u * j], U32(p.x).v[x + 2u * j + 1u]);
+    head_in = uvec2(U32(p.x).v[x + 8u], U32(p.x).v[x + 9u]);
+}
+void put(uint half_, uint line, uint j) {
+    const uint to = half_ + 32u * j + (line >> 2);
+    ws[to][line & 3u] = words_in.x;
+    ws[to + 16u][line & 3u] = words_in.y;
+    xs[to][line & 3u] = quants_in.x;
+    xs[to + 16u][line & 3u] = quants_in.y;
+    if (j > 0u) return;
+    w_scale[(half_ >> 1) + line] = vec4(unit_in.a, scale_b(unit_in), scale_m(unit_in));
+    x_scale[(half_ >> 1) + line] = head_in;
+}
+
 void main() {
     const uint tid = gl_LocalInvocationID.x, tx = tid & 15u, ty = tid >> 4;
     if (!find_rows(64u)) return;
@@ -36,56 +57,46 @@ void main() {
         float acc[16];
         [[unroll]] for (uint i = 0u; i < 16u; i++) total[i] = acc[i] = 0.0;
 
-        // The unit to be loaded next and the one to be multiplied; a round loads the one and multiplies the other.
+        // The unit that is loaded and the one that is multiplied, one behind. What was loaded is written to the other half after the
+        // multiplication, so that the loads may take as long. The last round loads a unit again that nobody reads.
         uint next = 0u, u = 0u, at = 0u;
-        const uint rounds = p.units + 1u;
         barrier();
-        for (uint round = 0u; round < rounds; round++) {
-            const uint to = (round & 1u) * HALF, from = HALF - to;
-            if (round < p.units) {
-                const Unit t = load_unit(p.w, n_load, next, p.units);
-                const uvec2 w = octet_words(p.w, t, j);
-                const uint x = (x_unit + next) * 12u;
-                const uvec2 v = uvec2(U32(p.x).v[x + 2u * j], U32(p.x).v[x + 2u * j + 1u]);
-                ws[to + 32u * j + (line >> 2)][line & 3u] = w.x;
-                ws[to + 32u * j + 16u + (line >> 2)][line & 3u] = w.y;
-                xs[to + 32u * j + (line >> 2)][line & 3u] = v.x;
-                xs[to + 32u * j + 16u + (line >> 2)][line & 3u] = v.y;
-                if (j == 0u) {
-                    w_scale[(to >> 1) + line] = vec4(t.a, scale_b(t), scale_m(t));
-                    x_scale[(to >> 1) + line] = uvec2(U32(p.x).v[x + 8u], U32(p.x).v[x + 9u]);
-                }
-            }
-            if (round > 0u) {
-                ivec2 dots[16];
-                [[unroll]] for (uint i = 0u; i < 16u; i++) dots[i] = ivec2(0);
-                [[unroll]] for (uint i = 0u; i < 8u; i++) {
-                    const uvec4 wv = ws[from + 16u * i + tx], xv = xs[from + 16u * i + ty];
-                    [[unroll]] for (uint r = 0u; r < 4u; r++)
-                        [[unroll]] for (uint o = 0u; o < 4u; o++)
-#ifdef TWO_SCALES
-                            dots[4u * r + o][i >> 2] += packed_dot(wv[o], xv[r], 0);
-#else
-                            dots[4u * r + o].x += packed_dot(wv[o], xv[r], 0);
-#endif
-                }
-                [[unroll]] for (uint r = 0u; r < 4u; r++) {
-                    const uvec2 x = x_scale[(from >> 1) + 4u * ty + r];
-                    [[unroll]] for (uint o = 0u; o < 4u; o++) {
-                        const vec4 w = w_scale[(from >> 1) + 4u * tx + o];
-                        acc[4u * r + o] = add_unit(acc[4u * r + o], w.x, w.y, w.zw, dots[4u * r + o], uintBitsToFloat(x.x), halves(x.y));
-                    }
-                }
-                if (u + SH_LANES >= p.units) { // the lane's last unit
-                    [[unroll]] for (uint i = 0u; i < 16u; i++) {
-                        total[i] = total[i] + acc[i];
-                        acc[i] = 0.0;
-                    }
-                }
-            }
+        take(n_load, x_unit, 0u, j);
+        put(0u, line, j);
+        barrier();
+        for (uint round = 0u; round < p.units; round++) {
+            const uint from = (round & 1u) * HALF;
             u = next;
             next += SH_LANES;
             if (next >= p.units) next = ++at;
+            take(n_load, x_unit, min(next, p.units - 1u), j);
+            ivec2 dots[16];
+            [[unroll]] for (uint i = 0u; i < 16u; i++) dots[i] = ivec2(0);
+            [[unroll]] for (uint i = 0u; i < 8u; i++) {
+                const uvec4 wv = ws[from + 16u * i + tx], xv = xs[from + 16u * i + ty];
+                [[unroll]] for (uint r = 0u; r < 4u; r++)
+                    [[unroll]] for (uint o = 0u; o < 4u; o++)
+#ifdef TWO_SCALES
+                        dots[4u * r + o][i >> 2] += packed_dot(wv[o], xv[r], 0);
+#else
+                        dots[4u * r + o].x += packed_dot(wv[o], xv[r], 0);
+#endif
+            }
+            [[unroll]] for (uint r = 0u; r < 4u; r++) {
+                const uvec2 x = x_scale[(from >> 1) + 4u * ty + r];
+                [[unroll]] for (uint o = 0u; o < 4u; o++) {
+                    const vec4 w = w_scale[(from >> 1) + 4u * tx + o];
+                    acc[4u * r + o] =
+                        add_unit(acc[4u * r + o], w.x, w.y, w.zw, dots[4u * r + o], uintBitsToFloat(x.x), halves(x.y));
+                }
+            }
+            if (u + SH_LANES >= p.units) { // the lane's last unit
+                [[unroll]] for (uint i = 0u; i < 16u; i++) {
+                    total[i] = total[i] + acc[i];
+                    acc[i] = 0.0;
+                }
+            }
+            put(HALF - from, line, j);
             barrier();
         }
         [[unroll]] for (uint r = 0u; r < 4u; r++) {
