@@ -1,5 +1,6 @@
 /*
- * avx2_attention.h - attention of the AVX2 table; the arithmetic is stated in kernels.h, the code is wide_attention.h.
+ * avx2_attention.h - rotation, the cache and attention of the AVX2 table; the arithmetic is stated in kernels.h, attention's code is
+ * wide_attention.h.
  */
 #ifndef SHIMMY_CPU_AVX2_ATTENTION_H
 #define SHIMMY_CPU_AVX2_ATTENTION_H
@@ -19,6 +20,9 @@ struct sh_avx2_partial {
     float *values, *most, *sum;
 };
 struct sh_avx2_partial sh_avx2_partial_at(uint32_t n_queries, uint32_t v_dim, float *at);
+
+void sh_avx2_rope(const struct sh_ref_rope *rope, const float *x, const float *table, float *out);
+void sh_avx2_cache_store(const struct sh_ref_cache *cache, uint32_t position, const float *k, const float *v);
 
 void sh_avx2_attention(const struct sh_ref_attention *rows, uint32_t n_rows, void *scratch);
 void sh_avx2_attention_part(const struct sh_ref_attention *a, uint32_t part, float *partial, void *scratch);

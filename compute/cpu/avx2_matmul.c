@@ -47,10 +47,11 @@ static void prepare_256(const float *x, uint64_t cols, uint8_t *out) {
     int16_t *sums16 = (int16_t *)(void *)(out + sh_lanes_sums_at(SH_LANES_Q8_256, cols));
     int16_t *sums32 = (int16_t *)(void *)(out + sh_lanes_sums32_at(cols));
     for (uint64_t b = 0; b < cols / 256; b++) {
-        __m256 m = _mm256_setzero_ps();
-        for (uint32_t i = 0; i < 256; i += 8) m = _mm256_max_ps(m, magnitude(x + i));
+        __m256 m[4]; /* chains that do not wait for each other */
+        UNROLLED (i, 4) m[i] = magnitude(x + 8 * i);
+        for (uint32_t i = 32; i < 256; i += 32) UNROLLED (j, 4) m[j] = _mm256_max_ps(m[j], magnitude(x + i + 8 * (uint32_t)j));
         __m256 inverse;
-        block_scale(sh_avx2_max(m), &scales[b], &inverse);
+        block_scale(sh_avx2_max(_mm256_max_ps(_mm256_max_ps(m[0], m[1]), _mm256_max_ps(m[2], m[3]))), &scales[b], &inverse);
         for (uint32_t i = 0; i < 256; i += 32, x += 32, q += 32) {
             const int32_t low = quantise16(x, inverse, q), high = quantise16(x + 16, inverse, q + 16);
             *sums16++ = (int16_t)low;

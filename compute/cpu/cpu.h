@@ -74,10 +74,16 @@ struct sh_cpu_place {
     bool owned;
     uint32_t buffer;
 };
+/* What a NORM or a GLU makes becomes operands row by row, while a row is in the cache, if a product follows at once. */
+struct sh_cpu_follow {
+    uint32_t operand; /* of kernels.h; SH_NONE: no product follows */
+    bool only;        /* nobody but the products that follow, all of that operand, reads the result: it need not be written */
+};
 struct sh_cpu_segment {
     struct sh_segment segment;
     struct sh_fused fused;
-    struct sh_cpu_place *places; /* [fused.n_slots] */
+    struct sh_cpu_place *places;   /* [fused.n_slots] */
+    struct sh_cpu_follow *follows; /* [fused.n_ops] */
 };
 struct sh_exec_model {
     struct sh_cpu_device *device;

@@ -24,7 +24,8 @@
  *   Integer sums: a pair of products in 16 bits holds |v| <= 127 with quants of at most 127 (32,258). Where pairs are added in 16
  *     bits, values are made non-negative (0..31: four pairs, 31,496) and the offset comes back with the sums of the quants. In 32
  *     bits a block of 256 stays below 256 * 127 * 127 * 32 = 1.4e8, rounded once when it becomes a float.
- *   Norms: sums have 8 lanes (i mod 8), of squares as fma chains, joined by sh_avx2_sum; then as scalar.
+ *   Norms: sums have 32 lanes (i mod 32), of squares as fma chains; lanes i, i + 8, i + 16, i + 24 joined as (0 + 1) + (2 + 3), then
+ *     the eight by sh_avx2_sum; then as scalar.
  *   Functions with exp, and softmax, use sh_avx2_exp, relative error below 2e-7; gelu(x) is x / (1 + exp(-2 u)), tanh(x) is 1 - 2 / (exp(2
  *     x) + 1); gelu with erf is the scalar one.
  *   expert_sum and conv: fma chains in ascending order from 0; conv of more than 8 taps is the scalar one.
@@ -96,6 +97,8 @@ struct sh_cpu_kernels {
     void (*glu)(enum sh_glu act, const float *gate, uint32_t gate_width, const float *up, uint32_t n_rows, uint32_t width,
                 float *out);
     void (*expert_sum)(const float *x, const float *route, uint32_t n_used, uint32_t width, float *out);
+    void (*rope)(const struct sh_ref_rope *rope, const float *x, const float *table, float *out);         /* the bits of ref.h's */
+    void (*cache_store)(const struct sh_ref_cache *cache, uint32_t position, const float *k, const float *v); /* the same */
     void (*conv)(const struct sh_ref_conv *c, uint32_t c0, uint32_t c1);
     void (*scan)(const struct sh_ref_scan *s, uint32_t c0, uint32_t c1);
     void (*delta_net)(const struct sh_ref_delta *d, uint32_t h, uint32_t j0, uint32_t j1, float *scratch);

@@ -6,6 +6,7 @@
 #include "compute/cpu/avx2_recurrent.h"
 #include "compute/cpu/avx512_attention.h"
 #include "compute/cpu/avx512_matmul.h"
+#include "compute/cpu/avx512_ops.h"
 #include "compute/cpu/lanes.h"
 
 #include <cpuid.h>

@@ -23,28 +23,36 @@ uint64_t sh_avx2_matmul_scratch(uint64_t cols) {
 
 /* ---- norms ---- */
 
-/* Sums by lanes (i mod 8); those beyond `width` add 0. */
+/* Sums by 32 lanes (i mod 32), so that chains do not wait for each other; those beyond `width` add 0. */
+static float join(const __m256 *sum) {
+    return sh_avx2_sum(_mm256_add_ps(_mm256_add_ps(sum[0], sum[1]), _mm256_add_ps(sum[2], sum[3])));
+}
+
 static float mean_of(const float *x, uint32_t width) {
-    __m256 sum = _mm256_setzero_ps();
-    for (uint32_t i = 0; i < width; i += 8) sum = _mm256_add_ps(sum, sh_avx2_load(x + i, width - i));
-    return sh_avx2_sum(sum) / (float)width;
+    __m256 sum[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
+    uint32_t i = 0;
+    for (; i + 32 <= width; i += 32)
+        for (uint32_t j = 0; j < 4; j++) sum[j] = _mm256_add_ps(sum[j], _mm256_loadu_ps(x + i + 8 * j));
+    for (uint32_t j = 0; i < width; i += 8, j++) sum[j] = _mm256_add_ps(sum[j], sh_avx2_load(x + i, width - i));
+    return join(sum) / (float)width;
 }
 
 static float squares_of(const float *x, uint32_t width, float mean) {
     const __m256 m = _mm256_set1_ps(mean);
-    __m256 sum = _mm256_setzero_ps();
+    __m256 sum[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
     uint32_t i = 0;
-    for (; i + 8 <= width; i += 8) {
-        const __m256 d = _mm256_sub_ps(_mm256_loadu_ps(x + i), m);
-        sum = _mm256_fmadd_ps(d, d, sum);
-    }
-    if (i < width) {
+    for (; i + 32 <= width; i += 32)
+        for (uint32_t j = 0; j < 4; j++) {
+            const __m256 d = _mm256_sub_ps(_mm256_loadu_ps(x + i + 8 * j), m);
+            sum[j] = _mm256_fmadd_ps(d, d, sum[j]);
+        }
+    for (uint32_t j = 0; i < width; i += 8, j++) {
         float rest[8] = {0};
-        for (uint32_t j = i; j < width; j++) rest[j - i] = x[j] - mean;
+        for (uint32_t k = i; k < width && k < i + 8; k++) rest[k - i] = x[k] - mean;
         const __m256 d = _mm256_loadu_ps(rest);
-        sum = _mm256_fmadd_ps(d, d, sum);
+        sum[j] = _mm256_fmadd_ps(d, d, sum[j]);
     }
-    return sh_avx2_sum(sum);
+    return join(sum);
 }
 
 static void norm_part(const struct sh_ref_norm *n, const float *x, uint32_t width, const float *w, const float *bias,
@@ -171,6 +179,8 @@ const struct sh_cpu_kernels sh_cpu_avx2 = {
     .unary = sh_avx2_unary,
     .glu = sh_avx2_glu,
     .expert_sum = sh_avx2_expert_sum,
+    .rope = sh_avx2_rope,
+    .cache_store = sh_avx2_cache_store,
     .conv = sh_avx2_conv,
     .scan = sh_avx2_scan,
     .delta_net = sh_avx2_delta_net,

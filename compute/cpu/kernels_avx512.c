@@ -1,10 +1,11 @@
-/* The avx512 table: that of AVX2 with products and attention 16 lanes wide. */
+/* The avx512 table: that of AVX2 with products, their operands, attention and GLUs 16 lanes wide. */
 #include "compute/cpu/avx2_attention.h"
 #include "compute/cpu/avx2_matmul.h"
 #include "compute/cpu/avx2_ops.h"
 #include "compute/cpu/avx2_recurrent.h"
 #include "compute/cpu/avx512_attention.h"
 #include "compute/cpu/avx512_matmul.h"
+#include "compute/cpu/avx512_ops.h"
 #include "compute/cpu/lanes.h"
 
 #include <cpuid.h>

@@ -182,6 +182,27 @@ static enum sh_code place_slots(struct sh_cpu_segment *s, uint32_t *n_shared, ui
     return SH_OK;
 }
 
+static struct sh_cpu_follow follow_of(const struct sh_exec_model *m, const struct sh_cpu_segment *s, uint32_t i) {
+    const struct sh_op *op = &s->fused.ops[i];
+    struct sh_cpu_follow follow = {.operand = SH_NONE};
+    if (op->kind != SH_OP_NORM && op->kind != SH_OP_GLU) return follow;
+    uint32_t n_reads = 0, n_products = 0;
+    for (uint32_t j = i + 1; j < s->fused.n_ops; j++) {
+        uint32_t reads[SH_OP_READS];
+        sh_op_reads(&s->fused.ops[j], reads);
+        for (int r = 0; r < SH_OP_READS; r++) n_reads += reads[r] == op->out;
+    }
+    for (uint32_t j = i + 1; j < s->fused.n_ops; j++, n_products++) {
+        const struct sh_op *next = &s->fused.ops[j];
+        if (next->kind != SH_OP_MATMUL || next->blocks > 1 || next->x != op->out) break;
+        const uint32_t operand = m->device->kernels->operand(m->program->weights[next->w].type);
+        if (n_products == 0) follow.operand = operand;
+        if (operand != follow.operand) break;
+    }
+    follow.only = n_reads == n_products && !outlives_step(s, s->fused.slot[op->out]);
+    return follow;
+}
+
 static enum sh_code add_segment(struct sh_exec_model *m, const struct sh_segment *segment, struct sh_error *err) {
     enum sh_code code = check_ops(m, segment, err);
     if (code == SH_OK) code = choose_stores(m, segment, err);
@@ -189,7 +210,12 @@ static enum sh_code add_segment(struct sh_exec_model *m, const struct sh_segment
     struct sh_cpu_segment *s = &m->segments[m->n_segments++];
     s->segment = *segment;
     code = sh_fuse(&s->segment, SH_FUSE_RESIDUAL, &s->fused, err);
-    return code == SH_OK ? place_slots(s, &m->n_shared, &m->n_owned, err) : code;
+    if (code == SH_OK) code = place_slots(s, &m->n_shared, &m->n_owned, err);
+    if (code != SH_OK) return code;
+    s->follows = sh_calloc(s->fused.n_ops, sizeof *s->follows);
+    if (s->follows == NULL) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the plan of a segment of %u ops", s->fused.n_ops);
+    for (uint32_t i = 0; i < s->fused.n_ops; i++) s->follows[i] = follow_of(m, s, i);
+    return SH_OK;
 }
 
 enum sh_code sh_cpu_model_create(struct sh_device *device, const struct sh_segment *segments, uint32_t n_segments,
@@ -313,6 +339,7 @@ void sh_cpu_model_destroy(struct sh_exec_model *model) {
     for (uint32_t s = 0; s < model->n_segments; s++) {
         sh_fused_finish(&model->segments[s].fused);
         free(model->segments[s].places);
+        free(model->segments[s].follows);
     }
     free(model->segments);
     free(model->weights);

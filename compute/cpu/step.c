@@ -31,8 +31,18 @@ static uint32_t stride_of(const struct sh_cpu_step *s, uint32_t w, uint32_t part
     return w != SH_NONE && sh_step_weight(s, w)->matrix.cols == width ? part : 0;
 }
 
+/* Where row r of an op that operands may follow is made, and what follows. */
+static float *row_out(const struct sh_cpu_run *o, uint64_t r, uint32_t worker) {
+    return o->follow.only ? sh_step_scratch(o->step, worker) : sh_step_buffer(o->step, o->op->out) + r * o->width;
+}
+static void follow(const struct sh_cpu_run *o, uint64_t r, const float *row) {
+    const struct sh_cpu_kernels *kernels = o->step->kernels;
+    if (o->follow.operand == SH_NONE) return;
+    kernels->prepare(o->follow.operand, row, o->width, 1,
+                     (uint8_t *)o->step->context->operands.data + r * kernels->operand_bytes(o->follow.operand, o->width));
+}
+
 static void norm_rows(void *arg, uint32_t worker, uint64_t begin, uint64_t end) {
-    (void)worker;
     const struct sh_cpu_run *o = arg;
     const struct sh_cpu_step *s = o->step;
     const struct sh_op *op = o->op;
@@ -47,8 +57,12 @@ static void norm_rows(void *arg, uint32_t worker, uint64_t begin, uint64_t end) 
         .w_stride = stride_of(s, op->w, part, o->width),
         .bias_stride = stride_of(s, op->bias, part, o->width),
     };
-    s->kernels->norm(&norm, sh_step_buffer(s, op->x) + begin * o->width, (uint32_t)(end - begin),
-                     sh_step_buffer(s, op->out) + begin * o->width);
+    const float *x = sh_step_buffer(s, op->x);
+    for (uint64_t r = begin; r < end; r++) {
+        float *out = row_out(o, r, worker);
+        s->kernels->norm(&norm, x + r * o->width, 1, out);
+        follow(o, r, out);
+    }
 }
 
 static void add_rows(void *arg, uint32_t worker, uint64_t begin, uint64_t end) {
@@ -75,13 +89,15 @@ static void unary_rows(void *arg, uint32_t worker, uint64_t begin, uint64_t end)
 }
 
 static void glu_rows(void *arg, uint32_t worker, uint64_t begin, uint64_t end) {
-    (void)worker;
     const struct sh_cpu_run *o = arg;
     const struct sh_cpu_step *s = o->step;
     const uint32_t gate_width = sh_step_width(s, o->op->x);
-    s->kernels->glu(o->op->glu, sh_step_buffer(s, o->op->x) + begin * gate_width, gate_width,
-                    sh_step_buffer(s, o->op->y) + begin * o->width, (uint32_t)(end - begin), o->width,
-                    sh_step_buffer(s, o->op->out) + begin * o->width);
+    for (uint64_t r = begin; r < end; r++) {
+        float *out = row_out(o, r, worker);
+        s->kernels->glu(o->op->glu, sh_step_buffer(s, o->op->x) + r * gate_width, gate_width,
+                        sh_step_buffer(s, o->op->y) + r * o->width, 1, o->width, out);
+        follow(o, r, out);
+    }
 }
 
 static void concat_rows(void *arg, uint32_t worker, uint64_t begin, uint64_t end) {
@@ -123,8 +139,19 @@ static void expert_sum_rows(void *arg, uint32_t worker, uint64_t begin, uint64_t
 
 /* ---- the step ---- */
 
+static bool is_captured(const struct sh_cpu_step *s, uint32_t activation) {
+    for (uint32_t c = 0; c < s->slot->n_capture; c++)
+        if (s->slot->capture[c] == activation) return true;
+    return false;
+}
+
 static void run_op(struct sh_cpu_step *s, const struct sh_op *op) {
-    struct sh_cpu_run o = {.step = s, .op = op, .n_rows = sh_step_rows(s, op->out), .width = sh_step_width(s, op->out)};
+    struct sh_cpu_run o = {.step = s,
+                           .op = op,
+                           .n_rows = sh_step_rows(s, op->out),
+                           .width = sh_step_width(s, op->out),
+                           .follow = s->segment->follows[op - s->segment->fused.ops]};
+    if (is_captured(s, op->out)) o.follow.only = false;
     const uint64_t grain = sh_step_grain(o.width), exp_grain = sh_step_grain(16 * (uint64_t)o.width);
     switch (op->kind) {
     case SH_OP_EMBED: sh_step_pool(s, o.n_rows, grain, embed_rows, &o); break;
@@ -155,6 +182,9 @@ static void run_op(struct sh_cpu_step *s, const struct sh_op *op) {
     }
     const uint32_t *slot = s->segment->fused.slot;
     if (s->prepared != SH_NONE && slot[s->prepared] == slot[op->out]) s->prepared = SH_NONE;
+    if (o.follow.operand == SH_NONE) return;
+    s->prepared = op->out;
+    s->prepared_kind = o.follow.operand;
 }
 
 void sh_step_lap(struct sh_cpu_step *s, const struct sh_op *ops, uint32_t n_ops, const char *part) {
@@ -199,6 +229,10 @@ static void add_memory(const struct sh_exec_model *m, const struct sh_op *op, ui
     switch (op->kind) {
     case SH_OP_MATMUL:
     case SH_OP_EXPERT_MATMUL: sh_step_matmul_memory(m, op, max_rows, need); break;
+    case SH_OP_NORM:
+    case SH_OP_GLU:
+        need->scratch = sh_max_u64(need->scratch, m->program->activations[op->out].width * sizeof(float));
+        break;
     case SH_OP_ROPE_CACHE:
         need->scratch = sh_max_u64(need->scratch, (uint64_t)op->attn.n_kv_heads * op->attn.k_dim * sizeof(float));
         break;

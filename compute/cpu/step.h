@@ -26,6 +26,7 @@ struct sh_cpu_run {
     const struct sh_op *op;
     uint32_t n_rows; /* of op->out */
     uint32_t width;  /* of op->out */
+    struct sh_cpu_follow follow;
 };
 
 static inline float *sh_step_buffer(const struct sh_cpu_step *s, uint32_t activation) {

@@ -39,7 +39,7 @@ static void rope_rows(void *arg, uint32_t worker, uint64_t begin, uint64_t end) 
     const struct sh_cpu_run *o = arg;
     const struct sh_ref_rope rope = rope_of(o->op, o->op->attn.n_heads);
     for (uint64_t r = begin; r < end; r++)
-        sh_ref_rope(&rope, sh_step_buffer(o->step, o->op->x) + r * o->width,
+        o->step->kernels->rope(&rope, sh_step_buffer(o->step, o->op->x) + r * o->width,
                     angles_of(o->step, o->op, o->step->slot->rows[r].position),
                     sh_step_buffer(o->step, o->op->out) + r * o->width);
 }
@@ -61,9 +61,9 @@ static void rope_cache_rows(void *arg, uint32_t worker, uint64_t begin, uint64_t
         const struct sh_step_row *row = &s->slot->rows[r];
         const float *angles = angles_of(s, op, row->position);
         const struct sh_ref_cache cache = cache_of(s, op, row->sequence);
-        sh_ref_rope(&q_rope, sh_step_buffer(s, op->x) + r * o->width, angles, sh_step_buffer(s, op->out) + r * o->width);
-        sh_ref_rope(&k_rope, sh_step_buffer(s, op->y) + r * k_width, angles, key);
-        sh_ref_cache_store(&cache, row->position, key, op->z != SH_NONE ? sh_step_buffer(s, op->z) + r * v_width : NULL);
+        s->kernels->rope(&q_rope, sh_step_buffer(s, op->x) + r * o->width, angles, sh_step_buffer(s, op->out) + r * o->width);
+        s->kernels->rope(&k_rope, sh_step_buffer(s, op->y) + r * k_width, angles, key);
+        s->kernels->cache_store(&cache, row->position, key, op->z != SH_NONE ? sh_step_buffer(s, op->z) + r * v_width : NULL);
     }
 }
 

@@ -8,6 +8,7 @@
 #include "compute/cpu/avx2_recurrent.h"
 #include "compute/cpu/avx512_attention.h"
 #include "compute/cpu/avx512_matmul.h"
+#include "compute/cpu/avx512_ops.h"
 #include "tests/unit/plain_tiles.h"
 
 #include "compute/cpu/amx_dot.h"

@@ -252,7 +252,56 @@ static void test_cpu_add_and_expert_sum(void **state) {
         }
 }
 
-/* ---- the reference alone: moved and rotated numbers ---- */
+/* ---- the bits of avx2, where they are promised (kernels.h) ---- */
+
+static const struct sh_cpu_kernels *tier_of(const char *name) {
+    FOR_EACH_TIER (k)
+        if (strcmp(k->tier, name) == 0) return k;
+    return NULL;
+}
+
+static void test_cpu_bits_of_avx2(void **state) {
+    (void)state;
+    struct test_rng rng = {8};
+    const struct sh_cpu_kernels *avx2 = tier_of("avx2");
+    static const uint32_t types[] = {SH_TYPE_F16, SH_TYPE_Q4_0, SH_TYPE_Q4_K};
+    FOR_EACH_TIER (k) {
+        if (avx2 == NULL || strcmp(k->tier, "scalar") == 0) continue;
+        for (int act = 0; act <= SH_GLU_OAI; act++)
+            for (uint32_t width = 1; width < 200; width += 11) {
+                float *gate = test_guarded(2 * width * sizeof *gate), *up = test_guarded_floats(2 * width, 9.0f, &rng);
+                float *out = test_guarded(2 * width * sizeof *out), *expected = test_guarded(2 * width * sizeof *expected);
+                for (uint64_t e = 0; e < 2 * width; e++) gate[e] = sample(e * 7 + width, &rng);
+                k->glu((enum sh_glu)act, gate, width, up, 2, width, out);
+                avx2->glu((enum sh_glu)act, gate, width, up, 2, width, expected);
+                assert_memory_equal(out, expected, 2 * width * sizeof *out);
+                test_release_floats(gate, 2 * width);
+                test_release_floats(up, 2 * width);
+                test_release_floats(out, 2 * width);
+                test_release_floats(expected, 2 * width);
+            }
+        for (size_t t = 0; t < SH_COUNT(types); t++)
+            for (uint32_t blocks = 1; blocks < 6; blocks++) {
+                const uint32_t cols = blocks * sh_type_info(types[t])->block_elements, operand = k->operand(types[t]), n_rows = 3;
+                const uint64_t bytes = n_rows * k->operand_bytes(operand, cols);
+                assert_int_equal(bytes, n_rows * avx2->operand_bytes(avx2->operand(types[t]), cols));
+                float *x = test_guarded_floats((uint64_t)n_rows * cols, 5.0f, &rng);
+                for (uint32_t e = 0; e < cols; e++) x[cols + e] *= 0x1p-122f; /* all quants 0, and scales beside */
+                for (uint32_t e = 0; e < cols; e++) x[2 * cols + e] = (float)(127 - (int)(e % 255)) / (e % 3 == 0 ? 2.0f : 1.0f);
+                uint8_t *out = test_guarded(bytes), *expected = test_guarded(bytes);
+                memset(out, 0x55, bytes);
+                memset(expected, 0x55, bytes);
+                k->prepare(operand, x, cols, n_rows, out);
+                avx2->prepare(operand, x, cols, n_rows, expected);
+                assert_memory_equal(out, expected, bytes);
+                test_release_floats(x, (uint64_t)n_rows * cols);
+                test_release(out, bytes);
+                test_release(expected, bytes);
+            }
+    }
+}
+
+/* ---- moved and rotated numbers: the reference, and all others with its bits ---- */
 
 static void test_cpu_rope(void **state) {
     (void)state;
@@ -283,11 +332,70 @@ static void test_cpu_rope(void **state) {
                 const double c = (double)table[2 * p], s = (double)table[2 * p + 1];
                 near("rope", "scalar", e, out[e], imaginary ? re * s + im * c : re * c - im * s, 4 * EPS * (fabs(re) + fabs(im)));
             }
+            float *turned = test_guarded(n * sizeof *turned);
+            FOR_EACH_TIER (k) {
+                k->rope(&rope, x, table, turned);
+                assert_memory_equal(turned, out, n * sizeof *out);
+                memcpy(turned, x, n * sizeof *x);
+                k->rope(&rope, turned, table, turned);
+                assert_memory_equal(turned, out, n * sizeof *out);
+            }
+            test_release_floats(turned, n);
             sh_ref_rope(&rope, x, table, x);
             assert_memory_equal(x, out, n * sizeof *x);
             test_release_floats(x, n);
             test_release_floats(table, n_rot);
             test_release_floats(out, n);
+        }
+}
+
+/* Keys by dimension, values by position; a page is touched nowhere else. */
+static void test_cpu_cache_store(void **state) {
+    (void)state;
+    struct test_rng rng = {9};
+    static const struct {
+        uint32_t n_heads, k_dim, v_dim, position;
+        bool v_in_k;
+    } cases[] = {{1, 1, 1, 0, false}, {4, 64, 64, 33, false}, {3, 13, 9, 31, false}, {2, 24, 40, 69, false}, {1, 576, 512, 3, true}};
+    static const float special[] = {0.0f, -0.0f, 65504.0f, 65520.0f, -1e9f, 1e-8f, -3e-6f, 6.0e-5f, 1.00048828125f, INFINITY};
+    for (size_t i = 0; i < SH_COUNT(cases); i++)
+        for (int type = 0; type < 2; type++) {
+            const uint32_t h = cases[i].n_heads, nk = h * cases[i].k_dim, nv = h * cases[i].v_dim, at = cases[i].position;
+            const uint64_t element = type == 0 ? 4 : 2, k_bytes = element * nk * 32, v_bytes = cases[i].v_in_k ? 0 : element * nv * 32;
+            float *key = test_guarded_floats(nk, 3.0f, &rng), *value = test_guarded_floats(nv, 3.0f, &rng);
+            for (uint32_t e = 0; e < SH_COUNT(special) && e < nk && e < nv; e++) key[nk - 1 - e] = value[e] = special[e];
+            uint8_t *expected = test_guarded(k_bytes + v_bytes), *page = test_guarded(k_bytes + v_bytes);
+            void *pages[3] = {NULL, NULL, NULL};
+            const struct sh_ref_cache cache = {.kv_type = type == 0 ? SH_KV_F32 : SH_KV_F16,
+                                               .pages = pages,
+                                               .page_tokens = 32,
+                                               .v_offset = cases[i].v_in_k ? 0 : k_bytes,
+                                               .n_kv_heads = h,
+                                               .k_dim = cases[i].k_dim,
+                                               .v_dim = cases[i].v_dim,
+                                               .v_in_k = cases[i].v_in_k};
+            memset(expected, 0x55, k_bytes + v_bytes);
+            for (uint32_t e = 0; e < nk; e++) {
+                uint8_t *to = expected + element * ((uint64_t)e * 32 + at % 32);
+                const uint16_t half = sh_f32_to_f16(key[e]);
+                memcpy(to, type == 0 ? (const void *)&key[e] : &half, element);
+            }
+            for (uint32_t e = 0; v_bytes > 0 && e < nv; e++) {
+                const uint64_t head = e / cases[i].v_dim, d = e % cases[i].v_dim;
+                uint8_t *to = expected + k_bytes + element * ((head * 32 + at % 32) * cases[i].v_dim + d);
+                const uint16_t half = sh_f32_to_f16(value[e]);
+                memcpy(to, type == 0 ? (const void *)&value[e] : &half, element);
+            }
+            pages[at / 32] = page;
+            FOR_EACH_TIER (k) {
+                memset(page, 0x55, k_bytes + v_bytes);
+                k->cache_store(&cache, at, key, cases[i].v_in_k ? NULL : value);
+                assert_memory_equal(page, expected, k_bytes + v_bytes);
+            }
+            test_release(expected, k_bytes + v_bytes);
+            test_release(page, k_bytes + v_bytes);
+            test_release_floats(key, nk);
+            test_release_floats(value, nv);
         }
 }
 
@@ -312,7 +420,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cpu_norms),  cmocka_unit_test(test_cpu_no_numbers),         cmocka_unit_test(test_cpu_unary),
         cmocka_unit_test(test_cpu_glu),    cmocka_unit_test(test_cpu_add_and_expert_sum), cmocka_unit_test(test_cpu_rope),
-        cmocka_unit_test(test_cpu_concat),
+        cmocka_unit_test(test_cpu_concat), cmocka_unit_test(test_cpu_cache_store),
+        cmocka_unit_test(test_cpu_bits_of_avx2),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
