@@ -24,7 +24,7 @@
 #include <cmocka.h>
 
 #ifdef __SANITIZE_THREAD__
-enum { THREADS_ALONE = 1 }; /* what threads do to each other is looked for, which takes fewer requests and rounds than what they say: each costs a hundredfold */
+enum { THREADS_ALONE = 1 }; /* what threads do to each other is looked for: that takes fewer requests and rounds, each of which costs a hundredfold */
 #else
 enum { THREADS_ALONE = 0 };
 #endif
