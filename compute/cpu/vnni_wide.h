@@ -10,9 +10,20 @@
 
 #define MOST_RESIDENT 128 /* operand rows whose sums wait at a time */
 
+#define FLOAT_UNIT                                                                                                               \
+    128 /* weights of a row that are made floats at a time: with a tile's operands they stay in the first-level cache */
+
 struct wide {
-    struct unit unit;
-    float sums[MOST_RESIDENT + MAX_TILE][LANES];
+    union {
+        struct {
+            struct unit unit;
+            float sums[MOST_RESIDENT + MAX_TILE][LANES];
+        };
+        struct {
+            float values[FLOAT_UNIT][LANES];
+            float chains[MOST_RESIDENT][4][LANES];
+        };
+    };
 };
 
 /* ---- products of a unit with n operand rows, whose sums begin at `at`; two chains of products for each, which take turns
@@ -186,6 +197,53 @@ static void wide_group(const struct sh_cpu_matmul *m, uint64_t group, uint64_t g
         finish(m, group * LANES, r + i, load_floats(s->sums[i < new_row ? i : new_row + (i - first_row)]));
 }
 
+/* ---- floats ---- */
+
+INLINE floats float_weights(uint32_t type, const uint8_t *w, uint64_t k) {
+    return type == SH_TYPE_F32   ? load_floats(w + 4 * LANES * k)
+           : type == SH_TYPE_F16 ? load_halves(w + 2 * LANES * k)
+                                 : load_bfloats(w + 2 * LANES * k);
+}
+
+/* Goes on with the chains of n operand rows by n_k weights, from x on; n_k is a multiple of 4. */
+INLINE void add_chains(const float (*w)[LANES], uint64_t n_k, const uint8_t *x, uint64_t stride, float (*at)[4][LANES],
+                       const int n) {
+    floats c[FLOAT_TILE][4];
+    UNROLLED (i, n)
+        UNROLLED (j, 4) c[i][j] = load_floats(at[i][j]);
+    for (uint64_t k = 0; k < n_k; k += 4)
+        UNROLLED (j, 4) {
+            const floats wk = load_floats(w[k + (uint64_t)j]);
+            UNROLLED (i, n) c[i][j] = fma_of(wk, real(x + (uint64_t)i * stride + 4 * (k + (uint64_t)j)), c[i][j]);
+        }
+    UNROLLED (i, n)
+        UNROLLED (j, 4) store_floats(at[i][j], c[i][j]);
+}
+
+/* As wide_group, for types without blocks. */
+static void wide_floats(const struct sh_cpu_matmul *m, uint64_t group, uint64_t group_bytes, uint32_t r, uint32_t n,
+                        const struct rows *first, struct wide *s) {
+    const uint32_t type = m->w->type;
+    const uint64_t cols = sh_align_up(m->w->cols, 4); /* zeros, in matrix and operands */
+    const uint8_t *w = (const uint8_t *)m->w->data + group * group_bytes;
+    for (uint32_t i = 0; i < n; i++)
+        UNROLLED (j, 4) store_floats(s->chains[i][j], zeros());
+    for (uint64_t k0 = 0; k0 < cols; k0 += FLOAT_UNIT) {
+        const uint64_t n_k = sh_min_u64(FLOAT_UNIT, cols - k0);
+        for (uint64_t k = 0; k < n_k; k++) store_floats(s->values[k], float_weights(type, w, k0 + k));
+        const uint8_t *x = first->x + 4 * k0;
+        uint32_t i = 0;
+        for (; i + FLOAT_TILE <= n; i += FLOAT_TILE)
+            add_chains(s->values, n_k, x + i * first->stride, first->stride, &s->chains[i], FLOAT_TILE);
+        for (; i < n; i++) add_chains(s->values, n_k, x + i * first->stride, first->stride, &s->chains[i], 1);
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        floats c[4];
+        UNROLLED (j, 4) c[j] = load_floats(s->chains[i][j]);
+        finish(m, group * LANES, r + i, plus(plus(c[0], c[1]), plus(c[2], c[3])));
+    }
+}
+
 static uint64_t matmul_scratch(uint64_t cols) {
     (void)cols;
     return sizeof(struct wide);
@@ -216,10 +274,11 @@ static void matmul(const struct sh_cpu_matmul *m, uint64_t group0, uint64_t grou
     for (uint32_t r0 = 0; r0 < m->n_rows; r0 += resident) {
         const uint32_t r1 = (uint32_t)sh_min_u64(r0 + resident, m->n_rows);
         const uint32_t n = r1 - r0;
-        const bool wide = wide_of(type) != NULL && (n > MAX_TILE || tiles.of[n - 1] == NULL);
+        const bool blocks = wide_of(type) != NULL, wide = blocks && (n > MAX_TILE || tiles.of[n - 1] == NULL);
         for (uint64_t g = group0; g < group1; g++) {
             rows.x = (const uint8_t *)m->x + r0 * stride;
             if (wide) wide_group(m, g, group_bytes, r0, n, &rows, scratch);
+            else if (!blocks && n > MAX_TILE) wide_floats(m, g, group_bytes, r0, n, &rows, scratch);
             else narrow(m, g, group_bytes, r0, r1, &tiles, &rows);
         }
     }
