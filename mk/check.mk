@@ -34,9 +34,10 @@ check-san: $(UNIT)
 # Everything, in an hour on two cores that do nothing else: each part is a target of its own (PARTS says which run), every part runs whatever the ones
 # before it said, and what each took stands at the end.
 #   check-long   all tests, with all reference models and real dimensions on every device (TESTS='core_contract' runs some)
+#   check-isa    machine code of the kernels for RDNA2 and RDNA3 (mk/glsl.mk)
 #   san          address, leak and undefined-behaviour sanitizers
 #   tsan         the thread sanitizer (mk/san.mk)
-PARTS ?= check-long san tsan
+PARTS ?= check-long check-isa san tsan
 .PHONY: check-long
 check-long:
 	$(Q)SHIMMY_TEST_FULL=1 $(MAKE) --no-print-directory check CHECK_TIMEOUT=3600

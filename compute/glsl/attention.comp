@@ -4,7 +4,7 @@
 // q [R][n_heads * k_dim], out [R][n_heads * v_dim]; n_heads a multiple of n_kv_heads; slopes, sinks [n_heads]. `items` lists the
 // step's rows in blocks: first row and number of each. For steps of many rows; gives the same bits as attention_split and
 // attention_merge.
-// Grid: x over n_kv_heads * ceil(heads of one / LINES), y over blocks. Shared: 18.1 KiB, with -DLARGE 14.1 KiB. k_dim, v_dim <= 256;
+// Grid: x over n_kv_heads * ceil(heads of one / LINES), y over blocks. Shared: 14.2 KiB, also with -DLARGE. k_dim, v_dim <= 128;
 // with -DLARGE k_dim <= 576, v_dim <= 512.
 #version 450
 #extension GL_GOOGLE_include_directive : require

@@ -1,7 +1,7 @@
 // attention_split.comp - the splits of few rows over long caches side by side: one workgroup of 64 makes one split of one row for the
 // heads that share keys and values (LINES at most: attention.glsl) and writes {maximum, denominator, numerator [vp]} of each to scratch
 // [items][n_heads][vp + 2]. `items` lists row and split; a split that the row does not see is left alone. -DLARGE: as in attention.comp.
-// Grid: x over n_kv_heads * ceil(heads of one / LINES), y over the list's items. Shared: 18.1 KiB, with -DLARGE 14.1 KiB.
+// Grid: x over n_kv_heads * ceil(heads of one / LINES), y over the list's items. Shared: 14.2 KiB.
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #include "head.glsl"

@@ -28,7 +28,7 @@
 #define SH_P_PAGE_TOKENS 32  /* tokens of a cache page */
 #define SH_SPLIT_TOKENS 256  /* cache positions of one attention split: a function of the position alone */
 #define SH_SAMPLE_CHUNK 4096 /* logits that one workgroup of the sampler looks at */
-#define SH_SMALL_DIM 256     /* heads of the ordinary attention kernels, and of those for large ones */
+#define SH_SMALL_DIM 128     /* heads of the ordinary attention kernels, and of those for large ones */
 #define SH_ATTENTION_LINES 8       /* rows times heads that share keys and values in a workgroup, a power of two; */
 #define SH_ATTENTION_LARGE_LINES 4 /* of large heads */
 #define SH_MAX_K_DIM 576
