@@ -55,7 +55,7 @@ void main() {
         }
         share(keep, take);
         [[unroll]] for (uint f = 0u; f < FOURS; f++) {
-            const bvec4 seen = sees_split(l, f, split);
+            const bvec4 seen = sees_split(f, split);
             const vec4 keeps = four(f, true), takes = four(f, false);
             [[unroll]] for (uint b = 0u; b < BLOCKS; b++)
                 [[unroll]] for (uint i = 0u; i < 2u; i++)

@@ -28,13 +28,13 @@ shared vec4 q_shared[K_DIM * FOURS]; // [k_dim][LINES]
 shared vec4 scores[SH_SPLIT_TOKENS * FOURS];
 shared float lanes[LINES * LANES];
 shared float line_most[LINES];
+shared uvec4 line_first[FOURS], line_end[FOURS]; // each line sees the positions first .. end - 1; lines from n on none. Here, as scalar registers are short
 
 struct Lines {
     uint row, head, n_heads, kv; // of the first line; heads stand beside each other, then come those of the next row
     uint n;
     uint first_page, n_pages;
-    uint at;                         // the first row's position
-    uvec4 first[FOURS], end[FOURS]; // each sees the positions first .. end - 1; lines from n on none
+    uint at, end;                    // the first row's position, and the end of what a row may see at all
     uint any_first, any_end, all_first, all_end;     // what one of them sees, and what each does
 };
 struct Sums { // of the lines, the elements of the value pairs
@@ -55,13 +55,9 @@ Lines lines_of(uint x, uint row, uint n_rows) {
     l.first_page = r.first_page;
     l.n_pages = r.n_pages;
     l.at = r.position;
+    l.end = r.end;
     visible(r.position, r.end, l.any_first, l.all_end);
     visible(r.position + (l.n - 1u) / l.n_heads, r.end, l.all_first, l.any_end);
-    [[unroll]] for (uint f = 0u; f < FOURS; f++) {
-        const uvec4 line = uvec4(4u * f, 4u * f + 1u, 4u * f + 2u, 4u * f + 3u), position = r.position + line / l.n_heads;
-        visible(position, uvec4(r.end), l.first[f], l.end[f]);
-        l.end[f] = mix(uvec4(0u), l.end[f], lessThan(line, uvec4(l.n)));
-    }
     return l;
 }
 
@@ -69,23 +65,31 @@ uvec2 page_of(Lines l, uint position) {
     return Pages(p.pages).v[l.first_page + min(position / SH_P_PAGE_TOKENS, l.n_pages - 1u)];
 }
 
-void load_queries(Lines l) {
+void load_queries(Lines l) { // and what the lines see
     const uint k_dim = p.dims & 0xffffu, kp = (k_dim + 7u) & ~7u;
     [[unroll]] for (uint i = 0u; i < LINES; i++) {
         const uint base = (l.row + i / l.n_heads) * p.q_stride + (l.head + i % l.n_heads) * k_dim;
         for (uint d = gl_LocalInvocationID.x; d < kp; d += 64u)
             q_shared[d * FOURS + (i >> 2)][i & 3u] = i < l.n && d < k_dim ? F32(p.q).v[base + d] : 0.0;
     }
+    if (gl_LocalInvocationID.x < FOURS) {
+        const uint f = gl_LocalInvocationID.x;
+        const uvec4 line = 4u * f + uvec4(0u, 1u, 2u, 3u);
+        uvec4 first, end;
+        visible(l.at + line / l.n_heads, uvec4(l.end), first, end);
+        line_first[f] = first;
+        line_end[f] = mix(uvec4(0u), end, lessThan(line, uvec4(l.n)));
+    }
     barrier();
 }
 
 bvec4 both(bvec4 a, bvec4 b) { return bvec4(a.x && b.x, a.y && b.y, a.z && b.z, a.w && b.w); }
-bvec4 sees(Lines l, uint f, uint position) {
-    return both(lessThanEqual(l.first[f], uvec4(position)), lessThan(uvec4(position), l.end[f]));
+bvec4 sees(uint f, uint position) {
+    return both(lessThanEqual(line_first[f], uvec4(position)), lessThan(uvec4(position), line_end[f]));
 }
 // Which lines see any of a split.
-bvec4 sees_split(Lines l, uint f, uint split) {
-    return both(lessThan(l.first[f], uvec4((split + 1u) * SH_SPLIT_TOKENS)), lessThan(uvec4(split * SH_SPLIT_TOKENS), l.end[f]));
+bvec4 sees_split(uint f, uint split) {
+    return both(lessThan(line_first[f], uvec4((split + 1u) * SH_SPLIT_TOKENS)), lessThan(uvec4(split * SH_SPLIT_TOKENS), line_end[f]));
 }
 
 // A score made of its product, where there is more to it than the scale.
@@ -162,7 +166,7 @@ void split_part(Lines l, uint split, out float most, out float sum, out Sums par
         greatest[f] = vec4(NO_SCORE);
         [[unroll]] for (uint j = 0u; j < KEYS; j++) {
             const uint position = first + tid + 64u * j;
-            greatest[f] = max(greatest[f], mix(vec4(NO_SCORE), s[j][f], sees(l, f, position)));
+            greatest[f] = max(greatest[f], mix(vec4(NO_SCORE), s[j][f], sees(f, position)));
         }
         [[unroll]] for (uint c = 0u; c < 4u; c++) lanes[(4u * f + c) * LANES + tid] = greatest[f][c];
     }
@@ -178,7 +182,7 @@ void split_part(Lines l, uint split, out float most, out float sum, out Sums par
         const vec4 top = vec4(line_most[4u * f], line_most[4u * f + 1u], line_most[4u * f + 2u], line_most[4u * f + 3u]);
         precise vec4 all = vec4(0.0);
         [[unroll]] for (uint j = 0u; j < KEYS; j++) {
-            const vec4 e = mix(vec4(0.0), exp(s[j][f] - top), sees(l, f, first + tid + 64u * j));
+            const vec4 e = mix(vec4(0.0), exp(s[j][f] - top), sees(f, first + tid + 64u * j));
             scores[(tid + 64u * j) * FOURS + f] = e;
             all = all + e;
         }
@@ -213,7 +217,7 @@ void split_part(Lines l, uint split, out float most, out float sum, out Sums par
                         const vec2 v = load_pair(values, i0 + (t - t0) * step);
                         [[unroll]] for (uint f = 0u; f < FOURS; f++) {
                             const vec4 e = scores[t * FOURS + f];
-                            const bvec4 seen = sees(l, f, first + t);
+                            const bvec4 seen = sees(f, first + t);
                             precise vec4 x = fma(e, vec4(v.x), acc[f][0]), y = fma(e, vec4(v.y), acc[f][1]);
                             acc[f][0] = mix(acc[f][0], x, seen);
                             acc[f][1] = mix(acc[f][1], y, seen);
