@@ -124,13 +124,16 @@ static enum sh_code measure(const struct cli *cli, struct sh_model *model, struc
     return code;
 }
 
+/* JSON knows no infinity: a model that rules a token out has no perplexity. */
+static json_t *figure(double x) { return isfinite(x) ? json_real(x) : json_null(); }
+
 static void report(const struct cli *cli, const char *path, const struct sh_device *device, uint32_t window, uint32_t n_windows,
                    const struct sum *sum) {
     const struct sh_device_info *info = sh_device_get_info(device);
     if (cli->json) {
-        json_t *object = json_pack("{s:o, s:s, s:s, s:i, s:i, s:I, s:f, s:f}", "file", cli_json_text(path, strlen(path)),
+        json_t *object = json_pack("{s:o, s:s, s:s, s:i, s:i, s:I, s:o, s:o}", "file", cli_json_text(path, strlen(path)),
                                    "device", info->name, "tier", info->tier, "window", (int)window, "windows", (int)n_windows,
-                                   "tokens", (json_int_t)sum->n, "perplexity", exp(mean_of(sum)), "error", error_of(sum));
+                                   "tokens", (json_int_t)sum->n, "perplexity", figure(exp(mean_of(sum))), "error", figure(error_of(sum)));
         cli_print_json(object);
         json_decref(object);
         return;

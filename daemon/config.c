@@ -71,12 +71,12 @@ static const struct option options[] = {
      "What models run on: auto (the best GPU, else the CPU; never a software Vulkan driver), cpu, or a part of a device's name "
      "as "
      "`shimmyctl devices` shows it. A device that is named and cannot be used is refused, not replaced."},
-    {"vulkan_tier", OPT_CHOICE, FIELD(vulkan_tier), "", 0, 0, "|base|fp16|intdot|coopmat", "SHIMMY_VULKAN", "TIER", true,
+    {"vulkan_tier", OPT_CHOICE, FIELD(vulkan_tier), "", 0, 0, "|base|intdot|coopmat", "SHIMMY_VULKAN", "TIER", true,
      "Forces a tier of Vulkan kernels: base (float activations), intdot (quantised weights meet activations of 8 bits) or coopmat "
-     "(the same results, many rows by cooperative matrices, if the build has them); fp16 is refused. Empty: intdot where integer "
+     "(the same results, many rows by cooperative matrices, if the build has them). Empty: intdot where integer "
      "dot products are the device's own, else base."},
-    {"cpu_isa", OPT_CHOICE, FIELD(cpu_isa), "", 0, 0, "|scalar|avx2|avxvnni|avx512|amx|neon", "SHIMMY_CPU", "ISA", true,
-     "Forces the instruction set of CPU kernels: scalar, avx2, avxvnni, avx512, amx or neon. Empty: the best that the CPU has."},
+    {"cpu_isa", OPT_CHOICE, FIELD(cpu_isa), "", 0, 0, "|scalar|avx2|avxvnni|avx512|amx", "SHIMMY_CPU", "ISA", true,
+     "Forces the instruction set of CPU kernels: scalar, avx2, avxvnni, avx512 or amx. Empty: the best that the CPU has."},
     {"validation", OPT_BOOL, FIELD(validation), "no", 0, 0, NULL, NULL, NULL, true,
      "Runs Vulkan under its validation layer, which must be installed; its messages are logged as errors. Slow."},
     {"threads", OPT_COUNT, FIELD(threads), "0", 0, 1024, NULL, NULL, "N", true,
@@ -205,8 +205,8 @@ static const struct option options[] = {
      "How long running requests may go on when the daemon stops or a model is unloaded; they are cancelled then."},
     {"watchdog_timeout", OPT_SECONDS, FIELD(watchdog_timeout_s), "10min", 1, 86400, NULL, NULL, "TIME", false,
      "How long a step of a model may take before the model counts as stuck: its requests fail then, /health and systemd are told. Once it has "
-     "shown how long its steps take, a hundred times the longest of them is enough, but not less than 30 seconds. A load or a search of which "
-     "nothing is heard for so long counts as stuck, too."},
+     "shown how long its steps take, a hundred times the longest of them is enough, but not less than 30 seconds. A load of which nothing is heard "
+     "for so long counts as stuck, too, but systemd is not told: loaded models serve on."},
     {"log_level", OPT_CHOICE, FIELD(log_level), "info", 0, 0, "error|warning|notice|info|debug", NULL, "LEVEL", false,
      "What is logged: error, warning, notice, info or debug, each with those before it."},
 };

@@ -663,9 +663,7 @@ void *loader_main(void *unused) {
             load(m);
             loader_end();
         } else if (registry.scan_wanted) {
-            loader_begin("searching for models", "");
-            registry_scan();
-            loader_end();
+            registry_scan(); /* not under the watchdog: a search of a slow disk tells nothing of itself */
         } else if ((m = without_header())) {
             loader_begin("reading the header of", m->path);
             model_read_header(m);

@@ -146,12 +146,13 @@ static void set_watchdog(struct daemon *d) {
     timerfd_settime(d->watchdog, 0, &(struct itimerspec){period, period}, NULL);
 }
 
-/* systemd restarts us when we stop telling that we are alive: a step that never ends is not survived by waiting. */
+/* systemd restarts us when we stop telling that we are alive: a step that never ends is not survived by waiting. A loader that hangs is no
+ * reason: loaded models serve on, and a restart would end them to hang at the same disk again. */
 static void look_after_runners(struct daemon *d) {
     uint64_t ticks;
     if (read(d->watchdog, &ticks, sizeof ticks) < 0) return;
     d->n_stuck = watchdog_look(d->config->watchdog_timeout_s * 1000000000ull);
-    if (d->tell_ns > 0 && d->n_stuck == 0) sd_notify(0, "WATCHDOG=1");
+    if (d->tell_ns > 0 && d->n_stuck <= (models_loader_stuck(NULL) ? 1u : 0u)) sd_notify(0, "WATCHDOG=1");
 }
 
 /* ---- reload ------------------------------------------------------------------------------------------ */

@@ -122,7 +122,7 @@ static const struct family families[METRIC_COUNT] = {
     /* A gauge in meaning, but its name ends as only a counter's should: untyped is what promtool lets pass. */
     [METRIC_KV_PAGES_TOTAL] = {"shimmy_kv_pages_total", "Pages that the key-value cache may grow to.", UNTYPED, {"model"}},
     [METRIC_RUNNER_STUCK] = {"shimmy_runner_stuck", "1 for a loaded model whose step does not end, else 0.", GAUGE, {"model"}},
-    [METRIC_LOADER_STUCK] = {"shimmy_loader_stuck", "1 while a load or a search for models does not get on, else 0.", GAUGE, {NULL}},
+    [METRIC_LOADER_STUCK] = {"shimmy_loader_stuck", "1 while a load does not get on, else 0.", GAUGE, {NULL}},
     [METRIC_MODEL_STATE] = {"shimmy_model_state", "1 for the state that a model is in, else 0.", GAUGE, {"model", "state"}},
     [METRIC_MODEL_LOAD_SECONDS] = {"shimmy_model_load_seconds", "How long a model's last load took.", GAUGE, {"model"}},
     [METRIC_MODEL_LOADS] = {"shimmy_model_loads_total", "Loads that ended, by result: ready, failed or cancelled.", COUNTER, {"model", "result"}},

@@ -45,9 +45,10 @@ $(GLSL_OUT)/kernels.c: $(GLSL_SPV:=.gz) $(GLSL_MANIFEST) mk/glsl.mk
 	  done; \
 	  for k in $(filter-out $(GLSL_BUILT),$(GLSL_KERNELS)); do echo "#define spv_$$k NULL"; done; \
 	  echo 'const struct sh_kernel_code sh_kernel_codes[SH_KERNEL_COUNT] = {'; \
-	  size() { stat -c %s "$$1" 2>/dev/null || echo 0; }; \
 	  for k in $(GLSL_KERNELS); do \
-	    echo "    {\"$$k\", spv_$$k, $$(size $(GLSL_OUT)/$$k.spv.gz), $$(size $(GLSL_OUT)/$$k.spv)},"; done; echo '};'; } > $@
+	    case ' $(GLSL_BUILT) ' in *" $$k "*) packed=$$(stat -c %s $(GLSL_OUT)/$$k.spv.gz) bytes=$$(stat -c %s $(GLSL_OUT)/$$k.spv) ;; \
+	    *) packed=0 bytes=0 ;; esac; \
+	    echo "    {\"$$k\", spv_$$k, $$packed, $$bytes},"; done; echo '};'; } > $@
 
 $(GLSL_OUT)/kernels.o: $(GLSL_OUT)/kernels.c compute/vulkan/kernels.h $(B)/flags
 	$(call say,CC,$<)

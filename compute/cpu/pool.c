@@ -22,7 +22,9 @@
 #define RUN_WORKERS (RUN_CLOSED - 1)
 #define RUN_SHIFT 16
 
-#define LOAD_PATIENCE 4u /* steps that pass before a waiting load has its turn */
+/* Steps that leave no gap earn waiting loads a part of the time that they took, no more than the most. */
+#define LOAD_PART 4
+#define LOAD_CREDIT_MOST INT64_C(8000000)
 
 struct share { /* one worker's part of a run; the others take from it when theirs is done */
     _Alignas(64) atomic_uint_fast64_t next;
@@ -53,7 +55,8 @@ struct sh_pool {
     uint64_t next_ticket, serving; /* of steps */
     bool busy;
     uint32_t waiting_loads;
-    uint64_t loads_since; /* `serving` when the first of them came, or when the last one was let in */
+    int64_t load_credit; /* nanoseconds that loads may take before the next step; below 0: they took more than steps earned them */
+    uint64_t entered_ns;
     uint32_t references;
 };
 
@@ -156,10 +159,8 @@ void sh_pool_run(struct sh_pool *pool, uint32_t workers, uint64_t n_items, uint6
     }
 }
 
-/* Loads yield, but not for ever: steps of two contexts can follow each other without a gap. */
-static bool load_is_due(const struct sh_pool *pool) {
-    return pool->waiting_loads > 0 && pool->serving - pool->loads_since >= LOAD_PATIENCE;
-}
+/* Loads yield, but not for ever: steps of two contexts, or of one that is quick, can follow each other without a gap. */
+static bool load_is_due(const struct sh_pool *pool) { return pool->waiting_loads > 0 && pool->load_credit > 0; }
 
 void sh_pool_enter(struct sh_pool *pool, enum sh_pool_use use) {
     pthread_mutex_lock(&pool->owner_lock);
@@ -169,20 +170,25 @@ void sh_pool_enter(struct sh_pool *pool, enum sh_pool_use use) {
             pthread_cond_wait(&pool->owner_changed, &pool->owner_lock);
         pool->serving++;
     } else {
-        if (pool->waiting_loads++ == 0) pool->loads_since = pool->serving;
+        pool->waiting_loads++;
         while (pool->busy || (pool->serving != pool->next_ticket && !load_is_due(pool)))
             pthread_cond_wait(&pool->owner_changed, &pool->owner_lock);
         pool->waiting_loads--;
-        pool->loads_since = pool->serving;
     }
     pool->busy = true;
     pool->use = use;
+    pool->entered_ns = sh_now_ns();
     atomic_store(&pool->held, true);
     pthread_mutex_unlock(&pool->owner_lock);
 }
 
 void sh_pool_leave(struct sh_pool *pool) {
     pthread_mutex_lock(&pool->owner_lock);
+    const int64_t took = (int64_t)(sh_now_ns() - pool->entered_ns);
+    if (pool->use == SH_POOL_LOAD) pool->load_credit -= took;
+    else pool->load_credit += took / LOAD_PART;
+    if (pool->load_credit > LOAD_CREDIT_MOST) pool->load_credit = LOAD_CREDIT_MOST;
+    if (pool->load_credit < -LOAD_CREDIT_MOST) pool->load_credit = -LOAD_CREDIT_MOST; /* what an idle machine gave is no debt */
     pool->busy = false;
     atomic_store(&pool->held, false);
     pthread_cond_broadcast(&pool->owner_changed);

@@ -5,7 +5,8 @@
  * follow each other within microseconds.
  *
  * Holding: sh_pool_enter/leave bracket a step or a piece of a load. Steps are served in order of arrival; a load enters when no
- * step holds or awaits the pool, so it yields to steps at every piece, or after four steps where they never leave a gap.
+ * step holds or awaits the pool. Where steps never leave a gap, loads have a fifth of the time: what steps take earns them a
+ * quarter of it, up to 8 ms, and as long as some is left a piece goes before the next step.
  *
  * Thread-safety: sh_pool_acquire/release/enter/leave any thread; sh_pool_run only the thread that has entered. Items of one run
  * must be independent of each other: then results depend neither on the number of workers nor on who runs which item.

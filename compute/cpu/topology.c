@@ -135,6 +135,21 @@ uint32_t sh_topology_threads(uint32_t most) {
 
 /* ---- memory ---- */
 
+uint64_t sh_topology_near(const char *sys, const struct sh_cpu_set *allowed, uint64_t nodes) {
+    uint64_t near = 0;
+    char line[4096];
+    for (uint32_t node = 0; node < SH_TOPOLOGY_MAX_NODES; node++) {
+        if (!(nodes >> node & 1)) continue;
+        struct sh_cpu_set cpus;
+        bool has_one = !first_line(line, sizeof line, "%s/devices/system/node/node%u/cpulist", sys, node);
+        if (!has_one) sh_cpu_set_parse(line, &cpus);
+        for (uint32_t cpu = 0; !has_one && cpu < SH_TOPOLOGY_MAX_CPUS; cpu++)
+            has_one = sh_cpu_set_has(&cpus, cpu) && sh_cpu_set_has(allowed, cpu);
+        if (has_one) near |= UINT64_C(1) << node;
+    }
+    return near;
+}
+
 uint64_t sh_topology_spread(const struct sh_topology *topology, uint64_t nodes_allowed, bool policy_is_default) {
     const uint64_t nodes = topology->memory_nodes & nodes_allowed;
     return policy_is_default && (nodes & (nodes - 1)) != 0 ? nodes : 0;
@@ -149,7 +164,9 @@ uint64_t sh_topology_spread_here(void) {
     int policy = MPOL_DEFAULT;
     if (syscall(SYS_get_mempolicy, NULL, allowed, 8 * sizeof allowed, NULL, MPOL_F_MEMS_ALLOWED) != 0) return 0;
     if (syscall(SYS_get_mempolicy, &policy, NULL, 0, NULL, 0) != 0) return 0;
-    return sh_topology_spread(&topology, allowed[0], policy == MPOL_DEFAULT);
+    struct sh_cpu_set cpus = {0};
+    if (sched_getaffinity(0, sizeof cpus, (cpu_set_t *)&cpus) != 0) return 0;
+    return sh_topology_spread(&topology, sh_topology_near("/sys", &cpus, allowed[0]), policy == MPOL_DEFAULT);
 }
 
 bool sh_topology_interleave(void *data, uint64_t bytes, uint64_t nodes) {

@@ -39,6 +39,10 @@ uint32_t sh_topology_quota(const char *groups, const char *root);
  * run on, and no more than its groups' quota; 1..most. */
 uint32_t sh_topology_threads(uint32_t most);
 
+/* Those of the nodes in the mask that have a CPU of the set: not a graphics card's memory or another slow kind, which are nodes without
+ * CPUs, nor nodes far from all CPUs that the process may run on. A node whose CPUs the kernel does not tell stays. */
+uint64_t sh_topology_near(const char *sys, const struct sh_cpu_set *allowed, uint64_t nodes);
+
 /* The nodes among which memory that all threads read is to be spread, as a mask; 0: leave it where it comes. So where there is
  * one node, and where whoever started the process has chosen (numactl). */
 uint64_t sh_topology_spread(const struct sh_topology *topology, uint64_t nodes_allowed, bool policy_is_default);

@@ -206,8 +206,8 @@ void octet(sh_p_weight w, Unit t, uint j, out float e[8]) {
 #elif LAYOUT == SH_LAYOUT_Q4_K
         precise float value = t.a * sixteenth(i) * nibble(q, i, 0.0) - t.b;
 #elif LAYOUT == SH_LAYOUT_Q6_K
-        precise float low = a * sixteenth(i) * nibble(q, i, 32.0), up = 16.0 * a * (1.0 / float(1u << (2u * i)));
-        precise float value = fma(up, in_place(high, 3u << (2u * i), 0.0), low);
+        const uint v = ((q >> (4u * i)) & 15u) | (((high >> (2u * i)) & 3u) << 4);
+        precise float value = a * in_place(v, 63u, 32.0);
 #else
         uint v = (q >> (4u * i)) & 15u;
 #if LAYOUT == SH_LAYOUT_Q5_K || LAYOUT == SH_LAYOUT_Q5_1

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -89,7 +90,8 @@ static void *convert(void *arg) {
     struct share *s = arg;
     sh_dequantize(s->from, s->src, s->floats, s->count);
     s->finite = true;
-    for (uint64_t i = 0; i < s->count; i++) s->finite &= s->floats[i] - s->floats[i] == 0;
+    const float limit = s->to == SH_TYPE_F16 ? 65520.0f : INFINITY; /* what F16 rounds to infinity from on */
+    for (uint64_t i = 0; i < s->count; i++) s->finite &= fabsf(s->floats[i]) < limit;
     sh_quantize(s->to, s->floats, s->dst, s->count);
     return NULL;
 }
@@ -135,7 +137,8 @@ static enum sh_code write_tensor(struct job *j, const struct sh_tensor *t, uint3
         if (code == SH_OK && to != t->type) {
             const struct share whole = {.from = t->type, .to = to, .src = src, .dst = dst, .floats = floats, .count = n * cols};
             if (!convert_piece(&whole, cols, j->params->threads))
-                code = sh_fail(err, SH_ERR_FORMAT, "tensor %s: found a value that is not finite, expected numbers", t->name);
+                code = sh_fail(err, SH_ERR_FORMAT, "tensor %s: found a value that is not finite, or not as %s, expected numbers", t->name,
+                               sh_type_info(to)->name);
         }
         if (code == SH_OK) code = sh_gguf_writer_data(j->out, to == t->type ? src : dst, n * out_row, err);
         j->done += n * cols;

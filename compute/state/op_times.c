@@ -24,6 +24,7 @@ enum sh_code sh_context_start_trace(struct sh_context *c, const char *want, stru
 uint32_t sh_context_op_times(struct sh_context *c, struct sh_op_time *out, uint32_t max) {
     uint32_t n = 0;
     for (uint32_t d = 0; c->traces != NULL && d < c->model->n_devices; d++) {
+        if (c->traces[d] == NULL) continue; /* of a context that could not be made */
         const uint32_t room = n < max ? max - n : 0, have = sh_trace_lines(c->traces[d], room > 0 ? out + n : NULL, room);
         for (uint32_t i = 0; i < have && i < room; i++) out[n + i].device = d;
         n += have;

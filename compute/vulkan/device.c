@@ -105,7 +105,8 @@ static void probe_coop(const struct sh_vk_instance *in, VkPhysicalDevice physica
     VkPhysicalDeviceVulkan12Features v12 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES, .pNext = &coop};
     VkPhysicalDeviceFeatures2 features = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2, .pNext = &v12};
     in->GetPhysicalDeviceFeatures2(physical, &features);
-    if (!coop.cooperativeMatrix || !v12.shaderInt8) return;
+    /* glslang compiles GL_KHR_memory_scope_semantics to the Vulkan memory model, in workgroup scope. */
+    if (!coop.cooperativeMatrix || !v12.shaderInt8 || !v12.vulkanMemoryModel) return;
     VkCooperativeMatrixPropertiesKHR sizes[64];
     uint32_t n = SH_COUNT(sizes);
     for (uint32_t i = 0; i < n; i++)
@@ -318,6 +319,7 @@ static enum sh_code create_device(struct sh_vulkan *vk, const struct probe *p, s
     if (with_coop) {
         dots.pNext = &coop;
         v12.shaderInt8 = VK_TRUE;
+        v12.vulkanMemoryModel = VK_TRUE;
     }
     VkPhysicalDeviceFeatures2 features = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2, .pNext = &v11};
     float priority = 0.5f;

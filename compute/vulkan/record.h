@@ -20,7 +20,7 @@ struct recorder {
     bool *read, *written;   /* [TOUCH_SLOTS + n_slots] since the last barrier */
     double cost_ns;
     uint32_t quants_of, quants_pairs; /* the activation that the context's quants are of, and their order; SH_NONE: of none yet */
-    uint32_t list_of; /* the ROUTE result whose pairs the context's list holds; SH_NONE: none yet */
+    uint32_t list_of, list_per_item; /* the ROUTE result whose pairs the context's list holds, and how many an item takes; SH_NONE: none yet */
     enum sh_code code;
     struct sh_error *err;
 };

@@ -63,8 +63,9 @@ void sh_vk_record_route(struct recorder *r, const struct sh_op *op) {
 }
 
 static void record_list(struct recorder *r, const struct sh_op *op, uint32_t items, uint32_t per_item) {
-    if (r->list_of == op->y) return; /* the same rows and experts: the same list */
+    if (r->list_of == op->y && r->list_per_item == per_item) return; /* the same rows, experts and kernel's size: the same list */
     r->list_of = op->y;
+    r->list_per_item = per_item;
     const uint32_t reads[] = {touch(r, op->y)}, writes[] = {TOUCH_LIST};
     sh_vk_touches(r, reads, 1, writes, 1);
     const struct sh_pc_expert_list push = {

@@ -95,7 +95,10 @@ struct sh_device *core_open_device(const char *name) {
         snprintf(device, sizeof device, "%s", name);
         char *tier = strchr(device, ':');
         if (tier != NULL) *tier++ = '\0';
-        params.tier = tier != NULL && strcmp(tier, "intdot") == 0 ? "intdot" : tier != NULL && strcmp(tier, "coopmat") == 0 ? "coopmat" : NULL;
+        static const char *const tiers[] = {"base", "intdot", "coopmat"};
+        for (size_t t = 0; tier != NULL && t < sizeof tiers / sizeof tiers[0]; t++)
+            if (strcmp(tier, tiers[t]) == 0) params.tier = tiers[t];
+        if (tier != NULL && params.tier == NULL) fail_msg("%s: unknown tier", name);
         core_ok(sh_device_select(infos, count, device, &chosen, &err), &err);
     }
     params.info = &infos[chosen];

@@ -99,14 +99,15 @@ static void *take_turn(void *arg) {
 }
 static void pause_ms(long ms) { nanosleep(&(struct timespec){.tv_nsec = ms * 1000000}, NULL); }
 
-/* While somebody holds the pool a load comes first, then two steps: the steps go in order, the load last. */
+/* While a load holds the pool, and takes more than it has earned, another load comes first, then two steps: the steps go in
+ * order, the load last. */
 static void test_pool_load_yields(void **state) {
     (void)state;
     struct sh_pool *pool = acquire(2);
     atomic_uint order = 0;
     struct turn turns[3] = {{pool, SH_POOL_LOAD, &order, 9}, {pool, SH_POOL_STEP, &order, 9}, {pool, SH_POOL_STEP, &order, 9}};
     pthread_t threads[3];
-    sh_pool_enter(pool, SH_POOL_STEP);
+    sh_pool_enter(pool, SH_POOL_LOAD);
     for (int i = 0; i < 3; i++) {
         assert_int_equal(pthread_create(&threads[i], NULL, take_turn, &turns[i]), 0);
         pause_ms(60);
@@ -116,6 +117,25 @@ static void test_pool_load_yields(void **state) {
     assert_int_equal(turns[1].came, 0);
     assert_int_equal(turns[2].came, 1);
     assert_int_equal(turns[0].came, 2);
+    sh_pool_release(pool);
+}
+
+/* After a long step a load that waits goes before the next step. */
+static void test_pool_steps_earn_loads_time(void **state) {
+    (void)state;
+    struct sh_pool *pool = acquire(2);
+    atomic_uint order = 0;
+    struct turn turns[2] = {{pool, SH_POOL_STEP, &order, 9}, {pool, SH_POOL_LOAD, &order, 9}};
+    pthread_t threads[2];
+    sh_pool_enter(pool, SH_POOL_STEP);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(pthread_create(&threads[i], NULL, take_turn, &turns[i]), 0);
+        pause_ms(60);
+    }
+    sh_pool_leave(pool);
+    for (int i = 0; i < 2; i++) pthread_join(threads[i], NULL);
+    assert_int_equal(turns[1].came, 0);
+    assert_int_equal(turns[0].came, 1);
     sh_pool_release(pool);
 }
 
@@ -149,7 +169,7 @@ static void test_pool_load_is_not_starved(void **state) {
         const unsigned before = atomic_load(&steps);
         sh_pool_enter(pool, SH_POOL_LOAD);
         assert_true(atomic_load(&steps) - before <=
-                    200); /* four, and what passed before it stood in the queue: this thread may be held up */
+                    200); /* a few, and what passed before it stood in the queue: this thread may be held up */
         sh_pool_leave(pool);
     }
     atomic_store(&stop, true);
@@ -191,6 +211,7 @@ int main(void) {
         cmocka_unit_test(test_pool_every_item_once),
         cmocka_unit_test(test_pool_late_workers),
         cmocka_unit_test(test_pool_load_yields),
+        cmocka_unit_test(test_pool_steps_earn_loads_time),
         cmocka_unit_test(test_pool_load_is_not_starved),
         cmocka_unit_test(test_pool_idle_costs_nothing),
         cmocka_unit_test(test_pool_limits),

@@ -136,6 +136,21 @@ static void test_topology_untold(void **state) {
     assert_int_equal(read_tree("0").memory_nodes, 1u << 5);
 }
 
+/* A server of two nodes with CPUs, a third that is a graphics card's memory, and a fourth of which nothing is told. */
+static void test_topology_near(void **state) {
+    (void)state;
+    put("0-7\n", "devices/system/node/node0/cpulist");
+    put("8-15\n", "devices/system/node/node1/cpulist");
+    put("\n", "devices/system/node/node2/cpulist");
+    struct sh_cpu_set set;
+    sh_cpu_set_parse("0-15", &set);
+    assert_int_equal(sh_topology_near(root, &set, 7), 3);
+    assert_int_equal(sh_topology_near(root, &set, 6), 2);
+    assert_int_equal(sh_topology_near(root, &set, 15), 11);
+    sh_cpu_set_parse("9", &set); /* bound to one CPU: memory stays with it */
+    assert_int_equal(sh_topology_near(root, &set, 7), 2);
+}
+
 static uint32_t quota(const char *groups) {
     char list[128], tree[128];
     put(groups, "cgroup");
@@ -236,6 +251,7 @@ int main(void) {
         IN_TREE(test_topology_server),
         IN_TREE(test_topology_two_kinds),
         IN_TREE(test_topology_untold),
+        IN_TREE(test_topology_near),
         IN_TREE(test_topology_quota),
         IN_TREE(test_topology_quota_of_old_groups),
         cmocka_unit_test(test_topology_spread),
