@@ -53,8 +53,9 @@ void cli_add_service(const struct cli_line *line, json_t *request);
 void cli_print_json(const json_t *value); /* one line on stdout */
 /* A JSON string of any bytes; what is not UTF-8 becomes U+FFFD. */
 json_t *cli_json_text(const char *bytes, size_t length);
-/* Reads a whole stream; *text malloc'd and NUL-terminated. False: it has said why. */
-bool cli_read_all(FILE *stream, char **text, size_t *length);
+/* Reads a whole stream, `name` for messages; *text malloc'd and NUL-terminated. False: it has said why. */
+bool cli_read_all(FILE *stream, const char *name, char **text, size_t *length);
+bool cli_read_file(const char *path, char **text, size_t *length); /* the same of a file */
 
 /* Argument `index`, else standard input without its last line feed; `what` names it for a person who is to type it. */
 bool cli_argument_or_stdin(const struct cli *cli, size_t index, const char *what, char **text, size_t *length);

@@ -291,7 +291,7 @@ json_t *cli_json_text(const char *bytes, size_t length) {
     return text;
 }
 
-bool cli_read_all(FILE *stream, char **text, size_t *length) {
+bool cli_read_all(FILE *stream, const char *name, char **text, size_t *length) {
     size_t used = 0, capacity = 65536;
     char *buffer = malloc(capacity);
     while (buffer) {
@@ -302,9 +302,9 @@ bool cli_read_all(FILE *stream, char **text, size_t *length) {
         if (!grown) free(buffer);
         buffer = grown;
     }
-    if (!buffer) return cli_fail("standard input: out of memory"), false;
+    if (!buffer) return cli_fail("%s: out of memory", name), false;
     if (ferror(stream)) {
-        cli_fail("standard input: %s", strerror(errno));
+        cli_fail("%s: %s", name, strerror(errno));
         free(buffer);
         return false;
     }
@@ -314,6 +314,14 @@ bool cli_read_all(FILE *stream, char **text, size_t *length) {
     return true;
 }
 
+bool cli_read_file(const char *path, char **text, size_t *length) {
+    FILE *file = fopen(path, "rb");
+    if (!file) return cli_fail("%s: %s", path, strerror(errno)), false;
+    const bool read = cli_read_all(file, path, text, length);
+    fclose(file);
+    return read;
+}
+
 bool cli_argument_or_stdin(const struct cli *cli, size_t index, const char *what, char **text, size_t *length) {
     if (cli->line.n_arguments > index) {
         *text = strdup(cli->line.arguments[index]);
@@ -321,7 +329,7 @@ bool cli_argument_or_stdin(const struct cli *cli, size_t index, const char *what
         return *text || (cli_fail("out of memory"), false);
     }
     if (term_is_terminal(stdin)) fprintf(stderr, "type the %s, then Ctrl-D on a line of its own\n", what);
-    if (!cli_read_all(stdin, text, length)) return false;
+    if (!cli_read_all(stdin, "standard input", text, length)) return false;
     if (*length && (*text)[*length - 1] == '\n') (*text)[--*length] = 0;
     return true;
 }

@@ -92,22 +92,10 @@ static bool add_ids(const struct cli *cli, json_t *request, int *status) {
     return true;
 }
 
-/* A whole file's text; NULL: it has said why. */
-static char *read_file(const char *path, size_t *length) {
-    char *text = NULL;
-    FILE *file = fopen(path, "rb");
-    if (!file) {
-        cli_fail("%s: %s", path, strerror(errno));
-        return NULL;
-    }
-    const bool read = cli_read_all(file, &text, length);
-    fclose(file);
-    return read ? text : NULL;
-}
-
 static bool add_grammar(const struct cli_value *value, json_t *request) {
     size_t length;
-    char *text = read_file(value->text, &length);
+    char *text = NULL;
+    (void)cli_read_file(value->text, &text, &length);
     json_t *grammar = text ? json_stringn(text, length) : NULL;
     if (text && !grammar) cli_fail("%s: not UTF-8 text", value->text);
     free(text);
@@ -119,7 +107,9 @@ static bool add_schema(const struct cli_value *value, json_t *request) {
     json_error_t at;
     const bool itself = value->text[strspn(value->text, " \t\n")] == '{';
     size_t length = strlen(value->text);
-    char *text = itself ? strdup(value->text) : read_file(value->text, &length);
+    char *text = NULL;
+    if (itself) text = strdup(value->text);
+    else (void)cli_read_file(value->text, &text, &length);
     if (!text) return false;
     json_t *schema = json_loadb(text, length, JSON_ALLOW_NUL, &at);
     free(text);

@@ -8,7 +8,6 @@
  */
 #include "cli/local.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -35,24 +34,9 @@ static double error_of(const struct sum *s) {
     return variance > 0 ? exp(mean_of(s)) * sqrt(variance / (double)(s->n - 1)) : 0;
 }
 
-static enum sh_code read_text(const struct sh_vocab *vocab, const char *path, uint32_t flags, struct text *out,
-                              struct sh_error *err) {
-    const bool input = !strcmp(path, "-");
-    FILE *stream = input ? stdin : fopen(path, "rb");
-    if (!stream) {
-        snprintf(err->message, sizeof err->message, "%s: %s", path, strerror(errno));
-        return err->code = SH_ERR_IO;
-    }
-    char *text = NULL;
-    size_t length = 0;
-    const bool read = cli_read_all(stream, &text, &length);
-    if (!input) fclose(stream);
-    if (!read) {
-        snprintf(err->message, sizeof err->message, "%s: could not be read", path);
-        return err->code = SH_ERR_IO;
-    }
-    enum sh_code code = sh_tokenize(vocab, text, length, SH_TOKENIZE_SPECIAL | flags, &out->tokens, &out->n, err);
-    free(text);
+static enum sh_code tokenize(const struct sh_vocab *vocab, const char *text, size_t length, uint32_t flags, struct text *out,
+                             struct sh_error *err) {
+    const enum sh_code code = sh_tokenize(vocab, text, length, SH_TOKENIZE_SPECIAL | flags, &out->tokens, &out->n, err);
     const int32_t bos = sh_vocab_bos(vocab);
     out->first = code == SH_OK && out->n > 0 && bos >= 0 && out->tokens[0] == bos ? bos : -1;
     return code;
@@ -145,8 +129,13 @@ static void report(const struct cli *cli, const char *path, const struct sh_devi
 int cmd_perplexity(struct cli *cli) {
     const struct cli_value *asked = cli_value(&cli->line, "window"), *most = cli_value(&cli->line, "windows");
     const uint32_t window = asked->set ? (uint32_t)asked->integer : DEFAULT_WINDOW;
-    char *path = cli_model_path(cli, cli->line.arguments[0]);
-    if (!path) return EXIT_FAILED;
+    const char *from = cli->line.arguments[1];
+    char *path = cli_model_path(cli, cli->line.arguments[0]), *file = NULL;
+    size_t length = 0;
+    if (!path || !(strcmp(from, "-") ? cli_read_file(from, &file, &length) : cli_read_all(stdin, "standard input", &file, &length))) {
+        free(path);
+        return EXIT_FAILED;
+    }
     struct sh_error err = {0};
     struct sh_device *device = NULL;
     struct sh_model *model = NULL;
@@ -164,13 +153,13 @@ int cmd_perplexity(struct cli *cli) {
         }
     }
     if (code == SH_OK)
-        code = read_text(sh_model_vocab(model), cli->line.arguments[1], cli_flag(&cli->line, "parse") ? SH_TOKENIZE_PARSE : 0,
-                         &text, &err);
+        code = tokenize(sh_model_vocab(model), file, length, cli_flag(&cli->line, "parse") ? SH_TOKENIZE_PARSE : 0, &text, &err);
+    free(file);
     uint32_t n_windows = (uint32_t)(text.n / window < UINT32_MAX ? text.n / window : UINT32_MAX);
     if (code == SH_OK && n_windows == 0) {
         snprintf(err.message, sizeof err.message,
-                 "%s: the text has %zu tokens, a window %u: give a longer text or a smaller --window", cli->line.arguments[1],
-                 text.n, window);
+                 "%s: the text has %zu tokens, a window %u: give a longer text or a smaller --window", from, text.n,
+                 window);
         code = SH_ERR_INVALID;
     }
     if (most->set && (uint32_t)most->integer < n_windows) n_windows = (uint32_t)most->integer;

@@ -27,6 +27,7 @@ static int unknown_type(const struct cli *cli, const char *type) {
 
 int cmd_quantize(struct cli *cli) {
     const char *in = cli->line.arguments[0], *out = cli->line.arguments[1], *type = cli->line.arguments[2];
+    if (!sh_quantize_type(type)) return unknown_type(cli, type);
     struct stat before;
     if (!cli_flag(&cli->line, "force") && lstat(out, &before) == 0) return cli_fail("%s: exists; --force replaces it", out);
     struct show show = {.on = !cli->quiet && !cli->json && term_is_terminal(stderr)};
@@ -41,12 +42,6 @@ int cmd_quantize(struct cli *cli) {
         .user = &show};
     const enum sh_code code = sh_quantize_file(&params, &err);
     if (show.on) term_progress_clear(&show.progress);
-    if (code == SH_ERR_NOT_FOUND) {
-        bool known = false;
-        const char *name;
-        for (uint32_t i = 0; (name = sh_quantize_type_at(i)) != NULL; i++) known |= !strcmp(name, type);
-        if (!known && strstr(err.message, "type:") == err.message) return unknown_type(cli, type);
-    }
     if (code != SH_OK) return cli_fail("%s", err.message);
     struct stat was, is;
     if (stat(in, &was) != 0 || stat(out, &is) != 0) return cli_fail("%s: %s", out, strerror(errno));

@@ -13,7 +13,7 @@ static char *read_variables(char **now) {
     size_t length;
     json_error_t why;
     *now = NULL;
-    if (!cli_read_all(stdin, &text, &length)) return NULL;
+    if (!cli_read_all(stdin, "standard input", &text, &length)) return NULL;
     json_t *object = json_loadb(text, length, JSON_ALLOW_NUL, &why);
     free(text);
     if (!json_is_object(object)) {
@@ -44,14 +44,7 @@ static struct sh_template *open_template(const char *path) {
     struct sh_error err;
     char *text;
     size_t length;
-    FILE *file = fopen(path, "rb");
-    if (!file) {
-        cli_fail("%s: %s", path, strerror(errno));
-        return NULL;
-    }
-    const bool read = cli_read_all(file, &text, &length);
-    fclose(file);
-    if (!read) return NULL;
+    if (!cli_read_file(path, &text, &length)) return NULL;
     if (sh_template_create(text, length, &template, &err)) cli_fail("%s: %s", path, err.message);
     free(text);
     return template;
@@ -65,14 +58,7 @@ static json_t *read_json(const char *path) {
     char *text;
     size_t length;
     json_error_t why;
-    FILE *file = is_stdin ? stdin : fopen(path, "rb");
-    if (!file) {
-        cli_fail("%s: %s", path, strerror(errno));
-        return NULL;
-    }
-    const bool read = cli_read_all(file, &text, &length);
-    if (!is_stdin) fclose(file);
-    if (!read) return NULL;
+    if (!(is_stdin ? cli_read_all(stdin, "standard input", &text, &length) : cli_read_file(path, &text, &length))) return NULL;
     json_t *value = json_loadb(text, length, JSON_ALLOW_NUL | JSON_DECODE_ANY, &why);
     if (!value)
         cli_fail("%s: not JSON at line %d, column %d: %s", is_stdin ? "standard input" : path, why.line, why.column, why.text);

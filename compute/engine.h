@@ -208,7 +208,8 @@ struct sh_quantize_file_params {
     void *user;
 };
 SH_API enum sh_code sh_quantize_file(const struct sh_quantize_file_params *params, struct sh_error *err);
-SH_API const char *sh_quantize_type_at(uint32_t index); /* "Q4_K_M", ...; NULL: no more */
+SH_API const char *sh_quantize_type_at(uint32_t index);   /* "Q4_K_M", ...; NULL: no more */
+SH_API const char *sh_quantize_type(const char *type); /* the listed one that it means ("q4_k": "Q4_K_M"); NULL: there is none */
 
 /* ---- vocabulary and text ------------------------------------------------------------------------------ */
 

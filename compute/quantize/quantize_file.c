@@ -203,3 +203,8 @@ const char *sh_quantize_type_at(uint32_t index) {
     const struct sh_recipe *r = sh_recipe_at(index);
     return r ? r->name : NULL;
 }
+
+const char *sh_quantize_type(const char *type) {
+    const struct sh_recipe *r = sh_recipe_find(type);
+    return r ? r->name : NULL;
+}

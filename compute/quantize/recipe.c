@@ -106,7 +106,11 @@ static uint32_t type_of_down(const struct sh_recipe *r, const struct sh_recipe_m
     }
 }
 
-static uint32_t type_of_attention_output(const struct sh_recipe *r) {
+static uint32_t type_of_attention_output(const struct sh_recipe *r, const struct sh_recipe_model *m) {
+    const bool few_bits = r->type == SH_TYPE_Q2_K || r->type == SH_TYPE_Q3_K || r->type == SH_TYPE_Q4_K ||
+                          r->type == SH_TYPE_IQ4_NL || r->type == SH_TYPE_IQ4_XS;
+    if (m->n_experts == 8)
+        return few_bits && r->file_type != Q3_K_L ? SH_TYPE_Q5_K : r->type; /* few weights beside those of the experts */
     switch (r->file_type) {
     case Q2_K_MIX: return SH_TYPE_Q3_K;
     case Q3_K_M: return SH_TYPE_Q4_K;
@@ -158,11 +162,7 @@ uint32_t sh_recipe_type(const struct sh_recipe *r, const struct sh_recipe_model 
         if (!strncmp(rest, "attn_v.", 7)) type = m->n_experts == 8 ? SH_TYPE_Q8_0 : type_of_value(r, m, layer);
         else if (!strncmp(rest, "attn_k.", 7) && m->n_experts == 8) type = SH_TYPE_Q8_0;
         else if (!strncmp(rest, "ffn_down", 8)) type = type_of_down(r, m, layer);
-        else if (!strncmp(rest, "attn_output.", 12))
-            type = m->n_experts == 8 && r->file_type != Q3_K_L && r->type != SH_TYPE_Q6_K && r->type >= SH_TYPE_Q2_K &&
-                           r->type <= SH_TYPE_Q4_K
-                       ? SH_TYPE_Q5_K
-                       : type_of_attention_output(r);
+        else if (!strncmp(rest, "attn_output.", 12)) type = type_of_attention_output(r, m);
         else if (!strncmp(rest, "attn_qkv.", 9)) type = type_of_joined(r);
     }
     if (t->dims[0] % sh_type_info(type)->block_elements != 0) type = narrower(type);

@@ -55,6 +55,9 @@ test('perplexity says what is wrong', there, async () => {
   const missing = await shimmyctl('perplexity', stories, path.join(folder, 'missing.txt'), '--device', 'cpu');
   assert.equal(missing.code, 1);
   assert.match(missing.stderr, /missing\.txt: No such file/);
+  const directory = await shimmyctl('perplexity', stories, folder, '--device', 'cpu');
+  assert.equal(directory.code, 1);
+  assert.equal(directory.stderr, `shimmyctl: ${folder}: Is a directory\n`);
 });
 
 test('quantize writes what loads, and loses little', there, async () => {

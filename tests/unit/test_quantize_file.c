@@ -73,6 +73,15 @@ static void test_recipes(void **state) {
     assert_int_equal(sh_recipe_type(sh_recipe_find("Q4_K_M"), &model, &odd), SH_TYPE_Q5_0);
     odd.dims[0] = 40;
     assert_int_equal(sh_recipe_type(sh_recipe_find("Q4_K_M"), &model, &odd), SH_TYPE_F16);
+    /* eight experts: attention is a small part of the weights */
+    const struct sh_recipe_model eight = {.n_layers = 24, .n_heads_per_kv = 4, .n_experts = 8};
+    const struct sh_tensor output = {
+        .name = "blk.7.attn_output.weight", .type = SH_TYPE_F32, .rank = 2, .dims = {256, 512, 1, 1}};
+    assert_int_equal(sh_recipe_type(sh_recipe_find("Q4_K_M"), &eight, &output), SH_TYPE_Q5_K);
+    assert_int_equal(sh_recipe_type(sh_recipe_find("Q3_K_L"), &eight, &output), SH_TYPE_Q3_K);
+    assert_int_equal(sh_recipe_type(sh_recipe_find("Q6_K"), &eight, &output), SH_TYPE_Q6_K);
+    assert_string_equal(sh_quantize_type("q4_k"), "Q4_K_M");
+    assert_null(sh_quantize_type("Q9"));
     /* tied: the embedding is the output, too */
     const struct sh_recipe_model tied = {.n_layers = 24, .n_heads_per_kv = 4, .tied = true};
     const struct sh_tensor embd = {.name = "token_embd.weight", .type = SH_TYPE_F32, .rank = 2, .dims = {256, 512, 1, 1}};
