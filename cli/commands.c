@@ -61,51 +61,54 @@ static const struct cli_option load_options[] = {
             "how long the model stays loaded after it: seconds, or 5m, 2h; -1 for ever, 0 not at all", "0 5m 1h -1"              \
     }
 
+#define ANSWER_OPTIONS \
+    {"max-tokens", 'n', CLI_INTEGER, "N", "at most so many tokens (default: up to the context's end)", NULL, 1, INT_LIMIT}, \
+    {"temperature", 't', CLI_NUMBER, "T", "0 is greedy (default 0.8)", NULL, 0, 100}, \
+    {"top-k", 0, CLI_INTEGER, "K", "sample among the K likeliest tokens, 0 is off (default 40)", NULL, 0, INT_LIMIT}, \
+    {"top-p", 0, CLI_NUMBER, "P", "sample among the likeliest tokens that make up P, 1 is off (default 0.95)", NULL, 0, 1}, \
+    {"min-p", 0, CLI_NUMBER, "P", "drop tokens below P times the likeliest one, 0 is off (default 0.05)", NULL, 0, 1}, \
+    {"repeat-penalty", 0, CLI_NUMBER, "R", "penalty on tokens seen lately, 1 is off (default 1)", NULL, 0.01, 100}, \
+    {"repeat-last-n", 0, CLI_INTEGER, "N", "how far the repeat penalty looks back (default 64)", NULL, 1, INT_LIMIT}, \
+    {"frequency-penalty", 0, CLI_NUMBER, "F", "penalty for each time a token was generated (default 0)", NULL, -100, 100}, \
+    {"presence-penalty", 0, CLI_NUMBER, "F", "penalty on tokens that were generated (default 0)", NULL, -100, 100}, \
+    {"top-n-sigma", 0, CLI_NUMBER, "N", "drop logits further below the largest than N deviations, 0 is off (default 0)", NULL, 0, 1000}, \
+    {"typical-p", 0, CLI_NUMBER, "P", "sample among the most typical tokens that make up P, 1 is off (default 1)", NULL, 0, 1}, \
+    {"xtc-probability", 0, CLI_NUMBER, "P", "how often top choices are left out (default 0)", NULL, 0, 1}, \
+    {"xtc-threshold", 0, CLI_NUMBER, "P", "probability from which a token is a top choice (default 0.1)", NULL, 1e-6, 1}, \
+    {"dry-multiplier", 0, CLI_NUMBER, "M", "strength of the penalty on repeated sequences, 0 is off (default 0)", NULL, 0, 100}, \
+    {"dry-base", 0, CLI_NUMBER, "B", "growth of that penalty with each token (default 1.75)", NULL, 1, 100}, \
+    {"dry-allowed-length", 0, CLI_INTEGER, "N", "shorter repetitions are free (default 2)", NULL, 1, INT_LIMIT}, \
+    {"dry-penalty-last-n", 0, CLI_INTEGER, "N", "how far it looks back, 0 is all (default 0)", NULL, 0, INT_LIMIT}, \
+    {"dry-sequence-breaker", 0, CLI_TEXTS, "TEXT", "no repetition goes across TEXT; may be repeated (default: line feed : \" *)"}, \
+    {"mirostat", 0, CLI_INTEGER, "V", "2: aim at a surprise instead of top-k to XTC, 0 is off (default 0)", NULL, 0, 2}, \
+    {"mirostat-tau", 0, CLI_NUMBER, "BITS", "the surprise aimed at (default 5)", NULL, 1e-6, 100}, \
+    {"mirostat-eta", 0, CLI_NUMBER, "E", "how fast it is corrected (default 0.1)", NULL, 1e-6, 100}, \
+    {"logit-bias", 0, CLI_TEXTS, "ID=BIAS", "add BIAS to the logit of token ID; may be repeated"}, \
+    {"seed", 0, CLI_INTEGER, "N", "seed of the random numbers (default: random, and reported)", NULL, 0, SEED_LIMIT}, \
+    {"stop", 0, CLI_TEXTS, "TEXT", "end before this text; may be repeated"}, \
+    {"stop-token", 0, CLI_TEXTS, "ID", "end at token ID; may be repeated"}, \
+    {"min-tokens", 0, CLI_INTEGER, "N", "do not end before so many tokens (default 0)", NULL, 0, INT_LIMIT}, \
+    {"bad-word", 0, CLI_TEXTS, "TEXT", "keep TEXT, as it is tokenised, out of the continuation; may be repeated"}, \
+    {"grammar", 0, CLI_TEXT, "FILE", "hold the continuation to a grammar, a text file of GBNF rules", "@file"}, \
+    {"json-schema", 0, CLI_TEXT, "FILE|JSON", "hold it to a JSON Schema, a file or, where it begins with {, itself", "@file"}, \
+    {"regex", 0, CLI_TEXT, "RE", "hold it to a regular expression, of the whole"}, \
+    {"choice", 0, CLI_TEXTS, "TEXT", "hold it to one of these texts; may be repeated"}, \
+    {"ignore-eos", 0, CLI_FLAG, NULL, "go on after an end token"}, \
+    {"no-prompt-cache", 0, CLI_FLAG, NULL, "compute the whole prompt, and leave nothing of it to others"}, \
+    {"cache-salt", 0, CLI_TEXT, "TEXT", "share cached prompts only with requests of the same TEXT"}, \
+    {"session", 0, CLI_TEXT, "NAME", "the name under which `shimmyctl session save` finds what this leaves in the cache"}, \
+    {"no-speculation", 0, CLI_FLAG, NULL, "propose no tokens; the text is the same"}, \
+    SERVICE_OPTIONS, \
+    {"timeout", 0, CLI_NUMBER, "SECONDS", "give up after this time", NULL, 0.001, 1e9}, \
+    PLACE_OPTIONS
+
 static const struct cli_option generate_options[] = {
     {"prompt", 'p', CLI_TEXT, "TEXT", "the prompt (default: the argument after MODEL, else standard input)"},
-    {"max-tokens", 'n', CLI_INTEGER, "N", "at most so many tokens (default: up to the context's end)", NULL, 1, INT_LIMIT},
-    {"temperature", 't', CLI_NUMBER, "T", "0 is greedy (default 0.8)", NULL, 0, 100},
-    {"top-k", 0, CLI_INTEGER, "K", "sample among the K likeliest tokens, 0 is off (default 40)", NULL, 0, INT_LIMIT},
-    {"top-p", 0, CLI_NUMBER, "P", "sample among the likeliest tokens that make up P, 1 is off (default 0.95)", NULL, 0, 1},
-    {"min-p", 0, CLI_NUMBER, "P", "drop tokens below P times the likeliest one, 0 is off (default 0.05)", NULL, 0, 1},
-    {"repeat-penalty", 0, CLI_NUMBER, "R", "penalty on tokens seen lately, 1 is off (default 1)", NULL, 0.01, 100},
-    {"repeat-last-n", 0, CLI_INTEGER, "N", "how far the repeat penalty looks back (default 64)", NULL, 1, INT_LIMIT},
-    {"frequency-penalty", 0, CLI_NUMBER, "F", "penalty for each time a token was generated (default 0)", NULL, -100, 100},
-    {"presence-penalty", 0, CLI_NUMBER, "F", "penalty on tokens that were generated (default 0)", NULL, -100, 100},
-    {"top-n-sigma", 0, CLI_NUMBER, "N", "drop logits further below the largest than N deviations, 0 is off (default 0)", NULL, 0, 1000},
-    {"typical-p", 0, CLI_NUMBER, "P", "sample among the most typical tokens that make up P, 1 is off (default 1)", NULL, 0, 1},
-    {"xtc-probability", 0, CLI_NUMBER, "P", "how often top choices are left out (default 0)", NULL, 0, 1},
-    {"xtc-threshold", 0, CLI_NUMBER, "P", "probability from which a token is a top choice (default 0.1)", NULL, 1e-6, 1},
-    {"dry-multiplier", 0, CLI_NUMBER, "M", "strength of the penalty on repeated sequences, 0 is off (default 0)", NULL, 0, 100},
-    {"dry-base", 0, CLI_NUMBER, "B", "growth of that penalty with each token (default 1.75)", NULL, 1, 100},
-    {"dry-allowed-length", 0, CLI_INTEGER, "N", "shorter repetitions are free (default 2)", NULL, 1, INT_LIMIT},
-    {"dry-penalty-last-n", 0, CLI_INTEGER, "N", "how far it looks back, 0 is all (default 0)", NULL, 0, INT_LIMIT},
-    {"dry-sequence-breaker", 0, CLI_TEXTS, "TEXT", "no repetition goes across TEXT; may be repeated (default: line feed : \" *)"},
-    {"mirostat", 0, CLI_INTEGER, "V", "2: aim at a surprise instead of top-k to XTC, 0 is off (default 0)", NULL, 0, 2},
-    {"mirostat-tau", 0, CLI_NUMBER, "BITS", "the surprise aimed at (default 5)", NULL, 1e-6, 100},
-    {"mirostat-eta", 0, CLI_NUMBER, "E", "how fast it is corrected (default 0.1)", NULL, 1e-6, 100},
-    {"logit-bias", 0, CLI_TEXTS, "ID=BIAS", "add BIAS to the logit of token ID; may be repeated"},
-    {"seed", 0, CLI_INTEGER, "N", "seed of the random numbers (default: random, and reported)", NULL, 0, SEED_LIMIT},
-    {"stop", 0, CLI_TEXTS, "TEXT", "end before this text; may be repeated"},
-    {"stop-token", 0, CLI_TEXTS, "ID", "end at token ID; may be repeated"},
-    {"min-tokens", 0, CLI_INTEGER, "N", "do not end before so many tokens (default 0)", NULL, 0, INT_LIMIT},
-    {"bad-word", 0, CLI_TEXTS, "TEXT", "keep TEXT, as it is tokenised, out of the continuation; may be repeated"},
-    {"grammar", 0, CLI_TEXT, "FILE", "hold the continuation to a grammar, a text file of GBNF rules", "@file"},
-    {"json-schema", 0, CLI_TEXT, "FILE|JSON", "hold it to a JSON Schema, a file or, where it begins with {, itself", "@file"},
-    {"regex", 0, CLI_TEXT, "RE", "hold it to a regular expression, of the whole"},
-    {"choice", 0, CLI_TEXTS, "TEXT", "hold it to one of these texts; may be repeated"},
-    {"ignore-eos", 0, CLI_FLAG, NULL, "go on after an end token"},
     {"special", 0, CLI_FLAG, NULL, "write control tokens into the text"},
     {"no-bos", 0, CLI_FLAG, NULL, "do not begin the prompt with the vocabulary's beginning token"},
     {"no-parse", 0, CLI_FLAG, NULL, "take control tokens that are written in the prompt as plain text"},
-    {"no-prompt-cache", 0, CLI_FLAG, NULL, "compute the whole prompt, and leave nothing of it to others"},
-    {"cache-salt", 0, CLI_TEXT, "TEXT", "share cached prompts only with requests of the same TEXT"},
-    {"session", 0, CLI_TEXT, "NAME", "the name under which `shimmyctl session save` finds what this leaves in the cache"},
-    {"no-speculation", 0, CLI_FLAG, NULL, "propose no tokens; the text is the same"},
-    SERVICE_OPTIONS,
     {"logprobs", 0, CLI_INTEGER, "N", "with --json: log-probability of each token and of the N likeliest", NULL, 0, 20},
-    {"timeout", 0, CLI_NUMBER, "SECONDS", "give up after this time", NULL, 0.001, 1e9},
-    PLACE_OPTIONS,
+    ANSWER_OPTIONS,
     {NULL},
 };
 

@@ -47,6 +47,12 @@ json_t *cli_template_parameter(struct cli *cli);
  * to stdout, with --json every reply. */
 int cli_load(struct cli *cli, const char *model, bool options, bool print);
 
+/* The options of an answer (ANSWER_OPTIONS of commands.c) as a request of Generate without model and prompt; new reference. NULL: it has
+ * said why, and *status is the exit status. */
+json_t *cli_answer_request(const struct cli *cli, int *status);
+/* Shows the replies of Generate until the last one, and writes the text to `copy`, too, unless that is NULL; returns the exit status. */
+int cli_answer_show(struct cli *cli, FILE *copy);
+
 /* --priority and --keep-alive, as they were given. */
 void cli_add_service(const struct cli_line *line, json_t *request);
 
