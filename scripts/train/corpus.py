@@ -18,7 +18,7 @@ def chat(messages):
 
 def document(seed, number, held_out=False):
     rng = random.Random(f"{seed}/{number}")
-    if rng.random() < 0.45:
+    if rng.random() < 0.35:
         return stories.story(rng)[1]
     messages = [("system", rng.choice(SYSTEM))] if rng.random() < 0.25 else []
     for question, answer in talks.turns(rng, held_out):

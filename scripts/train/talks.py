@@ -176,8 +176,8 @@ def told(rng, held_out=False):
 
 def turns(rng, held_out=False):
     """One conversation: mostly one or two questions, of all kinds."""
-    kinds = [fact] * 9 + [arithmetic] * 4 + [as_json] * 2 + [small_talk] * 3 + [told] * 2
-    n = rng.choice([1, 1, 1, 2, 2, 3])
+    kinds = [fact] * 12 + [arithmetic] * 4 + [as_json] * 2 + [small_talk] * 3 + [told] * 2
+    n = rng.choice([1, 1, 2, 2, 3, 4])
     return [rng.choice(kinds)(rng, held_out) for _ in range(n)]
 
 

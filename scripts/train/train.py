@@ -3,7 +3,7 @@
 its sums, from the processor's instructions). What was done lies in OUT/checkpoint.pt, and running it again goes on from there.
 
 usage: train.py OUT [--steps 3500] [--seed shimmy]
-writes OUT/shimmy-tiny.gguf (Q8_0), OUT/shimmy-tiny-f16.gguf, OUT/train.log, OUT/held-out.txt"""
+writes OUT/shimmy-tiny.gguf (Q8_0; anew at every checkpoint), OUT/train.log, OUT/held-out.txt (the stories of the held-out text)"""
 import argparse
 import itertools
 import math
@@ -79,7 +79,7 @@ def main():
     end = encoder.ids[corpus.SPECIAL[0]]
     held_texts = list(corpus.documents(f"{a.seed}/held-out", HELD_OUT, held_out=True))
     with open(os.path.join(a.out, "held-out.txt"), "w") as f:
-        f.write("\n".join(held_texts) + "\n")
+        f.write("\n\n".join(t for t in held_texts if not t.startswith(corpus.SPECIAL[1])) + "\n")
     held = list(itertools.chain.from_iterable([end] + encoder.encode(t) for t in held_texts))
     held = torch.tensor(held[:len(held) // 513 * 513]).view(-1, 513)
 
@@ -117,8 +117,7 @@ def main():
             say(f"step {step + 1}  loss {loss.item():.4f}  held-out {held_loss:.4f} (perplexity {math.exp(held_loss):.3f})  {spent + time.time() - begin:.0f} s")
             torch.save({"net": net.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1, "seconds": spent + time.time() - begin}, checkpoint + ".new")
             os.replace(checkpoint + ".new", checkpoint)
-    for name, kind in (("shimmy-tiny", "Q8_0"), ("shimmy-tiny-f16", "F16")):
-        gguf.write(os.path.join(a.out, name + ".gguf"), net, tokens, merges, corpus.SPECIAL, ABOUT, TEMPLATE, kind)
+            gguf.write(os.path.join(a.out, "shimmy-tiny.gguf"), net, tokens, merges, corpus.SPECIAL, ABOUT, TEMPLATE)
 
 
 if __name__ == "__main__":
