@@ -79,7 +79,12 @@ struct client *client_open(const char *path, char *error, size_t error_size) {
 
 void client_close(struct client *client) {
     if (!client) return;
-    open_fd = -1;
+    if (open_fd == client->fd) {
+        open_fd = -1;
+        signal(SIGINT, SIG_DFL);
+        signal(SIGTERM, SIG_DFL);
+        interrupted = 0;
+    }
     close(client->fd);
     free(client->buffer);
     free(client);

@@ -2,8 +2,8 @@
  * client.h - a connection to shimmyd's control socket (Varlink: one JSON object per message, NUL-terminated).
  *
  * One thread. One call at a time: client_call, then client_next until it does not answer CLIENT_REPLY with *continues set.
- * Closing the connection cancels what runs on it; that is how an interrupt (SIGINT) ends a call: from client_open on,
- * the first SIGINT or SIGTERM shuts the connection and client_next answers CLIENT_INTERRUPTED, a second one kills as usual.
+ * Closing the connection cancels what runs on it; that is how an interrupt (SIGINT) ends a call: from the first
+ * client_call to client_close the first SIGINT or SIGTERM shuts the connection and client_next answers CLIENT_INTERRUPTED, a second one kills as usual.
  */
 #ifndef SHIMMYCTL_CLIENT_H
 #define SHIMMYCTL_CLIENT_H

@@ -112,6 +112,17 @@ static const struct cli_option generate_options[] = {
     {NULL},
 };
 
+#define KWARGS_OPTION                                                                                                            \
+    {"kwargs", 0, CLI_TEXT, "JSON", "further variables of the template, as chat_template_kwargs: {\"enable_thinking\": false}"}
+
+static const struct cli_option chat_options[] = {
+    {"system", 0, CLI_TEXT, "TEXT", "what the model is told before the first message"},
+    {"chat-template", 0, CLI_TEXT, "FILE|NAME", "render with it: a file, one of the model's, or a built-in one (chatml, ...)", "@file"},
+    KWARGS_OPTION,
+    ANSWER_OPTIONS,
+    {NULL},
+};
+
 static const struct cli_option embed_options[] = {
     {"dimensions", 0, CLI_INTEGER, "N", "only the first N numbers of each vector, brought to length 1 again", NULL, 1, INT_LIMIT},
     SERVICE_OPTIONS,
@@ -140,7 +151,7 @@ static const struct cli_option template_options[] = {
     {"chat-template", 0, CLI_TEXT, "FILE|NAME", "render with it: a file, one of the model's, or a built-in one (chatml, ...)", "@file"},
     {"no-generation-prompt", 0, CLI_FLAG, NULL, "without what begins an answer"},
     {"continue", 0, CLI_FLAG, NULL, "the last message is the beginning of the answer"},
-    {"kwargs", 0, CLI_TEXT, "JSON", "further variables of the template, as chat_template_kwargs: {\"enable_thinking\": false}"},
+    KWARGS_OPTION,
     {"file", 0, CLI_TEXT, "FILE", "without MODEL: the template, a text file", "@file"},
     {NULL},
 };
@@ -191,6 +202,11 @@ const struct cli_command cli_commands[] = {
      "The prompt is --prompt, else PROMPT, else standard input without its last line feed. The model is loaded first\n"
      "if need be. Timings go to stderr. Ctrl-C cancels.",
      1, 2, generate_options, "@model", cmd_generate},
+    {"chat", "MODEL [MESSAGE]", "talk to a model; stdout gets its answers",
+     "The message is MESSAGE, else standard input without its last line feed; on a terminal each line is a message of one\n"
+     "conversation: /clear begins anew, Ctrl-C stops an answer, Ctrl-D ends. The model is loaded first if need be. Its own\n"
+     "template renders the chat. Timings go to stderr.",
+     1, 2, chat_options, "@model", cmd_chat},
     {"embed", "MODEL [TEXT...]", "texts to vectors of length 1, one line of numbers for each",
      "Without TEXT each line of standard input that is not empty is a text. The model is loaded first if need be.", 1,
      CLI_ARGUMENTS_MAX, embed_options, "@model", cmd_embed},

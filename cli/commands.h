@@ -32,7 +32,9 @@ int cli_fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));       
 
 /* Connects once. False: it has said that no daemon answers and how to start one. */
 bool cli_connect(struct cli *cli);
-/* Calls without "more". EXIT_DONE: *reply is a new reference. With --json it has been printed, too. */
+/* Calls without "more". EXIT_DONE: *reply is a new reference. */
+int cli_ask(struct cli *cli, const char *method, json_t *parameters, json_t **reply);
+/* The same, and with --json the reply has been printed, too. */
 int cli_call(struct cli *cli, const char *method, json_t *parameters, json_t **reply);
 /* After client_next gave something else than CLIENT_REPLY: says so; returns the exit status. Drops `parameters`. */
 int cli_call_failed(struct cli *cli, enum client_result result, json_t *parameters);
@@ -73,6 +75,7 @@ int cmd_devices(struct cli *cli);
 int cmd_load(struct cli *cli);
 int cmd_unload(struct cli *cli);
 int cmd_generate(struct cli *cli);
+int cmd_chat(struct cli *cli);
 int cmd_embed(struct cli *cli);
 int cmd_cancel(struct cli *cli);
 int cmd_tokenize(struct cli *cli);

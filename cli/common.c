@@ -81,7 +81,7 @@ int cli_call_failed(struct cli *cli, enum client_result result, json_t *paramete
     return status;
 }
 
-int cli_call(struct cli *cli, const char *method, json_t *parameters, json_t **reply) {
+int cli_ask(struct cli *cli, const char *method, json_t *parameters, json_t **reply) {
     *reply = NULL;
     if (!cli_connect(cli)) {
         json_decref(parameters);
@@ -95,8 +95,13 @@ int cli_call(struct cli *cli, const char *method, json_t *parameters, json_t **r
         *reply = NULL;
         return cli_call_failed(cli, result, failed);
     }
-    if (cli->json) cli_print_json(*reply);
     return EXIT_DONE;
+}
+
+int cli_call(struct cli *cli, const char *method, json_t *parameters, json_t **reply) {
+    const int status = cli_ask(cli, method, parameters, reply);
+    if (status == EXIT_DONE && cli->json) cli_print_json(*reply);
+    return status;
 }
 
 bool cli_is_path(const char *model) {

@@ -3,7 +3,8 @@
 its sums, from the processor's instructions). What was done lies in OUT/checkpoint.pt, and running it again goes on from there.
 
 usage: train.py OUT [--steps 3500] [--seed shimmy]
-writes OUT/shimmy-tiny.gguf (Q8_0; anew at every checkpoint), OUT/train.log, OUT/held-out.txt (the stories of the held-out text)"""
+writes OUT/shimmy-tiny.gguf (Q8_0; anew at every checkpoint), OUT/train.log, OUT/held-out.txt (the stories of the held-out text), OUT/questions.tsv
+(kind, question, answer, and the word that decides: every fact in every phrasing that training never shows)"""
 import argparse
 import itertools
 import math
@@ -19,6 +20,7 @@ import bpe
 import corpus
 import gguf
 import model
+import talks
 
 ROWS = 4096  # tokens of a step
 HELD_OUT = 400  # documents
@@ -80,6 +82,8 @@ def main():
     held_texts = list(corpus.documents(f"{a.seed}/held-out", HELD_OUT, held_out=True))
     with open(os.path.join(a.out, "held-out.txt"), "w") as f:
         f.write("\n\n".join(t for t in held_texts if not t.startswith(corpus.SPECIAL[1])) + "\n")
+    with open(os.path.join(a.out, "questions.tsv"), "w") as f:
+        f.writelines("\t".join(q) + "\n" for q in talks.held_out_facts())
     held = list(itertools.chain.from_iterable([end] + encoder.encode(t) for t in held_texts))
     held = torch.tensor(held[:len(held) // 513 * 513]).view(-1, 513)
 
