@@ -199,7 +199,7 @@ SH_API const char *sh_weight_type_at(uint32_t index);                           
 
 /* Quantises a model file of F32, F16, BF16 or Q8_0 (all shards) into one file, with the reference quantisers and without an importance matrix.
  * `type` is one that sh_quantize_type_at lists, whatever its case ("Q4_K" is Q4_K_M); which tensors get more bits, or stay, is as llama-quantize has it.
- * Written beside `out` and renamed, so that `out` is whole or as it was. The result does not depend on the threads. */
+ * Written beside `out`, brought to the disk and renamed, so that `out` is whole or as it was. The result does not depend on the threads. */
 struct sh_quantize_file_params {
     size_t size;
     const char *in, *out, *type;

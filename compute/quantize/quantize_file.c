@@ -5,6 +5,7 @@
 #include "compute/quantize/recipe.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
 #include <pthread.h>
@@ -174,6 +175,15 @@ static enum sh_code run(struct job *j, struct sh_error *err) {
     return code == SH_OK ? sh_gguf_writer_finish(j->out, err) : code;
 }
 
+/* On the disk before it takes the other file's place: a crash leaves one of the two whole. */
+static enum sh_code settle(const char *path, struct sh_error *err) {
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    const bool settled = fd >= 0 && fsync(fd) == 0;
+    const int why = errno;
+    if (fd >= 0) close(fd);
+    return settled ? SH_OK : sh_fail(err, SH_ERR_IO, "%s: cannot write: %s", path, strerror(why));
+}
+
 enum sh_code sh_quantize_file(const struct sh_quantize_file_params *params, struct sh_error *err) {
     struct sh_quantize_file_params p = *params;
     if (p.threads == 0 || p.threads > MAX_THREADS) {
@@ -190,6 +200,7 @@ enum sh_code sh_quantize_file(const struct sh_quantize_file_params *params, stru
     if (code == SH_OK) code = sh_gguf_writer_create(temporary, 3, 0, &j.out, err);
     if (code == SH_OK) {
         code = run(&j, err);
+        if (code == SH_OK) code = settle(temporary, err);
         if (code == SH_OK && rename(temporary, p.out) != 0) code = sh_fail(err, SH_ERR_IO, "%s: %s", p.out, strerror(errno));
         sh_gguf_writer_destroy(j.out);
         if (code != SH_OK) unlink(temporary);
