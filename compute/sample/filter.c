@@ -11,7 +11,7 @@ struct typical {
     bool kept;
 };
 
-static bool nucleus_on(const struct sh_sampler_params *p) { return p->top_p > 0 && p->top_p < 1; }
+bool sh_sampler_nucleus(const struct sh_sampler_params *p) { return p->top_p > 0 && p->top_p < 1; }
 
 bool sh_sampler_typical(const struct sh_sampler_params *p) { return p->typical_p > 0 && p->typical_p < 1; }
 
@@ -20,11 +20,12 @@ size_t sh_sampler_typical_size(void) { return sizeof(struct typical); }
 bool sh_sampler_filters(const struct sh_sampler_params *p, uint32_t n_vocab) {
     if (p->temperature <= 0) return false;
     return p->mirostat != 0 || p->top_n_sigma > 0 || (p->top_k > 0 && p->top_k < n_vocab) || sh_sampler_typical(p) ||
-           nucleus_on(p) || p->min_p > 0 || p->xtc_probability > 0;
+           sh_sampler_nucleus(p) || p->min_p > 0 || p->xtc_probability > 0;
 }
 
-static bool before(const struct candidate *a, const struct candidate *b) {
-    return a->logit > b->logit || (a->logit == b->logit && a->token < b->token);
+bool sh_sampler_short(const struct sh_sampler_params *p, uint32_t n_vocab) {
+    return p->temperature > 0 && p->top_k > 0 && p->top_k <= SH_SHORT_LIST && p->top_k < n_vocab && p->mirostat == 0 &&
+           p->top_n_sigma <= 0 && !sh_sampler_typical(p) && p->xtc_probability <= 0;
 }
 
 /* c[0..n) is a heap with the first-ranked candidate at its root. */
@@ -32,8 +33,8 @@ static void sift_down(struct candidate *c, uint32_t n, uint32_t i) {
     for (;;) {
         uint32_t first = i;
         const uint32_t left = 2 * i + 1, right = left + 1;
-        if (left < n && before(&c[left], &c[first])) first = left;
-        if (right < n && before(&c[right], &c[first])) first = right;
+        if (left < n && sh_candidate_before(&c[left], &c[first])) first = left;
+        if (right < n && sh_candidate_before(&c[right], &c[first])) first = right;
         if (first == i) return;
         const struct candidate swap = c[i];
         c[i] = c[first];
@@ -117,20 +118,30 @@ static uint32_t top_choices(const struct sh_sampler *s, const struct candidate *
     return likely > 0 ? likely - 1 : 0;
 }
 
-uint32_t sh_sampler_filter(struct sh_sampler *s, const float *logits, uint32_t position, uint32_t *first) {
+uint32_t sh_sampler_filter(struct sh_sampler *s, const float *logits, float largest, uint32_t position, uint32_t *first) {
     const struct sh_sampler_params *p = &s->params;
     struct candidate *c = s->candidates;
-    const double floor_of_sigma = sigma_floor(s, logits);
+    const bool nucleus = sh_sampler_nucleus(p), typical_on = sh_sampler_typical(p), few = p->top_k > 0 && p->top_k < s->n_vocab;
+    double least = sigma_floor(s, logits);
+    if (p->min_p > 0 && !nucleus && !typical_on) /* nobody asks how many there were: what min_p takes out need not be ranked */
+        least = fmax(least, (double)largest + log((double)p->min_p));
     uint32_t n = 0;
-    for (uint32_t i = 0; i < s->n_vocab; i++)
-        if (takes_part(logits[i]) && (double)logits[i] >= floor_of_sigma)
-            c[n++] = (struct candidate){.token = (int32_t)i, .logit = logits[i]};
-    for (uint32_t i = n / 2; i-- > 0;) sift_down(c, n, i);
-
-    uint32_t most = p->top_k > 0 && p->top_k < n ? p->top_k : n;
-    const bool nucleus = nucleus_on(p), typical_on = sh_sampler_typical(p);
-    const bool popped = typical_on || (nucleus && most < n); /* ranked beforehand, because a sum over them is needed */
-    for (uint32_t k = 0; k < most && popped; k++) pop(c, n - k);
+    if (few) {
+        n = sh_sampler_top(logits, NULL, s->n_vocab, least, p->top_k, c);
+        for (uint32_t i = 0; i < n / 2; i++) {
+            const struct candidate swap = c[i];
+            c[i] = c[n - 1 - i];
+            c[n - 1 - i] = swap;
+        }
+    } else {
+        for (uint32_t i = 0; i < s->n_vocab; i++)
+            if (takes_part(logits[i]) && (double)logits[i] >= least)
+                c[n++] = (struct candidate){.token = (int32_t)i, .logit = logits[i]};
+        for (uint32_t i = n / 2; i-- > 0;) sift_down(c, n, i);
+        for (uint32_t k = 0; k < n && typical_on; k++) pop(c, n - k); /* ranked, because the sums over them are in that order */
+    }
+    uint32_t most = n;
+    const bool popped = few || typical_on; /* they are ranked, from the end on */
     if (typical_on) most = typical(s, c + n, most);
     const double best = (double)(popped ? c[n - 1].logit : c[0].logit);
     double total = 0; /* of exp(logit - best) over what is left so far */

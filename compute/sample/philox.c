@@ -1,7 +1,7 @@
 /* Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011) and Gumbel noise from it. */
 #include "compute/sample/sample.h"
 
-#include <math.h>
+#include "compute/glsl/draw.h"
 
 void sh_philox4x32_10(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]) {
     uint32_t c[4] = {counter[0], counter[1], counter[2], counter[3]};
@@ -18,16 +18,16 @@ void sh_philox4x32_10(const uint32_t counter[4], const uint32_t key[2], uint32_t
     memcpy(out, c, sizeof c);
 }
 
-static float uniform(uint64_t seed, uint32_t choice, uint32_t position, uint32_t token, uint32_t purpose) {
+static uint32_t random_word(uint64_t seed, uint32_t choice, uint32_t position, uint32_t token, uint32_t purpose) {
     const uint32_t counter[4] = {choice, position, token / 4, purpose};
     const uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
     uint32_t words[4];
     sh_philox4x32_10(counter, key, words);
-    return ((float)(words[token % 4] >> 9) + 0.5f) * 0x1p-23f;
+    return words[token % 4];
 }
 
 float sh_gumbel(uint64_t seed, uint32_t choice, uint32_t position, uint32_t token) {
-    return -logf(-logf(uniform(seed, choice, position, token, 0)));
+    return sh_gumbel_of(random_word(seed, choice, position, token, 0));
 }
 
-float sh_uniform(uint64_t seed, uint32_t choice, uint32_t position) { return uniform(seed, choice, position, 0, 1); }
+float sh_uniform(uint64_t seed, uint32_t choice, uint32_t position) { return sh_unit(random_word(seed, choice, position, 0, 1)); }

@@ -4,7 +4,13 @@
  * Random numbers: Philox4x32-10 (Salmon et al., SC 2011), key = {seed low, seed high}, counter = {choice, position, token / 4,
  * 0}; word token % 4 of the result is token's. u = ((word >> 9) + 0.5) * 2^-23, in (0, 1), exact in float32; Gumbel =
  * -log(-log(u)). argmax(logit / T + Gumbel) draws from softmax(logit / T): one independent number per token, so a GPU needs no
- * prefix sum and filters only remove candidates. Ties: the lowest id.
+ * prefix sum and filters only remove candidates. Ties: the lowest id. The key is logit * (1 / T) + Gumbel, each operation rounded to
+ * float32, with the logarithm of compute/glsl/draw.h: host and device draw the same token.
+ *
+ * A short list is what top_k leaves, if that is at most SH_SHORT_LIST tokens, in order: the largest first, on ties the lowest id. Of filters
+ * that need nothing but such a list (top_k, top_p, min_p) the host and the device keep the same tokens. With p_k = exp(l_k - l_0) of draw.h,
+ * and their sums float32 in the list's order, the list ends before its first entry k > 0 with p_0 + ... + p_(k-1) >= top_p * (the sum
+ * of all) or p_k < min_p. Sums of at most 256 terms are off by 2^-16 of them; so are the cuts.
  */
 #ifndef SHIMMY_SAMPLE_H
 #define SHIMMY_SAMPLE_H
@@ -21,8 +27,12 @@ struct sh_sampler;
 enum sh_code sh_sampler_create(const struct sh_sampler_params *params, uint32_t n_vocab, struct sh_sampler **out,
                                struct sh_error *err);
 void sh_sampler_destroy(struct sh_sampler *sampler);
-/* True if greedy or pure temperature with nothing else switched on: what a device samples itself. */
-bool sh_sampler_is_plain(const struct sh_sampler *sampler);
+/* What a device can sample itself, given the parameters: greedily, or by temperature from the whole vocabulary (top_k 0 there) or from a
+ * short list. Nothing that changes logits or looks at the history, no filter but top_k, top_p and min_p, and of them none without a top_k
+ * from 1 to SH_SHORT_LIST. */
+bool sh_sampler_suits_device(const struct sh_sampler *sampler);
+/* Among its filters are top_k, top_p and min_p at most, and they make a short list of the vocabulary. */
+bool sh_sampler_has_short_list(const struct sh_sampler *sampler);
 const struct sh_sampler_params *sh_sampler_params(const struct sh_sampler *sampler);
 
 struct sh_token_history { /* a sequence's tokens before the one being sampled */

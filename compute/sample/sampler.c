@@ -135,6 +135,8 @@ enum sh_code sh_sampler_create(const struct sh_sampler_params *params, uint32_t 
     s->params = p;
     s->edits = sh_sampler_edits(&p);
     s->filters = sh_sampler_filters(&p, n_vocab);
+    s->short_list = sh_sampler_short(&p, n_vocab);
+    s->inverse_temperature = p.temperature > 0 ? 1 / p.temperature : 0;
     if (!own_params(s)) goto no_memory;
     if (s->edits) {
         s->logits = sh_calloc(n_vocab, sizeof *s->logits);
@@ -142,7 +144,7 @@ enum sh_code sh_sampler_create(const struct sh_sampler_params *params, uint32_t 
         if (s->logits == NULL || s->counts == NULL) goto no_memory;
     }
     if (s->filters) {
-        s->candidates = sh_calloc(n_vocab, sizeof *s->candidates);
+        s->candidates = sh_calloc(s->short_list ? SH_SHORT_LIST : n_vocab, sizeof *s->candidates);
         if (s->candidates == NULL) goto no_memory;
     }
     if (s->filters && sh_sampler_typical(&p)) {
@@ -175,7 +177,9 @@ void sh_sampler_destroy(struct sh_sampler *s) {
     free(s);
 }
 
-bool sh_sampler_is_plain(const struct sh_sampler *s) { return !s->edits && !s->filters; }
+bool sh_sampler_has_short_list(const struct sh_sampler *s) { return s->short_list; }
+
+bool sh_sampler_suits_device(const struct sh_sampler *s) { return !s->edits && (!s->filters || s->short_list); }
 
 const struct sh_sampler_params *sh_sampler_params(const struct sh_sampler *s) { return &s->params; }
 
@@ -262,13 +266,17 @@ static enum sh_code apply_mask(struct sh_sampler *s, const float *logits, const 
     return SH_OK;
 }
 
-/* argmax of logit/T + Gumbel over the candidates; the order they come in does not matter. */
+/* What the draw compares. */
+static float draw_key(const struct sh_sampler *s, float logit, uint32_t position, uint32_t token) {
+    return logit * s->inverse_temperature + sh_gumbel(s->params.seed, s->params.choice, position, token);
+}
+
+/* The candidate of the largest key; the order they come in does not matter. */
 static int32_t draw(const struct sh_sampler *s, const struct candidate *c, uint32_t n, uint32_t position) {
     int32_t best = -1;
     float best_key = -INFINITY;
     for (uint32_t i = 0; i < n; i++) {
-        const float key =
-            c[i].logit / s->params.temperature + sh_gumbel(s->params.seed, s->params.choice, position, (uint32_t)c[i].token);
+        const float key = draw_key(s, c[i].logit, position, (uint32_t)c[i].token);
         if (best < 0 || key > best_key || (key == best_key && c[i].token < best)) {
             best = c[i].token;
             best_key = key;
@@ -280,13 +288,13 @@ static int32_t draw(const struct sh_sampler *s, const struct candidate *c, uint3
 /* The same over the whole vocabulary. u stays within [2^-24, 1 - 2^-24], so Gumbel noise stays below 16.7: a token whose logit/T
  * is further than that behind a key already seen cannot win, and needs no random number. */
 static int32_t draw_all(const struct sh_sampler *s, const float *logits, int32_t largest, uint32_t position) {
-    const float t = s->params.temperature, most = 16.7f;
+    const float most = 16.7f;
     int32_t best = largest;
-    float best_key = logits[largest] / t + sh_gumbel(s->params.seed, s->params.choice, position, (uint32_t)largest);
+    float best_key = draw_key(s, logits[largest], position, (uint32_t)largest);
     for (uint32_t i = 0; i < s->n_vocab; i++) {
-        const float scaled = logits[i] / t;
+        const float scaled = logits[i] * s->inverse_temperature;
         if (isnan(scaled) || scaled == -INFINITY || scaled + most < best_key) continue;
-        const float key = scaled + sh_gumbel(s->params.seed, s->params.choice, position, i);
+        const float key = draw_key(s, logits[i], position, i);
         if (key > best_key || (key == best_key && (int32_t)i < best)) {
             best = (int32_t)i;
             best_key = key;
@@ -306,6 +314,17 @@ static enum sh_code draw_mirostat(struct sh_sampler *s, const float *logits, int
     return remember(s, position, *token, (log_total - scaled) / log(2.0), err);
 }
 
+/* The mask's tokens by what they are judged by: as largest_of_mask. False: none has a logit above -infinity. */
+static bool pick_short(struct sh_sampler *s, const float *logits, const float *edited, const uint32_t *mask, uint32_t position,
+                       int32_t *token) {
+    struct candidate *c = s->candidates;
+    uint32_t n = sh_sampler_top(edited, mask, s->n_vocab, -INFINITY, s->params.top_k, c);
+    if (n == 0 && mask != NULL && edited != logits) n = sh_sampler_top(logits, mask, s->n_vocab, -INFINITY, s->params.top_k, c);
+    if (n == 0) return false;
+    *token = isinf(c[0].logit) ? c[0].token : draw(s, c, sh_sampler_cut(s, c, n), position);
+    return true;
+}
+
 enum sh_code sh_sampler_pick(struct sh_sampler *s, const float *logits, const uint32_t *mask,
                              const struct sh_token_history *history, uint32_t position, int32_t *token, struct sh_error *err) {
     const float *edited = logits;
@@ -314,6 +333,7 @@ enum sh_code sh_sampler_pick(struct sh_sampler *s, const float *logits, const ui
         if (code != SH_OK) return code;
         edited = s->logits;
     }
+    if (s->short_list && pick_short(s, logits, edited, mask, position, token)) return SH_OK;
     const int32_t largest = mask != NULL ? largest_of_mask(s, logits, mask, &edited) : argmax(edited, NULL, s->n_vocab);
     if (largest < 0)
         return sh_fail(err, SH_ERR_DEVICE,
@@ -332,7 +352,7 @@ enum sh_code sh_sampler_pick(struct sh_sampler *s, const float *logits, const ui
         return draw_mirostat(s, edited, largest, only, history, position, token, err);
     } else if (s->filters) {
         uint32_t first;
-        const uint32_t kept = sh_sampler_filter(s, edited, position, &first);
+        const uint32_t kept = sh_sampler_filter(s, edited, edited[largest], position, &first);
         *token = draw(s, s->candidates + first, kept, position);
     } else {
         *token = draw_all(s, edited, largest, position);

@@ -354,7 +354,8 @@ static enum sh_code fill_outputs(struct sh_context *c, struct sh_slot *slot, con
         const struct sh_sampler *sampler = c->sequences[row->sequence].sampler;
         const struct sh_sampler_params *p = sh_sampler_params(sampler);
         const bool sample = (row->outputs & SH_OUT_SAMPLE) != 0, logprobs = (row->outputs & SH_OUT_LOGPROBS) != 0;
-        const bool on_device = sample && last->device_sampling && !logprobs && sh_sampler_is_plain(sampler);
+        const bool on_device = sample && last->device_sampling && !logprobs && sh_sampler_suits_device(sampler) &&
+                               !sh_sampler_has_short_list(sampler);
         slot->next_wanted[n] = (struct sh_wanted){
             .sequence = row->sequence,
             .position = row->position,

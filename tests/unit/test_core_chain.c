@@ -110,7 +110,7 @@ static int32_t plain_draw(const struct sh_sampler_params *s, const struct ranked
     float best_key = 0;
     for (uint32_t i = 0; i < n; i++) {
         const float key =
-            (float)r[i].logit / s->temperature + sh_gumbel(s->seed, s->choice, position, (uint32_t)r[i].token);
+            (float)r[i].logit * (1 / s->temperature) + sh_gumbel(s->seed, s->choice, position, (uint32_t)r[i].token);
         if (best < 0 || key > best_key) {
             best = r[i].token;
             best_key = key;
@@ -128,6 +128,9 @@ static void filters_are_the_plain_chain(void **state) {
         {.temperature = 1, .typical_p = 0.5f},
         {.temperature = 1.5f, .typical_p = 0.2f, .top_k = 20},
         {.temperature = 1, .typical_p = 0.9f, .top_p = 0.6f, .min_p = 0.1f},
+        {.temperature = 1, .min_p = 0.05f},
+        {.temperature = 1, .top_p = 0.9f, .min_p = 0.02f},
+        {.temperature = 2, .top_n_sigma = 2, .min_p = 0.2f},
         {.temperature = 3, .xtc_probability = 1, .xtc_threshold = 0.1f},
         {.temperature = 1, .xtc_probability = 0.5f, .xtc_threshold = 0.05f, .top_k = 12, .seed = 1ull << 41},
         {.temperature = 3, .xtc_probability = 1, .xtc_threshold = 0.6f},
@@ -138,7 +141,7 @@ static void filters_are_the_plain_chain(void **state) {
     uint32_t smaller = 0;
     for (size_t i = 0; i < SH_COUNT(settings); i++) {
         struct sh_sampler *s = create(settings[i]);
-        assert_false(sh_sampler_is_plain(s));
+        assert_false(sh_sampler_suits_device(s));
         for (uint32_t position = 0; position < MANY; position++) {
             float logits[N];
             struct ranked r[N];
@@ -147,7 +150,9 @@ static void filters_are_the_plain_chain(void **state) {
             const uint32_t n = plain_filter(&settings[i], logits, position, r);
             smaller += n < N;
             uint32_t first;
-            assert_int_equal(sh_sampler_filter(s, logits, position, &first), n);
+            float largest = -INFINITY;
+            for (int t = 0; t < N; t++) largest = fmaxf(largest, logits[t]);
+            assert_int_equal(sh_sampler_filter(s, logits, largest, position, &first), n);
             const struct sh_token_history none = {0};
             int32_t token;
             assert_int_equal(sh_sampler_pick(s, logits, NULL, &none, position, &token, &error), SH_OK);
@@ -282,7 +287,7 @@ static void what_may_not_be_drawn(void **state) {
             forbidden += no;
             assert_true(s->logits[t] == (no ? -INFINITY : logits[t]));
         }
-        assert_false(sh_sampler_is_plain(s));
+        assert_false(sh_sampler_suits_device(s));
         sh_sampler_destroy(s);
     }
     assert_true(forbidden > 700);
@@ -343,7 +348,7 @@ static void mirostat_carries_mu(void **state) {
     }
     assert_true(fabs(mus[MANY] - mus[PROMPT]) > 0.01);
     struct sh_sampler *s = create(params);
-    assert_false(sh_sampler_is_plain(s));
+    assert_false(sh_sampler_suits_device(s));
     for (uint32_t p = PROMPT; p < MANY; p++) {
         tokens[p] = pick(s, logits[p], tokens, roles, p);
         assert_int_equal(tokens[p], expected[p]);

@@ -743,7 +743,7 @@ static enum sh_code finish_fake(struct sh_exec_context *c, uint32_t slot, int64_
         for (uint32_t t = 0; t < fake.n_vocab; t++) {
             const float logit = s->logits[i][t];
             const float key =
-                o->temperature == 0 ? logit : logit / o->temperature + sh_gumbel(o->seed, o->choice, o->position, t);
+                o->temperature == 0 ? logit : logit * (1 / o->temperature) + sh_gumbel(o->seed, o->choice, o->position, t);
             if (key > best_key) {
                 best_key = key;
                 s->tokens[i] = (int32_t)t;

@@ -209,7 +209,7 @@ static void skipping_is_exact(void **state) {
         int32_t best = 0;
         float best_key = -INFINITY;
         for (uint32_t t = 0; t < WIDE; t++) {
-            const float key = logits[t] / s.temperature + sh_gumbel(s.seed, 0, round, t);
+            const float key = logits[t] * (1 / s.temperature) + sh_gumbel(s.seed, 0, round, t);
             if (key > best_key) {
                 best = (int32_t)t;
                 best_key = key;
@@ -243,7 +243,7 @@ static void greedy_takes_the_largest_and_the_lowest_id(void **state) {
     const struct sh_token_history none = {0};
     int32_t token;
     assert_int_equal(sh_sampler_create(&greedy, 2, &s, &error), SH_OK);
-    assert_true(sh_sampler_is_plain(s));
+    assert_true(sh_sampler_suits_device(s));
     assert_int_equal(sh_sampler_pick(s, nothing, NULL, &none, 0, &token, &error), SH_ERR_DEVICE);
     sh_sampler_destroy(s);
 }
