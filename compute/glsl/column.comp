@@ -32,9 +32,10 @@ void main() {
     row_at(0u, 1u, x_at, dst_at, residual_at);
     x_at >>= 2;
 
-    for (uint block = gl_WorkGroupID.x; block * 64u * OUTPUTS < p.n; block += gl_NumWorkGroups.x) {
+    const uint each = outputs_each();
+    for (uint block = gl_WorkGroupID.x; block * 64u * each < p.n; block += gl_NumWorkGroups.x) {
         uint n[OUTPUTS];
-        [[unroll]] for (uint o = 0u; o < OUTPUTS; o++) n[o] = w_row + min((block * OUTPUTS + o) * 64u + tid, p.n - 1u);
+        [[unroll]] for (uint o = 0u; o < OUTPUTS; o++) n[o] = product_row(block * each * 64u + tid, o, 64u);
         float total[OUTPUTS], acc[SUMS];
         [[unroll]] for (uint o = 0u; o < OUTPUTS; o++) total[o] = 0.0;
         [[unroll]] for (uint s = 0u; s < SUMS; s++) acc[s] = 0.0;
@@ -73,6 +74,13 @@ void main() {
             u = u_next;
             [[unroll]] for (uint s = 0u; s < SUMS; s++) t[s] = next[s];
         } while (lane < min(SH_LANES, p.units));
+        if (is_glu()) {
+            [[unroll]] for (uint o = 0u; o < HALF; o++) {
+                const uint y = (block * HALF + o) * 64u + tid;
+                if (y < p.n) store_glu(y, dst_at, total[o], total[HALF + o]);
+            }
+            continue;
+        }
         [[unroll]] for (uint o = 0u; o < OUTPUTS; o++) {
             const uint y = (block * OUTPUTS + o) * 64u + tid;
             if (y < p.n) store(y, dst_at, residual_at, total[o]);

@@ -28,13 +28,14 @@ void main() {
         x_unit[r] >>= 5;
     }
 
-    for (uint block = gl_WorkGroupID.x; block * GROUPS * OUTPUTS < p.n; block += gl_NumWorkGroups.x) {
-        const uint n0 = (block * GROUPS + group) * OUTPUTS;
+    const uint each = outputs_each();
+    for (uint block = gl_WorkGroupID.x; block * GROUPS * each < p.n; block += gl_NumWorkGroups.x) {
+        const uint n0 = (block * GROUPS + group) * each;
         float acc[OUTPUTS * ROWS];
         [[unroll]] for (uint i = 0u; i < OUTPUTS * ROWS; i++) acc[i] = 0.0;
         for (uint u = lane; u < p.units; u += SH_LANES) {
             Unit t[OUTPUTS];
-            [[unroll]] for (uint o = 0u; o < OUTPUTS; o++) t[o] = load_unit(p.w, w_row + min(n0 + o, p.n - 1u), u, p.units);
+            [[unroll]] for (uint o = 0u; o < OUTPUTS; o++) t[o] = load_unit(p.w, product_row(n0, o, 1u), u, p.units);
             uvec4 x[3 * ROWS];
             [[unroll]] for (uint r = 0u; r < ROWS; r++)
                 [[unroll]] for (uint i = 0u; i < 3u; i++) x[3u * r + i] = U128(p.x).v[(x_unit[r] + u) * 3u + i];
@@ -61,6 +62,23 @@ void main() {
         }
         [[unroll]] for (uint i = 0u; i < OUTPUTS * ROWS; i++) sums_of[(group * OUTPUTS * ROWS + i) * SH_LANES + lane] = acc[i];
         barrier();
+        if (is_glu()) {
+            for (uint i = tid; i < GROUPS * HALF * ROWS; i += 128u) {
+                const uint n = block * GROUPS * HALF + i / ROWS, r = i % ROWS;
+                const uint at = (i / (HALF * ROWS) * OUTPUTS * ROWS + i % (HALF * ROWS)) * SH_LANES;
+                precise float first = 0.0, second = 0.0;
+                for (uint l = 0u; l < SH_LANES; l++) {
+                    first = first + sums_of[at + l];
+                    second = second + sums_of[at + HALF * ROWS * SH_LANES + l];
+                }
+                if (n >= p.n || r >= n_here) continue;
+                uint unused;
+                row_at(r, ROWS, unused, dst_at, residual_at);
+                store_glu(n, dst_at, first, second);
+            }
+            barrier();
+            continue;
+        }
         for (uint i = tid; i < GROUPS * OUTPUTS * ROWS; i += 128u) {
             precise float total = 0.0;
             for (uint l = 0u; l < SH_LANES; l++) total = total + sums_of[i * SH_LANES + l];

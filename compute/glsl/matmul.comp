@@ -29,8 +29,9 @@ void main() {
     uint x_at[ROWS], dst_at, residual_at;
     [[unroll]] for (uint r = 0u; r < ROWS; r++) row_at(r, ROWS, x_at[r], dst_at, residual_at);
 
-    for (uint block = gl_WorkGroupID.x; block * GROUPS * OUTPUTS < p.n; block += gl_NumWorkGroups.x) {
-        const uint n0 = (block * GROUPS + group) * OUTPUTS;
+    const uint each = outputs_each();
+    for (uint block = gl_WorkGroupID.x; block * GROUPS * each < p.n; block += gl_NumWorkGroups.x) {
+        const uint n0 = (block * GROUPS + group) * each;
         precise float acc[OUTPUTS * ROWS];
         [[unroll]] for (uint i = 0u; i < OUTPUTS * ROWS; i++) acc[i] = 0.0;
 
@@ -38,7 +39,7 @@ void main() {
             const uint u = u0 + lane;
             Unit t[OUTPUTS];
             [[unroll]] for (uint o = 0u; o < OUTPUTS; o++)
-                t[o] = load_unit(p.w, w_row + min(n0 + o, p.n - 1u), min(u, p.units - 1u), p.units);
+                t[o] = load_unit(p.w, product_row(n0, o, 1u), min(u, p.units - 1u), p.units);
             barrier(); // the chunk before has been used
             [[unroll]] for (uint r = 0u; r < ROWS; r++) {
                 [[unroll]] for (uint part = 0u; part < CHUNK / 512u; part++) {
@@ -71,6 +72,23 @@ void main() {
         barrier();
         [[unroll]] for (uint i = 0u; i < OUTPUTS * ROWS; i++) xs[(group * OUTPUTS * ROWS + i) * 32u + lane] = acc[i];
         barrier();
+        if (is_glu()) {
+            for (uint i = tid; i < GROUPS * HALF * ROWS; i += 128u) {
+                const uint n = block * GROUPS * HALF + i / ROWS, r = i % ROWS;
+                const uint at = (i / (HALF * ROWS) * OUTPUTS * ROWS + i % (HALF * ROWS)) * SH_LANES;
+                precise float first = 0.0, second = 0.0;
+                for (uint l = 0u; l < SH_LANES; l++) {
+                    first = first + xs[at + l];
+                    second = second + xs[at + HALF * ROWS * SH_LANES + l];
+                }
+                if (n >= p.n || r >= n_here) continue;
+                uint unused;
+                row_at(r, ROWS, unused, dst_at, residual_at);
+                store_glu(n, dst_at, first, second);
+            }
+            barrier();
+            continue;
+        }
         for (uint i = tid; i < GROUPS * OUTPUTS * ROWS; i += 128u) {
             precise float total = 0.0;
             for (uint l = 0u; l < SH_LANES; l++) total = total + xs[i * 32u + l];

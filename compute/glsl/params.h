@@ -122,19 +122,28 @@ struct sh_pc_matmul { /* also of blocks and of experts: see rows.glsl */
     SH_ADDRESS residual; /* experts: the ROUTE's result or the list of pairs */
     SH_MEMBER(sh_p_weight) w;
     SH_UINT cols, units;          /* inputs, units of a row */
-    SH_UINT n, first_n;           /* outputs of this part (blocks: of one block; experts: of one expert), its first output (or expert) */
+    SH_UINT n, first_n;           /* outputs of this part (blocks, experts, GLU: of one of its matrices), its first output (or expert) */
     SH_UINT x_stride, dst_stride;
     SH_UINT residual_stride;      /* experts: of the ROUTE's result, or the list's items */
     SH_UINT flags;                /* SH_MATMUL_* */
     SH_UINT part;                 /* blocks: the first input of the part's first block; experts: how many the part holds */
-    SH_UINT experts;              /* n_used | n_expert << 16 */
+    SH_UINT experts;              /* n_used | n_expert << 16; GLU: SH_P_GLU_* */
     SH_UINT constant[4];          /* of the type: see weights.glsl */
 };
+#define SH_P_GLU_SILU 0u
+#define SH_P_GLU_GELU 1u
+#define SH_P_GLU_GELU_ERF 2u
+#define SH_P_GLU_RELU 3u
+#define SH_P_GLU_SIGMOID 4u
+#define SH_P_GLU_MUL 5u
+#define SH_P_GLU_OAI 6u
 #define SH_MATMUL_BIAS 1
 #define SH_MATMUL_RESIDUAL 2
 #define SH_MATMUL_BY_OUTPUT 4
 #define SH_MATMUL_EXPERTS 8
 #define SH_MATMUL_PER_SLOT 16 /* experts: x of a row holds n_used inputs */
+#define SH_MATMUL_GLU 32      /* the GLU of two products: see rows.glsl */
+#define SH_MATMUL_SWAPPED 64  /* GLU: the second is the gate */
 
 struct sh_pc_quantise {
     SH_ADDRESS step, x, dst;
@@ -171,8 +180,9 @@ struct sh_pc_expert_sum {
 
 struct sh_pc_pair { /* add: dst = x + y; glu: dst = act(x) * y */
     SH_ADDRESS step, x, y, dst;
-    SH_UINT width, stride, by_output;
-    SH_UINT x_stride, x_single; /* glu only. x_single: x is one number per row */
+    SH_UINT width, stride, by_output; /* stride: of dst */
+    SH_UINT x_stride, y_stride;
+    SH_UINT x_single; /* glu only: x is one number per row */
 };
 struct sh_pc_unary {
     SH_ADDRESS step, rows, table, x, dst;
@@ -259,7 +269,7 @@ SH_P_CHECK(sh_pc_quantise, pairs, 36);
 SH_P_CHECK(sh_pc_route, scale, 52);
 SH_P_CHECK(sh_pc_expert_list, by_output, 40);
 SH_P_CHECK(sh_pc_expert_sum, by_output, 52);
-SH_P_CHECK(sh_pc_pair, x_single, 48);
+SH_P_CHECK(sh_pc_pair, x_single, 52);
 SH_P_CHECK(sh_pc_unary, a, 56);
 SH_P_CHECK(sh_pc_concat, by_output, 56);
 SH_P_CHECK(sh_pc_rope, v_offset, 104);

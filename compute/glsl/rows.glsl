@@ -5,6 +5,9 @@
 //   experts  rows are pairs of a row and a slot (p.experts = n_used | n_expert << 16); the matrix is an expert's p.n rows. One pair: grid
 //            y is the row, z the slot, the expert stands in the ROUTE's result at p.residual. More: grid y counts the items of the
 //            list at p.residual, {expert, first pair, pairs, 0} each, p.residual_stride of them, then the pairs (expert_list.comp).
+//   glu      rows as with plain; the part holds two matrices of p.n rows each, one below the other, and output n is the GLU p.experts of the
+//            two products n, each with its bias. Kernels of few rows, whose OUTPUTS products of a thread or group of lanes are then the same
+//            OUTPUTS / 2 of either matrix.
 
 uint n_here;  // rows of this workgroup, at least 1
 uint w_row;   // row of the part that makes output 0
@@ -78,3 +81,28 @@ void store(uint n, uint dst_at, uint residual_at, float sum) {
     if ((p.flags & SH_MATMUL_RESIDUAL) != 0u) y = y + F32(p.residual).v[residual_at + n];
     F32Out(p.dst).v[dst_at + n] = y;
 }
+
+#ifdef OUTPUTS
+#include "glu.glsl"
+#define HALF (OUTPUTS / 2u)
+
+bool is_glu() { return (p.flags & SH_MATMUL_GLU) != 0u; }
+uint outputs_each() { return is_glu() ? HALF : OUTPUTS; } // that a thread or group makes
+
+// The part's row of product o < OUTPUTS of those who make the outputs n0, n0 + apart, ...; of the last output for those beyond it.
+uint product_row(uint n0, uint o, uint apart) {
+    const bool second = is_glu() && o >= HALF;
+    return w_row + min(n0 + (second ? o - HALF : o) * apart, p.n - 1u) + (second ? p.n : 0u);
+}
+
+// The GLU of products of the first and of the second matrix.
+void store_glu(uint n, uint dst_at, float first, float second) {
+    precise float x = first, y = second;
+    if ((p.flags & SH_MATMUL_BIAS) != 0u) {
+        x = x + F32(p.bias).v[bias_at + n];
+        y = y + F32(p.bias).v[bias_at + p.n + n];
+    }
+    const bool swapped = (p.flags & SH_MATMUL_SWAPPED) != 0u;
+    F32Out(p.dst).v[dst_at + n] = glu_of(p.experts, swapped ? y : x, swapped ? x : y);
+}
+#endif

@@ -86,11 +86,11 @@ static void find_last_use(const struct sh_fused *f, const bool *kept, uint32_t n
 }
 
 /* The free slot of the same row kind whose width fits best: first the narrowest that is wide enough, else the widest, which
- * grows. */
-static uint32_t take_slot(struct sh_fused *f, bool *busy, uint32_t width, enum sh_rows rows) {
+ * grows. It will hold n_live activations. */
+static uint32_t take_slot(struct sh_fused *f, uint32_t *live, uint32_t width, enum sh_rows rows, uint32_t n_live) {
     uint32_t best = SH_NONE;
     for (uint32_t s = 0; s < f->n_slots; s++) {
-        if (busy[s] || f->slots[s].rows != rows) continue;
+        if (live[s] > 0 || f->slots[s].rows != rows) continue;
         if (best == SH_NONE) {
             best = s;
             continue;
@@ -105,8 +105,22 @@ static uint32_t take_slot(struct sh_fused *f, bool *busy, uint32_t width, enum s
         f->slots[best].rows = rows;
     }
     if (f->slots[best].width < width) f->slots[best].width = width;
-    busy[best] = true;
+    live[best] = n_live;
     return best;
+}
+
+/* The products before a bundle's tail, side by side in one slot. */
+static void take_side_by_side(const struct sh_program *p, struct sh_fused *f, uint32_t *live, const struct sh_op *products, uint32_t n) {
+    uint32_t width = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        f->column[products[i].out] = width;
+        width += (p->activations[products[i].out].width + SH_COLUMN_ALIGN - 1) / SH_COLUMN_ALIGN * SH_COLUMN_ALIGN;
+    }
+    const uint32_t slot = take_slot(f, live, width, p->activations[products[0].out].rows, n);
+    for (uint32_t i = 0; i < n; i++) {
+        f->slot[products[i].out] = slot;
+        f->pitch[products[i].out] = width;
+    }
 }
 
 /* The input that an op's result may overwrite because each element is read by the one that writes it, before it does. */
@@ -117,7 +131,7 @@ static uint32_t in_place_of(const struct sh_op *op) {
 }
 
 /* Gives back what nobody needs after the bundle that ends with op `i`. */
-static void free_slots(const struct sh_fused *f, const uint32_t *last, bool *busy, uint32_t first, uint32_t i) {
+static void free_slots(const struct sh_fused *f, uint32_t *last, uint32_t *live, uint32_t first, uint32_t i) {
     const uint32_t out = f->ops[i].out;
     for (uint32_t o = first; o <= i; o++) {
         uint32_t touched[SH_OP_READS + 1];
@@ -127,31 +141,36 @@ static void free_slots(const struct sh_fused *f, const uint32_t *last, bool *bus
             const uint32_t a = touched[t];
             if (a == SH_NONE || last[a] != i) continue;
             if (a != out && f->slot[a] == f->slot[out]) continue; /* handed on in place */
-            busy[f->slot[a]] = false;
+            live[f->slot[a]]--;
+            last[a] = SH_NONE; /* once */
         }
     }
 }
 
-static void plan_slots(const struct sh_segment *segment, struct sh_fused *f, const uint32_t *last, bool *busy) {
+static void plan_slots(const struct sh_segment *segment, struct sh_fused *f, uint32_t *last, uint32_t *live) {
     const struct sh_program *p = segment->program;
     for (uint32_t i = 0; i < segment->n_inputs; i++) {
         const uint32_t a = segment->inputs[i];
-        f->slot[a] = take_slot(f, busy, p->activations[a].width, p->activations[a].rows);
+        f->slot[a] = take_slot(f, live, p->activations[a].width, p->activations[a].rows, 1);
     }
     uint32_t first = 0; /* of the bundle */
     for (uint32_t i = 0; i < f->n_ops; i++) {
         struct sh_op *op = &f->ops[i];
         if (f->bundles[i].n_ops > 0) first = i;
+        const struct sh_bundle *bundle = &f->bundles[first];
+        if (bundle->tail && i == first + bundle->norm) take_side_by_side(p, f, live, op, bundle->n_products);
         const struct sh_activation *out = &p->activations[op->out];
         const uint32_t over = in_place_of(op);
-        if (over != SH_NONE && last[over] == i && over != op->y && over != op->z &&
-            (over != op->x || op->kind == SH_OP_ROPE_CACHE) && p->activations[over].width == out->width &&
-            p->activations[over].rows == out->rows) {
-            f->slot[op->out] = f->slot[over]; /* stays busy, under its new name */
+        if (f->slot[op->out] != SH_NONE) {
+            SH_ASSERT(bundle->tail); /* beside the other products */
+        } else if (over != SH_NONE && last[over] == i && over != op->y && over != op->z &&
+                   (over != op->x || op->kind == SH_OP_ROPE_CACHE) && p->activations[over].width == out->width &&
+                   f->pitch[over] == out->width && p->activations[over].rows == out->rows) {
+            f->slot[op->out] = f->slot[over]; /* which lives on under its new name */
         } else {
-            f->slot[op->out] = take_slot(f, busy, out->width, out->rows);
+            f->slot[op->out] = take_slot(f, live, out->width, out->rows, 1);
         }
-        if (i + 1 == first + f->bundles[first].n_ops) free_slots(f, last, busy, first, i);
+        if (i + 1 == first + bundle->n_ops) free_slots(f, last, live, first, i);
     }
 }
 
@@ -159,16 +178,18 @@ enum sh_code sh_fuse(const struct sh_segment *segment, uint32_t flags, struct sh
     const struct sh_program *p = segment->program;
     *out = (struct sh_fused){0};
     const uint32_t n = p->n_activations;
-    bool *kept = sh_calloc(n, sizeof *kept), *busy = sh_calloc(n, sizeof *busy);
-    uint32_t *reads = sh_calloc(n, sizeof *reads), *last = sh_calloc(n, sizeof *last);
+    bool *kept = sh_calloc(n, sizeof *kept);
+    uint32_t *reads = sh_calloc(n, sizeof *reads), *last = sh_calloc(n, sizeof *last), *live = sh_calloc(n, sizeof *live);
     out->ops = sh_calloc(segment->n_ops, sizeof *out->ops);
     out->bundles = sh_calloc(segment->n_ops, sizeof *out->bundles);
     out->last_source = sh_calloc(segment->n_ops, sizeof *out->last_source);
     out->slot = sh_calloc(n, sizeof *out->slot);
+    out->column = sh_calloc(n, sizeof *out->column);
+    out->pitch = sh_calloc(n, sizeof *out->pitch);
     out->slots = sh_calloc(n, sizeof *out->slots);
     enum sh_code code = SH_OK;
-    if (kept == NULL || busy == NULL || reads == NULL || last == NULL || out->ops == NULL || out->bundles == NULL ||
-        out->last_source == NULL || out->slot == NULL || out->slots == NULL) {
+    if (kept == NULL || live == NULL || reads == NULL || last == NULL || out->ops == NULL || out->bundles == NULL ||
+        out->last_source == NULL || out->slot == NULL || out->column == NULL || out->pitch == NULL || out->slots == NULL) {
         sh_fused_finish(out);
         code = sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the plan of a segment of %u ops", segment->n_ops);
         goto done;
@@ -188,13 +209,16 @@ enum sh_code sh_fuse(const struct sh_segment *segment, uint32_t flags, struct sh
         }
         out->last_source[out->n_ops++] = i;
     }
-    for (uint32_t a = 0; a < n; a++) out->slot[a] = SH_NONE;
+    for (uint32_t a = 0; a < n; a++) {
+        out->slot[a] = SH_NONE;
+        out->pitch[a] = p->activations[a].width;
+    }
     find_bundles(out, flags, reads, kept);
     find_last_use(out, kept, n, last);
-    plan_slots(segment, out, last, busy);
+    plan_slots(segment, out, last, live);
 done:
     free(kept);
-    free(busy);
+    free(live);
     free(reads);
     free(last);
     return code;
@@ -205,6 +229,8 @@ void sh_fused_finish(struct sh_fused *f) {
     free(f->bundles);
     free(f->last_source);
     free(f->slot);
+    free(f->column);
+    free(f->pitch);
     free(f->slots);
     *f = (struct sh_fused){0};
 }

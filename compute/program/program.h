@@ -235,13 +235,14 @@ enum {
  *
  *   [NORM]  [products: MATMULs of one input, the NORM's result if there is one; blocks 1, no residual]  [GLU or ROPE_CACHE of them]
  *
- * In that order; at least two ops. Nothing that a bundle reads from outside lies in a slot that it writes, and its results lie in
- * different slots, so its parts may run in any order and at once, and the NORM may be made again by each of them. The exception is a
- * ROPE_CACHE's result, which may take the place of its q. A GLU is that of two products, either first; a ROPE_CACHE's q, k and v
- * (without values q and k) are the products, in any order. Products before a GLU or ROPE_CACHE are read by it alone: they need not
- * be written. Without SH_FUSE_BUNDLES every op stands by itself.
+ * In that order; at least two ops. Nothing that a bundle reads from outside lies in a slot that it writes, and its results do not
+ * overlap, so its parts may run in any order and at once, and the NORM may be made again by each of them. A GLU is that of two
+ * products, either first; a ROPE_CACHE's q, k and v (without values q and k) are the products, in any order. Products before a GLU
+ * or ROPE_CACHE are read by it alone: they need not be written. Where they are, they stand side by side in one slot, in their order,
+ * so that matrices that lie one below the other are one product. Without SH_FUSE_BUNDLES every op stands by itself.
  */
 #define SH_BUNDLE_PRODUCTS 4
+#define SH_COLUMN_ALIGN 32
 struct sh_bundle {
     uint32_t n_ops;      /* from this op on; 1: an op by itself; 0: within a bundle that began before */
     uint32_t n_products; /* 1 to SH_BUNDLE_PRODUCTS; 0 if n_ops < 2 */
@@ -255,8 +256,11 @@ struct sh_fused {
     struct sh_bundle *bundles; /* [n_ops] */
     uint32_t *last_source; /* [n_ops] the index in the program of the last op that it stands for */
     /* Memory plan: an activation lives in slot[activation] (SH_NONE: not materialised, or fused away). Slots never hold two live
-     * activations; the segment's inputs, outputs, and the program's hidden and logits keep theirs to the end of the step. */
+     * activations, but for those that stand side by side; the segment's inputs, outputs, and the program's hidden and logits keep
+     * theirs to the end of the step. */
     uint32_t *slot;        /* [program->n_activations] */
+    uint32_t *column;      /* [the same] where a row of it begins in the slot's row: 0, or a multiple of SH_COLUMN_ALIGN */
+    uint32_t *pitch;       /* [the same] elements of the slot's row: the activation's width where it stands alone */
     uint32_t n_slots;
     struct { uint32_t width; enum sh_rows rows; } *slots; /* the widest use; SH_ROWS_ALL if any use is */
 };

@@ -45,7 +45,7 @@ static uint64_t count(struct planning *p, uint32_t place, uint32_t weight, enum 
 static enum sh_code activation_bytes(const struct planning *p, uint64_t *bytes, struct sh_error *err) {
     const struct sh_segment all = {.program = p->program, .n_ops = p->program->n_ops};
     struct sh_fused fused;
-    const enum sh_code code = sh_fuse(&all, SH_FUSE_RESIDUAL, &fused, err);
+    const enum sh_code code = sh_fuse(&all, SH_FUSE_RESIDUAL | SH_FUSE_BUNDLES, &fused, err);
     if (code != SH_OK) return code;
     const uint32_t result = p->program->n_embd + (p->program->logits != SH_NONE ? p->program->n_vocab : 0);
     *bytes = (uint64_t)SH_SLOTS * p->context.max_outputs * result * sizeof(float);

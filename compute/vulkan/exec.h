@@ -21,6 +21,8 @@ struct sh_vk_weight {
     bool vector; /* norm, bias, table: float32 rows, as they are */
     struct sh_layout layout;
     uint64_t matrix_rows; /* of one of the matrices that lie one below the other: a part holds whole ones; 0 for a single one */
+    uint32_t below;       /* the weight whose rows follow this one's in the same part (or table), SH_NONE: none */
+    uint64_t rows_above;  /* rows of the weights whose rows precede this one's there */
     struct sh_vk_part *parts;
     uint32_t n_parts;
     struct sh_vk_span table;
@@ -45,6 +47,10 @@ struct sh_exec_model {
     uint64_t part_bytes;           /* SH_VK_PART_BYTES; tests make it smaller through sh_vk_part_bytes_for_test */
 };
 
+/* Where the rows of weight w end those of `next` begin: the products of both are one, with as many outputs as both have rows. */
+static inline bool sh_vk_follows(const struct sh_exec_model *model, uint32_t w, uint32_t next) {
+    return w == SH_NONE ? next == SH_NONE : next != SH_NONE && model->weights[w].below == next;
+}
 /* The addresses of a part's planes. */
 void sh_vk_part_planes(const struct sh_exec_model *model, uint32_t weight, uint32_t part, struct sh_p_weight *out);
 

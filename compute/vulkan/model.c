@@ -149,7 +149,7 @@ static enum sh_code create_plans(struct sh_exec_model *m, const struct sh_segmen
         struct sh_vk_plan *plan = &m->plans[m->n_plans];
         SH_ASSERT(segments[m->n_plans].program == m->program);
         plan->segment = segments[m->n_plans];
-        enum sh_code code = sh_fuse(&plan->segment, SH_FUSE_RESIDUAL, &plan->fused, err);
+        enum sh_code code = sh_fuse(&plan->segment, SH_FUSE_RESIDUAL | SH_FUSE_BUNDLES, &plan->fused, err);
         if (code == SH_OK) code = mark_uses(m, plan, err);
         if (code != SH_OK) {
             sh_fused_finish(&plan->fused);
@@ -197,6 +197,43 @@ static uint64_t rows_per_part(const struct sh_exec_model *m, const struct sh_lay
     return sh_max_u64(1, (m->part_bytes - 4 * PLANE_ALIGN) / l->row_bytes_all);
 }
 
+/* ---- matrices one below the other ---- */
+
+/* May the rows of `next` follow those of `w`? Each belongs to one row of weights, which is used in one way; a vector counts as a row of a
+ * table. Kernels read planes by 16 bytes. */
+static bool may_follow(const struct sh_exec_model *m, uint32_t w, uint32_t next) {
+    const struct sh_vk_weight *a = &m->weights[w], *b = &m->weights[next];
+    if (w == next || a->below != SH_NONE || b->below != SH_NONE || b->rows_above > 0 || a->matrix == a->vector ||
+        a->matrix != b->matrix || a->vector != b->vector || a->matrix_rows > 0 || b->matrix_rows > 0)
+        return false;
+    if (a->vector) return true;
+    const uint64_t rows = a->rows_above + m->program->weights[w].rows;
+    bool alike = a->layout.type == b->layout.type && a->layout.cols == b->layout.cols;
+    for (int p = 0; p < 4; p++) alike = alike && rows * a->layout.row_bytes[p] % 16 == 0;
+    return alike && rows + m->program->weights[next].rows <= rows_per_part(m, &a->layout);
+}
+static void follow(struct sh_exec_model *m, uint32_t w, uint32_t next) {
+    m->weights[w].below = next;
+    m->weights[next].rows_above = m->weights[w].rows_above + m->program->weights[w].rows;
+}
+
+/* Products whose results stand side by side become one where their matrices can lie one below the other, and their biases, too. */
+static void join_matrices(struct sh_exec_model *m, const struct sh_fused *f) {
+    for (uint32_t i = 0; i < f->n_ops; i++) {
+        const struct sh_bundle *bundle = &f->bundles[i];
+        const struct sh_op *ops = &f->ops[i + bundle->norm];
+        for (uint32_t o = 1; bundle->tail && o < bundle->n_products; o++) {
+            const struct sh_op *a = &ops[o - 1], *b = &ops[o];
+            const bool none = a->bias == SH_NONE && b->bias == SH_NONE, both = a->bias != SH_NONE && b->bias != SH_NONE;
+            if (m->program->activations[a->out].width % SH_COLUMN_ALIGN != 0 || (!none && !both) || !may_follow(m, a->w, b->w) ||
+                (both && !may_follow(m, a->bias, b->bias)))
+                continue;
+            follow(m, a->w, b->w);
+            if (both) follow(m, a->bias, b->bias);
+        }
+    }
+}
+
 /* Bytes of everything that will be taken from the arena. */
 static uint64_t plan_bytes(const struct sh_exec_model *m) {
     const struct sh_program *program = m->program;
@@ -216,8 +253,45 @@ static enum sh_code take(struct sh_exec_model *m, uint64_t bytes, uint64_t *left
     return sh_vk_arena_take(&m->arena, bytes, out, err);
 }
 
-static enum sh_code take_matrix(struct sh_exec_model *m, struct sh_vk_weight *weight, uint64_t rows, uint64_t *left,
-                                struct sh_error *err) {
+/* The part of weight w and of those below it. */
+static enum sh_code take_joined(struct sh_exec_model *m, uint32_t w, uint64_t *left, struct sh_error *err) {
+    const struct sh_layout *l = &m->weights[w].layout;
+    uint64_t rows = 0;
+    for (uint32_t i = w; i != SH_NONE; i = m->weights[i].below) rows += m->program->weights[i].rows;
+    struct sh_vk_part whole = {0};
+    enum sh_code code = take(m, part_span_bytes(l, rows, whole.plane), left, &whole.span, err);
+    for (; w != SH_NONE && code == SH_OK; w = m->weights[w].below) {
+        struct sh_vk_weight *weight = &m->weights[w];
+        weight->parts = sh_calloc(1, sizeof *weight->parts);
+        if (!weight->parts) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a weight's parts");
+        weight->n_parts = 1;
+        weight->parts[0] = whole;
+        weight->parts[0].n_rows = m->program->weights[w].rows;
+        for (int p = 0; p < 4; p++) weight->parts[0].plane[p] += weight->rows_above * l->row_bytes[p];
+    }
+    return code;
+}
+
+/* The table of weight w and of those below it. */
+static enum sh_code take_table(struct sh_exec_model *m, uint32_t w, uint64_t *left, struct sh_error *err) {
+    uint64_t bytes = 0;
+    for (uint32_t i = w; i != SH_NONE; i = m->weights[i].below) bytes += m->program->weights[i].rows * m->program->weights[i].cols * 4;
+    struct sh_vk_span span;
+    const enum sh_code code = take(m, bytes, left, &span, err);
+    for (; w != SH_NONE && code == SH_OK; w = m->weights[w].below) {
+        bytes = m->program->weights[w].rows * m->program->weights[w].cols * 4;
+        m->weights[w].table = span;
+        span.address += bytes;
+        span.offset += bytes;
+        if (span.mapped) span.mapped += bytes;
+    }
+    return code;
+}
+
+static enum sh_code take_matrix(struct sh_exec_model *m, uint32_t w, uint64_t *left, struct sh_error *err) {
+    struct sh_vk_weight *weight = &m->weights[w];
+    const uint64_t rows = m->program->weights[w].rows;
+    if (weight->below != SH_NONE) return take_joined(m, w, left, err);
     uint64_t per_part = rows_per_part(m, &weight->layout);
     if (weight->matrix_rows) per_part = sh_max_u64(weight->matrix_rows, per_part - per_part % weight->matrix_rows);
     weight->n_parts = (uint32_t)((rows + per_part - 1) / per_part);
@@ -253,9 +327,11 @@ enum sh_code sh_vk_model_create(struct sh_device *device, const struct sh_segmen
     m->program = program;
     m->part_bytes = atomic_load(&part_bytes_for_test) ? atomic_load(&part_bytes_for_test) : SH_VK_PART_BYTES;
     m->weights = sh_calloc(program->n_weights, sizeof *m->weights);
+    for (uint32_t w = 0; m->weights && w < program->n_weights; w++) m->weights[w].below = SH_NONE;
     enum sh_code code = m->weights ? sh_vk_alive(vk, err) : sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the list of weights");
     if (code == SH_OK) code = create_plans(m, segments, n_segments, err);
     if (code == SH_OK) code = check_weights(m, err);
+    for (uint32_t p = 0; p < m->n_plans && code == SH_OK; p++) join_matrices(m, &m->plans[p].fused);
     uint64_t need = 0;
     if (code == SH_OK) {
         need = plan_bytes(m);
@@ -266,9 +342,9 @@ enum sh_code sh_vk_model_create(struct sh_device *device, const struct sh_segmen
                            vk->base.info.name, (unsigned long long)(need >> 20), (unsigned long long)(have >> 20));
     }
     for (uint32_t w = 0; code == SH_OK && w < program->n_weights; w++) {
-        if (m->weights[w].matrix) code = take_matrix(m, &m->weights[w], program->weights[w].rows, &need, err);
-        if (code == SH_OK && m->weights[w].vector)
-            code = take(m, program->weights[w].rows * program->weights[w].cols * 4, &need, &m->weights[w].table, err);
+        if (m->weights[w].rows_above > 0) continue; /* with the one above */
+        if (m->weights[w].matrix) code = take_matrix(m, w, &need, err);
+        if (code == SH_OK && m->weights[w].vector) code = take_table(m, w, &need, err);
     }
     m->n_threads = sh_topology_threads(SH_POOL_MAX_WORKERS);
     if (code == SH_OK) code = sh_pool_acquire(m->n_threads, &m->pool, err);

@@ -188,6 +188,7 @@ static void record_pair(struct recorder *r, const struct sh_op *op, enum sh_kern
                                     .stride = stride(r, op->out),
                                     .by_output = rows == SH_ROWS_OUT,
                                     .x_stride = stride(r, op->x),
+                                    .y_stride = stride(r, op->y),
                                     .x_single = activation(r, op->x)->width != activation(r, op->out)->width};
     const struct sh_vk_grid grid = {fixed(groups(push.width, 256)), by(count_of(rows), 1)};
     DISPATCH(r, kernel, push, grid, 0);
@@ -403,7 +404,7 @@ static void record_op(struct recorder *r, const struct sh_op *op) {
     switch (op->kind) {
     case SH_OP_EMBED: sh_vk_record_embed(r, op); break;
     case SH_OP_NORM: record_norm(r, op); break;
-    case SH_OP_MATMUL: sh_vk_record_matmul(r, op); break;
+    case SH_OP_MATMUL: sh_vk_record_products(r, op, 1); break;
     case SH_OP_ROUTE: sh_vk_record_route(r, op); break;
     case SH_OP_EXPERT_MATMUL: sh_vk_record_expert_matmul(r, op); break;
     case SH_OP_EXPERT_SUM: sh_vk_record_expert_sum(r, op); break;
@@ -502,6 +503,27 @@ static struct recorder recorder_of(struct sh_exec_context *c, uint32_t slot, uin
     return r;
 }
 
+static bool is_captured(uint32_t activation, const struct sh_vk_capture *captures, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++)
+        if (captures[i].activation == activation) return true;
+    return false;
+}
+
+/* Ops `i` and on of the plan, as many as are recorded as one; `bundle` begins at or before i. */
+static uint32_t record_next(struct recorder *r, uint32_t i, uint32_t bundle, const struct sh_vk_capture *captures, uint32_t n_captures) {
+    const struct sh_op *ops = &r->plan->fused.ops[i];
+    const struct sh_bundle *b = &r->plan->fused.bundles[bundle];
+    if (b->n_products == 0 || i != bundle + b->norm) {
+        record_op(r, ops);
+        return 1;
+    }
+    if (b->tail && ops[2].kind == SH_OP_GLU && !is_captured(ops[0].out, captures, n_captures) &&
+        !is_captured(ops[1].out, captures, n_captures) && sh_vk_record_glu_of_products(r, ops, &ops[2]))
+        return 3;
+    sh_vk_record_products(r, ops, b->n_products);
+    return b->n_products;
+}
+
 static void record_plan(struct recorder *r, const struct sh_vk_capture *captures, uint32_t n_captures) {
     const struct sh_program *program = r->context->model->program;
     const struct sh_segment *segment = &r->plan->segment;
@@ -510,10 +532,12 @@ static void record_plan(struct recorder *r, const struct sh_vk_capture *captures
         record_captures(r, segment->inputs[i], captures, n_captures);
     }
     if (segment->n_inputs > 0) sh_vk_lap(r, NULL, 0, "inputs");
-    for (uint32_t i = 0; i < r->plan->fused.n_ops && r->code == SH_OK; i++) {
-        record_op(r, &r->plan->fused.ops[i]);
-        sh_vk_lap(r, &r->plan->fused.ops[i], 1, NULL);
-        record_captures(r, r->plan->fused.ops[i].out, captures, n_captures);
+    const struct sh_fused *fused = &r->plan->fused;
+    for (uint32_t i = 0, bundle = 0, n; i < fused->n_ops && r->code == SH_OK; i += n) {
+        if (fused->bundles[i].n_ops > 0) bundle = i;
+        n = record_next(r, i, bundle, captures, n_captures);
+        sh_vk_lap(r, &fused->ops[i], n, NULL);
+        for (uint32_t o = i; o < i + n; o++) record_captures(r, fused->ops[o].out, captures, n_captures);
     }
     if (program->logits != SH_NONE && made_here(r->plan, program->logits)) {
         record_sampling(r, program->logits);

@@ -6,6 +6,7 @@
 #include "compute/vulkan/exec.h"
 
 #define MAX_GRID 65535u
+#define FEW_ROWS 8u /* that products read weights straight from memory for */
 
 enum { TOUCH_CACHE, TOUCH_SCRATCH, TOUCH_SAMPLE, TOUCH_TOKENS, TOUCH_LIST, TOUCH_QUANTS, TOUCH_SLOTS }; /* resources; activations follow */
 
@@ -51,14 +52,18 @@ static inline const struct sh_activation *activation(const struct recorder *r, u
 }
 static inline uint32_t touch(const struct recorder *r, uint32_t a) { return TOUCH_SLOTS + r->plan->fused.slot[a]; }
 static inline VkDeviceAddress address(const struct recorder *r, uint32_t a) {
-    return r->context->spans[r->plan->fused.slot[a]].address;
+    return r->context->spans[r->plan->fused.slot[a]].address + r->plan->fused.column[a] * sizeof(float);
 }
-static inline uint32_t stride(const struct recorder *r, uint32_t a) { return sh_vk_stride(activation(r, a)->width); }
+static inline uint32_t stride(const struct recorder *r, uint32_t a) { return sh_vk_stride(r->plan->fused.pitch[a]); }
 static inline VkDeviceAddress table(const struct recorder *r, uint32_t w) { return r->context->model->weights[w].table.address; }
 
 /* record_weights.c */
 void sh_vk_record_embed(struct recorder *r, const struct sh_op *op);
-void sh_vk_record_matmul(struct recorder *r, const struct sh_op *op);
+/* n products of one input that a bundle holds, or one by itself: as few dispatches as their matrices allow. */
+void sh_vk_record_products(struct recorder *r, const struct sh_op *ops, uint32_t n);
+/* A bundle's two products and their GLU as one dispatch, with the bits of the three. False, and nothing recorded, where no kernel does it: of
+ * many rows, or of matrices that do not lie one below the other. */
+bool sh_vk_record_glu_of_products(struct recorder *r, const struct sh_op *products, const struct sh_op *glu);
 /* Which matmul kernel makes `rows` rows (a power of two, the bucket's size) of n outputs of that layout: all give the same bits. */
 struct matmul_choice {
     enum sh_kernel kernel;  /* of the layout f32; the others follow it */

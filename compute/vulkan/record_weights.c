@@ -13,8 +13,8 @@ _Static_assert(SH_P_EMBED_TOKEN == (int)SH_EMBED_TOKEN && SH_P_EMBED_POSITION ==
 struct matmul_choice sh_vk_choose_matmul(const struct sh_vulkan *vk, const struct sh_layout *layout, uint32_t rows, uint64_t n) {
     if (sh_vk_takes_quants(vk, layout)) return sh_vk_choose_dots(vk, layout->layout, rows);
     const bool vectors = vk->base.info.kind == SH_DEVICE_SOFTWARE && !vk->like_gpu;
-    if (rows > 8 && vectors && layout->cols % SH_UNIT == 0) return (struct matmul_choice){SH_KERNEL_wide_f32, 16, 64};
-    if (rows > 8) return (struct matmul_choice){SH_KERNEL_tile_f32, 64, 64};
+    if (rows > FEW_ROWS && vectors && layout->cols % SH_UNIT == 0) return (struct matmul_choice){SH_KERNEL_wide_f32, 16, 64};
+    if (rows > FEW_ROWS) return (struct matmul_choice){SH_KERNEL_tile_f32, 64, 64};
     if (rows > 1) return (struct matmul_choice){SH_KERNEL_matmul_r4o4_f32, 4, 16};
     if (vectors && layout->cols % SH_UNIT == 0) return (struct matmul_choice){SH_KERNEL_column_f32, 1, 128};
     /* Fewer outputs a workgroup where the matrix is small, so that there are enough of them for a GPU. */
@@ -22,6 +22,11 @@ struct matmul_choice sh_vk_choose_matmul(const struct sh_vulkan *vk, const struc
     return few ? (struct matmul_choice){SH_KERNEL_matmul_r1o2_f32, 1, 8}
                : (struct matmul_choice){SH_KERNEL_matmul_r1o4_f32, 1, 16};
 }
+
+_Static_assert(SH_P_GLU_SILU == (int)SH_GLU_SILU && SH_P_GLU_GELU == (int)SH_GLU_GELU && SH_P_GLU_GELU_ERF == (int)SH_GLU_GELU_ERF &&
+                   SH_P_GLU_RELU == (int)SH_GLU_RELU && SH_P_GLU_SIGMOID == (int)SH_GLU_SIGMOID && SH_P_GLU_MUL == (int)SH_GLU_MUL &&
+                   SH_P_GLU_OAI == (int)SH_GLU_OAI,
+               "the kernels' kinds of GLU");
 
 enum sh_code sh_vk_check_matrices(const struct sh_exec_model *m, const struct sh_op *op, struct sh_error *err) {
     const char *device = m->vk->base.info.name, *name = m->program->activations[op->out].name;
@@ -93,24 +98,32 @@ struct sh_pc_matmul sh_vk_matmul_push(const struct recorder *r, const struct sh_
     return push;
 }
 
-void sh_vk_record_matmul(struct recorder *r, const struct sh_op *op) {
+/* Of products side by side those that are one product with the first: their matrices lie one below the other. */
+static uint32_t count_joined(const struct recorder *r, const struct sh_op *ops, uint32_t n) {
+    const struct sh_fused *f = &r->plan->fused;
+    for (uint32_t i = 1; i < n; i++) {
+        const uint32_t above = ops[i - 1].out, out = ops[i].out;
+        if (!sh_vk_follows(r->context->model, ops[i - 1].w, ops[i].w) || !sh_vk_follows(r->context->model, ops[i - 1].bias, ops[i].bias) ||
+            f->slot[out] != f->slot[above] || f->column[out] != f->column[above] + activation(r, above)->width)
+            return i;
+    }
+    return n;
+}
+
+/* Products that are one, of all rows of their matrices. */
+static void record_joined(struct recorder *r, const struct sh_op *ops, uint32_t n) {
     const struct sh_exec_model *m = r->context->model;
+    const struct sh_op *op = &ops[0];
     const struct sh_vk_weight *w = &m->weights[op->w];
     const struct sh_weight *weight = &m->program->weights[op->w];
     const enum sh_rows by_rows = activation(r, op->out)->rows;
     const uint32_t rows = by_rows == SH_ROWS_OUT ? r->outputs : r->rows;
-    const double flops = 2.0 * (double)weight->cols * (double)weight->rows * rows;
-    const bool quants = sh_vk_takes_quants(r->context->vk, &w->layout);
-    sh_vk_maybe_cut(r, flops);
-    if (quants) sh_vk_record_quants(r, op);
-    const uint32_t x = quants ? TOUCH_QUANTS : touch(r, op->x);
-    const uint32_t reads[] = {x, op->residual != SH_NONE ? touch(r, op->residual) : x};
-    const uint32_t writes[] = {touch(r, op->out)};
-    sh_vk_touches(r, reads, 2, writes, 1);
+    uint64_t below = 0; /* rows of the others' matrices: then there is one part */
+    for (uint32_t i = 1; i < n; i++) below += m->program->weights[ops[i].w].rows;
     for (uint32_t i = 0; i < w->n_parts; i++) {
         const struct sh_vk_part *part = &w->parts[i];
         struct sh_pc_matmul push = sh_vk_matmul_push(r, op, i);
-        const uint64_t block_rows = op->blocks > 1 ? weight->rows / op->blocks : part->n_rows;
+        const uint64_t part_rows = part->n_rows + below, block_rows = op->blocks > 1 ? weight->rows / op->blocks : part_rows;
         push.n = (uint32_t)block_rows;
         if (op->blocks > 1) push.part = (uint32_t)(part->first_row / block_rows * weight->cols);
         if (op->residual != SH_NONE) {
@@ -118,10 +131,60 @@ void sh_vk_record_matmul(struct recorder *r, const struct sh_op *op) {
             push.residual_stride = stride(r, op->residual);
             push.flags |= SH_MATMUL_RESIDUAL;
         }
-        const struct matmul_choice choice = sh_vk_choose_matmul(r->context->vk, &w->layout, rows, part->n_rows);
-        const double part_flops = flops * (double)part->n_rows / (double)weight->rows;
+        const struct matmul_choice choice = sh_vk_choose_matmul(r->context->vk, &w->layout, rows, part_rows);
         const struct sh_vk_grid grid = {fixed(groups(block_rows, choice.outputs)), by(count_of(by_rows), choice.rows),
-                                        (uint32_t)(part->n_rows / block_rows)};
-        DISPATCH(r, choice.kernel + w->layout.layout, push, grid, part_flops);
+                                        (uint32_t)(part_rows / block_rows)};
+        DISPATCH(r, choice.kernel + w->layout.layout, push, grid, 2.0 * (double)weight->cols * (double)part_rows * rows);
     }
+}
+
+void sh_vk_record_products(struct recorder *r, const struct sh_op *ops, uint32_t n) {
+    const struct sh_exec_model *m = r->context->model;
+    const uint32_t rows = activation(r, ops[0].out)->rows == SH_ROWS_OUT ? r->outputs : r->rows;
+    SH_ASSERT(n <= SH_BUNDLE_PRODUCTS);
+    uint32_t writes[SH_BUNDLE_PRODUCTS];
+    double flops = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        writes[i] = touch(r, ops[i].out);
+        flops += 2.0 * (double)m->program->weights[ops[i].w].cols * (double)m->program->weights[ops[i].w].rows * rows;
+    }
+    sh_vk_maybe_cut(r, flops);
+    for (uint32_t i = 0, joined; i < n; i += joined) {
+        joined = count_joined(r, &ops[i], n - i);
+        const bool quants = sh_vk_takes_quants(r->context->vk, &m->weights[ops[i].w].layout);
+        if (quants) sh_vk_record_quants(r, &ops[i]);
+        const uint32_t x = quants ? TOUCH_QUANTS : touch(r, ops[i].x);
+        const uint32_t reads[] = {x, ops[i].residual != SH_NONE ? touch(r, ops[i].residual) : x};
+        sh_vk_touches(r, reads, 2, writes, i == 0 ? n : 0);
+        for (uint32_t k = 0; k < n; k++) r->written[writes[k]] = true; /* results do not overlap: no barrier between them */
+        record_joined(r, &ops[i], joined);
+    }
+}
+
+bool sh_vk_record_glu_of_products(struct recorder *r, const struct sh_op *products, const struct sh_op *glu) {
+    const struct sh_exec_model *m = r->context->model;
+    const struct sh_op *first = &products[0], *second = &products[1];
+    const uint32_t n = activation(r, glu->out)->width;
+    const enum sh_rows by_rows = activation(r, glu->out)->rows;
+    const uint32_t rows = by_rows == SH_ROWS_OUT ? r->outputs : r->rows;
+    if (rows > FEW_ROWS || activation(r, first->out)->width != n || activation(r, second->out)->width != n ||
+        count_joined(r, products, 2) != 2)
+        return false;
+    const struct sh_vk_weight *w = &m->weights[first->w];
+    const bool quants = sh_vk_takes_quants(r->context->vk, &w->layout);
+    const double flops = 4.0 * (double)m->program->weights[first->w].cols * n * rows;
+    sh_vk_maybe_cut(r, flops);
+    if (quants) sh_vk_record_quants(r, first);
+    const uint32_t reads[] = {quants ? TOUCH_QUANTS : touch(r, first->x)}, writes[] = {touch(r, glu->out)};
+    sh_vk_touches(r, reads, 1, writes, 1);
+    struct sh_pc_matmul push = sh_vk_matmul_push(r, first, 0);
+    push.dst = address(r, glu->out);
+    push.dst_stride = stride(r, glu->out);
+    push.n = n;
+    push.flags |= SH_MATMUL_GLU | (glu->x == second->out ? SH_MATMUL_SWAPPED : 0);
+    push.experts = glu->glu;
+    const struct matmul_choice choice = sh_vk_choose_matmul(r->context->vk, &w->layout, rows, 2 * (uint64_t)n);
+    const struct sh_vk_grid grid = {fixed(groups(n, choice.outputs / 2)), by(count_of(by_rows), choice.rows)};
+    DISPATCH(r, choice.kernel + w->layout.layout, push, grid, flops);
+    return true;
 }

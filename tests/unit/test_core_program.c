@@ -28,41 +28,78 @@ static void each_read(const struct sh_op *op, uint32_t reads[4]) {
     reads[3] = op->residual;
 }
 
+/* Whose value stands where: a slot's row in cells of SH_COLUMN_ALIGN elements. */
+#define CELLS 32u /* 1,024 elements */
+static uint32_t first_cell(const struct sh_fused *f, uint32_t a) { return f->slot[a] * CELLS + f->column[a] / SH_COLUMN_ALIGN; }
+static uint32_t n_cells(const struct sh_program *p, uint32_t a) { return (p->activations[a].width + SH_COLUMN_ALIGN - 1) / SH_COLUMN_ALIGN; }
+
+static void put(const struct sh_program *p, const struct sh_fused *f, uint32_t *holds, uint32_t a) {
+    uint32_t *slot = &holds[f->slot[a] * CELLS];
+    assert_in_range(f->pitch[a], 1, CELLS * SH_COLUMN_ALIGN);
+    for (uint32_t c = 0; c < CELLS; c++) /* rows of another length lie elsewhere */
+        if (slot[c] != SH_NONE && f->pitch[slot[c]] != f->pitch[a]) slot[c] = SH_NONE;
+    for (uint32_t c = 0; c < n_cells(p, a); c++) holds[first_cell(f, a) + c] = a;
+}
+static void is_there(const struct sh_program *p, const struct sh_fused *f, const uint32_t *holds, uint32_t a) {
+    assert_in_range(f->slot[a], 0, f->n_slots - 1);
+    for (uint32_t c = 0; c < n_cells(p, a); c++) assert_int_equal(holds[first_cell(f, a) + c], a);
+}
+static bool overlap(const struct sh_program *p, const struct sh_fused *f, uint32_t a, uint32_t b) {
+    return f->slot[a] == f->slot[b] && (f->pitch[a] != f->pitch[b] || (first_cell(f, a) < first_cell(f, b) + n_cells(p, b) &&
+                                                                        first_cell(f, b) < first_cell(f, a) + n_cells(p, a)));
+}
+
 /* Plays the fused ops against slots that remember whose value they hold: everything read must still be there, and what is kept
  * must be there at the end. Overwriting an input is right only where the op may work in place. */
 static void play(const struct sh_segment *segment, const struct sh_fused *f) {
     const struct sh_program *p = segment->program;
-    uint32_t *holds = calloc(f->n_slots + 1, sizeof *holds);
+    uint32_t *holds = calloc((size_t)(f->n_slots + 1) * CELLS, sizeof *holds);
     assert_non_null(holds);
-    for (uint32_t s = 0; s < f->n_slots; s++) holds[s] = SH_NONE;
-    for (uint32_t i = 0; i < segment->n_inputs; i++) holds[f->slot[segment->inputs[i]]] = segment->inputs[i];
+    for (uint32_t c = 0; c < f->n_slots * CELLS; c++) holds[c] = SH_NONE;
+    for (uint32_t i = 0; i < segment->n_inputs; i++) put(p, f, holds, segment->inputs[i]);
     for (uint32_t i = 0; i < f->n_ops; i++) {
         const struct sh_op *op = &f->ops[i];
         uint32_t reads[4];
         each_read(op, reads);
-        const uint32_t to = f->slot[op->out];
+        const uint32_t to = f->slot[op->out], width = p->activations[op->out].width;
         assert_in_range(to, 0, f->n_slots - 1);
         for (int r = 0; r < 4; r++) {
             if (reads[r] == SH_NONE) continue;
-            const uint32_t from = f->slot[reads[r]];
-            assert_in_range(from, 0, f->n_slots - 1);
-            assert_int_equal(holds[from], reads[r]);
+            is_there(p, f, holds, reads[r]);
             const bool in_place = (r == 3 && op->kind == SH_OP_MATMUL) || (r == 0 && op->kind == SH_OP_ROPE_CACHE);
-            if (!in_place) assert_int_not_equal(from, to);
+            if (!in_place) assert_false(overlap(p, f, reads[r], op->out));
         }
-        assert_true(f->slots[to].width >= p->activations[op->out].width);
+        assert_true(f->slots[to].width >= f->pitch[op->out] && f->pitch[op->out] >= f->column[op->out] + width);
         assert_true(f->slots[to].rows == p->activations[op->out].rows);
-        holds[to] = op->out;
+        put(p, f, holds, op->out);
     }
-    for (uint32_t i = 0; i < segment->n_inputs; i++) assert_int_equal(holds[f->slot[segment->inputs[i]]], segment->inputs[i]);
-    for (uint32_t i = 0; i < segment->n_outputs; i++) assert_int_equal(holds[f->slot[segment->outputs[i]]], segment->outputs[i]);
+    for (uint32_t i = 0; i < segment->n_inputs; i++) is_there(p, f, holds, segment->inputs[i]);
+    for (uint32_t i = 0; i < segment->n_outputs; i++) is_there(p, f, holds, segment->outputs[i]);
     const uint32_t ends[] = {p->hidden, p->logits};
     for (int i = 0; i < 2; i++) {
         bool made = false;
         for (uint32_t o = 0; o < f->n_ops; o++) made = made || f->ops[o].out == ends[i];
-        if (made) assert_int_equal(holds[f->slot[ends[i]]], ends[i]);
+        if (made) is_there(p, f, holds, ends[i]);
     }
     free(holds);
+}
+
+/* What stands alone fills its slot's rows; products before a tail stand side by side, in their order. */
+static void columns_are_sound(const struct sh_segment *segment, const struct sh_fused *f) {
+    const struct sh_program *p = segment->program;
+    for (uint32_t i = 0; i < f->n_ops; i++)
+        for (uint32_t o = 0, column = 0; o < f->bundles[i].n_ops; o++) {
+            const uint32_t a = f->ops[i + o].out, first = f->ops[i + f->bundles[i].norm].out;
+            if (!f->bundles[i].tail || o < f->bundles[i].norm || o + 1 == f->bundles[i].n_ops) {
+                assert_int_equal(f->column[a], 0);
+                assert_int_equal(f->pitch[a], p->activations[a].width);
+                continue;
+            }
+            assert_int_equal(f->slot[a], f->slot[first]);
+            assert_int_equal(f->pitch[a], f->pitch[first]);
+            assert_int_equal(f->column[a], column);
+            column += n_cells(p, a) * SH_COLUMN_ALIGN;
+        }
 }
 
 /* Bundles follow each other without a gap and are what the header says; without the flag each op stands by itself. Then a bundle's
@@ -113,9 +150,7 @@ static uint32_t bundles_are_sound(const struct sh_segment *segment, const struct
         for (uint32_t w = 0; w < n; w++) {
             const uint32_t to = f->slot[ops[w].out];
             for (uint32_t o = 0; o < n; o++) {
-                if (o != w && !(ops[o].kind == SH_OP_ROPE_CACHE && ops[o].x == ops[w].out) &&
-                    !(ops[w].kind == SH_OP_ROPE_CACHE && ops[w].x == ops[o].out))
-                    assert_int_not_equal(f->slot[ops[o].out], to);
+                if (o != w) assert_false(overlap(p, f, ops[o].out, ops[w].out));
                 uint32_t reads[SH_OP_READS];
                 sh_op_reads(&ops[o], reads);
                 for (int k = 0; k < SH_OP_READS; k++) {
@@ -269,6 +304,7 @@ static void plans_never_overlap(void **state) {
                 struct sh_fused f;
                 assert_int_equal(sh_fuse(&segments[s], flags, &f, &error), SH_OK);
                 play(&segments[s], &f);
+                columns_are_sound(&segments[s], &f);
                 sources_are_complete(&segments[s], &f);
                 bundles += bundles_are_sound(&segments[s], &f, (flags & SH_FUSE_BUNDLES) != 0);
                 fused_pairs += segments[s].n_ops - f.n_ops;
@@ -380,7 +416,9 @@ static void a_layer_has_two_bundles(void **state) {
     assert_int_equal(f.bundles[12].n_ops, 1);
     assert_true(f.bundles[1].norm && f.bundles[1].norm_inner && f.bundles[1].tail && f.bundles[1].n_products == 3);
     assert_true(f.bundles[8].norm && f.bundles[8].norm_inner && f.bundles[8].tail && f.bundles[8].n_products == 2);
-    assert_int_equal(f.slot[f.ops[5].out], f.slot[q]); /* rotated in place */
+    assert_true(f.slot[q] == f.slot[k] && f.slot[q] == f.slot[v] && f.slot[q] != f.slot[f.ops[5].out]);
+    assert_true(f.column[q] == 0 && f.column[k] == 32 && f.column[v] == 64 && f.pitch[q] == 96 && f.pitch[k] == 96);
+    assert_true(f.slot[g] == f.slot[u] && f.column[g] == 0 && f.column[u] == 32);
     play(&all, &f);
     assert_int_equal(bundles_are_sound(&all, &f, true), 2);
     sh_fused_finish(&f);

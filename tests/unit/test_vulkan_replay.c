@@ -1,7 +1,8 @@
 /*
  * A step in steady state is a replay: the host fills the parameter block and submits what was recorded once. Counted are the driver's calls,
  * for steps of every size that a bucket holds, across pages and splits of the cache, with masks, temperatures and outputs that come and go;
- * and two steps in flight are computed by the device without a word of the host between them.
+ * and two steps in flight are computed by the device without a word of the host between them. And counted is what a layer of a llama costs in
+ * dispatches.
  */
 #include "compute/vulkan/exec.h"
 #include "tests/unit/ops_harness.h"
@@ -68,8 +69,8 @@ struct bench {
     struct sh_exec_model *model;
     struct sh_exec_context *context;
 };
-static struct bench open_bench(const char *test) {
-    struct bench b = {.t = tiny_create(&small), .device = ops_open_vulkan(test, false)};
+static struct bench open_bench_of(const char *test, const struct tiny_params *params, const char *tier) {
+    struct bench b = {.t = tiny_create(params), .device = ops_open_vulkan_tier(test, tier)};
     const struct sh_segment segment = tiny_segment(b.t);
     struct sh_error err = {0};
     b.model = tiny_load(b.t, b.device, &segment);
@@ -86,6 +87,7 @@ static struct bench open_bench(const char *test) {
     vk->AllocateMemory = allocate;
     return b;
 }
+static struct bench open_bench(const char *test) { return open_bench_of(test, &small, "base"); }
 static void close_bench(struct bench *b) {
     b->device->executor->context_destroy(b->context);
     b->device->executor->model_destroy(b->model);
@@ -199,6 +201,34 @@ static void the_device_goes_on_alone(void **state) {
     close_bench(&b);
 }
 
+/* Of a step of n rows, for each layer. */
+static uint32_t count_dispatches(const char *test, const char *tier, bool bias, uint32_t n) {
+    uint32_t counted[2];
+    for (uint32_t i = 0; i < 2; i++) {
+        struct tiny_params params = small;
+        params.n_layers = 1 + i;
+        params.bias = bias;
+        struct bench b = open_bench_of(test, &params, tier);
+        memset(&calls, 0, sizeof calls);
+        submit_step(&b, &(struct one_step){.n = n});
+        wait_step(&b, 0, NULL, n);
+        counted[i] = calls.dispatches;
+        close_bench(&b);
+    }
+    return counted[1] - counted[0];
+}
+
+/* Norm; q, k and v; rotation and cache; attention in two; output with its residual; norm; gate, up and GLU; down with its residual. With
+ * activations of 8 bits four more make these. */
+static void a_layer_is_nine_dispatches(void **state) {
+    (void)state;
+    for (uint32_t n = 1; n <= SEQUENCES; n += SEQUENCES - 1) {
+        assert_int_equal(count_dispatches(__func__, "base", false, n), 9);
+        assert_int_equal(count_dispatches(__func__, "base", true, n), 9);
+        assert_int_equal(count_dispatches(__func__, "intdot", true, n), 13);
+    }
+}
+
 static int fill_mask(void **state) {
     (void)state;
     for (uint32_t t = 0; t < 128; t += 2) even_tokens[t / 32] |= 1u << t % 32;
@@ -209,6 +239,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_step_in_steady_state_is_a_submission),
         cmocka_unit_test(the_device_goes_on_alone),
+        cmocka_unit_test(a_layer_is_nine_dispatches),
     };
     ops_set_filter();
     return cmocka_run_group_tests(tests, fill_mask, NULL);

@@ -306,7 +306,7 @@ static void nan_logits_cost_their_row(void **state) {
 static void contexts_beyond_the_indices_are_refused(void **state) {
     (void)state;
     struct tiny_params wide = small;
-    wide.n_ff = 33024;
+    wide.n_ff = 33024; /* gate and up stand side by side */
     struct bench b = open_bench(&wide, __func__, false, 2);
     const struct sh_executor *e = b.device->executor;
     struct sh_error err = {0};
@@ -316,7 +316,7 @@ static void contexts_beyond_the_indices_are_refused(void **state) {
     const struct sh_exec_context_params rows = {
         .max_rows = 65535, .max_outputs = 1, .max_sequences = 1, .max_pages_per_sequence = 2};
     assert_int_equal(e->context_create(b.model, &rows, &context, &err), SH_ERR_LIMIT);
-    assert_non_null(strstr(err.message, "65535 rows of 33024 floats"));
+    assert_non_null(strstr(err.message, "65535 rows of 66048 floats"));
     e->device_memory(b.device, &after);
     assert_memory_equal(&before, &after, sizeof before);
     close_bench(&b);
