@@ -9,7 +9,7 @@
 #define INLINE static inline __attribute__((always_inline))
 #define LANES 16
 #define MAX_TILE 8 /* 8 sums of a block, 8 over blocks and 8 scaled ones fill 24 of 32 registers */
-#define MAX_TILE_BITS 3
+#define WIDE_ROWS 6 /* of two groups: 12 sums of a block, 12 over blocks, two vectors of weights and one of operands */
 #define FLOAT_TILE 4 /* of four chains each */
 
 typedef __m512i ints;

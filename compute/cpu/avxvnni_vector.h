@@ -9,7 +9,7 @@
 #define INLINE static inline __attribute__((always_inline))
 #define LANES 8
 #define MAX_TILE 4 /* 4 sums of a block, 4 over blocks and 4 scaled ones fill 12 of 16 registers */
-#define MAX_TILE_BITS 2
+#define WIDE_ROWS 3 /* of two groups: 6 sums of a block, 6 over blocks, two vectors of weights and one of operands */
 #define FLOAT_TILE 2 /* of four chains each */
 
 typedef __m256i ints;

@@ -4,10 +4,12 @@
 #define PIECES_PER_WORKER 8 /* so that a worker that was held up can be helped */
 #define SMALL_PIECE 65536   /* multiply-adds; a smaller piece of a product is not worth handing to another thread */
 
-/* Groups of rows that a worker takes at once, of `groups`, where one costs `products` multiply-adds. */
+/* Groups of rows that a worker takes at once, of `groups`, where one costs `products` multiply-adds; an even number, as tables
+ * multiply two groups together. */
 static uint64_t grain_of_groups(const struct sh_cpu_step *s, uint64_t groups, uint64_t products) {
-    return sh_max_u64(sh_min_u64(32, groups / ((uint64_t)s->model->device->threads * PIECES_PER_WORKER) + 1),
-                      SMALL_PIECE / sh_max_u64(1, products));
+    return sh_align_up(sh_max_u64(sh_min_u64(32, groups / ((uint64_t)s->model->device->threads * PIECES_PER_WORKER) + 1),
+                                  SMALL_PIECE / sh_max_u64(1, products)),
+                       2);
 }
 
 /* ---- one matrix ---- */

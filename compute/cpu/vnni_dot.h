@@ -15,7 +15,7 @@
 
 #include "compute/cpu/vnni_unit.h"
 
-#define RESIDENT_BYTES (256u << 10) /* of operand rows that are walked again and again: they stay in the second-level cache */
+#define RESIDENT_BYTES (512u << 10) /* of operand rows that are walked again and again: they stay in the second-level cache */
 
 /* ---- blocks of 32 ---- */
 

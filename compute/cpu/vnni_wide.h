@@ -1,7 +1,9 @@
 /*
- * vnni_wide.h - products of several operand rows, included after vnni_dot.h: each block of a group is unpacked once, to bytes in
- * the order of its elements, and meets all operand rows before the next one; their sums wait in memory meanwhile. The arithmetic
- * is that of vnni_dot.h.
+ * vnni_wide.h - products of several operand rows, included after vnni_dot.h. The arithmetic is that of vnni_dot.h.
+ *
+ * Two groups are multiplied together: each block of them is unpacked once, to bytes in the order of its elements, and meets all
+ * operand rows before the next one, WIDE_ROWS of them at a time, whose sums wait in memory meanwhile. So a word of an operand row
+ * that is loaded meets two vectors of weights, and what the tile waits for is its multiplications alone, not its loads.
  */
 #ifndef SHIMMY_CPU_VNNI_WIDE_H
 #define SHIMMY_CPU_VNNI_WIDE_H
@@ -9,15 +11,18 @@
 #include "compute/cpu/vnni_dot.h"
 
 #define MOST_RESIDENT 128 /* operand rows whose sums wait at a time */
+#define WIDE_STEP (WIDE_ROWS / 3) /* tiles have one, two or three times as many rows */
 
 #define FLOAT_UNIT                                                                                                               \
     128 /* weights of a row that are made floats at a time: with a tile's operands they stay in the first-level cache */
 
+typedef float pair_sums[2][LANES]; /* of one operand row with a row of two groups */
+
 struct wide {
     union {
         struct {
-            struct unit unit;
-            float sums[MOST_RESIDENT + MAX_TILE][LANES];
+            struct unit units[2]; /* of the two groups */
+            pair_sums sums[MOST_RESIDENT + WIDE_ROWS];
         };
         struct {
             float values[FLOAT_UNIT][LANES];
@@ -26,112 +31,136 @@ struct wide {
     };
 };
 
-/* ---- products of a unit with n operand rows, whose sums begin at `at`; two chains of products for each, which take turns
- * ---- */
+/* ---- products of two units with n operand rows, whose sums begin at `at` ---- */
 
-INLINE void multiply_32(struct unit *u, const struct rows *rows, uint64_t b, int n_blocks, float (*at)[LANES], const int n,
+/* Where the rows of a tile begin. The compiler must not know how they lie to each other: it would keep a pointer for each row and
+ * each of its parts, more than there are registers. */
+INLINE void rows_of(const struct rows *rows, const uint8_t *row[WIDE_ROWS], const int n) {
+    UNROLLED (i, n) {
+        row[i] = rows->x + (uint64_t)i * rows->stride;
+        __asm__("" : "+r"(row[i]));
+    }
+}
+
+INLINE void multiply_32(const struct unit *u, const struct rows *rows, uint64_t b, int n_blocks, pair_sums *at, const int n,
                         const enum ending ending) {
-    const uint64_t scales = sh_lanes_scales_at(rows->cols), sums = sh_lanes_sums_at(SH_LANES_Q8_32, rows->cols);
-    floats acc[MAX_TILE];
-    UNROLLED (i, n) acc[i] = load_floats(at[i]);
-    for (int k = 0; k < n_blocks; k++, b++) {
-        ints dot[MAX_TILE], more[MAX_TILE];
-        UNROLLED (i, n) {
-            dot[i] = ending == MINIMUM ? none() : offset_of(rows->x + i * rows->stride + sums + 4 * b, rows->lowest);
-            more[i] = none();
-        }
-        UNROLLED (v, 4) {
-            const ints first = load(u->q[8 * k + v]), second = load(u->q[8 * k + 4 + v]);
+    uint64_t x = 32 * b, scales = sh_lanes_scales_at(rows->cols) + 4 * b,
+             sums = sh_lanes_sums_at(SH_LANES_Q8_32, rows->cols) + 4 * b;
+    const uint8_t *row[WIDE_ROWS];
+    rows_of(rows, row, n);
+    floats acc[2][WIDE_ROWS];
+    UNROLLED (i, n)
+        UNROLLED (g, 2) acc[g][i] = load_floats(at[i][g]);
+    for (int k = 0; k < n_blocks; k++, x += 32, scales += 4, sums += 4) {
+        ints dot[2][WIDE_ROWS];
+        UNROLLED (i, n)
+            dot[0][i] = dot[1][i] = ending == MINIMUM ? none() : offset_of(row[i] + sums, rows->lowest);
+        UNROLLED (v, 8) {
+            const ints first = load(u[0].q[8 * k + v]), second = load(u[1].q[8 * k + v]);
             UNROLLED (i, n) {
-                const uint8_t *x = rows->x + i * rows->stride + 32 * b + 4 * v;
-                dot[i] = dot4(dot[i], first, word(x));
-                more[i] = dot4(more[i], second, word(x + 16));
+                const ints four = word(row[i] + x + 4 * v);
+                dot[0][i] = dot4(dot[0][i], first, four);
+                dot[1][i] = dot4(dot[1][i], second, four);
             }
         }
-        UNROLLED (i, n) dot[i] = add(dot[i], more[i]);
-        const floats d = load_floats(u->d[k]);
         UNROLLED (i, n) {
-            const uint8_t *x = rows->x + i * rows->stride, *dx = x + scales + 4 * b;
-            if (ending == MINIMUM)
-                acc[i] = fma_of(times(load_floats(u->m[k]), real(dx)), to_floats(word(x + sums + 4 * b)), acc[i]);
-            acc[i] = ending == TABLE ? add_table(d, dx, dot[i], acc[i]) : add_block(d, dx, dot[i], acc[i]);
+            const uint8_t *dx = row[i] + scales;
+            if (ending == MINIMUM) {
+                const floats sum = to_floats(word(row[i] + sums));
+                UNROLLED (g, 2) acc[g][i] = fma_of(times(load_floats(u[g].m[k]), real(dx)), sum, acc[g][i]);
+            }
+            UNROLLED (g, 2) {
+                const floats d = load_floats(u[g].d[k]);
+                acc[g][i] = ending == TABLE ? add_table(d, dx, dot[g][i], acc[g][i]) : add_block(d, dx, dot[g][i], acc[g][i]);
+            }
         }
     }
-    UNROLLED (i, n) store_floats(at[i], acc[i]);
+    UNROLLED (i, n)
+        UNROLLED (g, 2) store_floats(at[i][g], acc[g][i]);
 }
 
 /* `vectors` of a sub-block, 0: no sub-blocks; `small`: what four of them sum to fits into 16 bits; `minima`: pairs of them, 4
- * with sums of 32 quants or 8 with those of 16; `offsets`: there are such. */
-INLINE void multiply_256(struct unit *u, const struct rows *rows, uint64_t b, float (*at)[LANES], const int n, const int vectors,
+ * with sums of 32 quants or 8 with those of 16; `offsets`: there are such. The minima come first: their chain of operations then
+ * runs beside the end of the tile before. */
+INLINE void multiply_256(const struct unit *u, const struct rows *rows, uint64_t b, pair_sums *at, const int n, const int vectors,
                          const bool small, const int minima, const bool offsets, const enum ending ending) {
-    const uint64_t scales = sh_lanes_scales_at(rows->cols), sums16 = sh_lanes_sums_at(SH_LANES_Q8_256, rows->cols),
-                   sums32 = sh_lanes_sums32_at(rows->cols);
-    ints sums[MAX_TILE];
-    UNROLLED (i, n) sums[i] = none();
-    if (offsets)
-        UNROLLED (p, 8) {
-            const ints o = load(u->offsets[p]);
-            UNROLLED (i, n) sums[i] = dot2(sums[i], o, word(rows->x + i * rows->stride + sums16 + 32 * b + 4 * p));
-        }
-    if (vectors == 0)
-        UNROLLED (p, 4)
-            UNROLLED (i, n) sums[i] = dot2(sums[i], all32(-1), word(rows->x + i * rows->stride + sums32 + 16 * b + 4 * p));
-    const int v_per = vectors == 0 ? 1 : vectors; /* divides, where nothing reads it */
-    const int run = vectors == 8 && !small ? 8 : 4;
-    for (int j = 0; j < 64; j += 2 * run) {
-        ints dot[MAX_TILE], more[MAX_TILE];
-        UNROLLED (i, n) dot[i] = more[i] = none();
-        UNROLLED (v, run) {
-            const ints first = load(u->q[j + v]), second = load(u->q[j + run + v]);
+    const uint64_t scales = sh_lanes_scales_at(rows->cols) + 4 * b,
+                   sums16 = sh_lanes_sums_at(SH_LANES_Q8_256, rows->cols) + 32 * b,
+                   sums32 = sh_lanes_sums32_at(rows->cols) + 16 * b;
+    const uint8_t *row[WIDE_ROWS];
+    rows_of(rows, row, n);
+    if (minima > 0)
+        UNROLLED (g, 2) {
+            const floats m = load_floats(u[g].m[0]);
+            ints pairs[8];
+            UNROLLED (p, minima) pairs[p] = load(u[g].minima[p]);
             UNROLLED (i, n) {
-                const uint8_t *x = rows->x + i * rows->stride + 256 * b + 4 * (uint32_t)(j + v);
-                dot[i] = dot4(dot[i], first, word(x));
-                more[i] = dot4(more[i], second, word(x + 4 * run));
+                ints min = none();
+                UNROLLED (p, minima) min = dot2(min, pairs[p], word(row[i] + (minima == 4 ? sums32 : sums16) + 4 * p));
+                store_floats(at[i][g], fnma_of(times(m, real(row[i] + scales)), to_floats(min), load_floats(at[i][g])));
             }
         }
-        if (vectors == 0) {
-            UNROLLED (i, n) sums[i] = add(sums[i], add(dot[i], more[i]));
-            continue;
+    ints sums[2][WIDE_ROWS];
+    UNROLLED (i, n) sums[0][i] = sums[1][i] = none();
+    if (offsets)
+        UNROLLED (p, 8) {
+            const ints first = load(u[0].offsets[p]), second = load(u[1].offsets[p]);
+            UNROLLED (i, n) {
+                const ints two = word(row[i] + sums16 + 4 * p);
+                sums[0][i] = dot2(sums[0][i], first, two);
+                sums[1][i] = dot2(sums[1][i], second, two);
+            }
         }
-        const ints scale = load(u->scale[j / v_per]), next = load(u->scale[(j + run) / v_per]);
+    if (vectors == 0)
         UNROLLED (i, n) {
-            sums[i] = small ? dot2(sums[i], dot[i], scale) : add(sums[i], mul(dot[i], scale));
-            sums[i] = small ? dot2(sums[i], more[i], next) : add(sums[i], mul(more[i], next));
+            UNROLLED (p, 4) sums[0][i] = dot2(sums[0][i], all32(-1), word(row[i] + sums32 + 4 * p));
+            sums[1][i] = sums[0][i];
+        }
+    const int v_per = vectors == 0 ? 1 : vectors; /* divides, where nothing reads it */
+    const int run = vectors == 8 && !small ? 8 : 4;
+    uint64_t x = 256 * b;
+    for (int j = 0; j < 64; j += run, x += 4 * run) {
+        ints dot[2][WIDE_ROWS];
+        UNROLLED (i, n)
+            UNROLLED (g, 2) dot[g][i] = vectors == 0 ? sums[g][i] : none();
+        UNROLLED (v, run) {
+            const ints first = load(u[0].q[j + v]), second = load(u[1].q[j + v]);
+            UNROLLED (i, n) {
+                const ints four = word(row[i] + x + 4 * v);
+                dot[0][i] = dot4(dot[0][i], first, four);
+                dot[1][i] = dot4(dot[1][i], second, four);
+            }
+        }
+        UNROLLED (g, 2) {
+            const ints scale = load(u[g].scale[j / v_per % 16]);
+            UNROLLED (i, n)
+                sums[g][i] = vectors == 0 ? dot[g][i]
+                             : small      ? dot2(sums[g][i], dot[g][i], scale)
+                                          : add(sums[g][i], mul(dot[g][i], scale));
         }
     }
-    const floats d = load_floats(u->d[0]), m = minima > 0 ? load_floats(u->m[0]) : zeros();
-    UNROLLED (i, n) {
-        const uint8_t *x = rows->x + i * rows->stride, *dx = x + scales + 4 * b;
-        floats acc = load_floats(at[i]);
-        if (minima > 0) {
-            ints min = none();
-            UNROLLED (p, minima)
-                min = dot2(min, load(u->minima[p]), word(x + (minima == 4 ? sums32 + 16 * b : sums16 + 32 * b) + 4 * p));
-            acc = fnma_of(times(m, real(dx)), to_floats(min), acc);
+    const floats d[2] = {load_floats(u[0].d[0]), load_floats(u[1].d[0])};
+    UNROLLED (i, n)
+        UNROLLED (g, 2) {
+            const uint8_t *dx = row[i] + scales;
+            const floats acc = load_floats(at[i][g]);
+            store_floats(at[i][g], ending == TABLE ? add_table(d[g], dx, sums[g][i], acc) : add_block(d[g], dx, sums[g][i], acc));
         }
-        store_floats(at[i], ending == TABLE ? add_table(d, dx, sums[i], acc) : add_block(d, dx, sums[i], acc));
-    }
 }
 
-typedef void wide_fn(struct unit *u, const struct rows *rows, uint64_t b, int n_blocks, float (*at)[LANES]);
+typedef void wide_fn(const struct unit *u, const struct rows *rows, uint64_t b, int n_blocks, pair_sums *at);
 #define WIDE_TILE_32(name, n, ending)                                                                                            \
-    static void name##_##n(struct unit *u, const struct rows *rows, uint64_t b, int n_blocks, float(*at)[LANES]) {               \
-        multiply_32(u, rows, b, n_blocks, at, n, ending);                                                                        \
+    static void name##_##n(const struct unit *u, const struct rows *rows, uint64_t b, int n_blocks, pair_sums *at) {             \
+        multiply_32(u, rows, b, n_blocks, at, n *WIDE_STEP, ending);                                                             \
     }
 #define WIDE_TILE_256(name, n, ...)                                                                                              \
-    static void name##_##n(struct unit *u, const struct rows *rows, uint64_t b, int n_blocks, float(*at)[LANES]) {               \
+    static void name##_##n(const struct unit *u, const struct rows *rows, uint64_t b, int n_blocks, pair_sums *at) {             \
         (void)n_blocks;                                                                                                          \
-        multiply_256(u, rows, b, at, n, __VA_ARGS__);                                                                            \
+        multiply_256(u, rows, b, at, n *WIDE_STEP, __VA_ARGS__);                                                                 \
     }
-#if MAX_TILE >= 8
-#define WIDE(kind, name, ...)                                                                                                    \
-    WIDE_TILE_##kind(name, 1, __VA_ARGS__) WIDE_TILE_##kind(name, 2, __VA_ARGS__) WIDE_TILE_##kind(name, 4, __VA_ARGS__)         \
-        WIDE_TILE_##kind(name, 8, __VA_ARGS__) static wide_fn *const name[] = {name##_1, name##_2, name##_4, name##_8};
-#else
 #define WIDE(kind, name, ...)                                                                                                    \
     WIDE_TILE_##kind(name, 1, __VA_ARGS__) WIDE_TILE_##kind(name, 2, __VA_ARGS__)                                                \
-        WIDE_TILE_##kind(name, 4, __VA_ARGS__) static wide_fn *const name[] = {name##_1, name##_2, name##_4};
-#endif
+        WIDE_TILE_##kind(name, 3, __VA_ARGS__) static wide_fn *const name[] = {name##_1, name##_2, name##_3};
 WIDE(32, wide_32, FACTORS)
 WIDE(32, wide_32_min, MINIMUM)
 WIDE(32, wide_32_table, TABLE)
@@ -142,7 +171,7 @@ WIDE(256, wide_q2_k, 4, true, 8, false, FACTORS)
 WIDE(256, wide_table, 4, false, 0, true, TABLE)
 WIDE(256, wide_ternary, 0, false, 0, false, TABLE)
 
-/* wide[k] multiplies 1 << k operand rows; NULL: floats, which are not unpacked. */
+/* wide[k] multiplies (k + 1) * WIDE_STEP operand rows; NULL: floats, which are not unpacked. */
 static wide_fn *const *wide_of(uint32_t type) {
     switch (type) {
     case SH_TYPE_F32:
@@ -165,36 +194,48 @@ static wide_fn *const *wide_of(uint32_t type) {
     }
 }
 
-/* One group with `n` resident operand rows, the first of which is row r of all. What is left after the first tiles has a tile
- * of the next power of two where it can begin among rows that were computed before: their sums lie twice, and are taken once. */
-static void wide_group(const struct sh_cpu_matmul *m, uint64_t group, uint64_t group_bytes, uint32_t r, uint32_t n,
-                       const struct rows *first, struct wide *s) {
-    wide_fn *const *const wide = wide_of(m->w->type);
-    const uint64_t block = sh_type_info(m->w->type)->block_elements, n_blocks = m->w->cols / block;
+/* Rows of a tile where `left` of n >= WIDE_STEP resident rows are left. */
+static uint32_t wide_rows(uint32_t left, uint32_t n) {
+    const uint32_t rows = left >= WIDE_ROWS ? WIDE_ROWS : (left + WIDE_STEP - 1) / WIDE_STEP * WIDE_STEP;
+    return rows <= n ? rows : n / WIDE_STEP * WIDE_STEP;
+}
+
+/* Groups `group` and the next one with `n` >= WIDE_STEP resident operand rows, the first of which is row r of all. A last tile
+ * that is wider than what is left begins among rows that were computed before: their sums lie twice, and are taken once. */
+static void wide_pair(const struct sh_cpu_matmul *m, uint64_t group, uint64_t group_bytes, uint32_t r, uint32_t n,
+                      const struct rows *first, struct wide *s) {
+    const uint32_t type = m->w->type;
+    wide_fn *const *const wide = wide_of(type);
+    const uint64_t block = sh_type_info(type)->block_elements, n_blocks = m->w->cols / block;
     const uint64_t per_unit = block == 32 ? UNIT_BLOCKS : 1, block_bytes = group_bytes / n_blocks;
     const uint8_t *w = (const uint8_t *)m->w->data + group * group_bytes;
-    const uint32_t n_tiles = n / MAX_TILE + (n % MAX_TILE != 0);
-    for (uint32_t i = 0; i < n + MAX_TILE; i++) store_floats(s->sums[i], zeros());
-    uint32_t first_row = 0, new_row = 0; /* of the last tile; those before new_row were computed before */
+    const uint32_t n_tiles = n / WIDE_ROWS + 2; /* at most */
     for (uint64_t b = 0; b < n_blocks; b += per_unit) {
         const int some = (int)sh_min_u64(per_unit, n_blocks - b);
         const uint64_t bytes = (uint64_t)some * block_bytes, share = sh_align_up(bytes / n_tiles + 1, 64);
-        unpack_unit(m->w->type, &s->unit, w, some, first);
+        unpack_unit(type, &s->units[0], w, some, first);
+        unpack_unit(type, &s->units[1], w + group_bytes, some, first);
         struct rows rows = *first;
         uint64_t fetched = 0;
-        for (uint32_t i = 0, k = MAX_TILE_BITS; i < n; i += 1u << k) {
-            for (const uint64_t end = sh_min_u64(bytes, fetched + share); fetched < end; fetched += 64)
+        for (uint32_t i = 0; i < n;) {
+            for (const uint64_t end = sh_min_u64(bytes, fetched + share); fetched < end; fetched += 64) {
                 _mm_prefetch((const char *)w + AHEAD + fetched, _MM_HINT_T0);
-            while (1u << k > n || (k > 0 && 1u << (k - 1) >= n - i)) k--;
-            new_row = i;
-            first_row = n - i < 1u << k ? n - (1u << k) : i;
+                _mm_prefetch((const char *)w + group_bytes + AHEAD + fetched, _MM_HINT_T0);
+            }
+            const uint32_t n_rows = wide_rows(n - i, n), first_row = i < n - n_rows ? i : n - n_rows;
+            pair_sums *const sums = &s->sums[i];
+            if (b == 0)
+                for (uint32_t k = 0; k < n_rows; k++)
+                    UNROLLED (g, 2) store_floats(sums[k][g], zeros());
             rows.x = first->x + first_row * rows.stride;
-            wide[k](&s->unit, &rows, b, some, &s->sums[i]);
+            wide[n_rows / WIDE_STEP - 1](s->units, &rows, b, some, sums);
+            if (b + per_unit >= n_blocks)
+                for (uint32_t k = i - first_row; k < n_rows; k++)
+                    UNROLLED (g, 2) finish(m, (group + (uint64_t)g) * LANES, r + first_row + k, load_floats(sums[k][g]));
+            i = first_row + n_rows;
         }
         w += bytes;
     }
-    for (uint32_t i = 0; i < n; i++)
-        finish(m, group * LANES, r + i, load_floats(s->sums[i < new_row ? i : new_row + (i - first_row)]));
 }
 
 /* ---- floats ---- */
@@ -220,7 +261,7 @@ INLINE void add_chains(const float (*w)[LANES], uint64_t n_k, const uint8_t *x, 
         UNROLLED (j, 4) store_floats(at[i][j], c[i][j]);
 }
 
-/* As wide_group, for types without blocks. */
+/* As wide_pair, for one group and types without blocks. */
 static void wide_floats(const struct sh_cpu_matmul *m, uint64_t group, uint64_t group_bytes, uint32_t r, uint32_t n,
                         const struct rows *first, struct wide *s) {
     const uint32_t type = m->w->type;
@@ -266,8 +307,9 @@ static void matmul(const struct sh_cpu_matmul *m, uint64_t group0, uint64_t grou
     const struct tiles tiles = tiles_of(type);
     const uint64_t group_bytes = sh_lanes_group_bytes(LANES, type, m->w->cols);
     const uint64_t stride = sh_lanes_operand_bytes(sh_lanes_operand(type), m->w->cols);
-    const uint32_t fits = (uint32_t)sh_max_u64(MAX_TILE, RESIDENT_BYTES / stride / MAX_TILE * MAX_TILE);
-    const uint32_t resident = fits < MOST_RESIDENT ? fits : MOST_RESIDENT;
+    const uint32_t fits = (uint32_t)sh_max_u64(MAX_TILE, RESIDENT_BYTES / stride);
+    const uint32_t most = fits < MOST_RESIDENT ? fits : MOST_RESIDENT, n_parts = (m->n_rows + most - 1) / most;
+    const uint32_t resident = n_parts > 1 ? (uint32_t)sh_align_up((m->n_rows + n_parts - 1) / n_parts, MAX_TILE) : m->n_rows;
     struct rows rows = {.stride = stride, .cols = m->w->cols};
     values_of(type, &rows);
     rows.lowest = lowest_of_32(type, rows.lowest);
@@ -277,7 +319,7 @@ static void matmul(const struct sh_cpu_matmul *m, uint64_t group0, uint64_t grou
         const bool blocks = wide_of(type) != NULL, wide = blocks && (n > MAX_TILE || tiles.of[n - 1] == NULL);
         for (uint64_t g = group0; g < group1; g++) {
             rows.x = (const uint8_t *)m->x + r0 * stride;
-            if (wide) wide_group(m, g, group_bytes, r0, n, &rows, scratch);
+            if (wide && g + 1 < group1) wide_pair(m, g++, group_bytes, r0, n, &rows, scratch);
             else if (!blocks && n > MAX_TILE) wide_floats(m, g, group_bytes, r0, n, &rows, scratch);
             else narrow(m, g, group_bytes, r0, r1, &tiles, &rows);
         }
