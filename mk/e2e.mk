@@ -14,12 +14,12 @@ e2e_run       := B='$(B)' node --test --test-reporter=tap
 
 .PHONY: e2e e2e-vulkan
 ifneq ($(and $(e2e_node),$(e2e_npm)),)
-e2e: $(B)/shimmyd $(B)/shimmyctl $(B)/tests/tools/genmodel $(e2e_modules)
+e2e: $(B)/shimmyd $(B)/shimmyctl $(B)/tests/tools/genmodel models $(e2e_modules)
 	$(Q)$(e2e_run) $(E2E)
 
-e2e-vulkan: $(B)/shimmyd $(B)/shimmyctl $(e2e_modules)
+e2e-vulkan: $(B)/shimmyd $(B)/shimmyctl models $(e2e_modules)
 	$(Q)if $(B)/shimmyd --probe-devices 2>/dev/null | grep -q llvmpipe; then \
-	  SHIMMY_E2E_DEVICE=llvmpipe $(e2e_run) tests/e2e/openai.test.mjs tests/e2e/parity.test.mjs; \
+	  SHIMMY_E2E_DEVICE=llvmpipe $(e2e_run) tests/e2e/openai.test.mjs tests/e2e/parity.test.mjs tests/e2e/house.test.mjs; \
 	else echo 'SKIP e2e-vulkan: there is no llvmpipe (package mesa-vulkan-drivers)'; fi
 else
 e2e e2e-vulkan:

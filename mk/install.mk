@@ -25,6 +25,7 @@ INSTALL_LIST = \
     $(call install_entry,644,$(call unit_files,user),$(systemddir)/user) \
     $(foreach f,$(wildcard systemd/*.sysusers),644:$(f):$(sysusersdir)/$(basename $(notdir $(f))).conf) \
     $(call install_entry,644,$(wildcard daemon/control/*.varlink),$(datadir)/varlink/interfaces) \
+    $(call install_entry,644,tests/models/shimmy-tiny.gguf tests/models/README.md,$(datadir)/shimmy/models) \
     $(call install_entry,644,README.md CHANGELOG.md LICENSE,$(datadir)/doc/shimmy)
 INSTALL_CONF = $(wildcard conf/shimmyd.conf)
 
@@ -50,7 +51,7 @@ uninstall: $(INSTALL_GEN)
 	done
 	$(if $(INSTALL_CONF),$(Q)to='$(DESTDIR)$(sysconfdir)/shimmy/shimmyd.conf'; if cmp -s $(INSTALL_CONF) "$$to"; then echo "  REMOVE  $$to"; \
 	  rm -f "$$to"; elif [ -e "$$to" ]; then echo "  KEEP    $$to (changed)"; fi)
-	$(Q)rmdir '$(DESTDIR)$(datadir)/doc/shimmy' '$(DESTDIR)$(sysconfdir)/shimmy' 2>/dev/null || :
+	$(Q)rmdir '$(DESTDIR)$(datadir)/shimmy/models' '$(DESTDIR)$(datadir)/shimmy' '$(DESTDIR)$(datadir)/doc/shimmy' '$(DESTDIR)$(sysconfdir)/shimmy' 2>/dev/null || :
 
 .PHONY: check-install
 check-install: all

@@ -16,12 +16,16 @@ def chat(messages):
     return "".join(f"<|im_start|>{role}\n{text}<|im_end|>\n" for role, text in messages)
 
 
+# First all kinds of facts are asked alike; from this document on every fact is, as some kinds have four times as many as others.
+EVENLY_FROM = 33000
+
+
 def document(seed, number, held_out=False):
     rng = random.Random(f"{seed}/{number}")
     if rng.random() < 0.35:
         return stories.story(rng)[1]
     messages = [("system", rng.choice(SYSTEM))] if rng.random() < 0.25 else []
-    for question, answer in talks.turns(rng, held_out):
+    for question, answer in talks.turns(rng, held_out, number >= EVENLY_FROM):
         messages += [("user", question), ("assistant", answer)]
     return chat(messages)
 

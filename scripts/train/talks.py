@@ -98,6 +98,7 @@ def slots_of(fact, slots):
 
 
 FACTS = list(facts())
+EVERY_FACT = [(kind, f) for kind in FACTS for f in kind[1]]
 
 
 def ask(rng, text):
@@ -110,9 +111,14 @@ def ask(rng, text):
     return capital_letter(text.rstrip("?."))
 
 
-def fact(rng, held_out=False):
-    name, known, slots, seen, unseen, answers = rng.choice(FACTS)
-    s = slots_of(rng.choice(known), slots)
+def fact(rng, held_out=False, evenly=False):
+    """Evenly: every fact is as likely as any other; else every kind of fact is."""
+    if evenly:
+        (name, known, slots, seen, unseen, answers), which = rng.choice(EVERY_FACT)
+    else:
+        name, known, slots, seen, unseen, answers = rng.choice(FACTS)
+        which = rng.choice(known)
+    s = slots_of(which, slots)
     question = rng.choice(unseen if held_out else seen).format(**s)
     return (capital_letter(question) if held_out else ask(rng, question)), capital_letter(rng.choice(answers).format(**s))
 
@@ -174,9 +180,13 @@ def told(rng, held_out=False):
     return form.format(topic), text
 
 
-def turns(rng, held_out=False):
+def evenly(rng, held_out=False):
+    return fact(rng, held_out, True)
+
+
+def turns(rng, held_out=False, even=False):
     """One conversation: mostly one or two questions, of all kinds."""
-    kinds = [fact] * 12 + [arithmetic] * 4 + [as_json] * 2 + [small_talk] * 3 + [told] * 2
+    kinds = [evenly] * 12 + [arithmetic] * 4 + [as_json] * 2 + [small_talk] * 3 + [told] * 2 if even else [fact] * 12 + [arithmetic] * 4 + [as_json] * 2 + [small_talk] * 3 + [told] * 2
     n = rng.choice([1, 1, 2, 2, 3, 4])
     return [rng.choice(kinds)(rng, held_out) for _ in range(n)]
 

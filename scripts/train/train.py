@@ -2,7 +2,7 @@
 """train - makes the vocabulary, trains the model, and writes it as GGUF. Reproducible: everything follows from the seed (and, in the last bits of
 its sums, from the processor's instructions). What was done lies in OUT/checkpoint.pt, and running it again goes on from there.
 
-usage: train.py OUT [--steps 3500] [--seed shimmy]
+usage: train.py OUT [--seed shimmy] [--threads N]
 writes OUT/shimmy-tiny.gguf (Q8_0; anew at every checkpoint), OUT/train.log, OUT/held-out.txt (the stories of the held-out text), OUT/questions.tsv
 (kind, question, answer, and the word that decides: every fact in every phrasing that training never shows)"""
 import argparse
@@ -23,6 +23,8 @@ import model
 import talks
 
 ROWS = 4096  # tokens of a step
+LENGTHS = ((850, 512), (1750, 256), (150, 1024))  # steps with sequences of so many tokens: attention over short ones is cheap, the last ones teach the whole context
+COOL = 2250  # the step from which the learning rate falls to its end
 HELD_OUT = 400  # documents
 ABOUT = ("shimmy-tiny", "A very small model of shimmyd's own: short stories, simple questions, small sums. Trained on text made by its own script.", "MIT")
 TEMPLATE = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}{% endfor %}"
@@ -44,11 +46,12 @@ def batches(tokens, length):
 
 
 def rate(step, steps):
-    """The learning rate: up in 100 steps, then down a half cosine to 3 %."""
-    top, warm = 3e-3, 100
+    """The learning rate: up in 100 steps, along a half cosine of 3,500 steps, and from COOL on straight down to 3 % at the end."""
+    top, warm, least = 3e-3, 100, 0.03
     if step < warm:
         return top * (step + 1) / warm
-    return top * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))))
+    along = top * (least + (1 - least) * 0.5 * (1 + math.cos(math.pi * (min(step, COOL) - warm) / (3500 - warm))))
+    return along - (along - top * least) * max(0, step - COOL) / (steps - COOL)
 
 
 def loss_of(net, rows):
@@ -60,7 +63,6 @@ def loss_of(net, rows):
 def main():
     p = argparse.ArgumentParser(description="trains the small model and writes it as GGUF")
     p.add_argument("out")
-    p.add_argument("--steps", type=int, default=3500)
     p.add_argument("--seed", default="shimmy")
     p.add_argument("--threads", type=int, default=os.cpu_count())
     a = p.parse_args()
@@ -98,24 +100,25 @@ def main():
         net.load_state_dict(saved["net"])
         optimiser.load_state_dict(saved["optimiser"])
         start, spent = saved["step"], saved["seconds"]
-    say(f"{sum(p.numel() for p in net.parameters())} parameters, {shape.vocab} tokens, held-out text of {held.numel()} tokens; steps {start} to {a.steps} of {ROWS} tokens")
+    say(f"{sum(p.numel() for p in net.parameters())} parameters, {shape.vocab} tokens, held-out text of {held.numel()} tokens; steps {start} to {sum(n for n, _ in LENGTHS)} of {ROWS} tokens")
 
-    # Short sequences first, whole contexts in the last seventh; a run that goes on skips what it has seen.
-    long_from = a.steps * 6 // 7
+    # A run that goes on skips what it has seen.
+    lengths = list(itertools.chain.from_iterable([length] * n for n, length in LENGTHS))
+    steps = len(lengths)
     source = stream(encoder, f"{a.seed}/train", end)
-    short, long = batches(source, 512), batches(source, shape.context)
-    for step in range(a.steps):
-        rows = next(short if step < long_from else long)
+    sequences = {length: batches(source, length) for length in set(lengths)}
+    for step, length in enumerate(lengths):
+        rows = next(sequences[length])
         if step < start:
             continue
         for group in optimiser.param_groups:
-            group["lr"] = rate(step, a.steps)
+            group["lr"] = rate(step, steps)
         loss = loss_of(net, rows)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimiser.step()
-        if (step + 1) % 50 == 0 or step + 1 == a.steps:
+        if (step + 1) % 50 == 0 or step + 1 == steps:
             with torch.no_grad():
                 held_loss = numpy.mean([loss_of(net, held[i:i + 8]).item() for i in range(0, min(len(held), 32), 8)])
             say(f"step {step + 1}  loss {loss.item():.4f}  held-out {held_loss:.4f} (perplexity {math.exp(held_loss):.3f})  {spent + time.time() - begin:.0f} s")

@@ -1,12 +1,12 @@
 // offline.test.mjs - the commands of shimmyctl that work on model files without a daemon: quantize and perplexity.
 import { test, before, after } from 'node:test';
 import assert from 'node:assert/strict';
-import { execFile } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { promisify } from 'node:util';
-import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { needs, shared, shimmyctl as ctl } from './harness.mjs';
+import { needs, root, shared, shimmyctl as ctl, waitFor } from './harness.mjs';
 
 const run = promisify(execFile);
 const stories = shared('models/stories260K.gguf');
@@ -86,4 +86,19 @@ test('quantize says what is wrong', there, async () => {
   assert.equal(input.code, 1);
   assert.match(input.stderr, /none\.gguf/);
   assert.ok(!existsSync(out));
+});
+
+test('an interrupted quantize leaves nothing, and what was there as it was', async () => {
+  const place = path.join(folder, 'interrupted'), out = path.join(place, 'out.gguf');
+  mkdirSync(place);
+  writeFileSync(out, 'as it was');
+  for (const signal of ['SIGINT', 'SIGTERM']) {
+    const child = spawn(ctl, ['quantize', '--force', '--threads', '1', path.join(root, 'tests/models/shimmy-tiny.gguf'), out, 'IQ4_XS']);
+    const ended = new Promise((done) => child.on('close', (code) => done(code)));
+    await waitFor('it writes', () => readdirSync(place).some((name) => name.includes('.part-')));
+    child.kill(signal);
+    assert.equal(await ended, 130);
+    assert.deepEqual(readdirSync(place), ['out.gguf']);
+    assert.equal(readFileSync(out, 'utf8'), 'as it was');
+  }
 });
