@@ -205,16 +205,6 @@ enum sh_code choice_settle_guess(struct choice *choice, struct sh_error *err) {
 
 /* ---- beginning and end ----------------------------------------------------------------------------------- */
 
-/* Whether the device can draw the token by itself, so that the host need not see the logits between two steps. */
-static bool sampling_is_plain(const struct gen_params *p) {
-    const struct sh_sampler_params *s = &p->sampler;
-    bool cut = s->top_k != 0 || (s->top_p > 0 && s->top_p < 1) || s->min_p > 0 || s->top_n_sigma > 0 ||
-               (s->typical_p > 0 && s->typical_p < 1) || s->xtc_probability > 0 || s->mirostat != 0;
-    bool penalised = (s->repeat_penalty > 0 && s->repeat_penalty != 1) || s->frequency_penalty != 0 || s->presence_penalty != 0;
-    bool forbidden = s->min_tokens > 0 || p->n_bad_words > 0;
-    return (s->temperature <= 0 || !cut) && !penalised && s->dry_multiplier <= 0 && !forbidden && s->n_bias == 0 && !p->logprobs;
-}
-
 /* The request's texts and ends as the tokens that the sampler takes. `sampler` points into *run and *lists from then on. */
 static enum sh_code sampler_tokens(struct run *run, struct sh_sampler_params *sampler, struct sh_token_lists lists[2],
                                    struct sh_error *err) {
@@ -266,8 +256,6 @@ enum sh_code choices_begin(struct run *run, struct sh_error *err) {
     run->limit = p->max_tokens > 0 && p->max_tokens < room ? p->max_tokens : room;
     run->shared = p->n_choices == 1 ? 0 : p->n_prompt - 1;
     run->overlap_prompt = r->params.overlap && !p->echo_logprobs;
-    /* What a grammar allows next is known when the token before it is. */
-    run->overlap_decode = r->params.overlap && sampling_is_plain(p) && !p->grammar;
     run->share = p->grammar ? r->params.prefill_chunk : 1;
     run->choices = sh_calloc(p->n_choices, sizeof *run->choices);
     if (!run->choices) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for a request");
@@ -278,6 +266,9 @@ enum sh_code choices_begin(struct run *run, struct sh_error *err) {
     enum sh_code code = sampler_tokens(run, &sampler, lists, err);
     for (uint32_t i = 0; i < p->n_choices && code == SH_OK; i++) code = begin_choice(run, i, &sampler, err);
     for (size_t i = 0; i < SH_COUNT(lists); i++) sh_token_lists_finish(&lists[i]);
+    /* What a grammar allows next is known when the token before it is; all choices sample in the same way. */
+    run->overlap_decode = code == SH_OK && r->params.overlap && !p->grammar && !p->logprobs &&
+                          sh_sequence_samples_on_device(r->context, run->choices[0].sequence);
     if (code == SH_OK && p->echo_logprobs) run_push(run, GEN_EVENT_PROMPT, p->prompt[0]);
     return code;
 }

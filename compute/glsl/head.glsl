@@ -15,6 +15,7 @@ layout(buffer_reference, std430, buffer_reference_align = 8) readonly buffer Pag
 layout(buffer_reference, std430, buffer_reference_align = 4) readonly buffer U32 { uint v[]; };
 layout(buffer_reference, std430, buffer_reference_align = 4) writeonly buffer U32Out { uint v[]; };
 layout(buffer_reference, std430, buffer_reference_align = 8) readonly buffer U64 { uvec2 v[]; };
+layout(buffer_reference, std430, buffer_reference_align = 8) writeonly buffer U64Out { uvec2 v[]; };
 layout(buffer_reference, std430, buffer_reference_align = 16) readonly buffer U128 { uvec4 v[]; };
 layout(buffer_reference, std430, buffer_reference_align = 4) readonly buffer F32 { float v[]; };
 layout(buffer_reference, std430, buffer_reference_align = 4) writeonly buffer F32Out { float v[]; };

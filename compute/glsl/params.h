@@ -59,7 +59,8 @@
 
 #define SH_OUTPUT_LOGITS 1
 #define SH_OUTPUT_HIDDEN 2
-#define SH_OUTPUT_SAMPLE 4
+#define SH_OUTPUT_SAMPLE 4 /* from the whole vocabulary */
+#define SH_OUTPUT_SHORT 8  /* or from a short list: compute/sample/sample.h */
 
 struct sh_p_step {
     SH_UINT n_rows, n_outputs, n_vocab, reserved;
@@ -81,9 +82,12 @@ struct sh_p_sequence { /* its rows stand together; attention also takes some of 
 };
 struct sh_p_output {
     SH_ADDRESS mask; /* the tokens that may be sampled: bit token % 32 of word token / 32; 0: all */
+    SH_ADDRESS list; /* SHORT: room for what top.comp finds */
     SH_UINT row, flags;
-    SH_FLOAT temperature;
-    SH_UINT seed_low, seed_high, choice, position, reserved;
+    SH_FLOAT inverse_temperature; /* 0: the largest */
+    SH_UINT seed_low, seed_high, choice, position;
+    SH_UINT top_k; /* SHORT; of its filters, top_p above 1 and min_p 0 cut nothing */
+    SH_FLOAT top_p, min_p;
 };
 struct sh_p_item { /* split attention: one row and one split of its positions */
     SH_UINT row, split;
@@ -261,7 +265,7 @@ struct sh_pc_copy { /* rows between device and host buffers */
 #define SH_P_CHECK(name, field, offset) \
     _Static_assert(sizeof(struct name) <= 128 && offsetof(struct name, field) == (offset), #name " and its GLSL twin disagree")
 SH_P_CHECK(sh_p_row, reserved, 36);
-SH_P_CHECK(sh_p_output, reserved, 36);
+SH_P_CHECK(sh_p_output, min_p, 52);
 SH_P_CHECK(sh_pc_embed, constant, 100);
 SH_P_CHECK(sh_pc_norm, eps, 72);
 SH_P_CHECK(sh_pc_matmul, constant, 112);

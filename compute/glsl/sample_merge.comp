@@ -1,5 +1,5 @@
 // sample_merge.comp - the best of the chunks' bests: tokens[o] = its id, or NONE where every logit was NaN or nothing is to be
-// sampled. One thread per output (a hundred chunks at most). Grid: x over outputs / 64.
+// sampled; outputs with a short list are draw.comp's. One thread per output (a hundred chunks at most). Grid: x over outputs / 64.
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #include "head.glsl"
@@ -9,6 +9,7 @@ layout(push_constant) uniform Push { sh_pc_sample p; };
 void main() {
     const uint o = gl_GlobalInvocationID.x;
     if (o >= Step(p.step).v.n_outputs) return;
+    if ((Outputs(p.outputs).v[o].flags & SH_OUTPUT_SHORT) != 0u) return;
     float best = 0.0;
     uint best_id = SH_P_NONE;
     if ((Outputs(p.outputs).v[o].flags & SH_OUTPUT_SAMPLE) != 0u) {

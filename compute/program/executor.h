@@ -63,6 +63,8 @@ struct sh_step_output {
     bool want_logits, want_hidden;
     bool sample;        /* on the device: greedy if temperature == 0, else argmax(logit / T + Gumbel), see compute/sample/sample.h */
     float temperature;
+    uint32_t top_k;     /* 0: from the whole vocabulary; else, with a temperature, from a short list of at most SH_SHORT_LIST tokens, */
+    float top_p, min_p; /* which these cut (as in sh_sampler_params) */
     uint64_t seed;
     uint32_t choice, position; /* position of the token that is being sampled: the row's + 1 */
     const uint32_t *mask; /* with sample: sh_row.mask, at least one bit below n_vocab, or NULL; read during the last segment's submit */

@@ -344,8 +344,12 @@ static enum sh_code copy_masks(struct sh_context *c, struct sh_slot *slot, const
     return SH_OK;
 }
 
-static enum sh_code fill_outputs(struct sh_context *c, struct sh_slot *slot, const struct sh_batch *batch, struct sh_error *err) {
+bool sh_sequence_samples_on_device(const struct sh_context *c, uint32_t sequence) {
     const struct sh_executor *last = sh_context_executor(c, c->model->segments[c->model->n_segments - 1].device);
+    return last->device_sampling && sh_sampler_suits_device(c->sequences[sequence].sampler);
+}
+
+static enum sh_code fill_outputs(struct sh_context *c, struct sh_slot *slot, const struct sh_batch *batch, struct sh_error *err) {
     uint32_t n = 0, n_tops = 0;
     uint64_t n_pooled = 0;
     for (uint32_t i = 0; i < batch->n_rows; i++) {
@@ -354,8 +358,7 @@ static enum sh_code fill_outputs(struct sh_context *c, struct sh_slot *slot, con
         const struct sh_sampler *sampler = c->sequences[row->sequence].sampler;
         const struct sh_sampler_params *p = sh_sampler_params(sampler);
         const bool sample = (row->outputs & SH_OUT_SAMPLE) != 0, logprobs = (row->outputs & SH_OUT_LOGPROBS) != 0;
-        const bool on_device = sample && last->device_sampling && !logprobs && sh_sampler_suits_device(sampler) &&
-                               !sh_sampler_has_short_list(sampler);
+        const bool on_device = sample && !logprobs && sh_sequence_samples_on_device(c, row->sequence);
         slot->next_wanted[n] = (struct sh_wanted){
             .sequence = row->sequence,
             .position = row->position,
@@ -369,6 +372,9 @@ static enum sh_code fill_outputs(struct sh_context *c, struct sh_slot *slot, con
             .want_hidden = (row->outputs & (SH_OUT_HIDDEN | SH_OUT_POOLED)) != 0,
             .sample = on_device,
             .temperature = p->temperature,
+            .top_k = sh_sampler_has_short_list(sampler) ? p->top_k : 0,
+            .top_p = p->top_p,
+            .min_p = p->min_p,
             .seed = p->seed,
             .choice = p->choice,
             .position = row->position + 1,

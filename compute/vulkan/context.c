@@ -491,6 +491,7 @@ void sh_vk_context_destroy(struct sh_exec_context *c) {
         sh_vk_arena_finish(&slot->capture_arena);
         sh_vk_buffer_destroy(vk, &slot->embeddings);
         sh_vk_buffer_destroy(vk, &slot->masks);
+        sh_vk_buffer_destroy(vk, &slot->lists);
         sh_vk_buffer_destroy(vk, &slot->logits);
         sh_vk_buffer_destroy(vk, &slot->hidden);
         free(slot->pages);

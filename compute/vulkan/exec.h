@@ -75,6 +75,7 @@ enum sh_vk_count {
     SH_COUNT_BLOCKS = SH_COUNT_ITEMS + SH_VK_SPLIT_LISTS,
     SH_COUNT_LOGITS = SH_COUNT_BLOCKS + SH_VK_BLOCK_LISTS,
     SH_COUNT_HIDDEN,
+    SH_COUNT_SHORT, /* all outputs, if one of them samples from a short list */
     SH_COUNT_KINDS
 };
 struct sh_vk_axis {
@@ -120,6 +121,8 @@ struct sh_vk_slot {                                      /* one of the two steps
     struct sh_vk_buffer embeddings;                      /* upload, made when the first row brings its own */
     struct sh_vk_buffer masks; /* upload, of the outputs that have one, behind each other; grown on demand: only the outputs name it */
     uint32_t mask_rows;        /* what it holds */
+    struct sh_vk_buffer lists; /* device, of the outputs with a short list, behind each other; as masks */
+    uint64_t list_bytes;       /* what it holds */
     struct sh_vk_span *pages; /* [n_groups] addresses; of a recurrent group [sequences] pairs: the state before (0: zeros), after */
     struct sh_vk_span inputs[SH_BOUNDARY_MAX];
     struct sh_vk_span tokens, results[SH_BOUNDARY_MAX]; /* readback */

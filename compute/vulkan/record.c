@@ -468,12 +468,15 @@ static void record_sampling(struct recorder *r, uint32_t logits) {
                                       .stride = stride(r, logits),
                                       .chunks = (n_vocab + SH_SAMPLE_CHUNK - 1) / SH_SAMPLE_CHUNK};
     const uint32_t reads[] = {touch(r, logits)}, writes[] = {TOUCH_SAMPLE}, tokens[] = {TOUCH_TOKENS};
+    const uint32_t chunks = groups(push.chunks, 1);
+    const struct sh_vk_grid best = {fixed(chunks), by(SH_COUNT_OUTPUTS, 1)}, merge = {by(SH_COUNT_OUTPUTS, 64), fixed(1)},
+                            top = {fixed(chunks), by(SH_COUNT_SHORT, 1)}, draw = {by(SH_COUNT_SHORT, 1), fixed(1)};
     sh_vk_touches(r, reads, 1, writes, 1);
-    const struct sh_vk_grid all = {fixed(groups(push.chunks, 1)), by(SH_COUNT_OUTPUTS, 1)},
-                            merge = {by(SH_COUNT_OUTPUTS, 64), fixed(1)};
-    DISPATCH(r, SH_KERNEL_sample, push, all, 0);
+    DISPATCH(r, SH_KERNEL_sample, push, best, 0);
+    DISPATCH(r, SH_KERNEL_top, push, top, 0);
     sh_vk_touches(r, writes, 1, tokens, 1);
     DISPATCH(r, SH_KERNEL_sample_merge, push, merge, 0);
+    DISPATCH(r, SH_KERNEL_draw, push, draw, 0);
 }
 
 static bool made_here(const struct sh_vk_plan *plan, uint32_t a) {
@@ -607,7 +610,7 @@ void sh_vk_recording_finish(struct sh_exec_context *c, struct sh_vk_recording *r
 uint32_t sh_vk_count_dispatches(const struct sh_exec_model *m) {
     uint32_t most = 0;
     for (uint32_t p = 0; p < m->n_plans; p++) {
-        uint32_t n = 2 * SH_BOUNDARY_MAX + 4; /* boundary copies, sampling, logits, hidden */
+        uint32_t n = 2 * SH_BOUNDARY_MAX + 6; /* boundary copies, sampling, logits, hidden */
         for (uint32_t i = 0; i < m->plans[p].fused.n_ops; i++) {
             const struct sh_op *op = &m->plans[p].fused.ops[i];
             const bool parts = op->kind == SH_OP_EMBED || op->kind == SH_OP_MATMUL || op->kind == SH_OP_EXPERT_MATMUL;

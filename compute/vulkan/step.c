@@ -1,6 +1,7 @@
 /*
  * step.c - one step: its parameter block is filled, the recording of its bucket submitted, its results read.
  */
+#include "compute/glsl/draw.h"
 #include "compute/vulkan/exec.h"
 
 #include <stdlib.h>
@@ -77,6 +78,27 @@ static enum sh_code need_masks(struct sh_exec_context *c, struct sh_vk_slot *slo
     const enum sh_code code = sh_vk_buffer_create(c->vk, SH_PLACE_UPLOAD, SH_USE_STAGING, have * mask_bytes(c), "token masks",
                                                   &slot->masks, err);
     if (code == SH_OK) slot->mask_rows = have;
+    return code;
+}
+
+static bool has_short_list(const struct sh_step_output *output) {
+    return output->sample && output->temperature > 0 && output->top_k > 0;
+}
+
+/* Of the list of one output: what each chunk of the vocabulary has to give. */
+static uint64_t list_bytes(const struct sh_exec_context *c, const struct sh_step_output *output) {
+    return ((uint64_t)c->model->program->n_vocab + SH_SAMPLE_CHUNK - 1) / SH_SAMPLE_CHUNK * output->top_k * 8;
+}
+
+static enum sh_code need_lists(struct sh_exec_context *c, struct sh_vk_slot *slot, const struct sh_step *step, struct sh_error *err) {
+    uint64_t bytes = 0, have = 4096;
+    for (uint32_t o = 0; o < step->n_outputs; o++) bytes += has_short_list(&step->outputs[o]) ? list_bytes(c, &step->outputs[o]) : 0;
+    if (bytes <= slot->list_bytes) return SH_OK;
+    while (have < bytes) have *= 2;
+    sh_vk_buffer_destroy(c->vk, &slot->lists);
+    slot->list_bytes = 0;
+    const enum sh_code code = sh_vk_buffer_create(c->vk, SH_PLACE_DEVICE, SH_USE_ACTIVATION, have, "short lists", &slot->lists, err);
+    if (code == SH_OK) slot->list_bytes = have;
     return code;
 }
 
@@ -232,20 +254,28 @@ static enum sh_code fill_rows(struct sh_exec_context *c, struct sh_vk_slot *slot
 static void fill_outputs(const struct sh_exec_context *c, struct sh_vk_slot *slot, const struct sh_step *step) {
     const uint64_t words = ((uint64_t)c->model->program->n_vocab + 31) / 32;
     struct sh_p_output *outputs = (struct sh_p_output *)(void *)slot->outputs.mapped;
-    uint64_t mask = 0; /* where the next one goes */
+    uint64_t mask = 0, list = 0; /* where the next one goes */
     for (uint32_t o = 0; o < step->n_outputs; o++) {
         const struct sh_step_output *out = &step->outputs[o];
+        const bool short_list = has_short_list(out), nucleus = out->top_p > 0 && out->top_p < 1;
         slot->output_flags[o] = (out->want_logits ? SH_OUTPUT_LOGITS : 0) | (out->want_hidden ? SH_OUTPUT_HIDDEN : 0) |
-                                (out->sample ? SH_OUTPUT_SAMPLE : 0);
+                                (short_list ? SH_OUTPUT_SHORT : out->sample ? SH_OUTPUT_SAMPLE : 0);
         outputs[o] = (struct sh_p_output){
             .row = out->row,
             .flags = slot->output_flags[o],
-            .temperature = out->temperature,
+            .inverse_temperature = out->temperature > 0 ? 1 / out->temperature : 0,
             .seed_low = (uint32_t)out->seed,
             .seed_high = (uint32_t)(out->seed >> 32),
             .choice = out->choice,
             .position = out->position,
+            .top_k = out->top_k,
+            .top_p = nucleus ? out->top_p : 2,
+            .min_p = out->min_p,
         };
+        if (short_list) {
+            outputs[o].list = slot->lists.address + list;
+            list += list_bytes(c, out);
+        }
         if (!out->sample || out->mask == NULL) continue;
         memcpy(slot->masks.mapped + mask, out->mask, words * 4);
         outputs[o].mask = slot->masks.address + mask;
@@ -273,6 +303,8 @@ static enum sh_code check_step(const struct sh_exec_context *c, const struct sh_
     for (uint32_t o = 0; o < step->n_outputs; o++)
         if (step->outputs[o].row >= step->n_rows)
             return sh_fail(err, SH_ERR_INVALID, "output %u of row %u of %u", o, step->outputs[o].row, step->n_rows);
+        else if (step->outputs[o].top_k > SH_SHORT_LIST)
+            return sh_fail(err, SH_ERR_INVALID, "output %u: a short list of %u tokens, at most %u", o, step->outputs[o].top_k, SH_SHORT_LIST);
     return SH_OK;
 }
 
@@ -295,6 +327,7 @@ enum sh_code sh_vk_submit(struct sh_exec_context *c, uint32_t index, uint32_t se
     for (uint32_t o = 0; o < step->n_outputs; o++) {
         if (step->outputs[o].want_logits) counts[SH_COUNT_LOGITS] = step->n_outputs;
         if (step->outputs[o].want_hidden) counts[SH_COUNT_HIDDEN] = step->n_outputs;
+        if (has_short_list(&step->outputs[o])) counts[SH_COUNT_SHORT] = step->n_outputs;
     }
     if (embeddings) code = need_embeddings(c, slot, err);
     if (code == SH_OK && counts[SH_COUNT_LOGITS])
@@ -302,6 +335,7 @@ enum sh_code sh_vk_submit(struct sh_exec_context *c, uint32_t index, uint32_t se
     if (code == SH_OK && counts[SH_COUNT_HIDDEN])
         code = need_readback(c, slot, &slot->hidden, &slot->hidden_rows, step->n_outputs, program->n_embd, "hidden", err);
     if (code == SH_OK) code = need_masks(c, slot, step, err);
+    if (code == SH_OK) code = need_lists(c, slot, step, err);
     if (code == SH_OK) code = need_captures(c, slot, plan, step, err);
     if (code == SH_OK) code = fill_rows(c, slot, step, counts, err);
     if (code != SH_OK) return code;

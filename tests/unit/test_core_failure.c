@@ -998,7 +998,7 @@ static void a_row_without_numbers_fails_alone(void **state) {
         struct core_model m;
         load_failing(&m, NULL);
         const uint32_t a = core_sequence(&m), b = core_sequence(&m);
-        const struct sh_sampler_params filtered = {.size = sizeof filtered, .temperature = 1, .top_k = 5};
+        const struct sh_sampler_params filtered = {.size = sizeof filtered, .temperature = 1, .top_k = 5, .typical_p = 0.9f};
         if (on_host) {
             core_ok(sh_sequence_set_sampler(m.context, a, &filtered, &error), &error);
             core_ok(sh_sequence_set_sampler(m.context, b, &filtered, &error), &error);
@@ -1027,7 +1027,7 @@ static void generate_with_late_penalties(bool overlapped, bool beside, int32_t t
     load_failing(&m, NULL);
     const uint32_t n = beside ? 2 : 1, sequences[2] = {core_sequence(&m), core_sequence(&m)};
     const struct sh_sampler_params warm = {.size = sizeof warm, .temperature = 1.5f, .seed = 3};
-    const struct sh_sampler_params filtered = {.size = sizeof filtered, .temperature = 1, .top_k = 5};
+    const struct sh_sampler_params filtered = {.size = sizeof filtered, .temperature = 1, .top_k = 5, .typical_p = 0.9f};
     struct sh_row rows[2];
     for (uint32_t k = 0; k < 2; k++) {
         core_ok(sh_sequence_set_sampler(m.context, sequences[k], k == 0 ? &warm : &filtered, &error), &error);

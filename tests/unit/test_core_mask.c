@@ -216,6 +216,7 @@ static struct sh_sampler_params sampler_of(uint32_t stream) {
         {.size = sizeof kinds[0], .temperature = 0.9f, .seed = 7, .choice = 2},
         {.size = sizeof kinds[0], .temperature = 1.4f, .seed = 3},
         {.size = sizeof kinds[0], .temperature = 1, .seed = 5, .top_k = 20, .repeat_penalty = 1.2f},
+        {.size = sizeof kinds[0], .temperature = 0.8f, .seed = 11, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f},
     };
     return kinds[stream % SH_COUNT(kinds)];
 }
@@ -238,11 +239,15 @@ static void decode(struct core_model *m, const uint32_t *streams, uint32_t n, bo
                    float *logits) {
     uint32_t sequences[STREAMS];
     sh_ticket last = 0;
+    uint32_t suited = 0, on_device = 0;
     for (uint32_t i = 0; i < n; i++) {
         const struct sh_sampler_params params = sampler_of(streams[i]);
         sequences[i] = core_sequence(m);
         core_ok(sh_sequence_set_sampler(m->context, sequences[i], &params, &error), &error);
+        suited += params.repeat_penalty == 0;
+        on_device += sh_sequence_samples_on_device(m->context, sequences[i]);
     }
+    assert_true(on_device == 0 || on_device == suited);
     for (uint32_t step = 0; step <= STEPS; step++) {
         struct sh_row rows[STREAMS];
         uint32_t *masks[STREAMS];

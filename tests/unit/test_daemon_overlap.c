@@ -161,6 +161,12 @@ static void test_device(const char *name, const char *path) {
     gen.ignore_eos = false;
     compare(one, two, &gen, a, b);
     for (uint32_t c = 0; c < CHOICES; c++) assert_int_not_equal(a->finish[c], GEN_RUNNING);
+    /* With the filters that the device has, too. */
+    gen.sampler.top_k = 40;
+    gen.sampler.top_p = 0.95f;
+    gen.sampler.min_p = 0.05f;
+    compare(one, two, &gen, a, b);
+    gen.sampler.top_p = gen.sampler.min_p = 0;
     /* What the host has to sample waits for the host. */
     gen.sampler.top_k = 5;
     gen.sampler.presence_penalty = 0.5f;

@@ -193,13 +193,45 @@ static uint32_t *random_mask(uint32_t vocab, uint32_t kind, struct test_rng *rng
     return mask;
 }
 
+/* Rows that are hard to choose from: ties among the largest and among all, no numbers, infinities, few candidates, numbers around zero. */
+static void hard_rows(float *logits, uint32_t rows, uint32_t vocab) {
+    static const float small[] = {0.0f, -0.0f, 0x1p-140f, -0x1p-140f, 0x1p-126f, -0x1p-30f};
+    for (uint32_t k = 0; k < 3 && k < vocab; k++) logits[vocab - 1 - k] = logits[k] = 9;
+    for (uint32_t k = 0; k < vocab; k++) {
+        float *at = logits + k;
+        if (k % 2 == 0) at[vocab * 1] = NAN;
+        at[vocab * 5] = 1.5f;
+        at[vocab * 6] = roundf(at[vocab * 6]);
+        at[vocab * 7] = -INFINITY;
+        if (k % 1000 != 3) at[vocab * 8] = k % 3 != 0 ? -INFINITY : NAN;
+        at[vocab * 10] = small[k % SH_COUNT(small)];
+        at[vocab * 11] *= 1e37f;
+        at[vocab * 12] = (float)k;
+        at[vocab * 13] = -(float)(k / 50);
+        if (k % 5 != 0) at[vocab * 15] = INFINITY;
+    }
+    logits[2 * vocab + 1] = INFINITY;
+    logits[3 * vocab] = -INFINITY;
+    assert_true(rows > 15);
+}
+
+/* With every filter that makes a short list, or without. */
+static void choose_filters(struct sh_step_output *output, uint32_t which, uint32_t vocab) {
+    static const uint32_t counts[] = {40, 1, 256, 7, 255};
+    static const float masses[] = {0.95f, 0, 0.5f, 1, 0.999f, 1e-6f}, least[] = {0.05f, 0, 0.3f, 0, 1e-4f, 1, 0};
+    output->top_k = counts[which % SH_COUNT(counts)];
+    while (output->top_k >= vocab) output->top_k -= vocab - 1;
+    output->top_p = masses[which % SH_COUNT(masses)];
+    output->min_p = least[which % SH_COUNT(least)];
+}
+
 static void sample_as_the_host_does(void **state) {
     (void)state;
     struct sh_device *vulkan = OPS_OPEN_VULKAN();
     static const uint32_t vocabularies[] = {5, 4096, 4097, 9001, 32000};
     static const float temperatures[] = {0, 0.2f, 1, 1.7f};
     enum { ROWS = 24 };
-    uint32_t nothing = 0;
+    uint32_t nothing = 0, lists = 0;
     for (size_t i = 0; i < SH_COUNT(vocabularies); i++) {
         const uint32_t vocab = vocabularies[i];
         char name[64];
@@ -207,10 +239,7 @@ static void sample_as_the_host_does(void **state) {
         if (!ops_wanted(name)) continue;
         struct test_rng rng = {vocab};
         float *logits = ops_random_floats((size_t)ROWS * vocab, 6, &rng);
-        for (uint32_t k = 0; k < 3 && k < vocab; k++) logits[vocab - 1 - k] = logits[k] = 9; /* ties in the first row */
-        for (uint32_t k = 0; k < vocab; k += 2) logits[vocab + k] = NAN;
-        logits[2 * vocab + 1] = INFINITY;
-        logits[3 * vocab] = -INFINITY;
+        hard_rows(logits, ROWS, vocab);
         struct ops ops;
         ops_init(&ops);
         ops.program.n_vocab = vocab;
@@ -226,13 +255,16 @@ static void sample_as_the_host_does(void **state) {
         uint32_t *masks[MASKS]; /* bits from `vocab` on are set, and so are guard bytes */
         for (uint32_t k = 0; k < MASKS; k++) masks[k] = random_mask(vocab, k, &rng);
         for (size_t t = 0; t < SH_COUNT(temperatures); t++) {
-            for (uint32_t r = 0; r < ROWS; r++)
+            for (uint32_t r = 0; r < ROWS; r++) {
                 outputs[r] = (struct sh_step_output){.sample = r % 5 != 4,
                                                      .temperature = temperatures[t],
                                                      .seed = 0x123456789abcull + r / 3,
                                                      .choice = r % 3,
                                                      .position = 100 * r + (uint32_t)t,
                                                      .mask = r % 3 == 0 ? NULL : masks[(r + t) % MASKS]};
+                if (temperatures[t] > 0 && (r + t) % 4 != 0) choose_filters(&outputs[r], r + 11 * (uint32_t)t, vocab);
+                if (outputs[r].sample && outputs[r].top_k > 0) lists++;
+            }
             const uint32_t *all = NULL;
             const struct ops_step step = {
                 .n_rows = ROWS, .inputs = {logits}, .out_rows = all, .n_out = ROWS, .outputs = outputs, .sampled = tokens};
@@ -242,11 +274,17 @@ static void sample_as_the_host_does(void **state) {
                     assert_int_equal(tokens[r], -1);
                     continue;
                 }
-                const struct sh_sampler_params params = {
-                    .size = sizeof params, .temperature = temperatures[t], .seed = outputs[r].seed, .choice = outputs[r].choice};
+                const struct sh_sampler_params params = {.size = sizeof params,
+                                                         .temperature = temperatures[t],
+                                                         .top_k = outputs[r].top_k,
+                                                         .top_p = outputs[r].top_p,
+                                                         .min_p = outputs[r].min_p,
+                                                         .seed = outputs[r].seed,
+                                                         .choice = outputs[r].choice};
                 struct sh_sampler *sampler = NULL;
                 struct sh_error err = {0};
                 assert_int_equal(sh_sampler_create(&params, vocab, &sampler, &err), SH_OK);
+                assert_true(sh_sampler_suits_device(sampler));
                 const struct sh_token_history history = {0};
                 int32_t want = -2;
                 const enum sh_code picked = sh_sampler_pick(sampler, logits + (size_t)r * vocab, outputs[r].mask, &history,
@@ -264,26 +302,16 @@ static void sample_as_the_host_does(void **state) {
                     free(ops_run(&ops, &m, &one, op.out));
                     assert_int_equal(alone, tokens[r]);
                 }
-                if (tokens[r] == want) continue;
-                assert_true(outputs[r].mask == NULL || sh_mask_has(outputs[r].mask, (uint32_t)tokens[r]));
-                /* Another draw is right only where the two keys are a rounding apart: two logarithms and a division, some units
-                 * of 2^-23 of a key up to 40. */
-                assert_true(temperatures[t] > 0 && want >= 0 && tokens[r] >= 0 && (uint32_t)tokens[r] < vocab);
-                float key[2];
-                const int32_t both[2] = {want, tokens[r]};
-                for (int b = 0; b < 2; b++)
-                    key[b] = logits[(size_t)r * vocab + (uint32_t)both[b]] / temperatures[t] +
-                             sh_gumbel(outputs[r].seed, outputs[r].choice, outputs[r].position, (uint32_t)both[b]);
-                if (!(fabsf(key[0] - key[1]) <= 40 * 8 * 0x1p-23f))
-                    fail_msg("%s T=%g row %u: token %d with key %.9g, the host picks %d with %.9g", name, (double)temperatures[t],
-                             r, tokens[r], (double)key[1], want, (double)key[0]);
+                if (tokens[r] != want)
+                    fail_msg("%s T=%g top_k=%u top_p=%g min_p=%g row %u: token %d, the host picks %d", name, (double)temperatures[t],
+                             outputs[r].top_k, (double)outputs[r].top_p, (double)outputs[r].min_p, r, tokens[r], want);
             }
         }
         ops_unload(&m);
         free(logits);
         for (uint32_t k = 0; k < MASKS; k++) test_release(masks[k], mask_bytes);
     }
-    assert_true(nothing > 0);
+    assert_true(nothing > 0 && lists > 100);
     ops_close(vulkan);
 }
 

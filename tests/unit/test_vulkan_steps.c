@@ -42,6 +42,7 @@ struct bench {
     struct sh_exec_model *model;
     struct sh_exec_context *context;
     const uint32_t *mask; /* of every token that submit_one samples */
+    uint32_t top_k;       /* the same */
 };
 static struct bench open_bench(const struct tiny_params *params, const char *test, bool validation, uint32_t max_pages) {
     struct bench b = {.t = tiny_create(params), .device = ops_open_vulkan(test, validation)};
@@ -71,7 +72,13 @@ static void submit_one(struct bench *b, uint32_t slot, int32_t token, uint32_t s
         .token = token, .sampled_from = sampled_from, .position = position, .role = SH_ROLE_GENERATED};
     const uint32_t *pages[] = {ascending};
     const struct sh_step_sequence sequence = {.n_rows = 1, .pages = pages, .n_pages = position / SH_PAGE_TOKENS + 1};
-    const struct sh_step_output output = {.sample = true, .temperature = temperature, .seed = 9, .position = position + 1, .mask = b->mask};
+    const struct sh_step_output output = {.sample = true,
+                                          .temperature = temperature,
+                                          .top_k = b->top_k,
+                                          .top_p = 0.9f,
+                                          .seed = 9,
+                                          .position = position + 1,
+                                          .mask = b->mask};
     const struct sh_step step = {
         .rows = &row, .n_rows = 1, .sequences = &sequence, .n_sequences = 1, .outputs = &output, .n_outputs = 1};
     struct sh_error err = {0};
@@ -135,9 +142,10 @@ static void decoding_is_a_replay(void **state) {
 /* Tokens that never left the device are those that the host would have fed. */
 static void sampled_tokens_stay_on_the_device(void **state) {
     (void)state;
-    for (int t = 0; t < 2; t++) {
+    for (int t = 0; t < 3; t++) {
         const float temperature = t ? 1.2f : 0;
         struct bench b = open_bench(&small, __func__, false, 16);
+        b.top_k = t == 2 ? 40 : 0;
         int32_t overlapped[60], fed[60];
         decode_overlapped(&b, 7, 60, temperature, overlapped);
         int32_t prompt[6];
