@@ -244,7 +244,8 @@ const struct cli_command cli_commands[] = {
      2, 2, perplexity_options, "@model", cmd_perplexity},
     {"quantize", "IN OUT TYPE", "a model file with smaller weights; needs no daemon",
      "IN has weights of F32, F16, BF16 or Q8_0. TYPE is F16, BF16, Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q5_1, Q5_0, Q4_K_M, Q4_K_S, Q4_1, Q4_0, IQ4_NL,\n"
-     "IQ4_XS, Q3_K_L, Q3_K_M, Q3_K_S, Q2_K, MXFP4_MOE, TQ1_0, TQ2_0 or F32; Q5_K, Q4_K and Q3_K mean the _M mix. No importance matrix is used.",
+     "IQ4_XS, Q3_K_L, Q3_K_M, Q3_K_S, IQ3_M, IQ3_S, IQ3_XS, IQ3_XXS, Q2_K, IQ2_M, MXFP4_MOE, TQ1_0, TQ2_0 or F32; Q5_K, Q4_K and Q3_K mean the\n"
+     "_M mix. No importance matrix is used, so that IQ1_S, IQ1_M, IQ2_XXS, IQ2_XS, IQ2_S and Q2_K_S, which take one, cannot be made.",
      3, 3, quantize_options, "@file", cmd_quantize},
     {"help", "[COMMAND]", "show help", NULL, 0, 1, NULL, "@command", cmd_help},
     {"completion", "SHELL", "print the completion script for a shell (bash)", NULL, 1, 1, NULL, "bash", cmd_completion},

@@ -48,7 +48,7 @@ static int unknown_type(const struct cli *cli, const char *type) {
     const char *name;
     for (uint32_t i = 0; (name = sh_quantize_type_at(i)) != NULL; i++)
         snprintf(names + strlen(names), sizeof names - strlen(names), "%s%s", i > 0 ? ", " : "", name);
-    return cli_usage_error(cli, "TYPE: found '%s', expected one of %s", type, names);
+    return cli_usage_error(cli, "TYPE: found '%s', expected one of %s; what takes an importance matrix cannot be made", type, names);
 }
 
 int cmd_quantize(struct cli *cli) {

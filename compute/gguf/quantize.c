@@ -47,6 +47,9 @@ bool sh_quantize(uint32_t type, const float *src, void *dst, uint64_t count) {
     case SH_TYPE_Q6_K: block = sh_quantize_q6_k; break;
     case SH_TYPE_IQ4_NL: block = sh_quantize_iq4_nl; break;
     case SH_TYPE_IQ4_XS: block = sh_quantize_iq4_xs; break;
+    case SH_TYPE_IQ2_S: block = sh_quantize_iq2_s; break;
+    case SH_TYPE_IQ3_XXS: block = sh_quantize_iq3_xxs; break;
+    case SH_TYPE_IQ3_S: block = sh_quantize_iq3_s; break;
     case SH_TYPE_MXFP4: block = sh_quantize_mxfp4; break;
     case SH_TYPE_TQ1_0: block = sh_quantize_tq1_0; break;
     case SH_TYPE_TQ2_0: block = sh_quantize_tq2_0; break;

@@ -191,6 +191,9 @@ enum sh_code sh_quantize_file(const struct sh_quantize_file_params *params, stru
         p.threads = (uint32_t)(cpus < 1 ? 1 : cpus > MAX_THREADS ? MAX_THREADS : cpus);
     }
     struct job j = {.recipe = sh_recipe_find(p.type), .params = &p};
+    if (!j.recipe && sh_recipe_needs_importance(p.type))
+        return sh_fail(err, SH_ERR_UNSUPPORTED, "type: found \"%s\", which takes an importance matrix; expected one without, such as IQ2_M or Q2_K",
+                       p.type);
     if (!j.recipe)
         return sh_fail(err, SH_ERR_NOT_FOUND, "type: found \"%s\", expected one of those that sh_quantize_type_at lists", p.type);
     char *temporary = malloc(strlen(p.out) + 32);

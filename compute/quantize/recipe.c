@@ -14,7 +14,12 @@ enum {
     Q3_K_S = 11,
     Q3_K_M = 12,
     Q3_K_L = 13,
-    Q2_K_MIX = 10
+    Q2_K_MIX = 10,
+    IQ3_XS = 22,
+    IQ3_XXS_MIX = 23,
+    IQ3_S_MIX = 26,
+    IQ3_M = 27,
+    IQ2_M = 29
 }; /* general.file_type */
 
 static const struct sh_recipe recipes[] = {
@@ -36,7 +41,12 @@ static const struct sh_recipe recipes[] = {
     {"Q3_K_L", NULL, Q3_K_L, SH_TYPE_Q3_K},
     {"Q3_K_M", "Q3_K", Q3_K_M, SH_TYPE_Q3_K},
     {"Q3_K_S", NULL, Q3_K_S, SH_TYPE_Q3_K},
+    {"IQ3_M", NULL, IQ3_M, SH_TYPE_IQ3_S},
+    {"IQ3_S", NULL, IQ3_S_MIX, SH_TYPE_IQ3_S},
+    {"IQ3_XS", NULL, IQ3_XS, SH_TYPE_IQ3_S},
+    {"IQ3_XXS", NULL, IQ3_XXS_MIX, SH_TYPE_IQ3_XXS},
     {"Q2_K", NULL, Q2_K_MIX, SH_TYPE_Q2_K},
+    {"IQ2_M", NULL, IQ2_M, SH_TYPE_IQ2_S},
     {"MXFP4_MOE", NULL, MXFP4_MOE, SH_TYPE_MXFP4},
     {"TQ1_0", NULL, 36, SH_TYPE_TQ1_0},
     {"TQ2_0", NULL, 37, SH_TYPE_TQ2_0},
@@ -48,6 +58,13 @@ const struct sh_recipe *sh_recipe_find(const char *name) {
     for (uint32_t i = 0; i < SH_COUNT(recipes); i++)
         if (!strcasecmp(name, recipes[i].name) || (recipes[i].alias && !strcasecmp(name, recipes[i].alias))) return &recipes[i];
     return NULL;
+}
+
+bool sh_recipe_needs_importance(const char *name) {
+    static const char *const names[] = {"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K_S"};
+    for (uint32_t i = 0; i < SH_COUNT(names); i++)
+        if (!strcasecmp(name, names[i])) return true;
+    return false;
 }
 
 bool sh_more_bits(uint32_t layer, uint32_t n_layers) {
@@ -81,6 +98,11 @@ static bool stays(const struct sh_tensor *t) {
 static uint32_t type_of_value(const struct sh_recipe *r, const struct sh_recipe_model *m, uint32_t layer) {
     switch (r->file_type) {
     case Q2_K_MIX: return m->n_heads_per_kv >= 4 ? SH_TYPE_Q4_K : SH_TYPE_Q3_K;
+    case IQ2_M: return m->n_heads_per_kv >= 4 || m->n_experts >= 4 ? SH_TYPE_Q4_K : SH_TYPE_IQ3_S;
+    case IQ3_XXS_MIX:
+    case IQ3_XS:
+    case IQ3_S_MIX: return m->n_heads_per_kv >= 4 ? SH_TYPE_Q4_K : SH_TYPE_IQ3_S;
+    case IQ3_M: return SH_TYPE_Q4_K;
     case Q3_K_M: return layer < 2 ? SH_TYPE_Q5_K : SH_TYPE_Q4_K;
     case Q3_K_L: return SH_TYPE_Q5_K;
     case Q4_K_M:
@@ -95,6 +117,10 @@ static uint32_t type_of_value(const struct sh_recipe *r, const struct sh_recipe_
 static uint32_t type_of_down(const struct sh_recipe *r, const struct sh_recipe_model *m, uint32_t layer) {
     switch (r->file_type) {
     case Q2_K_MIX: return SH_TYPE_Q3_K;
+    case IQ2_M: return layer < m->n_layers / 8 ? SH_TYPE_IQ3_S : r->type;
+    case IQ3_XXS_MIX: return layer < m->n_layers / 8 ? SH_TYPE_Q4_K : SH_TYPE_Q3_K;
+    case IQ3_M:
+        return layer < m->n_layers / 8 || (m->n_experts == 8 && sh_more_bits(layer, m->n_layers)) ? SH_TYPE_Q4_K : r->type;
     case Q3_K_M: return layer < m->n_layers / 16 ? SH_TYPE_Q5_K : SH_TYPE_Q4_K;
     case Q3_K_L: return SH_TYPE_Q5_K;
     case Q4_K_M:
@@ -106,13 +132,31 @@ static uint32_t type_of_down(const struct sh_recipe *r, const struct sh_recipe_m
     }
 }
 
+static uint32_t type_of_query(const struct sh_recipe *r) {
+    return r->file_type == IQ3_XS ? SH_TYPE_IQ3_XXS : r->file_type == IQ3_XXS_MIX ? SH_TYPE_IQ2_S : r->type;
+}
+
+static uint32_t type_of_key(const struct sh_recipe *r, const struct sh_recipe_model *m) {
+    if (m->n_experts == 8) return r->file_type == IQ2_M ? SH_TYPE_Q4_K : SH_TYPE_Q8_0; /* few weights beside those of the experts */
+    return type_of_query(r);
+}
+
+static uint32_t type_of_gate_or_up(const struct sh_recipe *r, const struct sh_recipe_model *m, uint32_t layer) {
+    const bool inner = layer >= m->n_layers / 8 && layer < 7 * m->n_layers / 8;
+    return r->file_type == IQ3_XS && inner ? SH_TYPE_IQ3_XXS : r->type;
+}
+
 static uint32_t type_of_attention_output(const struct sh_recipe *r, const struct sh_recipe_model *m) {
     const bool few_bits = r->type == SH_TYPE_Q2_K || r->type == SH_TYPE_Q3_K || r->type == SH_TYPE_Q4_K ||
-                          r->type == SH_TYPE_IQ4_NL || r->type == SH_TYPE_IQ4_XS;
+                          r->type == SH_TYPE_IQ4_NL || r->type == SH_TYPE_IQ4_XS || r->type == SH_TYPE_IQ3_S ||
+                          r->type == SH_TYPE_IQ3_XXS || r->type == SH_TYPE_IQ2_S;
     if (m->n_experts == 8)
         return few_bits && r->file_type != Q3_K_L ? SH_TYPE_Q5_K : r->type; /* few weights beside those of the experts */
     switch (r->file_type) {
     case Q2_K_MIX: return SH_TYPE_Q3_K;
+    case IQ2_M:
+    case IQ3_XXS_MIX: return SH_TYPE_IQ3_S;
+    case IQ3_M:
     case Q3_K_M: return SH_TYPE_Q4_K;
     case Q3_K_L: return SH_TYPE_Q5_K;
     default: return r->type;
@@ -136,6 +180,9 @@ static uint32_t narrower(uint32_t type) {
     case SH_TYPE_TQ2_0: return SH_TYPE_Q4_0;
     case SH_TYPE_Q2_K:
     case SH_TYPE_Q3_K:
+    case SH_TYPE_IQ2_S:
+    case SH_TYPE_IQ3_XXS:
+    case SH_TYPE_IQ3_S:
     case SH_TYPE_IQ4_XS: return SH_TYPE_IQ4_NL;
     case SH_TYPE_Q4_K: return SH_TYPE_Q5_0;
     case SH_TYPE_Q5_K: return SH_TYPE_Q5_1;
@@ -155,12 +202,17 @@ uint32_t sh_recipe_type(const struct sh_recipe *r, const struct sh_recipe_model 
     } else if (r->file_type == MXFP4_MOE) { /* experts alone */
         type = strstr(t->name, "_exps.") ? SH_TYPE_MXFP4 : SH_TYPE_Q8_0;
     } else if (!strcmp(t->name, "output.weight") || (m->tied && !strcmp(t->name, "token_embd.weight"))) {
-        type = t->dims[0] % 256 == 0 ? SH_TYPE_Q6_K : SH_TYPE_Q8_0;
+        const uint32_t whole = r->file_type == IQ2_M || r->file_type == IQ3_XXS_MIX ? SH_TYPE_Q5_K : SH_TYPE_Q6_K;
+        type = t->dims[0] % 256 == 0 ? whole : SH_TYPE_Q8_0;
     } else if (!strcmp(t->name, "token_embd.weight")) {
         if (type == SH_TYPE_TQ1_0 || type == SH_TYPE_TQ2_0) type = SH_TYPE_Q4_K;
+        if (type == SH_TYPE_IQ2_S || type == SH_TYPE_IQ3_XXS) type = SH_TYPE_IQ3_S;
     } else if (of_layer(t->name, &layer, &rest)) {
-        if (!strncmp(rest, "attn_v.", 7)) type = m->n_experts == 8 ? SH_TYPE_Q8_0 : type_of_value(r, m, layer);
-        else if (!strncmp(rest, "attn_k.", 7) && m->n_experts == 8) type = SH_TYPE_Q8_0;
+        if (!strncmp(rest, "attn_v.", 7))
+            type = m->n_experts == 8 && r->file_type != IQ2_M ? SH_TYPE_Q8_0 : type_of_value(r, m, layer);
+        else if (!strncmp(rest, "attn_k.", 7)) type = type_of_key(r, m);
+        else if (!strncmp(rest, "attn_q.", 7)) type = type_of_query(r);
+        else if (!strncmp(rest, "ffn_gate", 8) || !strncmp(rest, "ffn_up", 6)) type = type_of_gate_or_up(r, m, layer);
         else if (!strncmp(rest, "ffn_down", 8)) type = type_of_down(r, m, layer);
         else if (!strncmp(rest, "attn_output.", 12)) type = type_of_attention_output(r, m);
         else if (!strncmp(rest, "attn_qkv.", 9)) type = type_of_joined(r);

@@ -48,6 +48,40 @@ static void test_recipes(void **state) {
         {"Q2_K", "blk.7.ffn_up.weight", SH_TYPE_Q2_K},
         {"IQ4_NL", "blk.2.ffn_down.weight", SH_TYPE_Q5_K},
         {"IQ4_NL", "blk.9.attn_v.weight", SH_TYPE_Q5_K},
+        {"IQ3_M", "blk.2.ffn_down.weight", SH_TYPE_Q4_K},
+        {"IQ3_M", "blk.3.ffn_down.weight", SH_TYPE_IQ3_S},
+        {"IQ3_M", "blk.9.attn_v.weight", SH_TYPE_Q4_K},
+        {"IQ3_M", "blk.9.attn_output.weight", SH_TYPE_Q4_K},
+        {"IQ3_M", "blk.9.attn_q.weight", SH_TYPE_IQ3_S},
+        {"IQ3_S", "blk.9.attn_v.weight", SH_TYPE_Q4_K},
+        {"IQ3_S", "blk.9.attn_output.weight", SH_TYPE_IQ3_S},
+        {"IQ3_S", "blk.0.ffn_down.weight", SH_TYPE_IQ3_S},
+        {"IQ3_S", "token_embd.weight", SH_TYPE_IQ3_S},
+        {"IQ3_S", "output.weight", SH_TYPE_Q6_K},
+        {"IQ3_XS", "blk.9.attn_q.weight", SH_TYPE_IQ3_XXS},
+        {"IQ3_XS", "blk.9.attn_k.weight", SH_TYPE_IQ3_XXS},
+        {"IQ3_XS", "blk.2.ffn_up.weight", SH_TYPE_IQ3_S},
+        {"IQ3_XS", "blk.3.ffn_up.weight", SH_TYPE_IQ3_XXS},
+        {"IQ3_XS", "blk.20.ffn_gate.weight", SH_TYPE_IQ3_XXS},
+        {"IQ3_XS", "blk.21.ffn_gate.weight", SH_TYPE_IQ3_S},
+        {"IQ3_XS", "blk.9.ffn_down.weight", SH_TYPE_IQ3_S},
+        {"IQ3_XS", "output.weight", SH_TYPE_Q6_K},
+        {"IQ3_XXS", "blk.9.attn_q.weight", SH_TYPE_IQ2_S},
+        {"IQ3_XXS", "blk.9.attn_k.weight", SH_TYPE_IQ2_S},
+        {"IQ3_XXS", "blk.9.attn_v.weight", SH_TYPE_Q4_K},
+        {"IQ3_XXS", "blk.9.attn_output.weight", SH_TYPE_IQ3_S},
+        {"IQ3_XXS", "blk.2.ffn_down.weight", SH_TYPE_Q4_K},
+        {"IQ3_XXS", "blk.3.ffn_down.weight", SH_TYPE_Q3_K},
+        {"IQ3_XXS", "blk.3.ffn_up.weight", SH_TYPE_IQ3_XXS},
+        {"IQ3_XXS", "token_embd.weight", SH_TYPE_IQ3_S},
+        {"IQ3_XXS", "output.weight", SH_TYPE_Q5_K},
+        {"IQ2_M", "blk.9.attn_q.weight", SH_TYPE_IQ2_S},
+        {"IQ2_M", "blk.9.attn_v.weight", SH_TYPE_Q4_K},
+        {"IQ2_M", "blk.9.attn_output.weight", SH_TYPE_IQ3_S},
+        {"IQ2_M", "blk.2.ffn_down.weight", SH_TYPE_IQ3_S},
+        {"IQ2_M", "blk.3.ffn_down.weight", SH_TYPE_IQ2_S},
+        {"IQ2_M", "token_embd.weight", SH_TYPE_IQ3_S},
+        {"IQ2_M", "output.weight", SH_TYPE_Q5_K},
         {"Q5_K", "blk.0.attn_v.weight", SH_TYPE_Q6_K},
         {"Q5_K_S", "blk.0.attn_v.weight", SH_TYPE_Q5_K},
         {"Q4_0", "output.weight", SH_TYPE_Q6_K},
@@ -71,6 +105,8 @@ static void test_recipes(void **state) {
     /* rows that are no whole number of blocks */
     struct sh_tensor odd = {.name = "blk.0.attn_q.weight", .type = SH_TYPE_F32, .rank = 2, .dims = {96, 512, 1, 1}};
     assert_int_equal(sh_recipe_type(sh_recipe_find("Q4_K_M"), &model, &odd), SH_TYPE_Q5_0);
+    assert_int_equal(sh_recipe_type(sh_recipe_find("IQ3_S"), &model, &odd), SH_TYPE_IQ4_NL);
+    assert_int_equal(sh_recipe_type(sh_recipe_find("IQ3_XXS"), &model, &odd), SH_TYPE_IQ4_NL);
     odd.dims[0] = 40;
     assert_int_equal(sh_recipe_type(sh_recipe_find("Q4_K_M"), &model, &odd), SH_TYPE_F16);
     /* eight experts: attention is a small part of the weights */
@@ -80,7 +116,20 @@ static void test_recipes(void **state) {
     assert_int_equal(sh_recipe_type(sh_recipe_find("Q4_K_M"), &eight, &output), SH_TYPE_Q5_K);
     assert_int_equal(sh_recipe_type(sh_recipe_find("Q3_K_L"), &eight, &output), SH_TYPE_Q3_K);
     assert_int_equal(sh_recipe_type(sh_recipe_find("Q6_K"), &eight, &output), SH_TYPE_Q6_K);
+    assert_int_equal(sh_recipe_type(sh_recipe_find("IQ3_XXS"), &eight, &output), SH_TYPE_Q5_K);
+    const struct sh_tensor key = {.name = "blk.7.attn_k.weight", .type = SH_TYPE_F32, .rank = 2, .dims = {256, 512, 1, 1}};
+    const struct sh_tensor value = {.name = "blk.7.attn_v.weight", .type = SH_TYPE_F32, .rank = 2, .dims = {256, 512, 1, 1}};
+    assert_int_equal(sh_recipe_type(sh_recipe_find("IQ3_XS"), &eight, &key), SH_TYPE_Q8_0);
+    assert_int_equal(sh_recipe_type(sh_recipe_find("IQ2_M"), &eight, &key), SH_TYPE_Q4_K);
+    assert_int_equal(sh_recipe_type(sh_recipe_find("IQ2_M"), &eight, &value), SH_TYPE_Q4_K);
+    /* two heads to each of keys and values: the values' matrix is larger */
+    const struct sh_recipe_model two = {.n_layers = 24, .n_heads_per_kv = 2};
+    assert_int_equal(sh_recipe_type(sh_recipe_find("IQ3_S"), &two, &value), SH_TYPE_IQ3_S);
+    assert_int_equal(sh_recipe_type(sh_recipe_find("IQ2_M"), &two, &value), SH_TYPE_IQ3_S);
     assert_string_equal(sh_quantize_type("q4_k"), "Q4_K_M");
+    assert_true(sh_recipe_needs_importance("iq2_xs") && sh_recipe_needs_importance("IQ1_M"));
+    assert_false(sh_recipe_needs_importance("IQ3_XXS") || sh_recipe_needs_importance("Q9"));
+    assert_null(sh_quantize_type("IQ2_XS"));
     assert_null(sh_quantize_type("Q9"));
     /* tied: the embedding is the output, too */
     const struct sh_recipe_model tied = {.n_layers = 24, .n_heads_per_kv = 4, .tied = true};
@@ -154,7 +203,7 @@ static int set_up(void **state) {
 
 static void test_files(void **state) {
     (void)state;
-    static const char *const types[] = {"Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q3_K_M", "BF16", "TQ2_0"};
+    static const char *const types[] = {"Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q3_K_M", "BF16", "TQ2_0", "IQ3_M", "IQ3_S", "IQ3_XS", "IQ3_XXS", "IQ2_M"};
     for (size_t i = 0; i < SH_COUNT(types); i++) {
         quantize(out_path, types[i], 2);
         check_copy(types[i]);
@@ -191,6 +240,7 @@ static void expect_failure(struct sh_quantize_file_params params, enum sh_code c
 static void test_failures(void **state) {
     (void)state;
     expect_failure((struct sh_quantize_file_params){.in = in_path, .type = "Q4"}, SH_ERR_NOT_FOUND, "found \"Q4\"");
+    expect_failure((struct sh_quantize_file_params){.in = in_path, .type = "iq1_s"}, SH_ERR_UNSUPPORTED, "importance matrix");
     expect_failure((struct sh_quantize_file_params){.in = "/nonexistent.gguf", .type = "Q8_0"}, SH_ERR_NOT_FOUND,
                    "/nonexistent.gguf");
     expect_failure((struct sh_quantize_file_params){.in = in_path, .type = "Q8_0", .progress = stop_at_once}, SH_ERR_CANCELLED,
