@@ -1,4 +1,4 @@
-// dot.comp - the product of matmul.comp in the tier intdot, for a few rows: weights straight from memory, activations from quantise.comp.
+// dot.comp - the product of matmul.comp in the tier intdot, for a few rows: weights straight from memory, activations of quantise.glsl.
 //
 // p.x [R][p.x_stride / 32] units of 48 bytes, in the order that dots.glsl says; all else as in matmul.comp, also blocks and experts (rows.glsl).
 // A workgroup of 128 holds four groups of 32 lanes, each group makes OUTPUTS outputs for ROWS rows; a lane takes the units l, l + 32, ...

@@ -1,6 +1,6 @@
 // dots.glsl - products of the tier intdot, after weights.glsl and rows.glsl (-DLAYOUT of a quantised layout). Arithmetic: README.md here.
 //
-// Weights and activations meet as words of four signed bytes, in the order of quantise.comp: in pairs where a weight's word holds eight
+// Weights and activations meet as words of four signed bytes, in the order of quantise.glsl: in pairs where a weight's word holds eight
 // nibbles, else element by element.
 #extension GL_EXT_spirv_intrinsics : require
 // OpSDot of four signed bytes each (SPV_KHR_integer_dot_product, PackedVectorFormat4x8Bit): the sum is exact.

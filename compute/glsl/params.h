@@ -109,9 +109,9 @@ struct sh_pc_embed {
 #define SH_P_EMBED_POSITION 1
 #define SH_P_EMBED_FIRST 2
 struct sh_pc_norm {
-    SH_ADDRESS step, x, w, bias, dst;
+    SH_ADDRESS step, x, w, bias, dst, quants;
     SH_UINT width, n_groups;   /* elements of a part; parts of a row */
-    SH_UINT stride, by_output;
+    SH_UINT x_stride, stride, by_output;
     SH_UINT kind, flags;       /* SH_NORM_KIND_*; SH_NORM_WEIGHT, SH_NORM_BIAS */
     SH_UINT w_step, bias_step; /* from part to part: 0 or width */
     SH_FLOAT eps;
@@ -121,6 +121,8 @@ struct sh_pc_norm {
 #define SH_NORM_KIND_L2 2
 #define SH_NORM_WEIGHT 1
 #define SH_NORM_BIAS 2
+#define SH_NORM_QUANTS_ONLY 4
+#define SH_NORM_PAIRS 8 /* order of the quants: see quantise.glsl */
 struct sh_pc_matmul { /* also of blocks and of experts: see rows.glsl */
     SH_ADDRESS step, x, dst, bias;
     SH_ADDRESS residual; /* experts: the ROUTE's result or the list of pairs */
@@ -153,7 +155,7 @@ struct sh_pc_quantise {
     SH_ADDRESS step, x, dst;
     SH_UINT x_stride, units; /* of a row */
     SH_UINT by_output;
-    SH_UINT pairs; /* order of the quants: see quantise.comp */
+    SH_UINT pairs; /* order of the quants: see quantise.glsl */
 };
 
 struct sh_pc_route {
@@ -213,6 +215,7 @@ struct sh_pc_attention {
     SH_ADDRESS step, rows;
     SH_ADDRESS items; /* split attention: struct sh_p_item; else blocks of rows, struct sh_p_sequence */
     SH_ADDRESS pages, q, dst, scratch, slopes, sinks;
+    SH_ADDRESS quants; /* of attention_merge_quants */
     SH_UINT q_stride, dst_stride;
     SH_UINT heads, dims;    /* as in sh_pc_rope */
     SH_UINT k_offset, v_offset;
@@ -222,6 +225,7 @@ struct sh_pc_attention {
 #define SH_ATTENTION_BIDIRECTIONAL 1
 #define SH_ATTENTION_SLOPES 2
 #define SH_ATTENTION_SINKS 4
+#define SH_ATTENTION_PAIRS 16 /* order of the quants: see quantise.glsl */
 #define SH_ATTENTION_V_IN_K 8 /* values are the first elements of the keys; v_offset is k_offset */
 /* Recurrent ops: `sequences` points to struct sh_p_sequence, `states` to two addresses of each sequence: the page of the state before
  * (0: zeros) and of the one after; state_offset is where the op's state lies in a page, bytes. */
@@ -267,7 +271,7 @@ struct sh_pc_copy { /* rows between device and host buffers */
 SH_P_CHECK(sh_p_row, reserved, 36);
 SH_P_CHECK(sh_p_output, min_p, 52);
 SH_P_CHECK(sh_pc_embed, constant, 100);
-SH_P_CHECK(sh_pc_norm, eps, 72);
+SH_P_CHECK(sh_pc_norm, eps, 84);
 SH_P_CHECK(sh_pc_matmul, constant, 112);
 SH_P_CHECK(sh_pc_quantise, pairs, 36);
 SH_P_CHECK(sh_pc_route, scale, 52);
@@ -277,7 +281,7 @@ SH_P_CHECK(sh_pc_pair, x_single, 52);
 SH_P_CHECK(sh_pc_unary, a, 56);
 SH_P_CHECK(sh_pc_concat, by_output, 56);
 SH_P_CHECK(sh_pc_rope, v_offset, 104);
-SH_P_CHECK(sh_pc_attention, flags, 108);
+SH_P_CHECK(sh_pc_attention, flags, 116);
 SH_P_CHECK(sh_pc_conv, has_bias, 84);
 SH_P_CHECK(sh_pc_scan, state_offset, 88);
 SH_P_CHECK(sh_pc_delta, scale, 108);

@@ -46,7 +46,33 @@ static bool is_tail(const struct sh_op *op, const struct sh_op *products, uint32
     return op->z == SH_NONE ? n == 2 : n == 3 && makes(products, n, op->z);
 }
 
-static struct sh_bundle bundle_at(const struct sh_op *ops, uint32_t n_ops, const uint32_t *reads, const bool *kept) {
+/* May what the op reads be a part of wider rows? */
+static bool reads_parts(const struct sh_op *op) {
+    switch (op->kind) {
+    case SH_OP_NORM:
+    case SH_OP_MATMUL:
+    case SH_OP_ADD:
+    case SH_OP_GLU:
+    case SH_OP_CONCAT:
+    case SH_OP_ROPE:
+    case SH_OP_ROPE_CACHE: return true;
+    default: return false;
+    }
+}
+
+/* Activations that must have their slot's rows for themselves. */
+static void mark_alone(const struct sh_segment *segment, const bool *kept, bool *alone) {
+    for (uint32_t a = 0; a < segment->program->n_activations; a++) alone[a] = kept[a];
+    for (uint32_t i = segment->first_op; i < segment->first_op + segment->n_ops; i++) {
+        const struct sh_op *op = &segment->program->ops[i];
+        uint32_t list[SH_OP_READS];
+        sh_op_reads(op, list);
+        for (int k = 0; k < SH_OP_READS; k++)
+            if (list[k] != SH_NONE && !reads_parts(op)) alone[list[k]] = true;
+    }
+}
+
+static struct sh_bundle bundle_at(const struct sh_op *ops, uint32_t n_ops, const uint32_t *reads, const bool *kept, const bool *must_be_alone) {
     const struct sh_bundle alone = {.n_ops = 1};
     struct sh_bundle b = {0};
     b.norm = ops[0].kind == SH_OP_NORM && n_ops > 1 && is_product(&ops[1]) && ops[1].x == ops[0].out;
@@ -56,14 +82,16 @@ static struct sh_bundle bundle_at(const struct sh_op *ops, uint32_t n_ops, const
         b.n_products++;
     if (b.n_products == 0) return alone;
     b.tail = products + b.n_products < end && is_tail(products + b.n_products, products, b.n_products, reads, kept);
+    b.beside = b.n_products > 1;
+    for (uint32_t i = 0; i < b.n_products; i++) b.beside = b.beside && !must_be_alone[products[i].out];
     b.norm_inner = b.norm && reads[ops[0].out] == b.n_products && !kept[ops[0].out];
     b.n_ops = b.norm + b.n_products + b.tail;
     return b.n_ops > 1 ? b : alone;
 }
 
-static void find_bundles(struct sh_fused *f, uint32_t flags, const uint32_t *reads, const bool *kept) {
+static void find_bundles(struct sh_fused *f, uint32_t flags, const uint32_t *reads, const bool *kept, const bool *alone) {
     for (uint32_t i = 0; i < f->n_ops; i += f->bundles[i].n_ops)
-        f->bundles[i] = (flags & SH_FUSE_BUNDLES) != 0 ? bundle_at(&f->ops[i], f->n_ops - i, reads, kept)
+        f->bundles[i] = (flags & SH_FUSE_BUNDLES) != 0 ? bundle_at(&f->ops[i], f->n_ops - i, reads, kept, alone)
                                                        : (struct sh_bundle){.n_ops = 1};
 }
 
@@ -109,7 +137,7 @@ static uint32_t take_slot(struct sh_fused *f, uint32_t *live, uint32_t width, en
     return best;
 }
 
-/* The products before a bundle's tail, side by side in one slot. */
+/* A bundle's products side by side in one slot. */
 static void take_side_by_side(const struct sh_program *p, struct sh_fused *f, uint32_t *live, const struct sh_op *products, uint32_t n) {
     uint32_t width = 0;
     for (uint32_t i = 0; i < n; i++) {
@@ -158,11 +186,11 @@ static void plan_slots(const struct sh_segment *segment, struct sh_fused *f, uin
         struct sh_op *op = &f->ops[i];
         if (f->bundles[i].n_ops > 0) first = i;
         const struct sh_bundle *bundle = &f->bundles[first];
-        if (bundle->tail && i == first + bundle->norm) take_side_by_side(p, f, live, op, bundle->n_products);
+        if (bundle->beside && i == first + bundle->norm) take_side_by_side(p, f, live, op, bundle->n_products);
         const struct sh_activation *out = &p->activations[op->out];
         const uint32_t over = in_place_of(op);
         if (f->slot[op->out] != SH_NONE) {
-            SH_ASSERT(bundle->tail); /* beside the other products */
+            SH_ASSERT(bundle->beside);
         } else if (over != SH_NONE && last[over] == i && over != op->y && over != op->z &&
                    (over != op->x || op->kind == SH_OP_ROPE_CACHE) && p->activations[over].width == out->width &&
                    f->pitch[over] == out->width && p->activations[over].rows == out->rows) {
@@ -178,7 +206,7 @@ enum sh_code sh_fuse(const struct sh_segment *segment, uint32_t flags, struct sh
     const struct sh_program *p = segment->program;
     *out = (struct sh_fused){0};
     const uint32_t n = p->n_activations;
-    bool *kept = sh_calloc(n, sizeof *kept);
+    bool *kept = sh_calloc(n, sizeof *kept), *alone = sh_calloc(n, sizeof *alone);
     uint32_t *reads = sh_calloc(n, sizeof *reads), *last = sh_calloc(n, sizeof *last), *live = sh_calloc(n, sizeof *live);
     out->ops = sh_calloc(segment->n_ops, sizeof *out->ops);
     out->bundles = sh_calloc(segment->n_ops, sizeof *out->bundles);
@@ -188,13 +216,14 @@ enum sh_code sh_fuse(const struct sh_segment *segment, uint32_t flags, struct sh
     out->pitch = sh_calloc(n, sizeof *out->pitch);
     out->slots = sh_calloc(n, sizeof *out->slots);
     enum sh_code code = SH_OK;
-    if (kept == NULL || live == NULL || reads == NULL || last == NULL || out->ops == NULL || out->bundles == NULL ||
+    if (kept == NULL || alone == NULL || live == NULL || reads == NULL || last == NULL || out->ops == NULL || out->bundles == NULL ||
         out->last_source == NULL || out->slot == NULL || out->column == NULL || out->pitch == NULL || out->slots == NULL) {
         sh_fused_finish(out);
         code = sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the plan of a segment of %u ops", segment->n_ops);
         goto done;
     }
     mark_kept(segment, kept);
+    mark_alone(segment, kept, alone);
     const uint32_t end = segment->first_op + segment->n_ops;
     for (uint32_t i = segment->first_op; i < end; i++) count_reads(&p->ops[i], reads);
 
@@ -213,11 +242,12 @@ enum sh_code sh_fuse(const struct sh_segment *segment, uint32_t flags, struct sh
         out->slot[a] = SH_NONE;
         out->pitch[a] = p->activations[a].width;
     }
-    find_bundles(out, flags, reads, kept);
+    find_bundles(out, flags, reads, kept, alone);
     find_last_use(out, kept, n, last);
     plan_slots(segment, out, last, live);
 done:
     free(kept);
+    free(alone);
     free(live);
     free(reads);
     free(last);

@@ -238,8 +238,9 @@ enum {
  * In that order; at least two ops. Nothing that a bundle reads from outside lies in a slot that it writes, and its results do not
  * overlap, so its parts may run in any order and at once, and the NORM may be made again by each of them. A GLU is that of two
  * products, either first; a ROPE_CACHE's q, k and v (without values q and k) are the products, in any order. Products before a GLU
- * or ROPE_CACHE are read by it alone: they need not be written. Where they are, they stand side by side in one slot, in their order,
- * so that matrices that lie one below the other are one product. Without SH_FUSE_BUNDLES every op stands by itself.
+ * or ROPE_CACHE are read by it alone: they need not be written. Two products or more stand side by side in one slot, in their order, so that
+ * matrices that lie one below the other are one product, where all who read them are NORMs, MATMULs, ADDs, GLUs, CONCATs, ROPEs or
+ * ROPE_CACHEs. Without SH_FUSE_BUNDLES every op stands by itself.
  */
 #define SH_BUNDLE_PRODUCTS 4
 #define SH_COLUMN_ALIGN 32
@@ -249,6 +250,7 @@ struct sh_bundle {
     bool norm;           /* the first op is a NORM */
     bool norm_inner;     /* whose result only the products read: it need not be written */
     bool tail;           /* the last op is a GLU or a ROPE_CACHE of the products */
+    bool beside;         /* the products' results stand side by side */
 };
 struct sh_fused {
     struct sh_op *ops;

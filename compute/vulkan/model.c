@@ -222,7 +222,7 @@ static void join_matrices(struct sh_exec_model *m, const struct sh_fused *f) {
     for (uint32_t i = 0; i < f->n_ops; i++) {
         const struct sh_bundle *bundle = &f->bundles[i];
         const struct sh_op *ops = &f->ops[i + bundle->norm];
-        for (uint32_t o = 1; bundle->tail && o < bundle->n_products; o++) {
+        for (uint32_t o = 1; bundle->beside && o < bundle->n_products; o++) {
             const struct sh_op *a = &ops[o - 1], *b = &ops[o];
             const bool none = a->bias == SH_NONE && b->bias == SH_NONE, both = a->bias != SH_NONE && b->bias != SH_NONE;
             if (m->program->activations[a->out].width % SH_COLUMN_ALIGN != 0 || (!none && !both) || !may_follow(m, a->w, b->w) ||

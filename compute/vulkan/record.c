@@ -152,28 +152,55 @@ void sh_vk_maybe_cut(struct recorder *r, double flops) {
 
 /* ---- ops ---- */
 
-static void record_norm(struct recorder *r, const struct sh_op *op) {
-    const enum sh_rows rows = activation(r, op->out)->rows;
+static struct sh_pc_norm norm_push(const struct recorder *r, const struct sh_op *op) {
     const struct sh_weight *weights = r->context->model->program->weights;
     const uint32_t part = activation(r, op->out)->width / op->norm.n_groups;
+    return (struct sh_pc_norm){.step = r->slot->step.address,
+                               .x = address(r, op->x),
+                               .w = op->w != SH_NONE ? table(r, op->w) : 0,
+                               .bias = op->bias != SH_NONE ? table(r, op->bias) : 0,
+                               .dst = address(r, op->out),
+                               .width = part,
+                               .n_groups = op->norm.n_groups,
+                               .x_stride = stride(r, op->x),
+                               .stride = stride(r, op->out),
+                               .by_output = activation(r, op->out)->rows == SH_ROWS_OUT,
+                               .kind = op->norm.kind,
+                               .flags = (op->w != SH_NONE ? SH_NORM_WEIGHT : 0) | (op->bias != SH_NONE ? SH_NORM_BIAS : 0),
+                               .w_step = op->w != SH_NONE && weights[op->w].cols > part ? part : 0,
+                               .bias_step = op->bias != SH_NONE && weights[op->bias].cols > part ? part : 0,
+                               .eps = op->eps};
+}
+
+static void record_norm(struct recorder *r, const struct sh_op *op) {
     const uint32_t reads[] = {touch(r, op->x)}, writes[] = {touch(r, op->out)};
     sh_vk_touches(r, reads, 1, writes, 1);
-    const struct sh_pc_norm push = {.step = r->slot->step.address,
-                                    .x = address(r, op->x),
-                                    .w = op->w != SH_NONE ? table(r, op->w) : 0,
-                                    .bias = op->bias != SH_NONE ? table(r, op->bias) : 0,
-                                    .dst = address(r, op->out),
-                                    .width = part,
-                                    .n_groups = op->norm.n_groups,
-                                    .stride = stride(r, op->out),
-                                    .by_output = rows == SH_ROWS_OUT,
-                                    .kind = op->norm.kind,
-                                    .flags = (op->w != SH_NONE ? SH_NORM_WEIGHT : 0) | (op->bias != SH_NONE ? SH_NORM_BIAS : 0),
-                                    .w_step = op->w != SH_NONE && weights[op->w].cols > part ? part : 0,
-                                    .bias_step = op->bias != SH_NONE && weights[op->bias].cols > part ? part : 0,
-                                    .eps = op->eps};
-    const struct sh_vk_grid grid = {fixed(groups(op->norm.n_groups, 1)), by(count_of(rows), 1)};
+    const struct sh_pc_norm push = norm_push(r, op);
+    const struct sh_vk_grid grid = {fixed(groups(op->norm.n_groups, 1)), by(count_of(activation(r, op->out)->rows), 1)};
     DISPATCH(r, SH_KERNEL_norm, push, grid, 0);
+}
+
+/* A bundle's norm whose products take its result as int8, at least the first of them: made with it. `inner`: nobody else reads it. False, and
+ * nothing recorded, where there is nothing to be made. */
+static bool record_norm_quants(struct recorder *r, const struct sh_op *norm, const struct sh_op *products, uint32_t n, bool inner) {
+    const struct sh_exec_model *m = r->context->model;
+    const struct sh_layout *first = &m->weights[products[0].w].layout;
+    if (norm->norm.n_groups != 1 || !sh_vk_takes_quants(m->vk, first)) return false;
+    const uint32_t pairs = sh_vk_wants_pairs(first->layout);
+    for (uint32_t i = 1; i < n; i++) {
+        const struct sh_layout *other = &m->weights[products[i].w].layout;
+        inner = inner && sh_vk_takes_quants(m->vk, other) && sh_vk_wants_pairs(other->layout) == pairs;
+    }
+    const uint32_t reads[] = {touch(r, norm->x)}, writes[] = {TOUCH_QUANTS, touch(r, norm->out)};
+    sh_vk_touches(r, reads, 1, writes, inner ? 1 : 2);
+    struct sh_pc_norm push = norm_push(r, norm);
+    push.quants = r->context->quants.address;
+    push.flags |= (inner ? SH_NORM_QUANTS_ONLY : 0) | (pairs ? SH_NORM_PAIRS : 0);
+    const struct sh_vk_grid grid = {fixed(1), by(count_of(activation(r, norm->out)->rows), 1)};
+    DISPATCH(r, SH_KERNEL_norm_quants, push, grid, 0);
+    r->quants_of = norm->out;
+    r->quants_pairs = pairs;
+    return true;
 }
 
 static void record_pair(struct recorder *r, const struct sh_op *op, enum sh_kernel kernel) {
@@ -329,6 +356,16 @@ uint32_t sh_vk_block_list(const struct sh_op *op) {
     return list;
 }
 
+/* Does a product of the attention's result follow that takes it as int8, in units that no two heads share? Then its matrix. */
+static const struct sh_layout *takes_attention(const struct recorder *r, const struct sh_op *op) {
+    const struct sh_exec_model *m = r->context->model;
+    const struct sh_op *next = op + 1;
+    if (next == r->plan->fused.ops + r->plan->fused.n_ops || next->kind != SH_OP_MATMUL || next->x != op->out || op->attn.v_dim % SH_UNIT != 0)
+        return NULL;
+    const struct sh_layout *layout = &m->weights[next->w].layout;
+    return sh_vk_takes_quants(m->vk, layout) ? layout : NULL;
+}
+
 static void record_attention(struct recorder *r, const struct sh_op *op) {
     const struct sh_exec_context *c = r->context;
     const struct sh_vk_pool *pool = &c->pools[op->attn.group];
@@ -338,7 +375,7 @@ static void record_attention(struct recorder *r, const struct sh_op *op) {
     const uint32_t list = split ? sh_vk_split_list(c, op) : sh_vk_block_list(op), heads = sh_vk_attention_heads(op),
                    group = op->attn.n_heads / op->attn.n_kv_heads;
     const struct sh_vk_axis columns = fixed(op->attn.n_kv_heads * ((group + heads - 1) / heads));
-    const struct sh_pc_attention push = {
+    struct sh_pc_attention push = {
         .step = r->slot->step.address,
         .rows = r->slot->rows.address,
         .items = split ? r->slot->splits.address + (uint64_t)list * c->max_items * sizeof(struct sh_p_item)
@@ -381,10 +418,17 @@ static void record_attention(struct recorder *r, const struct sh_op *op) {
     sh_vk_touches(r, reads, 2, writes, 1);
     const struct sh_vk_grid grid = {columns, by(SH_COUNT_ITEMS + list, 1)};
     DISPATCH(r, splits[large][half], push, grid, flops);
-    const uint32_t merge_writes[] = {touch(r, op->out)};
-    sh_vk_touches(r, writes, 1, merge_writes, 1);
+    const struct sh_layout *layout = takes_attention(r, op);
+    const uint32_t merge_writes[] = {touch(r, op->out), TOUCH_QUANTS};
+    sh_vk_touches(r, writes, 1, merge_writes, layout ? 2 : 1);
+    if (layout) {
+        r->quants_of = op->out;
+        r->quants_pairs = sh_vk_wants_pairs(layout->layout);
+        push.quants = c->quants.address;
+        push.flags |= r->quants_pairs ? SH_ATTENTION_PAIRS : 0;
+    }
     const struct sh_vk_grid merge = {fixed(op->attn.n_heads), by(SH_COUNT_ROWS, 1)};
-    DISPATCH(r, SH_KERNEL_attention_merge, push, merge, 0);
+    DISPATCH(r, layout ? SH_KERNEL_attention_merge_quants : SH_KERNEL_attention_merge, push, merge, 0);
 }
 
 static void record_gather(struct recorder *r, const struct sh_op *op) {
@@ -516,6 +560,9 @@ static bool is_captured(uint32_t activation, const struct sh_vk_capture *capture
 static uint32_t record_next(struct recorder *r, uint32_t i, uint32_t bundle, const struct sh_vk_capture *captures, uint32_t n_captures) {
     const struct sh_op *ops = &r->plan->fused.ops[i];
     const struct sh_bundle *b = &r->plan->fused.bundles[bundle];
+    if (b->norm && i == bundle &&
+        record_norm_quants(r, ops, ops + 1, b->n_products, b->norm_inner && !is_captured(ops->out, captures, n_captures)))
+        return 1;
     if (b->n_products == 0 || i != bundle + b->norm) {
         record_op(r, ops);
         return 1;

@@ -76,6 +76,8 @@ struct sh_pc_matmul sh_vk_matmul_push(const struct recorder *r, const struct sh_
 /* record_dots.c: products of int8 activations, in the tier intdot. */
 bool sh_vk_takes_quants(const struct sh_vulkan *vk, const struct sh_layout *layout);
 struct matmul_choice sh_vk_choose_dots(const struct sh_vulkan *vk, uint32_t layout, uint32_t rows);
+/* The order of quants that a layout's weights want (quantise.glsl): 1, pairs. */
+uint32_t sh_vk_wants_pairs(uint32_t layout);
 /* Makes the quants of op->x unless they are the last that were made, and has the product read them. */
 void sh_vk_record_quants(struct recorder *r, const struct sh_op *op);
 void sh_vk_push_quants(const struct recorder *r, const struct sh_op *op, struct sh_pc_matmul *push);

@@ -8,7 +8,7 @@
 _Static_assert(IN_ORDER(dot_r1o4) && IN_ORDER(dot_r4o2) && IN_ORDER(dot_tile) && IN_ORDER(coop), "kernels of a family stand in the order of the layouts");
 #define OF_F32(family) (enum sh_kernel)(SH_KERNEL_##family##_q4_0 - SH_LAYOUT_Q4_0) /* where the family's first layout would be */
 
-#define UNIT_BYTES 48u /* of quantise.comp */
+#define UNIT_BYTES 48u /* of quantise.glsl */
 
 bool sh_vk_takes_quants(const struct sh_vulkan *vk, const struct sh_layout *layout) {
     return vk->tier >= SH_TIER_INTDOT && layout->layout >= SH_LAYOUT_Q4_0;
@@ -21,8 +21,7 @@ struct matmul_choice sh_vk_choose_dots(const struct sh_vulkan *vk, uint32_t layo
     return rows > 1 ? (struct matmul_choice){OF_F32(dot_r4o2), 4, 8} : (struct matmul_choice){OF_F32(dot_r1o4), 1, 16};
 }
 
-/* The order of quants that a layout's weights want: dots.glsl. */
-static uint32_t wants_pairs(uint32_t layout) {
+uint32_t sh_vk_wants_pairs(uint32_t layout) {
     switch (layout) {
     case SH_LAYOUT_Q4_0:
     case SH_LAYOUT_Q4_1:
@@ -46,7 +45,7 @@ uint64_t sh_vk_quants_bytes(const struct sh_exec_model *m, uint32_t max_rows) {
 }
 
 void sh_vk_record_quants(struct recorder *r, const struct sh_op *op) {
-    const uint32_t pairs = wants_pairs(r->context->model->weights[op->w].layout.layout);
+    const uint32_t pairs = sh_vk_wants_pairs(r->context->model->weights[op->w].layout.layout);
     if (r->quants_of == op->x && r->quants_pairs == pairs) return;
     r->quants_of = op->x;
     r->quants_pairs = pairs;

@@ -84,13 +84,13 @@ static void play(const struct sh_segment *segment, const struct sh_fused *f) {
     free(holds);
 }
 
-/* What stands alone fills its slot's rows; products before a tail stand side by side, in their order. */
+/* What stands alone fills its slot's rows; products side by side stand in their order. */
 static void columns_are_sound(const struct sh_segment *segment, const struct sh_fused *f) {
     const struct sh_program *p = segment->program;
     for (uint32_t i = 0; i < f->n_ops; i++)
         for (uint32_t o = 0, column = 0; o < f->bundles[i].n_ops; o++) {
             const uint32_t a = f->ops[i + o].out, first = f->ops[i + f->bundles[i].norm].out;
-            if (!f->bundles[i].tail || o < f->bundles[i].norm || o + 1 == f->bundles[i].n_ops) {
+            if (!f->bundles[i].beside || o < f->bundles[i].norm || o >= f->bundles[i].norm + f->bundles[i].n_products) {
                 assert_int_equal(f->column[a], 0);
                 assert_int_equal(f->pitch[a], p->activations[a].width);
                 continue;
@@ -122,6 +122,8 @@ static uint32_t bundles_are_sound(const struct sh_segment *segment, const struct
         assert_true(wanted);
         assert_int_equal(b->norm + b->n_products + b->tail, n);
         assert_in_range(b->n_products, 1, SH_BUNDLE_PRODUCTS);
+        if (b->tail) assert_true(b->beside);
+        if (b->beside) assert_true(b->n_products > 1);
         const struct sh_op *products = ops + b->norm, *tail = ops + n - 1;
         if (b->norm) assert_true(ops[0].kind == SH_OP_NORM && products[0].x == ops[0].out);
         for (uint32_t o = 0; o < b->n_products; o++) {
@@ -129,6 +131,11 @@ static uint32_t bundles_are_sound(const struct sh_segment *segment, const struct
             assert_in_range(products[o].blocks, 0, 1);
         }
         if (b->tail) assert_int_equal(b->n_products, tail->kind == SH_OP_GLU ? 2 : tail->z == SH_NONE ? 2 : 3);
+        for (uint32_t o = 0; o < b->n_products && b->beside; o++) {
+            assert_true(products[o].out != p->hidden && products[o].out != p->logits);
+            for (uint32_t r = segment->first_op; r < segment->first_op + segment->n_ops; r++)
+                if (p->ops[r].kind == SH_OP_GATHER_OUT) assert_int_not_equal(p->ops[r].x, products[o].out);
+        }
         for (uint32_t o = 0; o < n; o++) { /* who else reads this result? */
             const bool inner = o == 0 ? b->norm && b->norm_inner : o < b->norm + b->n_products && b->tail;
             uint32_t within = 0, all = 0;

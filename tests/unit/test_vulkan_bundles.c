@@ -1,7 +1,8 @@
 /*
  * What the Vulkan recorder makes of bundles (program.h) in fewer dispatches has the bits of the ops one by one: matrices one below the other
- * as one product, and two products with their GLU. Of every layout, in the tiers base and intdot, by kernels for GPUs and for software
- * devices, for few and for many rows, with biases, and where matrices cannot be joined. How many dispatches there were is counted.
+ * as one product, two products with their GLU, and norms and attention with the 8 bits that are made of them. Of every layout, in the tiers
+ * base and intdot, by kernels for GPUs and for software devices, for few and for many rows, with biases, and where matrices cannot be
+ * joined. How many dispatches there were is counted.
  */
 #include "compute/vulkan/exec.h"
 #include "tests/unit/ops_harness.h"
@@ -39,6 +40,23 @@ static float *product(struct sh_device *vulkan, uint32_t type, const void *w, co
     return y;
 }
 
+static float *norm_of(struct sh_device *vulkan, const float *x, const float *w, uint32_t width) {
+    struct ops ops;
+    ops_init(&ops);
+    struct sh_op op = ops_op(SH_OP_NORM);
+    op.norm.n_groups = 1;
+    op.eps = 1e-5f;
+    op.x = ops_input(&ops, width);
+    op.w = ops_weight(&ops, SH_TYPE_F32, width, 1, w);
+    op.out = ops_activation(&ops, width, SH_ROWS_ALL);
+    ops_push(&ops, &op);
+    struct ops_model m;
+    ops_load(&ops, vulkan, SH_KV_F32, ROWS, 2, &m);
+    float *out = ops_run(&ops, &m, &(struct ops_step){.n_rows = ROWS, .inputs = {x}}, op.out);
+    ops_unload(&m);
+    return out;
+}
+
 static float *glu_of(struct sh_device *vulkan, enum sh_glu kind, const float *x, const float *y, uint32_t n) {
     struct ops ops;
     ops_init(&ops);
@@ -60,22 +78,30 @@ static float *glu_of(struct sh_device *vulkan, enum sh_glu kind, const float *x,
 struct glu_case {
     uint32_t type, cols, n;
     enum sh_glu kind;
-    bool bias, swapped; /* swapped: the second product is the gate */
-    uint32_t few, many; /* dispatches of products and GLU, for up to 8 rows and for more */
+    bool norm, bias, swapped; /* swapped: the second product is the gate */
+    uint32_t few, many;       /* dispatches of products and GLU, for up to 8 rows and for more */
 };
 
 static void a_glu_case(struct sh_device *vulkan, const struct glu_case *c) {
     char name[128];
-    snprintf(name, sizeof name, "glu %s cols=%u n=%u kind=%d bias=%d swapped=%d", sh_type_info(c->type)->name, c->cols, c->n, (int)c->kind,
-             c->bias, c->swapped);
+    snprintf(name, sizeof name, "glu %s cols=%u n=%u kind=%d norm=%d bias=%d swapped=%d", sh_type_info(c->type)->name, c->cols, c->n,
+             (int)c->kind, c->norm, c->bias, c->swapped);
     if (!ops_wanted(name)) return;
     struct test_rng rng = {c->type * 31 + c->kind};
-    float *x = ops_random_floats((size_t)ROWS * c->cols, 1, &rng), *y[2], *bias[2];
+    float *x = ops_random_floats((size_t)ROWS * c->cols, 1, &rng), *norms = ops_random_floats(c->cols, 1, &rng), *y[2], *bias[2];
+    float *normed = c->norm ? norm_of(vulkan, x, norms, c->cols) : NULL;
     void *w[2];
     struct ops ops;
     ops_init(&ops);
-    struct sh_op op = ops_op(SH_OP_MATMUL), glu = ops_op(SH_OP_GLU);
-    op.x = ops_input(&ops, c->cols);
+    struct sh_op norm = ops_op(SH_OP_NORM), op = ops_op(SH_OP_MATMUL), glu = ops_op(SH_OP_GLU);
+    op.x = norm.x = ops_input(&ops, c->cols);
+    norm.norm.n_groups = 1;
+    norm.eps = 1e-5f;
+    if (c->norm) {
+        norm.w = ops_weight(&ops, SH_TYPE_F32, c->cols, 1, norms);
+        op.x = norm.out = ops_activation(&ops, c->cols, SH_ROWS_ALL);
+        ops_push(&ops, &norm);
+    }
     for (int i = 0; i < 2; i++) {
         w[i] = ops_random_matrix(c->type, c->cols, c->n, &rng);
         bias[i] = ops_random_floats(c->n, 1, &rng);
@@ -84,7 +110,7 @@ static void a_glu_case(struct sh_device *vulkan, const struct glu_case *c) {
         op.out = ops_activation(&ops, c->n, SH_ROWS_ALL);
         ops_push(&ops, &op);
         *((i == 0) == !c->swapped ? &glu.x : &glu.y) = op.out;
-        y[i] = product(vulkan, c->type, w[i], c->bias ? bias[i] : NULL, x, c->cols, c->n);
+        y[i] = product(vulkan, c->type, w[i], c->bias ? bias[i] : NULL, c->norm ? normed : x, c->cols, c->n);
     }
     glu.glu = c->kind;
     glu.out = ops_activation(&ops, c->n, SH_ROWS_ALL);
@@ -97,11 +123,15 @@ static void a_glu_case(struct sh_device *vulkan, const struct glu_case *c) {
         const uint32_t n = row_counts[i], first = (ROWS - n) / 2;
         const struct ops_step step = {.n_rows = n, .inputs = {x + (size_t)first * c->cols}};
         float *got = ops_run(&ops, &m, &step, glu.out);
-        assert_int_equal(dispatches(&ops, &m), quants + (n <= 8 ? c->few : c->many));
+        assert_int_equal(dispatches(&ops, &m), (c->norm || quants) + (n <= 8 ? c->few : c->many));
         ops_compare(name, got, want + (size_t)first * c->n, NULL, (size_t)n * c->n);
         free(got);
-        got = ops_run(&ops, &m, &step, ops.list[1].out); /* a product that is asked for is written */
+        got = ops_run(&ops, &m, &step, op.out); /* a product that is asked for is written, and a norm */
         ops_compare(name, got, y[1] + (size_t)first * c->n, NULL, (size_t)n * c->n);
+        free(got);
+        if (!c->norm) continue;
+        got = ops_run(&ops, &m, &step, norm.out);
+        ops_compare(name, got, normed + (size_t)first * c->cols, NULL, (size_t)n * c->cols);
         free(got);
     }
     ops_unload(&m);
@@ -111,6 +141,8 @@ static void a_glu_case(struct sh_device *vulkan, const struct glu_case *c) {
         free(y[i]);
     }
     free(x);
+    free(norms);
+    free(normed);
     free(want);
 }
 
@@ -124,6 +156,7 @@ static void glus(struct sh_device *vulkan, bool quantised_only) {
                                    .cols = types[t] == SH_TYPE_F32 ? 197 : block == 256 ? 1280 : 1120,
                                    .n = 96,
                                    .kind = SH_GLU_SILU,
+                                   .norm = t % 3 != 1,
                                    .bias = t % 3 == 0,
                                    .swapped = t % 4 < 2,
                                    .few = 1,
@@ -171,24 +204,34 @@ static void what_cannot_be_joined(void **state) {
 
 struct qkv_case {
     uint32_t type[3], n_heads, n_kv_heads, dim, cols;
-    bool bias;
-    uint32_t dispatches; /* of one row: the products, the rotation, two of attention (of many rows one), those that make quants */
+    bool norm, bias;
+    bool heads;          /* norms of each head of q and k before the rotation */
+    uint32_t output;     /* the type of a product of what attention gives; F32: there is none */
+    uint32_t dispatches, many; /* of few rows, and of many, whose attention is one less */
 };
 
 static void a_qkv_case(struct sh_device *vulkan, const struct qkv_case *c) {
     char name[128];
-    snprintf(name, sizeof name, "qkv %s %s %s heads=%u/%u dim=%u bias=%d", sh_type_info(c->type[0])->name, sh_type_info(c->type[1])->name,
-             sh_type_info(c->type[2])->name, c->n_heads, c->n_kv_heads, c->dim, c->bias);
+    snprintf(name, sizeof name, "qkv %s %s %s heads=%u/%u dim=%u norm=%d bias=%d heads=%d", sh_type_info(c->type[0])->name, sh_type_info(c->type[1])->name,
+             sh_type_info(c->type[2])->name, c->n_heads, c->n_kv_heads, c->dim, c->norm, c->bias, c->heads);
     if (!ops_wanted(name)) return;
     const uint32_t widths[3] = {c->n_heads * c->dim, c->n_kv_heads * c->dim, c->n_kv_heads * c->dim};
     struct test_rng rng = {c->type[2] * 31 + c->dim};
     float *x = ops_random_floats((size_t)ROWS * c->cols, 1, &rng), *table = ops_random_floats((size_t)ROWS * c->dim, 1, &rng), *y[3], *bias[3];
+    float *norms = ops_random_floats(c->cols, 1, &rng), *normed = c->norm ? norm_of(vulkan, x, norms, c->cols) : NULL;
     void *w[3];
     struct ops joined, apart; /* from x; from q, k, v */
     ops_init(&joined);
     ops_init(&apart);
-    struct sh_op op = ops_op(SH_OP_MATMUL), rope = ops_op(SH_OP_ROPE_CACHE), attention = ops_op(SH_OP_ATTENTION);
-    op.x = ops_input(&joined, c->cols);
+    struct sh_op norm = ops_op(SH_OP_NORM), op = ops_op(SH_OP_MATMUL), rope = ops_op(SH_OP_ROPE_CACHE), attention = ops_op(SH_OP_ATTENTION);
+    op.x = norm.x = ops_input(&joined, c->cols);
+    norm.norm.n_groups = 1;
+    norm.eps = 1e-5f;
+    if (c->norm) {
+        norm.w = ops_weight(&joined, SH_TYPE_F32, c->cols, 1, norms);
+        op.x = norm.out = ops_activation(&joined, c->cols, SH_ROWS_ALL);
+        ops_push(&joined, &norm);
+    }
     uint32_t from[2][3];
     for (int i = 0; i < 3; i++) {
         w[i] = ops_random_matrix(c->type[i], c->cols, widths[i], &rng);
@@ -198,7 +241,7 @@ static void a_qkv_case(struct sh_device *vulkan, const struct qkv_case *c) {
         from[0][i] = op.out = ops_activation(&joined, widths[i], SH_ROWS_ALL);
         ops_push(&joined, &op);
         from[1][i] = ops_input(&apart, widths[i]);
-        y[i] = product(vulkan, c->type[i], w[i], c->bias ? bias[i] : NULL, x, c->cols, widths[i]);
+        y[i] = product(vulkan, c->type[i], w[i], c->bias ? bias[i] : NULL, c->norm ? normed : x, c->cols, widths[i]);
     }
     rope.rope.pairing = SH_ROPE_HALVES;
     rope.rope.n_rot = c->dim;
@@ -207,6 +250,8 @@ static void a_qkv_case(struct sh_device *vulkan, const struct qkv_case *c) {
     rope.attn.k_dim = rope.attn.v_dim = c->dim;
     rope.attn.scale = 0.3f;
     attention.attn = rope.attn;
+    void *output_w = ops_random_matrix(c->output, widths[0], widths[0], &rng);
+    uint32_t output = SH_NONE;
     struct ops *both[2] = {&joined, &apart};
     struct ops_model m[2];
     for (int i = 0; i < 2; i++) {
@@ -215,14 +260,33 @@ static void a_qkv_case(struct sh_device *vulkan, const struct qkv_case *c) {
         ops->program.n_groups = 1;
         rope.x = from[i][0];
         rope.y = from[i][1];
+        if (c->heads) {
+            norm.w = SH_NONE;
+            for (int q = 0; q < 2; q++) {
+                norm.x = from[i][q];
+                norm.norm.n_groups = widths[q] / c->dim;
+                *(q == 0 ? &rope.x : &rope.y) = norm.out = ops_activation(ops, widths[q], SH_ROWS_ALL);
+                ops_push(ops, &norm);
+            }
+        }
         rope.z = from[i][2];
         rope.w = ops_weight(ops, SH_TYPE_F32, c->dim, ROWS, table);
         attention.x = rope.out = ops_activation(ops, widths[0], SH_ROWS_ALL);
         attention.out = ops_activation(ops, widths[0], SH_ROWS_ALL);
         ops_push(ops, &rope);
         ops_push(ops, &attention);
+        if (i == 0 && c->output != SH_TYPE_F32) {
+            struct sh_op last = ops_op(SH_OP_MATMUL);
+            last.x = attention.out;
+            last.w = ops_weight(ops, c->output, widths[0], widths[0], output_w);
+            output = last.out = ops_activation(ops, widths[0], SH_ROWS_ALL);
+            ops_push(ops, &last);
+        }
         ops_load(ops, vulkan, SH_KV_F16, ROWS, 2, &m[i]);
     }
+    const struct ops_step whole = {.n_rows = ROWS, .inputs = {y[0], y[1], y[2]}};
+    float *attended = ops_run(&apart, &m[1], &whole, attention.out);
+    float *end = c->output != SH_TYPE_F32 ? product(vulkan, c->output, output_w, NULL, attended, widths[0], widths[0]) : NULL;
     for (size_t k = 0; k < SH_COUNT(row_counts); k++) {
         const uint32_t n = row_counts[k];
         const struct ops_step step = {.n_rows = n, .inputs = {x}}, parts = {.n_rows = n, .inputs = {y[0], y[1], y[2]}};
@@ -232,12 +296,18 @@ static void a_qkv_case(struct sh_device *vulkan, const struct qkv_case *c) {
             free(got);
         }
         for (uint32_t o = 0; o < 2; o++) { /* rotated, attended */
-            float *got = ops_run(&joined, &m[0], &step, joined.list[3 + o].out), *want = ops_run(&apart, &m[1], &parts, apart.list[o].out);
+            float *got = ops_run(&joined, &m[0], &step, joined.list[c->norm + 3 + 2 * c->heads + o].out),
+                  *want = ops_run(&apart, &m[1], &parts, apart.list[2 * c->heads + o].out);
             ops_compare(name, got, want, NULL, (size_t)n * widths[0]);
             free(got);
             free(want);
         }
-        assert_int_equal(dispatches(&joined, &m[0]), c->dispatches - (n > 8));
+        if (end) {
+            float *got = ops_run(&joined, &m[0], &step, output);
+            ops_compare(name, got, end, NULL, (size_t)n * widths[0]);
+            free(got);
+        }
+        assert_int_equal(dispatches(&joined, &m[0]), n <= 8 ? c->dispatches : c->many ? c->many : c->dispatches - 1);
     }
     for (int i = 0; i < 2; i++) ops_unload(&m[i]);
     for (int i = 0; i < 3; i++) {
@@ -246,7 +316,12 @@ static void a_qkv_case(struct sh_device *vulkan, const struct qkv_case *c) {
         free(y[i]);
     }
     free(x);
+    free(norms);
+    free(normed);
     free(table);
+    free(output_w);
+    free(attended);
+    free(end);
 }
 
 static void q_k_and_v(void **state) {
@@ -258,6 +333,7 @@ static void q_k_and_v(void **state) {
         {.type = {SH_TYPE_Q4_K, SH_TYPE_Q4_K, SH_TYPE_Q6_K}, .n_heads = 4, .n_kv_heads = 4, .dim = 16, .cols = 256, .dispatches = 5},
         {.type = {SH_TYPE_Q4_K, SH_TYPE_Q6_K, SH_TYPE_Q6_K}, .n_heads = 2, .n_kv_heads = 1, .dim = 64, .cols = 512, .dispatches = 5},
         {.type = {SH_TYPE_F16, SH_TYPE_F16, SH_TYPE_F16}, .n_heads = 2, .n_kv_heads = 1, .dim = 32, .cols = 45, .dispatches = 4},
+        {.type = {SH_TYPE_Q4_K, SH_TYPE_Q4_K, SH_TYPE_Q6_K}, .n_heads = 4, .n_kv_heads = 2, .dim = 32, .cols = 256, .heads = true, .dispatches = 7},
         {.type = {SH_TYPE_Q5_0, SH_TYPE_Q5_1, SH_TYPE_Q5_0}, .n_heads = 2, .n_kv_heads = 2, .dim = 32, .cols = 64, .dispatches = 6},
         {.type = {SH_TYPE_Q4_0, SH_TYPE_Q4_0, SH_TYPE_Q4_0}, .n_heads = 3, .n_kv_heads = 1, .dim = 24, .cols = 64, .bias = true, .dispatches = 6},
     };
@@ -268,14 +344,20 @@ static void q_k_and_v(void **state) {
     ops_close(vulkan);
 }
 
-/* Activations of 8 bits are made once, and once more where a layout wants them in another order. */
+/* Activations of 8 bits are made once, by the norm or what merges attention if its heads are whole units, and once more where a layout wants
+ * them in another order. */
 static void q_k_and_v_of_eight_bits(void **state) {
     (void)state;
     struct sh_device *vulkan = ops_open_vulkan_tier(__func__, "intdot");
     const struct qkv_case cases[] = {
-        {.type = {SH_TYPE_Q4_K, SH_TYPE_Q4_K, SH_TYPE_Q6_K}, .n_heads = 4, .n_kv_heads = 2, .dim = 16, .cols = 512, .dispatches = 6},
-        {.type = {SH_TYPE_Q4_0, SH_TYPE_Q8_0, SH_TYPE_Q4_0}, .n_heads = 2, .n_kv_heads = 2, .dim = 32, .cols = 96, .dispatches = 9},
-        {.type = {SH_TYPE_Q8_0, SH_TYPE_F16, SH_TYPE_Q8_0}, .n_heads = 2, .n_kv_heads = 1, .dim = 32, .cols = 96, .bias = true, .dispatches = 7},
+        {.type = {SH_TYPE_Q4_K, SH_TYPE_Q4_K, SH_TYPE_Q6_K},
+         .n_heads = 4, .n_kv_heads = 2, .dim = 16, .cols = 512, .norm = true, .output = SH_TYPE_Q5_0, .dispatches = 8},
+        {.type = {SH_TYPE_Q4_0, SH_TYPE_Q8_0, SH_TYPE_Q4_0},
+         .n_heads = 2, .n_kv_heads = 2, .dim = 32, .cols = 96, .norm = true, .output = SH_TYPE_Q8_0, .dispatches = 10, .many = 10},
+        {.type = {SH_TYPE_Q8_0, SH_TYPE_F16, SH_TYPE_Q8_0},
+         .n_heads = 2, .n_kv_heads = 1, .dim = 32, .cols = 96, .norm = true, .output = SH_TYPE_Q4_1, .dispatches = 8, .many = 8},
+        {.type = {SH_TYPE_Q4_K, SH_TYPE_Q4_K, SH_TYPE_Q4_K},
+         .n_heads = 2, .n_kv_heads = 1, .dim = 288, .cols = 256, .output = SH_TYPE_Q4_0, .dispatches = 6, .many = 6},
     };
     for (size_t i = 0; i < SH_COUNT(cases); i++) a_qkv_case(vulkan, &cases[i]);
     ops_close(vulkan);
