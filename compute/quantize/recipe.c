@@ -163,16 +163,6 @@ static uint32_t type_of_attention_output(const struct sh_recipe *r, const struct
     }
 }
 
-static uint32_t type_of_joined(const struct sh_recipe *r) { /* query, key and value in one matrix */
-    switch (r->file_type) {
-    case Q3_K_M:
-    case Q3_K_L: return SH_TYPE_Q4_K;
-    case Q4_K_M: return SH_TYPE_Q5_K;
-    case Q5_K_M: return SH_TYPE_Q6_K;
-    default: return r->type;
-    }
-}
-
 /* What takes its place where rows are no whole number of blocks: types of 32 elements a block, of about as many bits. */
 static uint32_t narrower(uint32_t type) {
     switch (type) {
@@ -208,14 +198,14 @@ uint32_t sh_recipe_type(const struct sh_recipe *r, const struct sh_recipe_model 
         if (type == SH_TYPE_TQ1_0 || type == SH_TYPE_TQ2_0) type = SH_TYPE_Q4_K;
         if (type == SH_TYPE_IQ2_S || type == SH_TYPE_IQ3_XXS) type = SH_TYPE_IQ3_S;
     } else if (of_layer(t->name, &layer, &rest)) {
-        if (!strncmp(rest, "attn_v.", 7))
+        /* a matrix that yields the values, be it with the keys or the queries, too */
+        if (!strncmp(rest, "attn_v.", 7) || !strncmp(rest, "attn_qkv.", 9) || !strncmp(rest, "attn_kv_b.", 10))
             type = m->n_experts == 8 && r->file_type != IQ2_M ? SH_TYPE_Q8_0 : type_of_value(r, m, layer);
         else if (!strncmp(rest, "attn_k.", 7)) type = type_of_key(r, m);
         else if (!strncmp(rest, "attn_q.", 7)) type = type_of_query(r);
         else if (!strncmp(rest, "ffn_gate", 8) || !strncmp(rest, "ffn_up", 6)) type = type_of_gate_or_up(r, m, layer);
         else if (!strncmp(rest, "ffn_down", 8)) type = type_of_down(r, m, layer);
         else if (!strncmp(rest, "attn_output.", 12)) type = type_of_attention_output(r, m);
-        else if (!strncmp(rest, "attn_qkv.", 9)) type = type_of_joined(r);
     }
     if (t->dims[0] % sh_type_info(type)->block_elements != 0) type = narrower(type);
     if (t->dims[0] % sh_type_info(type)->block_elements != 0) type = SH_TYPE_F16;
