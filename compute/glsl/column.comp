@@ -2,18 +2,19 @@
 //
 // Neighbouring threads make neighbouring outputs, so x and the loop are the same for all threads: scalars, which the multiply-add
 // broadcasts, where matmul.comp fetches x for each lane. No shared memory but for tables, and no barrier, at which such a driver keeps
-// every value in memory. A thread makes OUTPUTS outputs, 64 apart, and visits two lanes at a time: units u and u + 1, then u + 32 and
+// every value in memory. A thread makes OUTPUTS outputs, a workgroup's threads apart, and visits two lanes at a time: units u and u + 1, then u + 32 and
 // u + 33, ..., each to its own sum; when these two lanes are done they are added to the outputs, in ascending order. The next two
 // units are loaded before these two are multiplied: rows lie so far apart that the processor does not foresee them.
-// Grid: x over blocks of 64 * OUTPUTS outputs (strided), y over rows (rows.glsl). Any R, n; cols a multiple of 32.
+// Workgroup 32, 64 or 128 (shapes.h). Grid: x over blocks of OUTPUTS outputs a thread (strided), y over rows (rows.glsl). Any R, n; cols a multiple of 32.
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #include "head.glsl"
-layout(local_size_x = 64) in;
+layout(local_size_x = 64, local_size_x_id = SH_SPEC_THREADS) in;
 layout(push_constant) uniform Push { sh_pc_matmul p; };
 #include "weights.glsl"
 #include "rows.glsl"
 
+#define THREADS gl_WorkGroupSize.x
 #define SUMS (LANES * OUTPUTS)
 
 void load_units(uint n[OUTPUTS], uint u, out Unit t[SUMS]) {
@@ -33,9 +34,9 @@ void main() {
     x_at >>= 2;
 
     const uint each = outputs_each();
-    for (uint block = gl_WorkGroupID.x; block * 64u * each < p.n; block += gl_NumWorkGroups.x) {
+    for (uint block = gl_WorkGroupID.x; block * THREADS * each < p.n; block += gl_NumWorkGroups.x) {
         uint n[OUTPUTS];
-        [[unroll]] for (uint o = 0u; o < OUTPUTS; o++) n[o] = product_row(block * each * 64u + tid, o, 64u);
+        [[unroll]] for (uint o = 0u; o < OUTPUTS; o++) n[o] = product_row(block * each * THREADS + tid, o, THREADS);
         float total[OUTPUTS], acc[SUMS];
         [[unroll]] for (uint o = 0u; o < OUTPUTS; o++) total[o] = 0.0;
         [[unroll]] for (uint s = 0u; s < SUMS; s++) acc[s] = 0.0;
@@ -76,13 +77,13 @@ void main() {
         } while (lane < min(SH_LANES, p.units));
         if (is_glu()) {
             [[unroll]] for (uint o = 0u; o < HALF; o++) {
-                const uint y = (block * HALF + o) * 64u + tid;
+                const uint y = (block * HALF + o) * THREADS + tid;
                 if (y < p.n) store_glu(y, dst_at, total[o], total[HALF + o]);
             }
             continue;
         }
         [[unroll]] for (uint o = 0u; o < OUTPUTS; o++) {
-            const uint y = (block * OUTPUTS + o) * 64u + tid;
+            const uint y = (block * OUTPUTS + o) * THREADS + tid;
             if (y < p.n) store(y, dst_at, residual_at, total[o]);
         }
     }

@@ -1,25 +1,26 @@
 // dot.comp - the product of matmul.comp in the tier intdot, for a few rows: weights straight from memory, activations of quantise.glsl.
 //
 // p.x [R][p.x_stride / 32] units of 48 bytes, in the order that dots.glsl says; all else as in matmul.comp, also blocks and experts (rows.glsl).
-// A workgroup of 128 holds four groups of 32 lanes, each group makes OUTPUTS outputs for ROWS rows; a lane takes the units l, l + 32, ...
-// Nothing is shared before the lanes' sums are added. Shared: OUTPUTS * ROWS * 512 bytes, tables 1 KiB. Grid: as matmul.comp.
+// A workgroup holds 1, 2, 4 or 8 groups of 32 lanes (shapes.h), each group makes OUTPUTS outputs for ROWS rows; a lane takes the units l, l + 32, ...
+// Nothing is shared before the lanes' sums are added. Shared: OUTPUTS * ROWS * 128 bytes for each group, tables 1 KiB. Grid: as matmul.comp.
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #include "head.glsl"
-layout(local_size_x = 128) in;
+layout(local_size_x = 128, local_size_x_id = SH_SPEC_THREADS) in;
 layout(push_constant) uniform Push { sh_pc_matmul p; };
 #include "weights.glsl"
 #include "rows.glsl"
 #include "dots.glsl"
 
-#define GROUPS 4u
+#define THREADS gl_WorkGroupSize.x
+#define GROUPS (THREADS / SH_LANES)
 shared float sums_of[GROUPS * OUTPUTS * ROWS * SH_LANES];
 
 void main() {
     const uint tid = gl_LocalInvocationID.x, lane = tid & 31u, group = tid >> 5;
     if (!find_rows(ROWS)) return;
 #ifdef HAS_TABLE
-    load_pairs(tid, 128u);
+    load_pairs(tid, THREADS);
     barrier();
 #endif
     uint x_unit[ROWS], dst_at, residual_at;
@@ -63,7 +64,7 @@ void main() {
         [[unroll]] for (uint i = 0u; i < OUTPUTS * ROWS; i++) sums_of[(group * OUTPUTS * ROWS + i) * SH_LANES + lane] = acc[i];
         barrier();
         if (is_glu()) {
-            for (uint i = tid; i < GROUPS * HALF * ROWS; i += 128u) {
+            for (uint i = tid; i < GROUPS * HALF * ROWS; i += THREADS) {
                 const uint n = block * GROUPS * HALF + i / ROWS, r = i % ROWS;
                 const uint at = (i / (HALF * ROWS) * OUTPUTS * ROWS + i % (HALF * ROWS)) * SH_LANES;
                 precise float first = 0.0, second = 0.0;
@@ -79,7 +80,7 @@ void main() {
             barrier();
             continue;
         }
-        for (uint i = tid; i < GROUPS * OUTPUTS * ROWS; i += 128u) {
+        for (uint i = tid; i < GROUPS * OUTPUTS * ROWS; i += THREADS) {
             precise float total = 0.0;
             for (uint l = 0u; l < SH_LANES; l++) total = total + sums_of[i * SH_LANES + l];
             const uint n = block * GROUPS * OUTPUTS + i / ROWS, r = i % ROWS;

@@ -1,58 +1,74 @@
-// dot_tile.comp - the same product as dot.comp, bit for bit, for many rows: tiles of 64 rows by 64 outputs through shared memory.
+// dot_tile.comp - the same product as dot.comp, bit for bit, for many rows: tiles of rows by outputs through shared memory.
 //
 // Units are visited lane by lane, as in tile.comp. While one unit is multiplied the next one is loaded, into the other half of the shared
-// memory, so that a unit costs one barrier. Workgroup 256 = 16 x 16 threads of 4 x 4 results. Grid: x over blocks of 64 outputs (strided),
-// y over blocks of 64 rows (rows.glsl). Shared: 11 KiB, tables 1 KiB. Any R and n.
+// memory, so that a unit costs one barrier. Workgroup: ACROSS by DOWN threads of 4 outputs by 4 rows each, 8 or 16 of both (shapes.h), a tile of
+// 4 * DOWN rows by 4 * ACROSS outputs. Grid: x over blocks of outputs (strided), y over blocks of rows (rows.glsl).
+// Shared: 384 * ACROSS + 320 * DOWN bytes, at most 11 KiB, tables 1 KiB. Any R and n.
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #include "head.glsl"
-layout(local_size_x = 256) in;
+layout(local_size_x = 256, local_size_x_id = SH_SPEC_THREADS) in;
+layout(constant_id = SH_SPEC_ACROSS) const uint ACROSS = 16u;
 layout(push_constant) uniform Push { sh_pc_matmul p; };
 #include "weights.glsl"
 #include "rows.glsl"
 #include "dots.glsl"
 
-#define HALF 128u
-shared uvec4 ws[2u * HALF];  // [half][word][16 times 4 outputs]
-shared uvec4 xs[2u * HALF];  // the same of rows
-shared vec4 w_scale[2u * 64u]; // a, b, m of each output
-shared uvec2 x_scale[2u * 64u]; // dx and sums of each row
+#define THREADS gl_WorkGroupSize.x
+#define DOWN (THREADS / ACROSS)
+#define EACH_OUTPUT [[unroll]] for (uint i = 0u; i < 2u; i++) if (i < 16u / DOWN)
+#define EACH_ROW [[unroll]] for (uint i = 0u; i < 2u; i++) if (i < 16u / ACROSS)
 
-// What this thread brings of a unit: octet j of an output's weights and of a row's quants, for j = 0 also their scales.
-Unit unit_in;
-uvec2 words_in, quants_in, head_in;
-void take(uint n, uint x_unit, uint u, uint j) {
-    unit_in = load_unit(p.w, n, u, p.units);
-    words_in = octet_words(p.w, unit_in, j);
-    const uint x = (x_unit + u) * 12u;
-    quants_in = uvec2(U32(p.x).v[x + 2u * j], U32(p.x).v[x + 2u * j + 1u]);
-    head_in = uvec2(U32(p.x).v[x + 8u], U32(p.x).v[x + 9u]);
+shared uvec4 ws[2u * 8u * ACROSS];         // [half][word][ACROSS times 4 outputs]
+shared uvec4 xs[2u * 8u * DOWN];           // the same of rows
+shared vec4 w_scale[2u * 4u * ACROSS];     // [half][output]: a, b, m
+shared uvec2 x_scale[2u * 4u * DOWN];      // [half][row]: dx and sums
+
+// What this thread brings of a unit: octet j of one or two outputs' weights, and of one or two rows' quants; for j = 0 also their scales.
+Unit unit_in[2];
+uvec2 words_in[2], quants_in[2], head_in[2];
+uint output_in[2], x_unit[2]; // rows of the weight, and where rows of x begin
+void take(uint u, uint j) {
+    EACH_OUTPUT {
+        unit_in[i] = load_unit(p.w, output_in[i], u, p.units);
+        words_in[i] = octet_words(p.w, unit_in[i], j);
+    }
+    EACH_ROW {
+        const uint x = (x_unit[i] + u) * 12u;
+        quants_in[i] = uvec2(U32(p.x).v[x + 2u * j], U32(p.x).v[x + 2u * j + 1u]);
+        head_in[i] = uvec2(U32(p.x).v[x + 8u], U32(p.x).v[x + 9u]);
+    }
 }
-void put(uint half_, uint line, uint j) {
-    const uint to = half_ + 32u * j + (line >> 2);
-    ws[to][line & 3u] = words_in.x;
-    ws[to + 16u][line & 3u] = words_in.y;
-    xs[to][line & 3u] = quants_in.x;
-    xs[to + 16u][line & 3u] = quants_in.y;
-    if (j > 0u) return;
-    w_scale[(half_ >> 1) + line] = vec4(unit_in.a, scale_b(unit_in), scale_m(unit_in));
-    x_scale[(half_ >> 1) + line] = head_in;
+void put(uint half_, uint tid, uint j) {
+    EACH_OUTPUT {
+        const uint line = (tid + i * THREADS) >> 2, to = (8u * half_ + 2u * j) * ACROSS + (line >> 2);
+        ws[to][line & 3u] = words_in[i].x;
+        ws[to + ACROSS][line & 3u] = words_in[i].y;
+        if (j == 0u) w_scale[half_ * 4u * ACROSS + line] = vec4(unit_in[i].a, scale_b(unit_in[i]), scale_m(unit_in[i]));
+    }
+    EACH_ROW {
+        const uint line = (tid + i * THREADS) >> 2, to = (8u * half_ + 2u * j) * DOWN + (line >> 2);
+        xs[to][line & 3u] = quants_in[i].x;
+        xs[to + DOWN][line & 3u] = quants_in[i].y;
+        if (j == 0u) x_scale[half_ * 4u * DOWN + line] = head_in[i];
+    }
 }
 
 void main() {
-    const uint tid = gl_LocalInvocationID.x, tx = tid & 15u, ty = tid >> 4;
-    if (!find_rows(64u)) return;
+    const uint tid = gl_LocalInvocationID.x, tx = tid % ACROSS, ty = tid / ACROSS, j = tid & 3u;
+    if (!find_rows(4u * DOWN)) return;
 #ifdef HAS_TABLE
-    load_pairs(tid, 256u);
+    load_pairs(tid, THREADS);
     barrier();
 #endif
-    const uint j = tid & 3u, line = tid >> 2; // what this thread loads: octet j of a unit of output and of row `line`
-    uint x_unit, unused_x, dst_at, residual_at;
-    row_at(line, 64u, x_unit, dst_at, residual_at);
-    x_unit >>= 5;
+    uint unused_x, dst_at, residual_at;
+    EACH_ROW {
+        row_at((tid + i * THREADS) >> 2, 4u * DOWN, x_unit[i], dst_at, residual_at);
+        x_unit[i] >>= 5;
+    }
 
-    for (uint block = gl_WorkGroupID.x; block * 64u < p.n; block += gl_NumWorkGroups.x) {
-        const uint n_load = w_row + min(block * 64u + line, p.n - 1u);
+    for (uint block = gl_WorkGroupID.x; block * 4u * ACROSS < p.n; block += gl_NumWorkGroups.x) {
+        EACH_OUTPUT output_in[i] = w_row + min(block * 4u * ACROSS + ((tid + i * THREADS) >> 2), p.n - 1u);
         precise float total[16];
         float acc[16];
         [[unroll]] for (uint i = 0u; i < 16u; i++) total[i] = acc[i] = 0.0;
@@ -61,19 +77,19 @@ void main() {
         // multiplication, so that the loads may take as long. The last round loads a unit again that nobody reads.
         uint next = 0u, u = 0u, at = 0u;
         barrier();
-        take(n_load, x_unit, 0u, j);
-        put(0u, line, j);
+        take(0u, j);
+        put(0u, tid, j);
         barrier();
         for (uint round = 0u; round < p.units; round++) {
-            const uint from = (round & 1u) * HALF;
+            const uint from = round & 1u;
             u = next;
             next += SH_LANES;
             if (next >= p.units) next = ++at;
-            take(n_load, x_unit, min(next, p.units - 1u), j);
+            take(min(next, p.units - 1u), j);
             ivec2 dots[16];
             [[unroll]] for (uint i = 0u; i < 16u; i++) dots[i] = ivec2(0);
             [[unroll]] for (uint i = 0u; i < 8u; i++) {
-                const uvec4 wv = ws[from + 16u * i + tx], xv = xs[from + 16u * i + ty];
+                const uvec4 wv = ws[(8u * from + i) * ACROSS + tx], xv = xs[(8u * from + i) * DOWN + ty];
                 [[unroll]] for (uint r = 0u; r < 4u; r++)
                     [[unroll]] for (uint o = 0u; o < 4u; o++)
 #ifdef TWO_SCALES
@@ -83,9 +99,9 @@ void main() {
 #endif
             }
             [[unroll]] for (uint r = 0u; r < 4u; r++) {
-                const uvec2 x = x_scale[(from >> 1) + 4u * ty + r];
+                const uvec2 x = x_scale[4u * (from * DOWN + ty) + r];
                 [[unroll]] for (uint o = 0u; o < 4u; o++) {
-                    const vec4 w = w_scale[(from >> 1) + 4u * tx + o];
+                    const vec4 w = w_scale[4u * (from * ACROSS + tx) + o];
                     acc[4u * r + o] =
                         add_unit(acc[4u * r + o], w.x, w.y, w.zw, dots[4u * r + o], uintBitsToFloat(x.x), halves(x.y));
                 }
@@ -96,14 +112,14 @@ void main() {
                     acc[i] = 0.0;
                 }
             }
-            put(HALF - from, line, j);
+            put(1u - from, tid, j);
             barrier();
         }
         [[unroll]] for (uint r = 0u; r < 4u; r++) {
             if (ty * 4u + r >= n_here) continue;
-            row_at(ty * 4u + r, 64u, unused_x, dst_at, residual_at);
+            row_at(ty * 4u + r, 4u * DOWN, unused_x, dst_at, residual_at);
             [[unroll]] for (uint i = 0u; i < 4u; i++) {
-                const uint n = block * 64u + tx * 4u + i;
+                const uint n = (block * ACROSS + tx) * 4u + i;
                 if (n < p.n) store(n, dst_at, residual_at, total[4u * r + i]);
             }
         }

@@ -1,24 +1,25 @@
 // matmul.comp - y[r][n] = sum_k x[r][k] w[n][k] (+ bias[n]) (+ residual[r][n]) for a few rows: weights straight from memory.
 //
 // x [R][x_stride], w [n][cols] in LAYOUT, out [R][dst_stride], bias [n]; blocks and experts: rows.glsl. Arithmetic: README.md here.
-// A workgroup of 128 holds four groups of 32 lanes; each group makes OUTPUTS outputs for ROWS rows at once, so that a weight is
-// read once per ROWS rows. The workgroup steps through k by 32 units: each lane loads its unit of OUTPUTS weight rows, all
+// A workgroup holds 1, 2, 4 or 8 groups of 32 lanes (shapes.h); each group makes OUTPUTS outputs for ROWS rows at once, so that a weight
+// is read once per ROWS rows. The workgroup steps through k by 32 units: each lane loads its unit of OUTPUTS weight rows, all
 // together bring 1024 elements of each activation row into shared memory, where a unit takes 36 floats so that eight lanes
-// reading 16 bytes each meet no bank twice. Grid: x over blocks of 4 * OUTPUTS outputs (strided), y over blocks of ROWS rows (rows.glsl).
+// reading 16 bytes each meet no bank twice. Grid: x over blocks of GROUPS * OUTPUTS outputs (strided), y over blocks of ROWS rows (rows.glsl).
 // Shared: ROWS * 4.6 KiB. Any R, n, cols. ROWS and OUTPUTS are defines, not specialisation constants, so that spirv-opt can
 // unroll: llvmpipe does not, and keeps an array that a loop indexes in memory.
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #include "head.glsl"
-layout(local_size_x = 128) in;
+layout(local_size_x = 128, local_size_x_id = SH_SPEC_THREADS) in;
 layout(push_constant) uniform Push { sh_pc_matmul p; };
 #include "weights.glsl"
 #include "rows.glsl"
 
-#define GROUPS 4u
+#define THREADS gl_WorkGroupSize.x
+#define GROUPS (THREADS / SH_LANES)
 #define UNIT_STRIDE 36u
 #define CHUNK (SH_LANES * SH_UNIT)
-shared float xs[ROWS * SH_LANES * UNIT_STRIDE]; // and, at the end, the lanes' sums: ROWS * OUTPUTS * 128 of them
+shared float xs[ROWS * SH_LANES * UNIT_STRIDE]; // and, at the end, the lanes' sums: ROWS * OUTPUTS * THREADS of them, at most as many
 
 void main() {
     const uint tid = gl_LocalInvocationID.x, lane = tid & 31u, group = tid >> 5;
@@ -42,8 +43,8 @@ void main() {
                 t[o] = load_unit(p.w, product_row(n0, o, 1u), min(u, p.units - 1u), p.units);
             barrier(); // the chunk before has been used
             [[unroll]] for (uint r = 0u; r < ROWS; r++) {
-                [[unroll]] for (uint part = 0u; part < CHUNK / 512u; part++) {
-                    const uint i = part * 512u + 4u * tid;
+                [[unroll]] for (uint part = 0u; part < CHUNK / (4u * THREADS); part++) { // by the driver, who knows how many
+                    const uint i = 4u * (part * THREADS + tid);
                     const vec4 v = load_x(x_at[r], u0 * SH_UNIT + i);
                     const uint to = (r * SH_LANES + (i >> 5)) * UNIT_STRIDE + (i & 31u);
                     xs[to] = v.x;
@@ -73,7 +74,7 @@ void main() {
         [[unroll]] for (uint i = 0u; i < OUTPUTS * ROWS; i++) xs[(group * OUTPUTS * ROWS + i) * 32u + lane] = acc[i];
         barrier();
         if (is_glu()) {
-            for (uint i = tid; i < GROUPS * HALF * ROWS; i += 128u) {
+            for (uint i = tid; i < GROUPS * HALF * ROWS; i += THREADS) {
                 const uint n = block * GROUPS * HALF + i / ROWS, r = i % ROWS;
                 const uint at = (i / (HALF * ROWS) * OUTPUTS * ROWS + i % (HALF * ROWS)) * SH_LANES;
                 precise float first = 0.0, second = 0.0;
@@ -89,7 +90,7 @@ void main() {
             barrier();
             continue;
         }
-        for (uint i = tid; i < GROUPS * OUTPUTS * ROWS; i += 128u) {
+        for (uint i = tid; i < GROUPS * OUTPUTS * ROWS; i += THREADS) {
             precise float total = 0.0;
             for (uint l = 0u; l < SH_LANES; l++) total = total + xs[i * 32u + l];
             const uint n = block * GROUPS * OUTPUTS + i / ROWS, r = i % ROWS;

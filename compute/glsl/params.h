@@ -37,6 +37,10 @@
 #define SH_DELTA_STATE 4096  /* elements of delta net states that a workgroup holds */
 #define SH_P_NONE 0xffffffffu
 
+/* Specialisation constants: how a workgroup is cut (compute/vulkan/shapes.h). 0 to 2 are those of coop.comp. */
+#define SH_SPEC_THREADS 3 /* of a workgroup */
+#define SH_SPEC_ACROSS 4  /* of these, side by side over outputs (tile.comp, dot_tile.comp) */
+
 /* Weight layouts: see weights.glsl. */
 #define SH_LAYOUT_F32 0
 #define SH_LAYOUT_F16 1

@@ -3,8 +3,8 @@
 //   plain    grid y counts blocks of `size` rows; the matrix is the part
 //   blocks   the same, grid z is the block: p.n rows of the part, p.cols inputs and p.n outputs of a row from those of block 0 on
 //   experts  rows are pairs of a row and a slot (p.experts = n_used | n_expert << 16); the matrix is an expert's p.n rows. One pair: grid
-//            y is the row, z the slot, the expert stands in the ROUTE's result at p.residual. More: grid y counts the items of the
-//            list at p.residual, {expert, first pair, pairs, 0} each, p.residual_stride of them, then the pairs (expert_list.comp).
+//            y is the row, z the slot, the expert stands in the ROUTE's result at p.residual. More: grid y, then z count the items
+//            of the list at p.residual, {expert, first pair, pairs, 0} each, p.residual_stride of them, then the pairs (expert_list.comp).
 //   glu      rows as with plain; the part holds two matrices of p.n rows each, one below the other, and output n is the GLU p.experts of the
 //            two products n, each with its bias. Kernels of few rows, whose OUTPUTS products of a thread or group of lanes are then the same
 //            OUTPUTS / 2 of either matrix.
@@ -36,7 +36,9 @@ bool find_rows(uint size) {
         n_here = 1u;
         expert = expert_number(F32(p.residual).v[y * p.residual_stride + z], p.experts >> 16);
     } else {
-        const uvec4 item = U128(p.residual).v[y];
+        const uint at = y + z * gl_NumWorkGroups.y;
+        if (at >= p.residual_stride) return false;
+        const uvec4 item = U128(p.residual).v[at];
         expert = item.x;
         first_row = item.y;
         n_here = item.z;

@@ -3,15 +3,17 @@
 // A thread makes one output for ROWS rows, so a weight is unpacked once for all of them and stays in a register. Activations are read at
 // addresses that all threads share: one scalar load, which the multiply-add broadcasts. There is no shared memory and there are no
 // barriers, at which such a driver would leave and enter every subgroup's frame. Units are visited lane by lane, as in tile.comp.
-// Workgroup 64. Grid: x over blocks of 64 outputs (strided), y over blocks of ROWS rows (rows.glsl). Any R and n; cols must be a multiple
+// Workgroup 32, 64 or 128 (shapes.h), an output each. Grid: x over blocks of outputs (strided), y over blocks of ROWS rows (rows.glsl). Any R and n; cols must be a multiple
 // of 32. ROWS is a define: see matmul.comp.
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #include "head.glsl"
-layout(local_size_x = 64) in;
+layout(local_size_x = 64, local_size_x_id = SH_SPEC_THREADS) in;
 layout(push_constant) uniform Push { sh_pc_matmul p; };
 #include "weights.glsl"
 #include "rows.glsl"
+
+#define THREADS gl_WorkGroupSize.x
 
 // The address of float `index` of an array.
 uvec2 at_float(uvec2 address, uint index) { return at(uvec2(address.x, address.y + (index >> 30)), index << 2); }
@@ -31,8 +33,8 @@ void main() {
         x[r] = at_float(p.x, x_at);
     }
 
-    for (uint block = gl_WorkGroupID.x; block * 64u < p.n; block += gl_NumWorkGroups.x) {
-        const uint n = block * 64u + tid, row = w_row + min(n, p.n - 1u);
+    for (uint block = gl_WorkGroupID.x; block * THREADS < p.n; block += gl_NumWorkGroups.x) {
+        const uint n = block * THREADS + tid, row = w_row + min(n, p.n - 1u);
         precise float total[ROWS], acc[ROWS];
         [[unroll]] for (uint r = 0u; r < ROWS; r++) total[r] = 0.0;
 

@@ -384,6 +384,7 @@ enum sh_code sh_vulkan_open(const struct sh_device_params *params, struct sh_dev
         vk->limits = p.properties.limits;
         vk->max_allocation_bytes = p.max_allocation_bytes;
         vk->subgroup_size = p.subgroup_size;
+        vk->vendor_id = p.properties.vendorID;
         vk->has_budget = p.has_budget;
         vk->unified = p.info.kind == SH_DEVICE_SOFTWARE || p.info.kind == SH_DEVICE_INTEGRATED;
         vk->base.info = p.info;

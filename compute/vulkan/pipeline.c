@@ -9,8 +9,9 @@
  * the rest, because a driver may trust what it is given, then the driver's data. It is replaced by rename, so readers see a whole
  * one.
  */
-#include "compute/vulkan/kernels.h"
-#include "compute/vulkan/vk.h"
+#include "compute/vulkan/shapes.h"
+
+#include "compute/glsl/params.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -32,6 +33,7 @@ struct sh_vk_pipelines {
     char path[512]; /* "" without a cache directory */
     VkPipeline made[SH_KERNEL_COUNT];
     bool making[SH_KERNEL_COUNT];
+    _Atomic uint8_t shape[SH_KERNEL_COUNT]; /* which of its shapes a kernel has */
     uint32_t n_made, n_saved;
 };
 
@@ -86,6 +88,7 @@ enum sh_code sh_vk_pipelines_create(struct sh_vulkan *vk, const char *cache_dir,
     if (!p) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for pipelines");
     pthread_mutex_init(&p->lock, NULL);
     pthread_cond_init(&p->changed, NULL);
+    for (uint32_t k = 0; k < SH_KERNEL_COUNT; k++) atomic_init(&p->shape[k], (uint8_t)sh_vk_shape_of_table(vk, k));
     const VkPushConstantRange range = {.stageFlags = VK_SHADER_STAGE_COMPUTE_BIT, .size = 128};
     const VkPipelineLayoutCreateInfo layout = {
         .sType = VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO, .pushConstantRangeCount = 1, .pPushConstantRanges = &range};
@@ -160,7 +163,29 @@ uint32_t sh_vk_pipelines_made_for_test(struct sh_vulkan *vk) {
 
 VkPipelineLayout sh_vk_pipeline_layout(const struct sh_vulkan *vk) { return vk->pipelines->layout; }
 
-static enum sh_code compile(struct sh_vulkan *vk, uint32_t kernel, VkPipeline *out, struct sh_error *err) {
+const struct sh_vk_shape *sh_vk_shape(const struct sh_vulkan *vk, uint32_t kernel) {
+    uint32_t n;
+    const struct sh_vk_shape *shapes = sh_vk_shapes(kernel, &n);
+    const uint32_t i = atomic_load(&vk->pipelines->shape[kernel]);
+    SH_ASSERT(i < n);
+    return &shapes[i];
+}
+
+void sh_vk_shapes_for_test(struct sh_vulkan *vk, uint32_t index) {
+    for (uint32_t k = 0; k < SH_KERNEL_COUNT; k++) {
+        uint32_t n;
+        if (sh_vk_shapes(k, &n)) atomic_store(&vk->pipelines->shape[k], (uint8_t)sh_min_u64(index, n - 1));
+    }
+}
+
+/* What kernels are specialised by: those of coop.comp, then SH_SPEC_*; a kernel takes those that it has. */
+struct constants {
+    struct sh_vk_coop coop;
+    uint32_t threads, across;
+};
+
+static enum sh_code compile(struct sh_vulkan *vk, uint32_t kernel, const struct sh_vk_shape *shape, VkPipeline *out,
+                            struct sh_error *err) {
     const struct sh_kernel_code *code = &sh_kernel_codes[kernel];
     uint32_t *words = sh_kernel_words(code);
     if (!words) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the kernel %s", code->name);
@@ -170,19 +195,23 @@ static enum sh_code compile(struct sh_vulkan *vk, uint32_t kernel, VkPipeline *o
     VkResult result = vk->CreateShaderModule(vk->device, &create, NULL, &module);
     free(words);
     if (result != VK_SUCCESS) return sh_vk_fail(vk, result, code->name, err);
-    /* The constants of coop.comp. */
-    static const VkSpecializationMapEntry entries[] = {{0, offsetof(struct sh_vk_coop, m), 4},
-                                                       {1, offsetof(struct sh_vk_coop, n), 4},
-                                                       {2, offsetof(struct sh_vk_coop, k), 4}};
-    const VkSpecializationInfo sizes = {
-        .mapEntryCount = SH_COUNT(entries), .pMapEntries = entries, .dataSize = sizeof vk->coop, .pData = &vk->coop};
+    static const VkSpecializationMapEntry entries[] = {{SH_SPEC_THREADS, offsetof(struct constants, threads), 4},
+                                                       {SH_SPEC_ACROSS, offsetof(struct constants, across), 4},
+                                                       {0, offsetof(struct constants, coop.m), 4},
+                                                       {1, offsetof(struct constants, coop.n), 4},
+                                                       {2, offsetof(struct constants, coop.k), 4}};
+    const struct constants constants = {vk->coop, shape ? shape->threads : 0, shape ? shape->across : 0};
+    const VkSpecializationInfo sizes = {.mapEntryCount = vk->tier == SH_TIER_COOPMAT ? 5 : 2,
+                                        .pMapEntries = entries,
+                                        .dataSize = sizeof constants,
+                                        .pData = &constants};
     const VkComputePipelineCreateInfo pipeline = {
         .sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO,
         .stage = {.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO,
                   .stage = VK_SHADER_STAGE_COMPUTE_BIT,
                   .module = module,
                   .pName = "main",
-                  .pSpecializationInfo = vk->tier == SH_TIER_COOPMAT ? &sizes : NULL},
+                  .pSpecializationInfo = shape ? &sizes : NULL},
         .layout = vk->pipelines->layout,
     };
     result = vk->CreateComputePipelines(vk->device, vk->pipelines->cache, 1, &pipeline, NULL, out);
@@ -204,7 +233,8 @@ enum sh_code sh_vk_pipeline(struct sh_vulkan *vk, uint32_t kernel, VkPipeline *o
         VkPipeline made;
         p->making[kernel] = true;
         pthread_mutex_unlock(&p->lock);
-        code = compile(vk, kernel, &made, err);
+        uint32_t n;
+        code = compile(vk, kernel, sh_vk_shapes(kernel, &n) ? sh_vk_shape(vk, kernel) : NULL, &made, err);
         pthread_mutex_lock(&p->lock);
         p->making[kernel] = false;
         if (code == SH_OK) {

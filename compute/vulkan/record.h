@@ -4,6 +4,7 @@
 #define SHIMMY_RECORD_H
 
 #include "compute/vulkan/exec.h"
+#include "compute/vulkan/shapes.h"
 
 #define MAX_GRID 65535u
 #define FEW_ROWS 8u /* that products read weights straight from memory for */
@@ -69,6 +70,7 @@ struct matmul_choice {
     enum sh_kernel kernel;  /* of the layout f32; the others follow it */
     uint32_t rows, outputs; /* of a workgroup */
 };
+struct matmul_choice sh_vk_choice(const struct sh_vulkan *vk, enum sh_kernel of_f32, uint32_t layout); /* in the shape that it has here */
 struct matmul_choice sh_vk_choose_matmul(const struct sh_vulkan *vk, const struct sh_layout *layout, uint32_t rows, uint64_t n);
 /* A product's push constants but for n, the residual, and what blocks and experts add. */
 struct sh_pc_matmul sh_vk_matmul_push(const struct recorder *r, const struct sh_op *op, uint32_t part);

@@ -16,9 +16,9 @@ bool sh_vk_takes_quants(const struct sh_vulkan *vk, const struct sh_layout *layo
 
 struct matmul_choice sh_vk_choose_dots(const struct sh_vulkan *vk, uint32_t layout, uint32_t rows) {
     const bool halves = layout == SH_LAYOUT_Q2_K || layout == SH_LAYOUT_Q6_K || layout == SH_LAYOUT_TABLE256 || layout == SH_LAYOUT_TABLE8;
-    if (rows > FEW_ROWS && vk->tier == SH_TIER_COOPMAT && vk->coop.k <= (halves ? 16 : 32)) return (struct matmul_choice){OF_F32(coop), 64, 64};
-    if (rows > FEW_ROWS) return (struct matmul_choice){OF_F32(dot_tile), 64, 64};
-    return rows > 1 ? (struct matmul_choice){OF_F32(dot_r4o2), 4, 8} : (struct matmul_choice){OF_F32(dot_r1o4), 1, 16};
+    if (rows > FEW_ROWS && vk->tier == SH_TIER_COOPMAT && vk->coop.k <= (halves ? 16 : 32)) return sh_vk_choice(vk, OF_F32(coop), layout);
+    if (rows > FEW_ROWS) return sh_vk_choice(vk, OF_F32(dot_tile), layout);
+    return sh_vk_choice(vk, rows > 1 ? OF_F32(dot_r4o2) : OF_F32(dot_r1o4), layout);
 }
 
 uint32_t sh_vk_wants_pairs(uint32_t layout) {

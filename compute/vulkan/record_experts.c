@@ -6,9 +6,10 @@
  */
 #include "compute/vulkan/record.h"
 
-_Static_assert(SH_MAX_EXPERTS_USED *(uint64_t)UINT16_MAX / 64 + SH_MAX_EXPERTS <= MAX_GRID, "items of 64 pairs fit a grid");
+#define ITEMS_DOWN 32768u /* of a list's items along grid y; more stand behind them along z */
+_Static_assert(ITEMS_DOWN <= MAX_GRID, "a column of items fits a grid");
 
-/* Pairs of an expert, on average, from which the kernel of 64 rows is the faster one. */
+/* Pairs of an expert, on average, from which the kernel of many rows is the faster one. */
 #define TILE_PAIRS 24
 
 static uint32_t pack_experts(const struct sh_op *op) { return op->expert.n_used | op->expert.n_expert << 16; }
@@ -108,8 +109,8 @@ void sh_vk_record_expert_matmul(struct recorder *r, const struct sh_op *op) {
         push.residual_stride = direct ? stride(r, op->y) : items;
         push.flags |= SH_MATMUL_EXPERTS | (op->expert.per_slot ? SH_MATMUL_PER_SLOT : 0);
         const struct sh_vk_axis x = fixed(groups(n, choice.outputs));
-        const struct sh_vk_grid grid = direct ? (struct sh_vk_grid){x, by(count_of(by_rows), 1), op->expert.n_used}
-                                              : (struct sh_vk_grid){x, fixed(items), 1};
+        const struct sh_vk_axis y = direct ? by(count_of(by_rows), 1) : fixed(items < ITEMS_DOWN ? items : ITEMS_DOWN);
+        const struct sh_vk_grid grid = {x, y, direct ? op->expert.n_used : (items + ITEMS_DOWN - 1) / ITEMS_DOWN};
         DISPATCH(r, choice.kernel + w->layout.layout, push, grid, flops / w->n_parts);
     }
 }

@@ -10,17 +10,21 @@ _Static_assert(SH_P_EMBED_TOKEN == (int)SH_EMBED_TOKEN && SH_P_EMBED_POSITION ==
                    SH_P_EMBED_FIRST == (int)SH_EMBED_FIRST,
                "the kernel's names of the index");
 
+struct matmul_choice sh_vk_choice(const struct sh_vulkan *vk, enum sh_kernel of_f32, uint32_t layout) {
+    const struct sh_vk_shape *shape = sh_vk_shape(vk, of_f32 + layout);
+    return (struct matmul_choice){of_f32, shape->rows, shape->outputs};
+}
+
 struct matmul_choice sh_vk_choose_matmul(const struct sh_vulkan *vk, const struct sh_layout *layout, uint32_t rows, uint64_t n) {
     if (sh_vk_takes_quants(vk, layout)) return sh_vk_choose_dots(vk, layout->layout, rows);
     const bool vectors = vk->base.info.kind == SH_DEVICE_SOFTWARE && !vk->like_gpu;
-    if (rows > FEW_ROWS && vectors && layout->cols % SH_UNIT == 0) return (struct matmul_choice){SH_KERNEL_wide_f32, 16, 64};
-    if (rows > FEW_ROWS) return (struct matmul_choice){SH_KERNEL_tile_f32, 64, 64};
-    if (rows > 1) return (struct matmul_choice){SH_KERNEL_matmul_r4o4_f32, 4, 16};
-    if (vectors && layout->cols % SH_UNIT == 0) return (struct matmul_choice){SH_KERNEL_column_f32, 1, 128};
+    if (rows > FEW_ROWS && vectors && layout->cols % SH_UNIT == 0) return sh_vk_choice(vk, SH_KERNEL_wide_f32, layout->layout);
+    if (rows > FEW_ROWS) return sh_vk_choice(vk, SH_KERNEL_tile_f32, layout->layout);
+    if (rows > 1) return sh_vk_choice(vk, SH_KERNEL_matmul_r4o4_f32, layout->layout);
+    if (vectors && layout->cols % SH_UNIT == 0) return sh_vk_choice(vk, SH_KERNEL_column_f32, layout->layout);
     /* Fewer outputs a workgroup where the matrix is small, so that there are enough of them for a GPU. */
     const bool few = n < 8192 && !vectors;
-    return few ? (struct matmul_choice){SH_KERNEL_matmul_r1o2_f32, 1, 8}
-               : (struct matmul_choice){SH_KERNEL_matmul_r1o4_f32, 1, 16};
+    return sh_vk_choice(vk, few ? SH_KERNEL_matmul_r1o2_f32 : SH_KERNEL_matmul_r1o4_f32, layout->layout);
 }
 
 _Static_assert(SH_P_GLU_SILU == (int)SH_GLU_SILU && SH_P_GLU_GELU == (int)SH_GLU_GELU && SH_P_GLU_GELU_ERF == (int)SH_GLU_GELU_ERF &&

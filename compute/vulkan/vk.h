@@ -110,6 +110,7 @@ struct sh_vulkan {
     VkPhysicalDeviceLimits limits;
     uint64_t max_allocation_bytes;
     uint32_t subgroup_size;
+    uint32_t vendor_id;
     enum sh_vk_tier tier;
     struct sh_vk_coop coop;
     bool unified;      /* device memory is host memory: weights are written in place */
