@@ -24,6 +24,7 @@ INLINE ints both(ints a, ints b) { return _mm512_and_si512(a, b); }
 INLINE ints either(ints a, ints b) { return _mm512_or_si512(a, b); }
 INLINE ints flip(ints a, ints b) { return _mm512_xor_si512(a, b); }
 INLINE ints add(ints a, ints b) { return _mm512_add_epi32(a, b); }
+INLINE ints add8(ints a, ints b) { return _mm512_add_epi8(a, b); }
 INLINE ints sub(ints a, ints b) { return _mm512_sub_epi32(a, b); }
 INLINE ints mul(ints a, ints b) { return _mm512_mullo_epi32(a, b); }
 INLINE ints mul16(ints a, ints b) { return _mm512_mullo_epi16(a, b); }

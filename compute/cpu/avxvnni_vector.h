@@ -24,6 +24,7 @@ INLINE ints both(ints a, ints b) { return _mm256_and_si256(a, b); }
 INLINE ints either(ints a, ints b) { return _mm256_or_si256(a, b); }
 INLINE ints flip(ints a, ints b) { return _mm256_xor_si256(a, b); }
 INLINE ints add(ints a, ints b) { return _mm256_add_epi32(a, b); }
+INLINE ints add8(ints a, ints b) { return _mm256_add_epi8(a, b); }
 INLINE ints sub(ints a, ints b) { return _mm256_sub_epi32(a, b); }
 INLINE ints mul(ints a, ints b) { return _mm256_mullo_epi32(a, b); }
 INLINE ints mul16(ints a, ints b) { return _mm256_mullo_epi16(a, b); }

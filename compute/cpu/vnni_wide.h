@@ -10,7 +10,7 @@
 
 #include "compute/cpu/vnni_dot.h"
 
-#define MOST_RESIDENT 128 /* operand rows whose sums wait at a time */
+#define MOST_RESIDENT 128         /* operand rows whose sums wait at a time */
 #define WIDE_STEP (WIDE_ROWS / 3) /* tiles have one, two or three times as many rows */
 
 #define FLOAT_UNIT                                                                                                               \
@@ -18,10 +18,17 @@
 
 typedef float pair_sums[2][LANES]; /* of one operand row with a row of two groups */
 
+/* Units of two groups, and what products of signed weights want besides: then `q` of the units is signed. */
+struct pair {
+    struct unit units[2];
+    int32_t start[2][32][LANES];    /* -128 times the sum of each two vectors */
+    uint8_t turned[WIDE_ROWS][256]; /* a tile's operands, plus 128 */
+};
+
 struct wide {
     union {
         struct {
-            struct unit units[2]; /* of the two groups */
+            struct pair pair;
             pair_sums sums[MOST_RESIDENT + WIDE_ROWS];
         };
         struct {
@@ -42,8 +49,9 @@ INLINE void rows_of(const struct rows *rows, const uint8_t *row[WIDE_ROWS], cons
     }
 }
 
-INLINE void multiply_32(const struct unit *u, const struct rows *rows, uint64_t b, int n_blocks, pair_sums *at, const int n,
+INLINE void multiply_32(const struct pair *pair, const struct rows *rows, uint64_t b, int n_blocks, pair_sums *at, const int n,
                         const enum ending ending) {
+    const struct unit *u = pair->units;
     uint64_t x = 32 * b, scales = sh_lanes_scales_at(rows->cols) + 4 * b,
              sums = sh_lanes_sums_at(SH_LANES_Q8_32, rows->cols) + 4 * b;
     const uint8_t *row[WIDE_ROWS];
@@ -53,8 +61,7 @@ INLINE void multiply_32(const struct unit *u, const struct rows *rows, uint64_t 
         UNROLLED (g, 2) acc[g][i] = load_floats(at[i][g]);
     for (int k = 0; k < n_blocks; k++, x += 32, scales += 4, sums += 4) {
         ints dot[2][WIDE_ROWS];
-        UNROLLED (i, n)
-            dot[0][i] = dot[1][i] = ending == MINIMUM ? none() : offset_of(row[i] + sums, rows->lowest);
+        UNROLLED (i, n) dot[0][i] = dot[1][i] = ending == MINIMUM ? none() : offset_of(row[i] + sums, rows->lowest);
         UNROLLED (v, 8) {
             const ints first = load(u[0].q[8 * k + v]), second = load(u[1].q[8 * k + v]);
             UNROLLED (i, n) {
@@ -79,11 +86,13 @@ INLINE void multiply_32(const struct unit *u, const struct rows *rows, uint64_t 
         UNROLLED (g, 2) store_floats(at[i][g], acc[g][i]);
 }
 
-/* `vectors` of a sub-block, 0: no sub-blocks; `small`: what four of them sum to fits into 16 bits; `minima`: pairs of them, 4
- * with sums of 32 quants or 8 with those of 16; `offsets`: there are such. The minima come first: their chain of operations then
- * runs beside the end of the tile before. */
-INLINE void multiply_256(const struct unit *u, const struct rows *rows, uint64_t b, pair_sums *at, const int n, const int vectors,
-                         const bool small, const int minima, const bool offsets, const enum ending ending) {
+/* `vectors` of a sub-block, 0: no sub-blocks; `small`: so many of them sum to what fits into 16 bits, 0: none that pays;
+ * `minima`: pairs of them, 4 with sums of 32 quants or 8 with those of 16; `offsets`: there are such. The minima come first:
+ * their chain of operations then runs beside the end of the tile before. `turned`: operands become unsigned here, so that weights
+ * can be signed: -32..31 times eight operands stay below 2^15, 0..63 do not, and there are no offsets to add. */
+INLINE void multiply_256(struct pair *pair, const struct rows *rows, uint64_t b, pair_sums *at, const int n, const int vectors,
+                         const int small, const int minima, const bool offsets, const bool turned, const enum ending ending) {
+    const struct unit *u = pair->units;
     const uint64_t scales = sh_lanes_scales_at(rows->cols) + 4 * b,
                    sums16 = sh_lanes_sums_at(SH_LANES_Q8_256, rows->cols) + 32 * b,
                    sums32 = sh_lanes_sums32_at(rows->cols) + 16 * b;
@@ -116,26 +125,31 @@ INLINE void multiply_256(const struct unit *u, const struct rows *rows, uint64_t
             UNROLLED (p, 4) sums[0][i] = dot2(sums[0][i], all32(-1), word(row[i] + sums32 + 4 * p));
             sums[1][i] = sums[0][i];
         }
-    const int v_per = vectors == 0 ? 1 : vectors; /* divides, where nothing reads it */
-    const int run = vectors == 8 && !small ? 8 : 4;
     uint64_t x = 256 * b;
+    if (turned) {
+        UNROLLED (i, n) {
+            for (int v = 0; v < 256; v += V) store(&pair->turned[i][v], flip(load(row[i] + x + v), all8(-128)));
+        }
+    }
+    const int v_per = vectors == 0 ? 1 : vectors; /* divides, where nothing reads it */
+    const int run = small > 0 ? small : vectors == 8 ? 8 : 4;
     for (int j = 0; j < 64; j += run, x += 4 * run) {
         ints dot[2][WIDE_ROWS];
         UNROLLED (i, n)
-            UNROLLED (g, 2) dot[g][i] = vectors == 0 ? sums[g][i] : none();
+            UNROLLED (g, 2) dot[g][i] = turned ? load(pair->start[g][j / 2]) : vectors == 0 ? sums[g][i] : none();
         UNROLLED (v, run) {
             const ints first = load(u[0].q[j + v]), second = load(u[1].q[j + v]);
             UNROLLED (i, n) {
-                const ints four = word(row[i] + x + 4 * v);
-                dot[0][i] = dot4(dot[0][i], first, four);
-                dot[1][i] = dot4(dot[1][i], second, four);
+                const ints four = turned ? word(&pair->turned[i][4 * (j + v)]) : word(row[i] + x + 4 * v);
+                dot[0][i] = turned ? dot4(dot[0][i], four, first) : dot4(dot[0][i], first, four);
+                dot[1][i] = turned ? dot4(dot[1][i], four, second) : dot4(dot[1][i], second, four);
             }
         }
         UNROLLED (g, 2) {
             const ints scale = load(u[g].scale[j / v_per % 16]);
             UNROLLED (i, n)
                 sums[g][i] = vectors == 0 ? dot[g][i]
-                             : small      ? dot2(sums[g][i], dot[g][i], scale)
+                             : small > 0  ? dot2(sums[g][i], dot[g][i], scale)
                                           : add(sums[g][i], mul(dot[g][i], scale));
         }
     }
@@ -148,15 +162,15 @@ INLINE void multiply_256(const struct unit *u, const struct rows *rows, uint64_t
         }
 }
 
-typedef void wide_fn(const struct unit *u, const struct rows *rows, uint64_t b, int n_blocks, pair_sums *at);
+typedef void wide_fn(struct pair *pair, const struct rows *rows, uint64_t b, int n_blocks, pair_sums *at);
 #define WIDE_TILE_32(name, n, ending)                                                                                            \
-    static void name##_##n(const struct unit *u, const struct rows *rows, uint64_t b, int n_blocks, pair_sums *at) {             \
-        multiply_32(u, rows, b, n_blocks, at, n *WIDE_STEP, ending);                                                             \
+    static void name##_##n(struct pair *pair, const struct rows *rows, uint64_t b, int n_blocks, pair_sums *at) {                \
+        multiply_32(pair, rows, b, n_blocks, at, n *WIDE_STEP, ending);                                                          \
     }
 #define WIDE_TILE_256(name, n, ...)                                                                                              \
-    static void name##_##n(const struct unit *u, const struct rows *rows, uint64_t b, int n_blocks, pair_sums *at) {             \
+    static void name##_##n(struct pair *pair, const struct rows *rows, uint64_t b, int n_blocks, pair_sums *at) {                \
         (void)n_blocks;                                                                                                          \
-        multiply_256(u, rows, b, at, n *WIDE_STEP, __VA_ARGS__);                                                                 \
+        multiply_256(pair, rows, b, at, n *WIDE_STEP, __VA_ARGS__);                                                              \
     }
 #define WIDE(kind, name, ...)                                                                                                    \
     WIDE_TILE_##kind(name, 1, __VA_ARGS__) WIDE_TILE_##kind(name, 2, __VA_ARGS__)                                                \
@@ -164,12 +178,31 @@ typedef void wide_fn(const struct unit *u, const struct rows *rows, uint64_t b, 
 WIDE(32, wide_32, FACTORS)
 WIDE(32, wide_32_min, MINIMUM)
 WIDE(32, wide_32_table, TABLE)
-WIDE(256, wide_q4_k, 8, true, 4, false, FACTORS)
-WIDE(256, wide_q5_k, 8, false, 4, false, FACTORS)
-WIDE(256, wide_q6_k, 4, false, 0, true, FACTORS)
-WIDE(256, wide_q2_k, 4, true, 8, false, FACTORS)
-WIDE(256, wide_table, 4, false, 0, true, TABLE)
-WIDE(256, wide_ternary, 0, false, 0, false, TABLE)
+WIDE(256, wide_q4_k, 8, 4, 4, false, false, FACTORS)
+WIDE(256, wide_q5_k, 8, 0, 4, false, false, FACTORS)
+WIDE(256, wide_q6_k, 4, 2, 0, false, true, FACTORS)
+WIDE(256, wide_q2_k, 4, 4, 8, false, false, FACTORS)
+WIDE(256, wide_q3_k, 4, 4, 0, true, false, TABLE)
+WIDE(256, wide_table, 4, 0, 0, true, false, TABLE)
+WIDE(256, wide_ternary, 0, 0, 0, false, false, TABLE)
+
+/* Signed scales as 16-bit numbers beside a 0, as dot2 wants them. */
+INLINE void shorten_scales(struct unit *u) {
+    for (int j = 0; j < 16; j++) store(u->scale[j], both(load(u->scale[j]), all32(0xFFFF)));
+}
+/* Makes the weights of an unpacked unit signed. */
+INLINE void turn(struct pair *pair, int g, int lowest) {
+    struct unit *u = &pair->units[g];
+    for (int j = 0; j < 64; j += 2) {
+        ints start = none();
+        UNROLLED (v, 2) {
+            const ints q = add8(load(u->q[j + v]), all8(lowest));
+            store(u->q[j + v], q);
+            start = dot4(start, all8(-128), q); /* 128, as that is unsigned */
+        }
+        store(pair->start[g][j / 2], sub(none(), start));
+    }
+}
 
 /* wide[k] multiplies (k + 1) * WIDE_STEP operand rows; NULL: floats, which are not unpacked. */
 static wide_fn *const *wide_of(uint32_t type) {
@@ -185,6 +218,7 @@ static wide_fn *const *wide_of(uint32_t type) {
     case SH_TYPE_IQ4_NL:
     case SH_TYPE_MXFP4: return wide_32_table;
     case SH_TYPE_Q2_K: return wide_q2_k;
+    case SH_TYPE_Q3_K: return wide_q3_k; /* 16 quants of at most 7, once unsigned: 14,224 */
     case SH_TYPE_Q4_K: return wide_q4_k;
     case SH_TYPE_Q5_K: return wide_q5_k;
     case SH_TYPE_Q6_K: return wide_q6_k;
@@ -213,8 +247,11 @@ static void wide_pair(const struct sh_cpu_matmul *m, uint64_t group, uint64_t gr
     for (uint64_t b = 0; b < n_blocks; b += per_unit) {
         const int some = (int)sh_min_u64(per_unit, n_blocks - b);
         const uint64_t bytes = (uint64_t)some * block_bytes, share = sh_align_up(bytes / n_tiles + 1, 64);
-        unpack_unit(type, &s->units[0], w, some, first);
-        unpack_unit(type, &s->units[1], w + group_bytes, some, first);
+        for (int g = 0; g < 2; g++) {
+            unpack_unit(type, &s->pair.units[g], w + (uint64_t)g * group_bytes, some, first);
+            if (type == SH_TYPE_Q6_K) turn(&s->pair, g, -32);
+            if (type == SH_TYPE_Q6_K || type == SH_TYPE_Q3_K) shorten_scales(&s->pair.units[g]);
+        }
         struct rows rows = *first;
         uint64_t fetched = 0;
         for (uint32_t i = 0; i < n;) {
@@ -228,7 +265,7 @@ static void wide_pair(const struct sh_cpu_matmul *m, uint64_t group, uint64_t gr
                 for (uint32_t k = 0; k < n_rows; k++)
                     UNROLLED (g, 2) store_floats(sums[k][g], zeros());
             rows.x = first->x + first_row * rows.stride;
-            wide[n_rows / WIDE_STEP - 1](s->units, &rows, b, some, sums);
+            wide[n_rows / WIDE_STEP - 1](&s->pair, &rows, b, some, sums);
             if (b + per_unit >= n_blocks)
                 for (uint32_t k = i - first_row; k < n_rows; k++)
                     UNROLLED (g, 2) finish(m, (group + (uint64_t)g) * LANES, r + first_row + k, load_floats(sums[k][g]));
