@@ -115,6 +115,11 @@ SH_API enum sh_code sh_device_enumerate(struct sh_device_info *infos, uint32_t m
 SH_API enum sh_code sh_device_select(struct sh_device_info *infos, uint32_t count, const char *want, uint32_t *chosen,
                                      struct sh_error *err);
 
+enum sh_tune { /* Vulkan: whether shapes of workgroups are measured; results are the same */
+    SH_TUNE_OFF,
+    SH_TUNE_AUTO, /* not on software devices */
+    SH_TUNE_ON,
+};
 struct sh_device_params {
     size_t size;
     const struct sh_device_info *info; /* which one, as enumerated (by kind, uuid and name) */
@@ -123,6 +128,7 @@ struct sh_device_params {
     const char *tier;                  /* force a Vulkan tier or CPU instruction set; NULL: $SHIMMY_VULKAN / $SHIMMY_CPU,
                                           else the best. One that the device lacks is an error. */
     bool validation;                   /* Vulkan: enable the validation layer; its messages go to the log as errors */
+    enum sh_tune tune;                 /* choices are kept in cache_dir */
 };
 SH_API enum sh_code sh_device_open(const struct sh_device_params *params, struct sh_device **out, struct sh_error *err);
 SH_API void sh_device_close(struct sh_device *device);

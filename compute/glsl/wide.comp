@@ -3,8 +3,8 @@
 // A thread makes one output for ROWS rows, so a weight is unpacked once for all of them and stays in a register. Activations are read at
 // addresses that all threads share: one scalar load, which the multiply-add broadcasts. There is no shared memory and there are no
 // barriers, at which such a driver would leave and enter every subgroup's frame. Units are visited lane by lane, as in tile.comp.
-// Workgroup 32, 64 or 128 (shapes.h), an output each. Grid: x over blocks of outputs (strided), y over blocks of ROWS rows (rows.glsl). Any R and n; cols must be a multiple
-// of 32. ROWS is a define: see matmul.comp.
+// Workgroup 32, 64 or 128 (shapes.h), an output each. Grid: x over blocks of outputs (strided), y over blocks of ROWS rows (rows.glsl).
+// Any R and n; cols must be a multiple of 32. ROWS is a define: see matmul.comp.
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #include "head.glsl"

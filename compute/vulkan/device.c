@@ -6,6 +6,7 @@
  */
 #include "compute/vulkan/exec.h"
 #include "compute/vulkan/layouts.h"
+#include "compute/vulkan/tune.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -355,6 +356,7 @@ static enum sh_code create_device(struct sh_vulkan *vk, const struct probe *p, s
 
 static void device_close(struct sh_device *device) {
     struct sh_vulkan *vk = sh_vulkan_of(device);
+    sh_vk_tuner_destroy(vk);
     if (vk->pipelines) {
         sh_vk_pipelines_save(vk);
         sh_vk_pipelines_destroy(vk);
@@ -393,6 +395,8 @@ enum sh_code sh_vulkan_open(const struct sh_device_params *params, struct sh_dev
         code = create_device(vk, &p, err);
     }
     if (code == SH_OK) code = sh_vk_pipelines_create(vk, params->cache_dir, &vk->pipelines, err);
+    const bool tune = params->tune == SH_TUNE_ON || (params->tune == SH_TUNE_AUTO && p.info.kind != SH_DEVICE_SOFTWARE);
+    if (code == SH_OK && tune) sh_vk_tuner_create(vk, params->cache_dir);
     if (code != SH_OK) {
         device_close(&vk->base);
         return code;

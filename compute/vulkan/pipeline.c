@@ -5,24 +5,18 @@
  * threads as there are cores. The lock is not held meanwhile: a kernel in the making is marked, and who wants the same one waits for it.
  * The driver's cache object locks inside (it is not created as externally synchronised).
  *
- * The cache file is <cache_dir>/pipelines-<driver UUID>-<hash of all SPIR-V>.bin: a header of ours with the length and a hash of
- * the rest, because a driver may trust what it is given, then the driver's data. It is replaced by rename, so readers see a whole
- * one.
+ * The cache file <cache_dir>/pipelines-*.bin (cachefile.h) holds the driver's data.
  */
+#include "compute/vulkan/cachefile.h"
 #include "compute/vulkan/shapes.h"
+#include "compute/vulkan/tune.h"
 
 #include "compute/glsl/params.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <sched.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #define CACHE_MAGIC 0x31434b56u /* "VKC1" */
-#define CACHE_MAX_BYTES (64u << 20)
 #define MAX_THREADS 16u /* of one call; a driver that has threads of its own gains nothing from more */
 
 struct sh_vk_pipelines {
@@ -30,56 +24,12 @@ struct sh_vk_pipelines {
     pthread_cond_t changed;
     VkPipelineLayout layout;
     VkPipelineCache cache;
-    char path[512]; /* "" without a cache directory */
+    char path[SH_VK_CACHE_PATH]; /* "" without a cache directory */
     VkPipeline made[SH_KERNEL_COUNT];
     bool making[SH_KERNEL_COUNT];
     _Atomic uint8_t shape[SH_KERNEL_COUNT]; /* which of its shapes a kernel has */
     uint32_t n_made, n_saved;
 };
-
-struct cache_header {
-    uint32_t magic, bytes;
-    uint64_t hash;
-};
-
-static uint64_t fnv1a(uint64_t hash, const void *data, size_t bytes) {
-    const uint8_t *p = data;
-    for (size_t i = 0; i < bytes; i++) hash = (hash ^ p[i]) * 0x100000001b3ull;
-    return hash;
-}
-#define FNV_START 0xcbf29ce484222325ull
-
-static void cache_path(struct sh_vulkan *vk, const char *dir, char *path, size_t cap) {
-    VkPhysicalDeviceIDProperties id = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_ID_PROPERTIES};
-    VkPhysicalDeviceProperties2 properties = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2, .pNext = &id};
-    vk->instance.GetPhysicalDeviceProperties2(vk->physical, &properties);
-    uint64_t hash = fnv1a(FNV_START, id.deviceUUID, sizeof id.deviceUUID);
-    for (uint32_t k = 0; k < SH_KERNEL_COUNT; k++) hash = fnv1a(hash, sh_kernel_codes[k].packed, sh_kernel_codes[k].packed_bytes);
-    char uuid[33];
-    for (int i = 0; i < 16; i++) snprintf(uuid + 2 * i, 3, "%02x", id.driverUUID[i]);
-    const int n = snprintf(path, cap, "%s/pipelines-%s-%016llx.bin", dir, uuid, (unsigned long long)hash);
-    if (n < 0 || (size_t)n >= cap - 8) path[0] = 0; /* room for ".tmp" */
-}
-
-/* The driver's data of a sound cache file, malloc'd; NULL where there is none. */
-static void *read_cache(const char *path, size_t *bytes) {
-    *bytes = 0;
-    const int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return NULL;
-    struct cache_header header;
-    void *data = NULL;
-    if (read(fd, &header, sizeof header) == (ssize_t)sizeof header && header.magic == CACHE_MAGIC && header.bytes > 0 &&
-        header.bytes <= CACHE_MAX_BYTES)
-        data = malloc(header.bytes);
-    if (data && (read(fd, data, header.bytes) != (ssize_t)header.bytes || fnv1a(FNV_START, data, header.bytes) != header.hash)) {
-        sh_log(SH_LOG_NOTICE, "%s is damaged; pipelines are compiled anew", path);
-        free(data);
-        data = NULL;
-    }
-    close(fd);
-    if (data) *bytes = header.bytes;
-    return data;
-}
 
 enum sh_code sh_vk_pipelines_create(struct sh_vulkan *vk, const char *cache_dir, struct sh_vk_pipelines **out,
                                     struct sh_error *err) {
@@ -100,8 +50,8 @@ enum sh_code sh_vk_pipelines_create(struct sh_vulkan *vk, const char *cache_dir,
     size_t bytes = 0;
     void *data = NULL;
     if (cache_dir) {
-        cache_path(vk, cache_dir, p->path, sizeof p->path);
-        data = p->path[0] ? read_cache(p->path, &bytes) : NULL;
+        sh_vk_cache_path(vk, cache_dir, "pipelines", p->path);
+        data = p->path[0] ? sh_vk_cache_read(p->path, CACHE_MAGIC, &bytes) : NULL;
     }
     const VkPipelineCacheCreateInfo cache = {
         .sType = VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO, .initialDataSize = bytes, .pInitialData = data};
@@ -120,23 +70,10 @@ void sh_vk_pipelines_save(struct sh_vulkan *vk) {
     pthread_mutex_lock(&p->lock);
     size_t bytes = 0;
     uint8_t *data = NULL;
-    if (p->n_saved == p->n_made || vk->GetPipelineCacheData(vk->device, p->cache, &bytes, NULL) != VK_SUCCESS || bytes == 0 ||
-        bytes > CACHE_MAX_BYTES || !(data = malloc(bytes)) ||
-        vk->GetPipelineCacheData(vk->device, p->cache, &bytes, data) != VK_SUCCESS)
-        goto done;
-    char tmp[sizeof p->path + 8];
-    snprintf(tmp, sizeof tmp, "%s.tmp", p->path);
-    const struct cache_header header = {CACHE_MAGIC, (uint32_t)bytes, fnv1a(FNV_START, data, bytes)};
-    const int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    bool ok = fd >= 0 && write(fd, &header, sizeof header) == (ssize_t)sizeof header && write(fd, data, bytes) == (ssize_t)bytes;
-    if (fd >= 0 && close(fd) != 0) ok = false;
-    if (ok && rename(tmp, p->path) == 0) {
+    if (p->n_saved != p->n_made && vk->GetPipelineCacheData(vk->device, p->cache, &bytes, NULL) == VK_SUCCESS && bytes > 0 &&
+        (data = malloc(bytes)) != NULL && vk->GetPipelineCacheData(vk->device, p->cache, &bytes, data) == VK_SUCCESS &&
+        sh_vk_cache_write(p->path, CACHE_MAGIC, data, bytes))
         p->n_saved = p->n_made;
-    } else {
-        sh_log(SH_LOG_NOTICE, "%s: the pipeline cache cannot be written: %s", p->path, strerror(errno));
-        unlink(tmp);
-    }
-done:
     free(data);
     pthread_mutex_unlock(&p->lock);
 }
@@ -171,6 +108,15 @@ const struct sh_vk_shape *sh_vk_shape(const struct sh_vulkan *vk, uint32_t kerne
     return &shapes[i];
 }
 
+bool sh_vk_shape_set(struct sh_vulkan *vk, uint32_t kernel, uint32_t index) {
+    struct sh_vk_pipelines *p = vk->pipelines;
+    pthread_mutex_lock(&p->lock);
+    const bool open = !p->made[kernel] && !p->making[kernel];
+    if (open) atomic_store(&p->shape[kernel], (uint8_t)index);
+    pthread_mutex_unlock(&p->lock);
+    return open;
+}
+
 void sh_vk_shapes_for_test(struct sh_vulkan *vk, uint32_t index) {
     for (uint32_t k = 0; k < SH_KERNEL_COUNT; k++) {
         uint32_t n;
@@ -184,8 +130,8 @@ struct constants {
     uint32_t threads, across;
 };
 
-static enum sh_code compile(struct sh_vulkan *vk, uint32_t kernel, const struct sh_vk_shape *shape, VkPipeline *out,
-                            struct sh_error *err) {
+enum sh_code sh_vk_pipeline_in_shape(struct sh_vulkan *vk, uint32_t kernel, const struct sh_vk_shape *shape, VkPipeline *out,
+                                     struct sh_error *err) {
     const struct sh_kernel_code *code = &sh_kernel_codes[kernel];
     uint32_t *words = sh_kernel_words(code);
     if (!words) return sh_fail(err, SH_ERR_NO_MEMORY, "no memory for the kernel %s", code->name);
@@ -234,7 +180,7 @@ enum sh_code sh_vk_pipeline(struct sh_vulkan *vk, uint32_t kernel, VkPipeline *o
         p->making[kernel] = true;
         pthread_mutex_unlock(&p->lock);
         uint32_t n;
-        code = compile(vk, kernel, sh_vk_shapes(kernel, &n) ? sh_vk_shape(vk, kernel) : NULL, &made, err);
+        code = sh_vk_pipeline_in_shape(vk, kernel, sh_vk_shapes(kernel, &n) ? sh_vk_shape(vk, kernel) : NULL, &made, err);
         pthread_mutex_lock(&p->lock);
         p->making[kernel] = false;
         if (code == SH_OK) {
@@ -283,6 +229,7 @@ static void *make_some(void *arg) {
 enum sh_code sh_vk_pipelines_make(struct sh_vulkan *vk, const bool wanted[], struct sh_error *err) {
     struct sh_vk_pipelines *p = vk->pipelines;
     struct making m = {.vk = vk, .code = SH_OK, .err = err};
+    if (vk->tuner) sh_vk_tune(vk, wanted);
     pthread_mutex_lock(&p->lock);
     for (uint32_t k = 0; k < SH_KERNEL_COUNT; k++)
         if (wanted[k] && !p->made[k]) m.kernels[m.n++] = k;

@@ -77,6 +77,13 @@ const struct sh_vk_shape *sh_vk_shapes(uint32_t kernel, uint32_t *n) {
     return f < FAMILIES ? families[f].shapes : NULL;
 }
 
+uint32_t sh_vk_shape_layout(uint32_t kernel, bool *quants) {
+    const enum family f = family_of(kernel);
+    SH_ASSERT(f < FAMILIES);
+    *quants = f == DOT_R1O4 || f == DOT_R4O2 || f == DOT_TILE || f == COOP;
+    return kernel - families[f].first + (*quants ? SH_LAYOUT_Q4_0 : SH_LAYOUT_F32);
+}
+
 uint32_t sh_vk_shape_of_table(const struct sh_vulkan *vk, uint32_t kernel) {
     const enum family f = family_of(kernel);
     return f < FAMILIES ? table[vendor_of(vk)][f] : 0;

@@ -59,7 +59,7 @@ typedef VkResult(VKAPI_PTR *PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKH
     X(CreateShaderModule) X(DestroyShaderModule) X(CreatePipelineLayout) X(DestroyPipelineLayout) \
     X(CreatePipelineCache) X(DestroyPipelineCache) X(GetPipelineCacheData) X(CreateComputePipelines) X(DestroyPipeline) \
     X(CreateCommandPool) X(DestroyCommandPool) X(AllocateCommandBuffers) X(FreeCommandBuffers) X(BeginCommandBuffer) \
-    X(EndCommandBuffer) X(CmdBindPipeline) X(CmdPushConstants) X(CmdDispatchIndirect) X(CmdPipelineBarrier) X(CmdCopyBuffer) \
+    X(EndCommandBuffer) X(CmdBindPipeline) X(CmdPushConstants) X(CmdDispatch) X(CmdDispatchIndirect) X(CmdFillBuffer) X(CmdPipelineBarrier) X(CmdCopyBuffer) \
     X(CmdResetQueryPool) X(CmdWriteTimestamp) X(CreateQueryPool) X(DestroyQueryPool) X(GetQueryPoolResults) \
     X(CreateSemaphore) X(DestroySemaphore) X(WaitSemaphores) X(GetSemaphoreCounterValue)
 /* clang-format on */
@@ -118,6 +118,7 @@ struct sh_vulkan {
     _Atomic bool lost; /* VK_ERROR_DEVICE_LOST was seen; everything fails from then on */
     _Atomic uint64_t bytes[SH_USE_COUNT];
     struct sh_vk_pipelines *pipelines;
+    struct sh_vk_tuner *tuner; /* tune.h; NULL: the shapes of kernels are those of the table */
     bool stage_always; /* tests: weights go through the staging ring even where memory is unified */
     bool like_gpu;     /* tests: kernels are chosen as for a GPU, whatever the device is */
     bool poison;       /* tests: fresh memory is filled with NaN, guards between allocations are checked when they are freed */
