@@ -243,7 +243,7 @@ static void wide_pair(const struct sh_cpu_matmul *m, uint64_t group, uint64_t gr
     const uint64_t block = sh_type_info(type)->block_elements, n_blocks = m->w->cols / block;
     const uint64_t per_unit = block == 32 ? UNIT_BLOCKS : 1, block_bytes = group_bytes / n_blocks;
     const uint8_t *w = (const uint8_t *)m->w->data + group * group_bytes;
-    const uint32_t n_tiles = n / WIDE_ROWS + 2; /* at most */
+    const uint32_t n_tiles = (n + WIDE_ROWS - 1) / WIDE_ROWS; /* at least */
     for (uint64_t b = 0; b < n_blocks; b += per_unit) {
         const int some = (int)sh_min_u64(per_unit, n_blocks - b);
         const uint64_t bytes = (uint64_t)some * block_bytes, share = sh_align_up(bytes / n_tiles + 1, 64);
