@@ -116,7 +116,7 @@ static const struct option options[] = {
      "Prompt tokens computed in one step at most (and not more than max_batch_rows). Where such a step takes long, fewer are "
      "taken, so that "
      "cancellations are noticed soon."},
-    {"prefill_share", OPT_COUNT, FIELD(prefill_share), "60", 1, 10000, NULL, NULL, "PERCENT", false,
+    {"prefill_share", OPT_COUNT, FIELD(prefill_share), "50", 1, 10000, NULL, NULL, "PERCENT", false,
      "How much longer a step may take for the prompts in it than for the tokens that it generates: more lets answers begin sooner, less keeps "
      "the time between the tokens of those that run even. Without any running, prompts take what they need."},
     {"max_queue", OPT_COUNT, FIELD(max_queue), "256", 0, 100000, NULL, NULL, "N", false,
