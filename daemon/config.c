@@ -75,6 +75,9 @@ static const struct option options[] = {
      "Forces a tier of Vulkan kernels: base (float activations), intdot (quantised weights meet activations of 8 bits) or coopmat "
      "(the same results, many rows by cooperative matrices, if the build has them). Empty: intdot where integer "
      "dot products are the device's own, else base."},
+    {"vulkan_tune", OPT_CHOICE, FIELD(vulkan_tune), "auto", 0, 0, "auto|on|off", NULL, "auto|on|off", true,
+     "Measures which size of workgroup makes each Vulkan kernel fastest, before a model's first step, for about half a second at most; choices are "
+     "kept in cache_dir. Results are the same. auto: on GPUs; on: on software devices, too; off: by a table."},
     {"cpu_isa", OPT_CHOICE, FIELD(cpu_isa), "", 0, 0, "|scalar|avx2|avxvnni|avx512|amx", "SHIMMY_CPU", "ISA", true,
      "Forces the instruction set of CPU kernels: scalar, avx2, avxvnni, avx512 or amx. Empty: the best that the CPU has."},
     {"validation", OPT_BOOL, FIELD(validation), "no", 0, 0, NULL, NULL, NULL, true,
@@ -144,8 +147,8 @@ static const struct option options[] = {
     {"preload_wait", OPT_BOOL, FIELD(preload_wait), "no", 0, 0, NULL, NULL, NULL, true,
      "Tells the service manager that the daemon is ready only after the models of preload are loaded, or have failed."},
     {"cache_dir", OPT_STRING, FIELD(cache_dir), "", 0, 0, NULL, NULL, "DIR", true,
-     "Where compiled pipelines, and what the headers of model files said, are kept between runs. Empty: $CACHE_DIRECTORY under systemd, "
-     "else $XDG_CACHE_HOME/shimmy."},
+     "Where compiled pipelines, choices of vulkan_tune, and what the headers of model files said, are kept between runs. Empty: "
+     "$CACHE_DIRECTORY under systemd, else $XDG_CACHE_HOME/shimmy."},
     {"api_key", OPT_STRING, FIELD(api_key), "", 0, 0, NULL, NULL, "KEY", false,
      "If set, all HTTP routes but /health and /metrics want it as `Authorization: Bearer KEY`. Give it by file or environment: flags are seen "
      "by other users."},

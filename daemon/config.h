@@ -32,6 +32,7 @@ struct config {
     char *cors_origin; /* "" = no CORS headers */
     char *log_level;
     char *vulkan_tier, *cpu_isa; /* "" = best */
+    char *vulkan_tune;           /* "auto", "on", "off" */
     uint32_t context_length;     /* 0 = min(native, 8192) */
     uint32_t threads;            /* 0 = one per physical core, within the quota */
     uint32_t max_sequences, max_batch_rows, prefill_chunk, max_queue;

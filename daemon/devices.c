@@ -319,7 +319,10 @@ static enum sh_code open_device(const struct config *config, uint32_t index, con
                                       .cache_dir = *cache ? cache : NULL,
                                       .threads = config->threads,
                                       .tier = *tier ? tier : NULL,
-                                      .validation = config->validation};
+                                      .validation = config->validation,
+                                      .tune = strcmp(config->vulkan_tune, "on") == 0    ? SH_TUNE_ON
+                                              : strcmp(config->vulkan_tune, "off") == 0 ? SH_TUNE_OFF
+                                                                                        : SH_TUNE_AUTO};
     struct sh_device *device;
     enum sh_code code = sh_device_open(&params, &device, err);
     if (code) return code;
