@@ -23,8 +23,7 @@ static volatile sig_atomic_t open_fd = -1, interrupted;
 
 /* Shutting the socket down (rather than only setting a flag) leaves no moment in which the signal could be missed. */
 static void on_interrupt(int signal_number) {
-    (void)signal_number;
-    interrupted = 1;
+    interrupted = signal_number;
     if (open_fd >= 0) shutdown(open_fd, SHUT_RDWR);
 }
 
@@ -126,6 +125,7 @@ bool client_call(struct client *client, const char *method, json_t *parameters, 
     for (size_t sent = 0; sent < length;) {
         ssize_t n = send(client->fd, text + sent, length - sent, MSG_NOSIGNAL);
         if (n < 0 && errno == EINTR && !interrupted) continue;
+        if (n < 0 && interrupted) break; /* client_next says so */
         if (n < 0) {
             snprintf(client->error, sizeof client->error, "%s: sending: %s", client_path(client), strerror(errno));
             free(text);
@@ -136,6 +136,8 @@ bool client_call(struct client *client, const char *method, json_t *parameters, 
     free(text);
     return true;
 }
+
+int client_signal(void) { return interrupted; }
 
 static enum client_result gone(struct client *client, const char *why) {
     if (interrupted) return CLIENT_INTERRUPTED;

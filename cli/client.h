@@ -22,7 +22,8 @@ struct client *client_open(const char *path, char *error, size_t error_size);
 void client_close(struct client *client); /* takes NULL */
 const char *client_path(const struct client *client); /* lent */
 
-/* Sends io.shimmy.Daemon.<method>; takes over `parameters` (NULL: none). False: the connection is gone. */
+/* Sends io.shimmy.Daemon.<method>; takes over `parameters` (NULL: none). False: the connection is gone (after a signal: true, as client_next
+ * has the answer to that). */
 bool client_call(struct client *client, const char *method, json_t *parameters, bool more);
 
 enum client_result {
@@ -31,6 +32,8 @@ enum client_result {
     CLIENT_GONE,        /* the connection ended or something that is no reply came; client_error says what */
     CLIENT_INTERRUPTED, /* SIGINT or SIGTERM */
 };
+/* SIGINT or SIGTERM if it came since the first client_call of the connection that is open, else 0. */
+int client_signal(void);
 /* *parameters is a new reference, an object; the caller drops it. NULL after GONE and INTERRUPTED. */
 enum client_result client_next(struct client *client, json_t **parameters, bool *continues);
 const char *client_error(const struct client *client);      /* for people; lent until the next call */

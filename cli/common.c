@@ -231,7 +231,8 @@ int cli_load(struct cli *cli, const char *model, bool options, bool print) {
         const char *phase = json_string_value(json_object_get(reply, "phase"));
         if (!cli->quiet && continues)
             term_progress_show(&progress, model, phase ? phase : "", json_number_value(json_object_get(reply, "fraction")));
-        if (!continues) term_progress_clear(&progress);
+        if (!continues && print && !cli->quiet && !cli->json) term_progress_finish(&progress, model, phase ? phase : "");
+        else if (!continues) term_progress_clear(&progress);
         if (print && cli->json) {
             cli_print_json(reply);
         } else if (print && !continues) {

@@ -2,11 +2,21 @@
 #include "cli/commands.h"
 #include "compute/engine.h"
 
+#include <fcntl.h>
 #include <locale.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+/* Where a standard stream was closed, the connection would get its number, and be read as standard input or written to as output. What
+ * stands there instead fails: standard input can only be written, the others only be read. */
+static bool fill_standard_streams(void) {
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) != fd) return false;
+    return true;
+}
 
 static int run(struct cli *cli) {
     const struct cli_command *command = cli->line.command;
@@ -23,6 +33,7 @@ static int run(struct cli *cli) {
 }
 
 int main(int argc, char **argv) {
+    if (!fill_standard_streams()) return EXIT_FAILED;
     setlocale(LC_CTYPE, ""); /* widths of what is shown; numbers keep their points */
     struct cli cli = {0};
     char error[512];

@@ -149,16 +149,8 @@ uint64_t term_now_ns(void) {
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-void term_progress_show(struct term_progress *progress, const char *what, const char *phase, double fraction) {
-    enum { FIRST_NS = 150000000, REDRAW_NS = 50000000, BAR_MAX = 40 }; /* what is over at once does not flicker */
-    if (!term_is_terminal(stderr)) return;
-    uint64_t now = term_now_ns();
-    if (!progress->begun_ns) progress->begun_ns = now;
-    if (!progress->shown && now - progress->begun_ns < FIRST_NS) return;
-    if (progress->shown && fraction < 1 && now - progress->drawn_ns < REDRAW_NS) return;
-    if (!(fraction >= 0)) fraction = 0;
-    if (fraction > 1) fraction = 1;
-
+static void draw(struct term_progress *progress, const char *what, const char *phase, double fraction, uint64_t now) {
+    enum { BAR_MAX = 40 };
     struct winsize window;
     size_t width = ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col ? window.ws_col : 80;
     size_t text = display_width(what) + display_width(phase) + 26;
@@ -183,6 +175,25 @@ void term_progress_show(struct term_progress *progress, const char *what, const 
     fflush(stderr);
     progress->shown = true;
     progress->drawn_ns = now;
+}
+
+void term_progress_show(struct term_progress *progress, const char *what, const char *phase, double fraction) {
+    enum { FIRST_NS = 150000000, REDRAW_NS = 50000000 }; /* what is over at once does not flicker */
+    if (!term_is_terminal(stderr)) return;
+    uint64_t now = term_now_ns();
+    if (!progress->begun_ns) progress->begun_ns = now;
+    if (!progress->shown && now - progress->begun_ns < FIRST_NS) return;
+    if (progress->shown && fraction < 1 && now - progress->drawn_ns < REDRAW_NS) return;
+    draw(progress, what, phase, fraction >= 0 ? fraction > 1 ? 1 : fraction : 0, now);
+}
+
+void term_progress_finish(struct term_progress *progress, const char *what, const char *phase) {
+    if (!term_is_terminal(stderr)) return;
+    const uint64_t now = term_now_ns();
+    if (!progress->begun_ns) progress->begun_ns = now;
+    draw(progress, what, phase, 1, now);
+    fputc('\n', stderr);
+    progress->shown = false;
 }
 
 void term_progress_clear(struct term_progress *progress) {

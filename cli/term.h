@@ -38,6 +38,7 @@ struct term_progress {
     uint64_t begun_ns, drawn_ns;
 };
 void term_progress_show(struct term_progress *progress, const char *what, const char *phase, double fraction);
+void term_progress_finish(struct term_progress *progress, const char *what, const char *phase); /* a full bar, which stays */
 void term_progress_clear(struct term_progress *progress);
 
 uint64_t term_now_ns(void); /* monotonic */

@@ -601,7 +601,8 @@ SH_API void sh_sequence_destroy(struct sh_context *context, uint32_t sequence);
 SH_API enum sh_code sh_sequence_set_sampler(struct sh_context *context, uint32_t sequence, const struct sh_sampler_params *params,
                                             struct sh_error *err);
 /* Does the device that has the last layers draw this sequence's tokens itself? By the sampler that it has now, in rows that do not ask for
- * SH_OUT_LOGPROBS. Then a submission that refers to such a token (SH_INPUT_SAMPLED) need not wait for it. */
+ * SH_OUT_LOGPROBS. Then a submission that refers to such a token (SH_INPUT_SAMPLED) does not wait for it where that device has all layers; with
+ * layers elsewhere sh_submit waits. False if there is no such sequence, or the model samples nothing. */
 SH_API bool sh_sequence_samples_on_device(const struct sh_context *context, uint32_t sequence);
 SH_API uint32_t sh_sequence_length(const struct sh_context *context, uint32_t sequence); /* tokens in the cache, submitted ones included */
 /* How rows that ask for SH_OUT_POOLED are pooled: NONE (and a new sequence) takes what the file asks for, else the last row (decoders)

@@ -65,7 +65,7 @@ static const struct option options[] = {
     {"discover", OPT_BOOL, FIELD(discover), "yes", 0, 0, NULL, NULL, NULL, false,
      "Also searches where models usually are: ./models, Hugging Face's cache ($HF_HUB_CACHE, $HF_HOME/hub), Ollama's store "
      "($OLLAMA_MODELS, ~/.ollama/models, that of its service), LM Studio's, ~/models, ~/.local/share/shimmy/models, "
-     "/usr/share/shimmy/models. no: only model_dir and base_gguf."},
+     "share/shimmy/models of the prefix it was installed to, /usr/share/shimmy/models. no: only model_dir and base_gguf."},
     {"base_gguf", OPT_STRING, FIELD(base_gguf), "", 0, 0, NULL, NULL, "FILE", false, "One more model file, wherever it lies."},
     {"device", OPT_STRING, FIELD(device), "auto", 0, 0, NULL, NULL, "auto|cpu|NAME", false,
      "What models run on: auto (the best GPU, else the CPU; never a software Vulkan driver), cpu, or a part of a device's name "
@@ -76,7 +76,8 @@ static const struct option options[] = {
      "(the same results, many rows by cooperative matrices, if the build has them). Empty: intdot where integer "
      "dot products are the device's own, else base."},
     {"vulkan_tune", OPT_CHOICE, FIELD(vulkan_tune), "auto", 0, 0, "auto|on|off", NULL, "auto|on|off", true,
-     "Measures which size of workgroup makes each Vulkan kernel fastest, before a model's first step, for about half a second at most; choices are "
+     "Measures which size of workgroup makes each Vulkan kernel fastest, before a model's first step, for about half a second (the kernel "
+     "that is being measured then is ended); choices are "
      "kept in cache_dir. Results are the same. auto: on GPUs; on: on software devices, too; off: by a table."},
     {"cpu_isa", OPT_CHOICE, FIELD(cpu_isa), "", 0, 0, "|scalar|avx2|avxvnni|avx512|amx", "SHIMMY_CPU", "ISA", true,
      "Forces the instruction set of CPU kernels: scalar, avx2, avxvnni, avx512 or amx. Empty: the best that the CPU has."},

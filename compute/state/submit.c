@@ -345,6 +345,7 @@ static enum sh_code copy_masks(struct sh_context *c, struct sh_slot *slot, const
 }
 
 bool sh_sequence_samples_on_device(const struct sh_context *c, uint32_t sequence) {
+    if (sequence >= c->params.max_sequences || c->sequences[sequence].sampler == NULL || c->model->program->logits == SH_NONE) return false;
     const struct sh_executor *last = sh_context_executor(c, c->model->segments[c->model->n_segments - 1].device);
     return last->device_sampling && sh_sampler_suits_device(c->sequences[sequence].sampler);
 }

@@ -395,8 +395,8 @@ enum sh_code sh_vulkan_open(const struct sh_device_params *params, struct sh_dev
         code = create_device(vk, &p, err);
     }
     if (code == SH_OK) code = sh_vk_pipelines_create(vk, params->cache_dir, &vk->pipelines, err);
-    const bool tune = params->tune == SH_TUNE_ON || (params->tune == SH_TUNE_AUTO && p.info.kind != SH_DEVICE_SOFTWARE);
-    if (code == SH_OK && tune) sh_vk_tuner_create(vk, params->cache_dir);
+    if (code == SH_OK && (params->tune == SH_TUNE_ON || (params->tune == SH_TUNE_AUTO && vk->base.info.kind != SH_DEVICE_SOFTWARE)))
+        sh_vk_tuner_create(vk, params->cache_dir);
     if (code != SH_OK) {
         device_close(&vk->base);
         return code;

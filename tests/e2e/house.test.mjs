@@ -77,6 +77,8 @@ test('golden texts of the scalar executor', { skip: device !== 'cpu' && 'of the 
   await scalar.stop();
 });
 
+const words = (text) => text.toLowerCase().match(/[a-z]+/g);
+
 test('stories: whole sentences, about whom they began with', async (t) => {
   const heroes = ['girl named Lucy', 'boy named Sam', 'fox named Mia', 'bear named Otto', 'cat named Anna', 'duck named Ben', 'mouse named Nora', 'rabbit named Tom', 'owl named Clara', 'frog named Max'];
   const texts = await each(heroes, async (hero) => {
@@ -86,11 +88,18 @@ test('stories: whole sentences, about whom they began with', async (t) => {
   const stays = texts.filter((text, i) => text.split(heroes[i].split(' ')[2]).length > 2);
   t.diagnostic(texts[0]);
   assert.ok(stays.length >= 9, `${stays.length} of ${texts.length} name their hero twice more: ${JSON.stringify(texts)}`);
+  const known = new Set(words(read('held-out.txt')));
   for (const text of texts) {
-    const sentences = text.match(/[^.!?]+[.!?]+"?/g) ?? [];
-    assert.ok(sentences.length >= 5, text);
-    for (const sentence of sentences) assert.match(sentence, /^\s*"?[A-Z]|^,? ?["a-z]/, text);
+    const sentences = text.split(/(?<=[.!?]"?)\s+/).map((one) => one.trim());
+    assert.ok(sentences.length >= 6, text);
+    // Between sentences stands a capital letter, unless speech ends there: "Why?" asked Sam.
+    assert.doesNotMatch(text, /[.!?]\s+[a-z]/);
+    assert.equal(new Set(sentences).size, sentences.length, `a sentence comes twice: ${text}`);
   }
+  // The words are those of such stories: all but one in fifty are in the held-out ones.
+  const all = texts.flatMap((text) => words(text.replace(/\w*$/, '')));
+  const foreign = all.filter((word) => !known.has(word));
+  assert.ok(foreign.length <= all.length / 50, foreign.join(' '));
 });
 
 test('facts, asked as in no question of its training: nine of ten answers are right in every word', async (t) => {
@@ -149,10 +158,12 @@ test('chat: a message in the model\'s format, answered in text or JSON', once, a
 // shimmyctl chat on a terminal of its own; `shown` is what it shows.
 async function conversation(...options) {
   const words = [shimmyctl, '--socket', daemon.socket, 'chat', model, ...options];
-  const child = spawn('script', ['-qec', words.join(' '), '/dev/null'], { env: { ...process.env, TERM: 'dumb' }, stdio: ['pipe', 'pipe', 'inherit'] });
-  const it = { child, shown: '', on: () => {} };
-  child.stdout.setEncoding('utf8').on('data', (text) => { it.shown += text; it.on(); });
+  const quoted = words.map((word) => `'${word.replaceAll("'", "'\\''")}'`).join(' ');
+  const child = spawn('script', ['-qec', quoted, '/dev/null'], { env: { ...process.env, TERM: 'dumb' }, stdio: ['pipe', 'pipe', 'inherit'] });
+  const it = { child, shown: '' };
+  child.stdout.setEncoding('utf8').on('data', (text) => { it.shown += text; });
   it.ended = new Promise((done) => child.on('close', done));
+  it.gone = () => child.exitCode !== null;
   it.prompted = (times) => waitFor(`prompt ${times}`, () => it.shown.split('\n> ').length > times);
   await it.prompted(1);
   return it;
@@ -172,15 +183,26 @@ test('chat: what was said is remembered, until /clear; a message that is refused
   assert.ok(second >= 2 * first && second < 2 * first + 20, `${second} tokens behind ${first}`);
 });
 
+// A conversation whose first answer was stopped; on a busy machine an answer may be at its end before the signal is, which then ends the program.
+async function stopped() {
+  for (let tries = 0; tries < 10; tries++) {
+    const it = await conversation('--ignore-eos', '--seed', '1');
+    it.child.stdin.write('Tell me a story.\n');
+    const before = it.shown.length;
+    await waitFor('an answer', () => it.shown.length > before + 40);
+    it.child.stdin.write('\x03');
+    await waitFor('its end', () => it.gone() || it.shown.split('\n> ').length > 2, 30000);
+    if (!it.gone() && it.shown.includes('shimmyctl: interrupted')) return it;
+    it.child.kill();
+    await it.ended;
+  }
+  throw new Error('ten answers ended before Ctrl-C stopped them');
+}
+
 test('chat: Ctrl-C stops an answer, and the conversation goes on', once, async () => {
-  const it = await conversation('--ignore-eos', '--seed', '1');
-  it.child.stdin.write('Tell me a story.\n');
-  const before = it.shown.length;
-  await new Promise((done) => { it.on = () => { if (it.shown.length > before + 40) { it.on = () => {}; it.child.stdin.write('\x03'); done(); } }; });
-  await it.prompted(2);
-  assert.match(it.shown, /shimmyctl: interrupted/);
+  const it = await stopped();
   it.child.stdin.write('Hello\n');
-  await waitFor('another answer', () => /\d+ prompt tokens/.test(it.shown));
+  await waitFor('another answer', () => /\d+ prompt tokens[^]*\n> $/.test(it.shown), 60000); // to the end of the context
   it.child.stdin.write('\x03'); // at the prompt it ends the program
   await it.ended;
   await waitFor('nothing runs', async () => (await daemon.running()) === 0);
