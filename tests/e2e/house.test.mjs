@@ -1,7 +1,7 @@
 // house.test.mjs - the model that the project ships (tests/models): what it says, what it knows, what its quantisations cost, and talks with it.
 import { test, before, after } from 'node:test';
 import assert from 'node:assert/strict';
-import { execFile, spawn } from 'node:child_process';
+import { execFile, spawn, spawnSync } from 'node:child_process';
 import { promisify } from 'node:util';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -53,7 +53,8 @@ test('it is found under its name, with its template', async () => {
 
 // Executors of different arithmetic part where two words are as likely as each other: golden.json has the text of each tier.
 async function golden(t, from) {
-  const tier = JSON.parse((await run(shimmyctl, ['--socket', from.socket, 'status', '--json'])).stdout).devices.find((one) => one.open).tier;
+  const { devices, models } = JSON.parse((await run(shimmyctl, ['--socket', from.socket, 'status', '--json'])).stdout);
+  const { tier } = devices.find((one) => one.name === models[0].device);
   const entries = JSON.parse(read('golden.json'));
   assert.ok(entries.length >= 9 && entries.some(({ options }) => options.seed) && entries.some(({ options }) => options.temperature === 0));
   if (!entries.every(({ texts }) => texts.some(({ tiers }) => tiers.includes(tier)))) return t.skip(`golden.json has no texts of the tier ${tier}`);
@@ -81,13 +82,13 @@ const words = (text) => text.toLowerCase().match(/[a-z]+/g);
 
 test('stories: whole sentences, about whom they began with', async (t) => {
   const heroes = ['girl named Lucy', 'boy named Sam', 'fox named Mia', 'bear named Otto', 'cat named Anna', 'duck named Ben', 'mouse named Nora', 'rabbit named Tom', 'owl named Clara', 'frog named Max'];
-  const texts = await each(heroes, async (hero) => {
+  const texts = await each(device === 'cpu' ? heroes : heroes.slice(0, 2), async (hero) => {
     const { body } = await daemon.post('/v1/completions', { model, prompt: `Once upon a time, there was a brave ${hero}.`, temperature: 0, max_tokens: 100 });
     return body.choices[0].text;
   });
   const stays = texts.filter((text, i) => text.split(heroes[i].split(' ')[2]).length > 2);
   t.diagnostic(texts[0]);
-  assert.ok(stays.length >= 9, `${stays.length} of ${texts.length} name their hero twice more: ${JSON.stringify(texts)}`);
+  assert.ok(stays.length >= 0.9 * texts.length, `${stays.length} of ${texts.length} name their hero twice more: ${JSON.stringify(texts)}`);
   const known = new Set(words(read('held-out.txt')));
   for (const text of texts) {
     const sentences = text.split(/(?<=[.!?]"?)\s+/).map((one) => one.trim());
@@ -105,7 +106,7 @@ test('stories: whole sentences, about whom they began with', async (t) => {
 test('facts, asked as in no question of its training: nine of ten answers are right in every word', async (t) => {
   const all = read('questions.tsv').trimEnd().split('\n').map((line) => line.split('\t'));
   assert.ok(all.length > 500);
-  const questions = all.filter((_, i) => device === 'cpu' || i % 7 === 0); // a software Vulkan device would take a minute for all
+  const questions = all.filter((_, i) => device === 'cpu' || i % 25 === 0); // a software Vulkan device would take minutes for all
   const answers = await each(questions, ([, question]) => chat(question));
   const kinds = {};
   let right = 0;
@@ -129,9 +130,9 @@ test('perplexity by type of weights is that of the README', async () => {
   };
   const table = [...read('README.md').matchAll(/^\| (\w+) \| [\d.]+ MB \| ([\d.]+) \|/gm)].map(([, type, value]) => [type, Number(value)]);
   assert.ok(table.length >= 8 && ['F16', 'Q8_0', 'Q6_K', 'Q5_K_M', 'Q4_K_M', 'Q4_0'].every((type) => table.some(([one]) => one === type)));
-  for (const [type, stated] of device === 'cpu' ? table : [['F16'], ['Q8_0'], ['Q4_K_M']]) {
-    const found = device === 'cpu' ? await perplexity(type, 'cpu') : await perplexity(type, device, '--windows', '4');
-    const expected = stated ?? (await perplexity(type, 'cpu', '--windows', '4')).perplexity;
+  for (const [type, stated] of device === 'cpu' ? table : [['F16'], ['Q4_K_M']]) {
+    const found = device === 'cpu' ? await perplexity(type, 'cpu') : await perplexity(type, device, '--windows', '1');
+    const expected = stated ?? (await perplexity(type, 'cpu', '--windows', '1')).perplexity;
     const off = Math.abs(found.perplexity / expected - 1);
     assert.ok(off < (type === 'F16' ? 1e-3 : 5e-3), `${type}: found ${found.perplexity}, expected ${expected}`);
   }
@@ -139,6 +140,8 @@ test('perplexity by type of weights is that of the README', async () => {
 
 // ---- shimmyctl chat, which is the same wherever a model is computed ----
 const once = { skip: device !== 'cpu' && 'of the CPU' };
+const pty = spawnSync('script', ['-qec', 'true', '/dev/null'], { stdio: 'ignore' }).status === 0;
+const onTerminal = pty ? once : { skip: 'no pseudo-terminal can be had here (script, /dev/pts)' };
 
 test('chat: a message in the model\'s format, answered in text or JSON', once, async () => {
   const messages = path.join(scratch, 'chat.json');
@@ -169,7 +172,7 @@ async function conversation(...options) {
   return it;
 }
 
-test('chat: what was said is remembered, until /clear; a message that is refused was not said', once, async () => {
+test('chat: what was said is remembered, until /clear; a message that is refused was not said', onTerminal, async () => {
   const it = await conversation('-t', '0', '-n', '12');
   for (const [i, line] of ['Hello', 'a '.repeat(1900), 'Hello', '/clear', 'Hello'].entries()) {
     it.child.stdin.write(`${line}\n`);
@@ -199,7 +202,7 @@ async function stopped() {
   throw new Error('ten answers ended before Ctrl-C stopped them');
 }
 
-test('chat: Ctrl-C stops an answer, and the conversation goes on', once, async () => {
+test('chat: Ctrl-C stops an answer, and the conversation goes on', onTerminal, async () => {
   const it = await stopped();
   it.child.stdin.write('Hello\n');
   await waitFor('another answer', () => /\d+ prompt tokens[^]*\n> $/.test(it.shown), 60000); // to the end of the context
