@@ -24,8 +24,9 @@ test('SIGTERM under load: nothing new is taken, what runs finishes, another daem
   const daemon = await new Daemon({ args: ['--drain-timeout', '60', '--max-queue', '100'] }).start();
   const whole = (await daemon.post('/v1/completions', long)).body.choices[0];
   assert.ok(whole.text.length > 1000);
-  const brief = (await daemon.post('/v1/completions', short)).body.choices[0].text;
-  const running = [await stream(daemon, long), ...await Promise.all(Array.from({ length: 12 }, () => stream(daemon, short)))];
+  const some = { ...short, max_tokens: 600, ignore_eos: true }; // long enough to be seen running
+  const brief = (await daemon.post('/v1/completions', some)).body.choices[0].text;
+  const running = [await stream(daemon, long), ...await Promise.all(Array.from({ length: 12 }, () => stream(daemon, some)))];
   const idle = await daemon.connect(); // a kept connection without a request
   await waitFor('they are there', async () => {
     const now = await books(daemon);

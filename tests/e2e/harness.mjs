@@ -2,6 +2,7 @@
 //
 // B is the build folder (default build), SHIMMY_SHARED where the shared models lie (default ../shared beside the repository),
 // SHIMMY_E2E_DEVICE the device that models run on (default cpu).
+import { after } from 'node:test';
 import { spawn, execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import { existsSync, mkdtempSync, rmSync, readFileSync } from 'node:fs';
@@ -52,6 +53,10 @@ export async function waitFor(what, condition, limitMs = 10000) {
   }
 }
 
+// A test that fails may leave its daemon, which would keep the file from ending: some time after the last test those that are left are killed.
+const children = new Set();
+after(() => { setTimeout(() => { for (const child of children) child.kill('SIGKILL'); }, 20000).unref(); });
+
 // Options: args, env, models (a directory), device, wrap (a command that runs the daemon, as prlimit does).
 export class Daemon {
   constructor(options = {}) {
@@ -74,6 +79,8 @@ export class Daemon {
       ...(this.options.discover ? [] : ['--discover=no']), // a machine's own models are none of the tests'
       ...(this.options.args ?? []),
     ], { cwd: this.dir, env, stdio: ['ignore', 'pipe', 'pipe'] });
+    children.add(this.child);
+    this.child.on('close', () => children.delete(this.child));
     this.child.stdout.on('data', (data) => { this.log += data; });
     this.child.stderr.on('data', (data) => { this.log += data; });
     this.exit = new Promise((done) => this.child.on('close', (code, signal) => {
