@@ -21,19 +21,6 @@ static bool add_message(json_t *messages, const char *role, const char *text, si
     return json_array_append_new(messages, json_pack("{s:s, s:o}", "role", role, "content", content)) == 0;
 }
 
-/* The variables of --kwargs, NULL where there are none. False: it has said why. */
-static bool read_kwargs(const struct cli *cli, json_t **variables) {
-    const char *text = cli_text(&cli->line, "kwargs");
-    json_error_t why;
-    *variables = text ? json_loads(text, 0, &why) : NULL;
-    if (!text || json_is_object(*variables)) return true;
-    if (*variables) cli_usage_error(cli, "--kwargs: found no JSON object");
-    else cli_usage_error(cli, "--kwargs: not JSON at column %d: %s", why.column, why.text);
-    json_decref(*variables);
-    *variables = NULL;
-    return false;
-}
-
 /* The messages as the model's template renders them, in tokens: a message cannot write control tokens. */
 static int render(const struct talk *t, json_t **tokens) {
     json_t *parameters = cli_model_parameters(t->model), *template = cli_template_parameter(t->cli), *reply = NULL;
@@ -126,7 +113,7 @@ int cmd_chat(struct cli *cli) {
     struct talk t = {.cli = cli, .model = cli->line.arguments[0], .messages = json_array(), .options = options};
     const char *system = cli_text(&cli->line, "system");
     if (system && !add_message(t.messages, "system", system, strlen(system))) status = EXIT_FAILED;
-    else status = read_kwargs(cli, &t.variables) ? EXIT_DONE : EXIT_USAGE;
+    else status = cli_read_kwargs(cli, &t.variables) ? EXIT_DONE : EXIT_USAGE;
     if (status == EXIT_DONE) {
         const bool one = cli->line.n_arguments > 1 || !term_is_terminal(stdin) || cli->json;
         status = one ? one_message(&t) : converse(&t);

@@ -45,6 +45,8 @@ bool cli_is_path(const char *model);
 json_t *cli_model_parameters(const char *model);
 /* --chat-template, a file's path made absolute; NULL: not given. New reference. */
 json_t *cli_template_parameter(struct cli *cli);
+/* The object of --kwargs, a new reference; NULL where it was not given. False: it has said why, a usage error. */
+bool cli_read_kwargs(const struct cli *cli, json_t **variables);
 /* Loads with a progress line; takes --device, --context and --kv-type from the line if `options`. With `print` the outcome goes
  * to stdout, with --json every reply. */
 int cli_load(struct cli *cli, const char *model, bool options, bool print);

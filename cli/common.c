@@ -174,6 +174,18 @@ json_t *cli_template_parameter(struct cli *cli) {
     return text;
 }
 
+bool cli_read_kwargs(const struct cli *cli, json_t **variables) {
+    const char *text = cli_text(&cli->line, "kwargs");
+    json_error_t why;
+    *variables = text ? json_loads(text, 0, &why) : NULL;
+    if (!text || json_is_object(*variables)) return true;
+    if (*variables) cli_usage_error(cli, "--kwargs: found no JSON object");
+    else cli_usage_error(cli, "--kwargs: not JSON at column %d: %s", why.column, why.text);
+    json_decref(*variables);
+    *variables = NULL;
+    return false;
+}
+
 int cli_load(struct cli *cli, const char *model, bool options, bool print) {
     json_t *parameters = cli_model_parameters(model);
     if (!parameters) return cli_fail("MODEL: found bytes that are not UTF-8");

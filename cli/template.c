@@ -68,8 +68,7 @@ static json_t *read_json(const char *path) {
 
 /* What is rendered, as the parameters of the control method Template without the model. NULL: it has said why; *status is the exit status. */
 static json_t *read_request(struct cli *cli, int *status) {
-    const char *messages_path = cli_text(&cli->line, "messages"), *tools_path = cli_text(&cli->line, "tools"),
-               *kwargs = cli_text(&cli->line, "kwargs");
+    const char *messages_path = cli_text(&cli->line, "messages"), *tools_path = cli_text(&cli->line, "tools");
     json_t *out = json_object(), *messages = read_json(messages_path), *tools = NULL, *variables = NULL;
     bool right = messages != NULL;
     *status = EXIT_FAILED;
@@ -89,14 +88,10 @@ static json_t *read_request(struct cli *cli, int *status) {
         tools = read_json(tools_path);
         right = tools != NULL;
     }
-    if (right && kwargs) {
-        json_error_t why;
+    if (right && cli_value(&cli->line, "kwargs")->set) {
         json_decref(variables);
-        variables = json_loads(kwargs, 0, &why);
-        right = json_is_object(variables);
-        if (!right)
-            *status = variables ? cli_usage_error(cli, "--kwargs: found no JSON object")
-                                : cli_usage_error(cli, "--kwargs: not JSON at column %d: %s", why.column, why.text);
+        right = cli_read_kwargs(cli, &variables);
+        if (!right) *status = EXIT_USAGE;
     }
     json_object_set_new(out, "messages", messages);
     if (tools) json_object_set_new(out, "tools", tools);

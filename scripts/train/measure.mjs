@@ -1,15 +1,11 @@
 // measure.mjs - what tests/models says of its model, measured: golden.json (what it says to fixed prompts, on every executor that this machine has) and the
 // README's table (perplexity and size by type of weights). To be run after a training, and read: `make all models && node scripts/train/measure.mjs`.
-import { execFileSync, spawn } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { execFileSync } from 'node:child_process';
+import { readFileSync, statSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { Daemon, build, root, shimmyctl } from '../../tests/e2e/harness.mjs';
 
-const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../..');
-const build = path.resolve(root, process.env.B || 'build');
 const folder = path.join(root, 'tests/models');
-const shimmyctl = path.join(build, 'shimmyctl');
 const model = 'shimmy-tiny';
 
 const asked = (question) => `<|im_start|>user\n${question}<|im_end|>\n<|im_start|>assistant\n`;
@@ -27,29 +23,19 @@ const prompts = [
 
 // The texts of one executor; null where this machine has it not.
 async function texts(device, tier) {
-  const scratch = mkdtempSync(path.join(tmpdir(), 'shimmy-measure-'));
-  const socket = path.join(scratch, 'control.sock');
-  const child = spawn(path.join(build, 'shimmyd'), ['--socket', socket, '--listen', '127.0.0.1:0', '--model-dir', folder, '--discover=no', '--device', device, '--kv-type', 'f32',
-    ...(device === 'cpu' ? [] : ['--vulkan-tier', tier])],
-  { cwd: scratch, stdio: 'ignore', env: { ...process.env, HOME: scratch, XDG_CACHE_HOME: scratch, ...(device === 'cpu' ? { SHIMMY_CPU: tier } : {}) } });
-  const status = () => JSON.parse(execFileSync(shimmyctl, ['--socket', socket, '--json', 'status'], { stdio: ['ignore', 'pipe', 'ignore'] }));
+  const options = device === 'cpu' ? { env: { SHIMMY_CPU: tier } } : { args: ['--vulkan-tier', tier] };
+  const daemon = await new Daemon({ models: folder, device, ...options }).start();
   try {
-    let url;
-    for (let tries = 0; !url && tries < 100; tries++) {
-      try { [url] = status().http; } catch { await new Promise((done) => setTimeout(done, 100)); }
-    }
     const found = [];
-    for (const [prompt, options] of prompts) {
-      const response = await fetch(`${url}/v1/completions`, { method: 'POST', body: JSON.stringify({ model, prompt, ...options }) });
-      const body = await response.json();
-      if (!response.ok) return console.error(`${device} ${tier}: ${body.error.message}`), null;
+    for (const [prompt, more] of prompts) {
+      const { status, body } = await daemon.post('/v1/completions', { model, prompt, ...more });
+      if (status !== 200) return console.error(`${device} ${tier}: ${body.error.message}`), null;
       found.push(body.choices[0].text);
     }
-    if (!status().devices.some((one) => one.open && one.tier === tier)) return console.error(`${device}: no tier ${tier} here`), null;
+    if (!(await daemon.status()).devices.some((one) => one.open && one.tier === tier)) return console.error(`${device}: no tier ${tier} here`), null;
     return found;
   } finally {
-    child.kill();
-    rmSync(scratch, { recursive: true, force: true });
+    await daemon.stop();
   }
 }
 

@@ -55,7 +55,7 @@ export async function waitFor(what, condition, limitMs = 10000) {
 
 // A test that fails may leave its daemon, which would keep the file from ending: some time after the last test those that are left are killed.
 const children = new Set();
-after(() => { setTimeout(() => { for (const child of children) child.kill('SIGKILL'); }, 20000).unref(); });
+if (process.argv[1]?.endsWith('.test.mjs')) after(() => { setTimeout(() => { for (const child of children) child.kill('SIGKILL'); }, 20000).unref(); });
 
 // Options: args, env, models (a directory), device, wrap (a command that runs the daemon, as prlimit does).
 export class Daemon {
