@@ -229,6 +229,24 @@ enum sh_code sh_vk_fail(struct sh_vulkan *vk, VkResult result, const char *what,
     }
 }
 
+enum sh_code sh_vk_queue_commands(struct sh_vulkan *vk, const VkCommandBuffer *commands, uint32_t n, VkSemaphore semaphore, uint64_t value,
+                                  struct sh_error *err) {
+    const VkTimelineSemaphoreSubmitInfo timeline = {.sType = VK_STRUCTURE_TYPE_TIMELINE_SEMAPHORE_SUBMIT_INFO,
+                                                    .signalSemaphoreValueCount = 1,
+                                                    .pSignalSemaphoreValues = &value};
+    VkSubmitInfo submits[SH_VK_MAX_CUTS];
+    for (uint32_t i = 0; i < n; i++)
+        submits[i] =
+            (VkSubmitInfo){.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO, .commandBufferCount = 1, .pCommandBuffers = &commands[i]};
+    submits[n - 1].pNext = &timeline;
+    submits[n - 1].signalSemaphoreCount = 1;
+    submits[n - 1].pSignalSemaphores = &semaphore;
+    pthread_mutex_lock(&vk->queue_lock);
+    const VkResult result = vk->QueueSubmit(vk->queue, n, submits, VK_NULL_HANDLE);
+    pthread_mutex_unlock(&vk->queue_lock);
+    return result == VK_SUCCESS ? SH_OK : sh_vk_fail(vk, result, "vkQueueSubmit", err);
+}
+
 VkResult sh_vk_wait_value(struct sh_vulkan *vk, VkSemaphore semaphore, uint64_t value, uint64_t timeout_ns) {
     const VkSemaphoreWaitInfo wait = {
         .sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO, .semaphoreCount = 1, .pSemaphores = &semaphore, .pValues = &value};

@@ -87,7 +87,6 @@ struct sh_vk_grid {
     uint32_t z;
 };
 
-#define SH_VK_MAX_CUTS 64
 struct sh_vk_lap { /* see sh_vk_lap in record.h */
     const struct sh_op *ops; /* of the plan's fused ones */
     uint32_t n_ops;

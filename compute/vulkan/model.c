@@ -87,19 +87,8 @@ static enum sh_code staging_send(struct sh_vulkan *vk, struct sh_vk_staging *s, 
     result = vk->EndCommandBuffer(commands);
     if (result != VK_SUCCESS) return sh_vk_fail(vk, result, "vkEndCommandBuffer", err);
     const uint64_t value = s->last + 1;
-    const VkTimelineSemaphoreSubmitInfo timeline = {.sType = VK_STRUCTURE_TYPE_TIMELINE_SEMAPHORE_SUBMIT_INFO,
-                                                    .signalSemaphoreValueCount = 1,
-                                                    .pSignalSemaphoreValues = &value};
-    const VkSubmitInfo submit = {.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO,
-                                 .pNext = &timeline,
-                                 .commandBufferCount = 1,
-                                 .pCommandBuffers = &commands,
-                                 .signalSemaphoreCount = 1,
-                                 .pSignalSemaphores = &s->semaphore};
-    pthread_mutex_lock(&vk->queue_lock);
-    result = vk->QueueSubmit(vk->queue, 1, &submit, VK_NULL_HANDLE);
-    pthread_mutex_unlock(&vk->queue_lock);
-    if (result != VK_SUCCESS) return sh_vk_fail(vk, result, "vkQueueSubmit", err);
+    const enum sh_code code = sh_vk_queue_commands(vk, &commands, 1, s->semaphore, value, err);
+    if (code != SH_OK) return code;
     s->last = s->value[s->half] = value;
     s->half ^= 1;
     return SH_OK;

@@ -14,26 +14,9 @@ void sh_vk_drop_recordings(struct sh_exec_context *c, struct sh_vk_slot *slot) {
 }
 
 enum sh_code sh_vk_queue_submit(struct sh_exec_context *c, const VkCommandBuffer *commands, uint32_t n, struct sh_error *err) {
-    struct sh_vulkan *vk = c->vk;
-    const uint64_t value = c->value + 1;
-    const VkTimelineSemaphoreSubmitInfo timeline = {.sType = VK_STRUCTURE_TYPE_TIMELINE_SEMAPHORE_SUBMIT_INFO,
-                                                    .signalSemaphoreValueCount = 1,
-                                                    .pSignalSemaphoreValues = &value};
-    VkSubmitInfo submits[SH_VK_MAX_CUTS];
-    for (uint32_t i = 0; i < n; i++) { /* a submission each: that is what a driver's watchdog times */
-        submits[i] =
-            (VkSubmitInfo){.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO, .commandBufferCount = 1, .pCommandBuffers = &commands[i]};
-        if (i + 1 < n) continue;
-        submits[i].pNext = &timeline;
-        submits[i].signalSemaphoreCount = 1;
-        submits[i].pSignalSemaphores = &c->semaphore;
-    }
-    pthread_mutex_lock(&vk->queue_lock);
-    const VkResult result = vk->QueueSubmit(vk->queue, n, submits, VK_NULL_HANDLE);
-    pthread_mutex_unlock(&vk->queue_lock);
-    if (result != VK_SUCCESS) return sh_vk_fail(vk, result, "vkQueueSubmit", err);
-    c->value = value;
-    return SH_OK;
+    const enum sh_code code = sh_vk_queue_commands(c->vk, commands, n, c->semaphore, c->value + 1, err);
+    if (code == SH_OK) c->value++;
+    return code;
 }
 
 /* ---- what only some steps need ---- */

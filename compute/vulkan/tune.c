@@ -215,22 +215,10 @@ static enum sh_code begin(struct bench *b, struct sh_error *err) {
 static enum sh_code run(struct bench *b, struct sh_error *err) {
     struct sh_vulkan *vk = b->vk;
     VkResult result = vk->EndCommandBuffer(b->commands);
+    if (result != VK_SUCCESS) return sh_vk_fail(vk, result, "vkEndCommandBuffer", err);
     const uint64_t value = b->submitted + 1;
-    const VkTimelineSemaphoreSubmitInfo timeline = {.sType = VK_STRUCTURE_TYPE_TIMELINE_SEMAPHORE_SUBMIT_INFO,
-                                                    .signalSemaphoreValueCount = 1,
-                                                    .pSignalSemaphoreValues = &value};
-    const VkSubmitInfo submit = {.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO,
-                                 .pNext = &timeline,
-                                 .commandBufferCount = 1,
-                                 .pCommandBuffers = &b->commands,
-                                 .signalSemaphoreCount = 1,
-                                 .pSignalSemaphores = &b->semaphore};
-    if (result == VK_SUCCESS) {
-        pthread_mutex_lock(&vk->queue_lock);
-        result = vk->QueueSubmit(vk->queue, 1, &submit, VK_NULL_HANDLE);
-        pthread_mutex_unlock(&vk->queue_lock);
-    }
-    if (result != VK_SUCCESS) return sh_vk_fail(vk, result, "vkQueueSubmit", err);
+    const enum sh_code code = sh_vk_queue_commands(vk, &b->commands, 1, b->semaphore, value, err);
+    if (code != SH_OK) return code;
     b->submitted = value;
     result = sh_vk_wait_value(vk, b->semaphore, value, UINT64_MAX);
     return result == VK_SUCCESS ? SH_OK : sh_vk_fail(vk, result, "vkWaitSemaphores", err);

@@ -133,6 +133,10 @@ static inline struct sh_vulkan *sh_vulkan_of(struct sh_device *device) { return 
  * name. */
 enum sh_code sh_vk_fail(struct sh_vulkan *vk, VkResult result, const char *what, struct sh_error *err);
 const char *sh_vk_result_name(VkResult result);
+/* Submits n command buffers, each on its own: that is what a driver's watchdog times. Behind the last one the timeline semaphore has the value. */
+enum { SH_VK_MAX_CUTS = 64 }; /* n at most */
+enum sh_code sh_vk_queue_commands(struct sh_vulkan *vk, const VkCommandBuffer *commands, uint32_t n, VkSemaphore semaphore, uint64_t value,
+                                  struct sh_error *err);
 /* Waits until a timeline semaphore has reached a value. VK_TIMEOUT leaves things as they are. Any other failure to wait says nothing
  * about the device, which may still be at work: then all of its work is waited for, without a limit, so that after VK_SUCCESS the
  * value is reached; and where even that fails the device counts as lost. */
