@@ -10,8 +10,10 @@
 
 #include "compute/cpu/vnni_dot.h"
 
-#define MOST_RESIDENT 128         /* operand rows whose sums wait at a time */
-#define WIDE_STEP (WIDE_ROWS / 3) /* tiles have one, two or three times as many rows */
+#define MOST_RESIDENT 128           /* operand rows whose sums wait at a time */
+#define LEAST_WIDE 3                /* operand rows that are worth unpacking for */
+#define LEAST_ROWS (WIDE_ROWS / 2 + WIDE_ROWS % 2) /* of a tile, where LEAST_WIDE rows and more are shared out evenly */
+#define WIDE_TILES (WIDE_ROWS - LEAST_ROWS + 1)    /* 2 or 4 */
 
 #define FLOAT_UNIT                                                                                                               \
     128 /* weights of a row that are made floats at a time: with a tile's operands they stay in the first-level cache */
@@ -29,7 +31,7 @@ struct wide {
     union {
         struct {
             struct pair pair;
-            pair_sums sums[MOST_RESIDENT + WIDE_ROWS];
+            pair_sums sums[MOST_RESIDENT];
         };
         struct {
             float values[FLOAT_UNIT][LANES];
@@ -163,18 +165,24 @@ INLINE void multiply_256(struct pair *pair, const struct rows *rows, uint64_t b,
 }
 
 typedef void wide_fn(struct pair *pair, const struct rows *rows, uint64_t b, int n_blocks, pair_sums *at);
-#define WIDE_TILE_32(name, n, ending)                                                                                            \
-    static void name##_##n(struct pair *pair, const struct rows *rows, uint64_t b, int n_blocks, pair_sums *at) {                \
-        multiply_32(pair, rows, b, n_blocks, at, n *WIDE_STEP, ending);                                                          \
+#define WIDE_TILE_32(name, k, ending)                                                                                            \
+    static void name##_##k(struct pair *pair, const struct rows *rows, uint64_t b, int n_blocks, pair_sums *at) {                \
+        multiply_32(pair, rows, b, n_blocks, at, LEAST_ROWS + k, ending);                                                        \
     }
-#define WIDE_TILE_256(name, n, ...)                                                                                              \
-    static void name##_##n(struct pair *pair, const struct rows *rows, uint64_t b, int n_blocks, pair_sums *at) {                \
+#define WIDE_TILE_256(name, k, ...)                                                                                              \
+    static void name##_##k(struct pair *pair, const struct rows *rows, uint64_t b, int n_blocks, pair_sums *at) {                \
         (void)n_blocks;                                                                                                          \
-        multiply_256(pair, rows, b, at, n *WIDE_STEP, __VA_ARGS__);                                                              \
+        multiply_256(pair, rows, b, at, LEAST_ROWS + k, __VA_ARGS__);                                                            \
     }
+#if WIDE_ROWS == 6
 #define WIDE(kind, name, ...)                                                                                                    \
-    WIDE_TILE_##kind(name, 1, __VA_ARGS__) WIDE_TILE_##kind(name, 2, __VA_ARGS__)                                                \
-        WIDE_TILE_##kind(name, 3, __VA_ARGS__) static wide_fn *const name[] = {name##_1, name##_2, name##_3};
+    WIDE_TILE_##kind(name, 0, __VA_ARGS__) WIDE_TILE_##kind(name, 1, __VA_ARGS__) WIDE_TILE_##kind(name, 2, __VA_ARGS__)         \
+        WIDE_TILE_##kind(name, 3, __VA_ARGS__) static wide_fn *const name[WIDE_TILES] = {name##_0, name##_1, name##_2, name##_3};
+#else
+#define WIDE(kind, name, ...)                                                                                                    \
+    WIDE_TILE_##kind(name, 0, __VA_ARGS__) WIDE_TILE_##kind(name, 1, __VA_ARGS__) static wide_fn *const name[WIDE_TILES] = {     \
+        name##_0, name##_1};
+#endif
 WIDE(32, wide_32, FACTORS)
 WIDE(32, wide_32_min, MINIMUM)
 WIDE(32, wide_32_table, TABLE)
@@ -204,7 +212,7 @@ INLINE void turn(struct pair *pair, int g, int lowest) {
     }
 }
 
-/* wide[k] multiplies (k + 1) * WIDE_STEP operand rows; NULL: floats, which are not unpacked. */
+/* wide[k] multiplies LEAST_ROWS + k operand rows; NULL: floats, which are not unpacked. */
 static wide_fn *const *wide_of(uint32_t type) {
     switch (type) {
     case SH_TYPE_F32:
@@ -228,14 +236,8 @@ static wide_fn *const *wide_of(uint32_t type) {
     }
 }
 
-/* Rows of a tile where `left` of n >= WIDE_STEP resident rows are left. */
-static uint32_t wide_rows(uint32_t left, uint32_t n) {
-    const uint32_t rows = left >= WIDE_ROWS ? WIDE_ROWS : (left + WIDE_STEP - 1) / WIDE_STEP * WIDE_STEP;
-    return rows <= n ? rows : n / WIDE_STEP * WIDE_STEP;
-}
-
-/* Groups `group` and the next one with `n` >= WIDE_STEP resident operand rows, the first of which is row r of all. A last tile
- * that is wider than what is left begins among rows that were computed before: their sums lie twice, and are taken once. */
+/* Groups `group` and the next one with n >= LEAST_WIDE resident operand rows, the first of which is row r of all. Tiles differ by a row
+ * at most: one of two or three rows has too few products under way to hide how long each takes. */
 static void wide_pair(const struct sh_cpu_matmul *m, uint64_t group, uint64_t group_bytes, uint32_t r, uint32_t n,
                       const struct rows *first, struct wide *s) {
     const uint32_t type = m->w->type;
@@ -243,7 +245,7 @@ static void wide_pair(const struct sh_cpu_matmul *m, uint64_t group, uint64_t gr
     const uint64_t block = sh_type_info(type)->block_elements, n_blocks = m->w->cols / block;
     const uint64_t per_unit = block == 32 ? UNIT_BLOCKS : 1, block_bytes = group_bytes / n_blocks;
     const uint8_t *w = (const uint8_t *)m->w->data + group * group_bytes;
-    const uint32_t n_tiles = (n + WIDE_ROWS - 1) / WIDE_ROWS; /* at least */
+    const uint32_t n_tiles = (n + WIDE_ROWS - 1) / WIDE_ROWS;
     for (uint64_t b = 0; b < n_blocks; b += per_unit) {
         const int some = (int)sh_min_u64(per_unit, n_blocks - b);
         const uint64_t bytes = (uint64_t)some * block_bytes, share = sh_align_up(bytes / n_tiles + 1, 64);
@@ -254,22 +256,21 @@ static void wide_pair(const struct sh_cpu_matmul *m, uint64_t group, uint64_t gr
         }
         struct rows rows = *first;
         uint64_t fetched = 0;
-        for (uint32_t i = 0; i < n;) {
+        for (uint32_t tile = 0, i = 0, n_rows; tile < n_tiles; tile++, i += n_rows) {
+            n_rows = (n - i) / (n_tiles - tile);
             for (const uint64_t end = sh_min_u64(bytes, fetched + share); fetched < end; fetched += 64) {
                 _mm_prefetch((const char *)w + AHEAD + fetched, _MM_HINT_T0);
                 _mm_prefetch((const char *)w + group_bytes + AHEAD + fetched, _MM_HINT_T0);
             }
-            const uint32_t n_rows = wide_rows(n - i, n), first_row = i < n - n_rows ? i : n - n_rows;
             pair_sums *const sums = &s->sums[i];
             if (b == 0)
                 for (uint32_t k = 0; k < n_rows; k++)
                     UNROLLED (g, 2) store_floats(sums[k][g], zeros());
-            rows.x = first->x + first_row * rows.stride;
-            wide[n_rows / WIDE_STEP - 1](&s->pair, &rows, b, some, sums);
+            rows.x = first->x + i * rows.stride;
+            wide[n_rows - LEAST_ROWS](&s->pair, &rows, b, some, sums);
             if (b + per_unit >= n_blocks)
-                for (uint32_t k = i - first_row; k < n_rows; k++)
-                    UNROLLED (g, 2) finish(m, (group + (uint64_t)g) * LANES, r + first_row + k, load_floats(sums[k][g]));
-            i = first_row + n_rows;
+                for (uint32_t k = 0; k < n_rows; k++)
+                    UNROLLED (g, 2) finish(m, (group + (uint64_t)g) * LANES, r + i + k, load_floats(sums[k][g]));
         }
         w += bytes;
     }
