@@ -121,8 +121,9 @@ static const struct option options[] = {
      "taken, so that "
      "cancellations are noticed soon."},
     {"prefill_share", OPT_COUNT, FIELD(prefill_share), "50", 1, 10000, NULL, NULL, "PERCENT", false,
-     "How much longer a step may take for the prompts in it than for the tokens that it generates: more lets answers begin sooner, less keeps "
-     "the time between the tokens of those that run even. Without any running, prompts take what they need."},
+     "How much longer a step may take for each request that waits for its first token than for the tokens that it generates, up to a quarter of a "
+     "second in all: more lets answers begin sooner, less keeps the time between the tokens of those that run even. Without any running, "
+     "prompts take what they need."},
     {"max_queue", OPT_COUNT, FIELD(max_queue), "256", 0, 100000, NULL, NULL, "N", false,
      "Requests that wait for a model until there are sequences and room in the cache for them; more are refused as busy."},
     {"keep_alive", OPT_SECONDS, FIELD(keep_alive_s), "30min", -1, 1e9, NULL, NULL, "TIME", false,

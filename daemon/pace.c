@@ -12,6 +12,7 @@ enum {
 /* Steps of prompts alone are sized to take about this long: between steps cancellations are noticed. */
 #define STEP_LONG_NS 500e6
 #define STEP_SHORT_NS 150e6
+#define STEP_CROWD_NS 250e6 /* a step that is longer because many wait takes no longer than this */
 /* What takes longer than known counts less than what takes shorter: most of it is other work of the machine, which comes and goes. */
 #define WEIGHT_OF_NEW 0.25
 #define WEIGHT_OF_LONGER 0.1
@@ -104,9 +105,8 @@ static uint32_t most_to_try(const struct pace *pace) {
 
 static double allowed_ns(const struct pace *pace, uint32_t decode_rows, uint32_t waiting, uint32_t share) {
     const double alone = pace_decode_ns(pace, decode_rows), fair = alone * share / 100;
-    if (waiting <= decode_rows) return fair;
-    const double more = fair * waiting / decode_rows, most = STEP_LONG_NS - alone;
-    return more < most ? more : most > fair ? most : fair;
+    const double most = STEP_CROWD_NS - alone, more = fair * waiting;
+    return waiting <= 1 || most < fair ? fair : more < most ? more : most;
 }
 
 uint32_t pace_prompt_rows(struct pace *pace, uint32_t decode_rows, uint32_t waiting, uint32_t share) {

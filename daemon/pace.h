@@ -33,10 +33,10 @@ struct pace {
 void pace_init(struct pace *pace, uint32_t most_prompt_rows);
 /* A step is finished that took `ns`: of `decode_rows` rows that go on with texts, and `prompt_rows` of prompts. */
 void pace_step(struct pace *pace, uint32_t decode_rows, uint32_t prompt_rows, uint64_t ns);
-/* Rows of prompts that a step beside `decode_rows` may have so that it takes at most `share` percent longer than it would without them. Where more
- * requests wait for their first token (`waiting`) than texts run, they may take so many times as much, as long as that makes the step no longer than
- * one of prompts alone: who waits counts as much as who is served. 0: none this time, so that the step without them is measured (rarely). Without
- * decode_rows: as many as take a bearable time. */
+/* Rows of prompts that a step beside `decode_rows` may have so that it takes at most `share` percent longer than it would without them, for each of
+ * the requests that wait for their first token (`waiting`), as long as that makes the step no longer than a quarter of a second: where many wait, small
+ * steps would keep all of them waiting, since a row costs most in a small step. 0: none this time, so that the step without them is measured
+ * (rarely). Without decode_rows: as many as take a bearable time. */
 uint32_t pace_prompt_rows(struct pace *pace, uint32_t decode_rows, uint32_t waiting, uint32_t share);
 /* What a step of so many rows that decode takes, as far as is known; 0: nothing was measured. What has never been tried is thought to cost no
  * more than the nearest that was, so that it is tried. */

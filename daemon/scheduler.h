@@ -23,7 +23,7 @@ struct runner;
 struct runner_params {
     struct sh_context_params context;
     uint32_t prefill_chunk; /* rows, at most */
-    uint32_t prefill_share; /* percent: how much longer a step may take for the prompts in it than for what is decoded in it */
+    uint32_t prefill_share; /* percent: how much longer a step may take for each request that waits for its first token than for what is decoded in it */
     uint32_t max_queue;     /* generations waiting, those admitted not counted */
     struct sh_model *draft; /* a small model with the same vocabulary that proposes tokens; NULL: none; the caller's, outlives the runner */
     bool lookup;            /* propose what followed in prompt and answer before */
