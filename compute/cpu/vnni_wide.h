@@ -198,18 +198,33 @@ WIDE(256, wide_ternary, 0, 0, 0, false, false, TABLE)
 INLINE void shorten_scales(struct unit *u) {
     for (int j = 0; j < 16; j++) store(u->scale[j], both(load(u->scale[j]), all32(0xFFFF)));
 }
-/* Makes the weights of an unpacked unit signed. */
-INLINE void turn(struct pair *pair, int g, int lowest) {
+/* Vectors j and j + 1 of a group, 0..63 for -32..31, as signed weights. */
+INLINE void put_signed(struct pair *pair, int g, int j, ints first, ints second) {
+    first = add8(first, all8(-32));
+    second = add8(second, all8(-32));
+    store(pair->units[g].q[j], first);
+    store(pair->units[g].q[j + 1], second);
+    store(pair->start[g][j / 2], sub(none(), dot4(dot4(none(), all8(-128), first), all8(-128), second))); /* 128, as that is unsigned */
+}
+/* As unpack_q6_k, but signed. */
+INLINE void unpack_signed_q6_k(struct pair *pair, int g, const uint8_t *w) {
     struct unit *u = &pair->units[g];
-    for (int j = 0; j < 64; j += 2) {
-        ints start = none();
-        UNROLLED (v, 2) {
-            const ints q = add8(load(u->q[j + v]), all8(lowest));
-            store(u->q[j + v], q);
-            start = dot4(start, all8(-128), q); /* 128, as that is unsigned */
-        }
-        store(pair->start[g][j / 2], sub(none(), start));
-    }
+    store_floats(u->d[0], load_halves(w));
+    put_scales(u, w + 2 * LANES, 8, true);
+    shorten_scales(u);
+    for (int h = 0; h < 2; h++)
+        UNROLLED (a, 2)
+            for (int v = 0; v < 8; v += 2) {
+                ints low[2], high[2];
+                UNROLLED (i, 2) {
+                    const ints packed = load(w + 82 * LANES + V * (16 * h + 8 * a + v + i));
+                    const ints top = right(load(w + 18 * LANES + V * (8 * h + v + i)), 2 * a);
+                    low[i] = either(low_nibbles(packed), both(left(top, 4), all8(0x30)));
+                    high[i] = either(high_nibbles(packed), both(top, all8(0x30)));
+                }
+                put_signed(pair, g, 32 * h + 8 * a + v, low[0], low[1]);
+                put_signed(pair, g, 32 * h + 8 * a + 16 + v, high[0], high[1]);
+            }
 }
 
 /* wide[k] multiplies LEAST_ROWS + k operand rows; NULL: floats, which are not unpacked. */
@@ -250,9 +265,12 @@ static void wide_pair(const struct sh_cpu_matmul *m, uint64_t group, uint64_t gr
         const int some = (int)sh_min_u64(per_unit, n_blocks - b);
         const uint64_t bytes = (uint64_t)some * block_bytes, share = sh_align_up(bytes / n_tiles + 1, 64);
         for (int g = 0; g < 2; g++) {
+            if (type == SH_TYPE_Q6_K) {
+                unpack_signed_q6_k(&s->pair, g, w + (uint64_t)g * group_bytes);
+                continue;
+            }
             unpack_unit(type, &s->pair.units[g], w + (uint64_t)g * group_bytes, some, first);
-            if (type == SH_TYPE_Q6_K) turn(&s->pair, g, -32);
-            if (type == SH_TYPE_Q6_K || type == SH_TYPE_Q3_K) shorten_scales(&s->pair.units[g]);
+            if (type == SH_TYPE_Q3_K) shorten_scales(&s->pair.units[g]);
         }
         struct rows rows = *first;
         uint64_t fetched = 0;
