@@ -5,6 +5,8 @@
 // barriers, at which such a driver would leave and enter every subgroup's frame. Units are visited lane by lane, as in tile.comp.
 // Workgroup 32, 64 or 128 (shapes.h), an output each. Grid: x over blocks of outputs (strided), y over blocks of ROWS rows (rows.glsl).
 // Any R and n; cols must be a multiple of 32. ROWS is a define: see matmul.comp.
+// The loop over the octets of a unit stays a loop. Unrolled, LLVM puts the 32 products of a row one behind the other, each of which waits for the
+// one before, and a processor looks ahead over three such chains; over chains of eight it sees all rows.
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #include "head.glsl"
@@ -42,7 +44,7 @@ void main() {
             [[unroll]] for (uint r = 0u; r < ROWS; r++) acc[r] = 0.0;
             for (uint u = lane; u < p.units; u += SH_LANES) {
                 const Unit t = load_unit(p.w, row, u, p.units);
-                [[unroll]] for (uint j = 0u; j < 4u; j++) {
+                [[dont_unroll]] for (uint j = 0u; j < 4u; j++) {
                     float e[8];
                     octet(p.w, t, j, e);
                     [[unroll]] for (uint half_ = 0u; half_ < 2u; half_++) {
