@@ -3,7 +3,7 @@
  * reuse of prefixes, preemption and speculation. Random requests (prompts that share beginnings, lengths, samplers, choices, grammars, stop
  * strings) run one by one on a runner that does nothing of that kind, and all at once on runners that do everything, while some
  * are cancelled; whatever came is compared bit for bit. Models of every kind of memory, on every device under test (core.h). SHIMMY_TEST_FULL=1
- * takes more rounds; SHIMMY_TEST_SEED another seed than 1; SHIMMY_TEST_LOG=1 says how much there was of each.
+ * takes all of it on every device, and on CPUs more rounds; SHIMMY_TEST_SEED another seed than 1; SHIMMY_TEST_LOG=1 says how much there was of each.
  */
 #include "compute/base.h"
 #include "compute/grammar/grammar.h"
@@ -336,7 +336,7 @@ static void on_all_devices(const struct subject *subject, bool brief) {
         const bool cpu = strncmp(names[d], "cpu", 3) == 0, end = d == 0 || d + 1 == n || strncmp(names[d + 1], "cpu", 3) != 0;
         if (!parity_full() && (cpu ? !end : !brief)) continue;
         const bool all = parity_full() || (cpu && (d > 0 || n == 1));
-        test_subject(subject, names[d], all ? REQUESTS : FEW, parity_full() ? 4 : 1);
+        test_subject(subject, names[d], all ? REQUESTS : FEW, parity_full() && cpu ? 4 : 1);
     }
 }
 
