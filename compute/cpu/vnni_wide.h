@@ -10,9 +10,8 @@
 
 #include "compute/cpu/vnni_dot.h"
 
-#define MOST_RESIDENT 128           /* operand rows whose sums wait at a time */
-#define LEAST_WIDE 3                /* operand rows that are worth unpacking for */
-#define LEAST_ROWS (WIDE_ROWS / 2 + WIDE_ROWS % 2) /* of a tile, where LEAST_WIDE rows and more are shared out evenly */
+#define MOST_RESIDENT 128                          /* operand rows whose sums wait at a time */
+#define LEAST_ROWS (WIDE_ROWS / 2 + WIDE_ROWS % 2) /* of a tile, where three rows or more are shared out evenly */
 #define WIDE_TILES (WIDE_ROWS - LEAST_ROWS + 1)    /* 2 or 4 */
 
 #define FLOAT_UNIT                                                                                                               \
@@ -251,7 +250,7 @@ static wide_fn *const *wide_of(uint32_t type) {
     }
 }
 
-/* Groups `group` and the next one with n >= LEAST_WIDE resident operand rows, the first of which is row r of all. Tiles differ by a row
+/* Groups `group` and the next one with n >= 3 resident operand rows, the first of which is row r of all. Tiles differ by a row
  * at most: one of two or three rows has too few products under way to hide how long each takes. */
 static void wide_pair(const struct sh_cpu_matmul *m, uint64_t group, uint64_t group_bytes, uint32_t r, uint32_t n,
                       const struct rows *first, struct wide *s) {
