@@ -334,6 +334,7 @@ static enum sh_code create_activations(struct sh_exec_context *c, struct sh_erro
     const uint32_t rows = c->params.max_rows > c->params.max_outputs ? c->params.max_rows : c->params.max_outputs;
     if (code == SH_OK) code = sh_vk_arena_take(&c->device, sh_vk_expert_list_bytes(m, rows), &c->expert_list, err);
     if (code == SH_OK) code = sh_vk_arena_take(&c->device, sh_vk_quants_bytes(m, rows), &c->quants, err);
+    if (code == SH_OK) code = sh_vk_arena_take(&c->device, sh_vk_turned_bytes(m, rows), &c->turned, err);
     return code;
 }
 

@@ -164,7 +164,7 @@ struct sh_exec_context {
     struct sh_exec_context_params params;
     struct sh_vk_arena device, upload, readback;
     struct sh_vk_span *spans; /* [model->n_slots] activations; every plan's: what one left there the next does not read */
-    struct sh_vk_span scratch, sample_scratch, expert_list, quants;
+    struct sh_vk_span scratch, sample_scratch, expert_list, quants, turned;
     uint32_t max_items; /* of a step with split attention; 0: the model has no attention */
     uint32_t windows[SH_VK_SPLIT_LISTS], n_windows; /* of each list of splits; the first is 0 */
     bool block_lists[SH_VK_BLOCK_LISTS];            /* which the model's ops ask for */
@@ -219,6 +219,10 @@ enum sh_code sh_vk_check_matrices(const struct sh_exec_model *model, const struc
 uint64_t sh_vk_expert_list_bytes(const struct sh_exec_model *model, uint32_t max_rows);
 /* What the widest input of a product takes in int8 (record_dots.c); 0: no product takes any. */
 uint64_t sh_vk_quants_bytes(const struct sh_exec_model *model, uint32_t max_rows);
+/* What the widest input of a product takes turned (record_weights.c); 0: the device's kernels take none so. */
+uint64_t sh_vk_turned_bytes(const struct sh_exec_model *model, uint32_t max_rows);
+/* Work items of an EXPERT_MATMUL whose kernel takes so many pairs (record_experts.c). */
+uint32_t sh_vk_list_items(const struct sh_op *op, uint32_t rows, uint32_t per_item);
 /* The executor's functions, by file. */
 enum sh_code sh_vk_model_create(struct sh_device *device, const struct sh_segment *segments, uint32_t n_segments,
                                  struct sh_exec_model **out, struct sh_error *err);

@@ -541,6 +541,7 @@ static struct recorder recorder_of(struct sh_exec_context *c, uint32_t slot, uin
         .outputs = out_class == SH_VK_OUT_CLASSES - 1 ? 1u << (SH_VK_ROW_BUCKETS - 1) : 1u << out_class,
         .list_of = SH_NONE,
         .quants_of = SH_NONE,
+        .turned_of = SH_NONE,
         .err = err,
     };
     if (r.outputs > c->params.max_outputs) r.outputs = c->params.max_outputs;
@@ -661,7 +662,7 @@ uint32_t sh_vk_count_dispatches(const struct sh_exec_model *m) {
         for (uint32_t i = 0; i < m->plans[p].fused.n_ops; i++) {
             const struct sh_op *op = &m->plans[p].fused.ops[i];
             const bool parts = op->kind == SH_OP_EMBED || op->kind == SH_OP_MATMUL || op->kind == SH_OP_EXPERT_MATMUL;
-            n += parts ? m->weights[op->w].n_parts + 2 : 2; /* the list of experts, the quants */
+            n += parts ? m->weights[op->w].n_parts + 2 : 2; /* the list of experts, the quants or turned rows */
         }
         if (n > most) most = n;
     }

@@ -9,7 +9,7 @@
 #define MAX_GRID 65535u
 #define FEW_ROWS 8u /* that products read weights straight from memory for */
 
-enum { TOUCH_CACHE, TOUCH_SCRATCH, TOUCH_SAMPLE, TOUCH_TOKENS, TOUCH_LIST, TOUCH_QUANTS, TOUCH_SLOTS }; /* resources; activations follow */
+enum { TOUCH_CACHE, TOUCH_SCRATCH, TOUCH_SAMPLE, TOUCH_TOKENS, TOUCH_LIST, TOUCH_QUANTS, TOUCH_TURNED, TOUCH_SLOTS }; /* resources; activations follow */
 
 struct recorder {
     struct sh_exec_context *context;
@@ -22,6 +22,7 @@ struct recorder {
     bool *read, *written;   /* [TOUCH_SLOTS + n_slots] since the last barrier */
     double cost_ns;
     uint32_t quants_of, quants_pairs; /* the activation that the context's quants are of, and their order; SH_NONE: of none yet */
+    uint32_t turned_of, turned_by;    /* the same of its turned rows; and the ROUTE result whose pairs they are, or SH_NONE */
     uint32_t list_of, list_per_item; /* the ROUTE result whose pairs the context's list holds, and how many an item takes; SH_NONE: none yet */
     enum sh_code code;
     struct sh_error *err;
@@ -72,6 +73,10 @@ struct matmul_choice {
 };
 struct matmul_choice sh_vk_choice(const struct sh_vulkan *vk, enum sh_kernel of_f32, uint32_t layout); /* in the shape that it has here */
 struct matmul_choice sh_vk_choose_matmul(const struct sh_vulkan *vk, const struct sh_layout *layout, uint32_t rows, uint64_t n);
+/* Products of so many rows read their inputs turned (turn.comp): where the kernel is that of software devices, wide.comp. */
+bool sh_vk_takes_turned(const struct sh_vulkan *vk, const struct sh_layout *layout, uint32_t rows);
+/* Turns op->x unless it was turned last; `push`: of the product, with what experts add; y, z: of its grid for the whole matrix. */
+void sh_vk_record_turned(struct recorder *r, const struct sh_op *op, const struct sh_pc_matmul *push, struct sh_vk_axis y, uint32_t z);
 /* A product's push constants but for n, the residual, and what blocks and experts add. */
 struct sh_pc_matmul sh_vk_matmul_push(const struct recorder *r, const struct sh_op *op, uint32_t part);
 

@@ -21,7 +21,7 @@ struct matmul_choice sh_vk_choose_experts(const struct sh_vulkan *vk, const stru
     return sh_vk_choose_matmul(vk, layout, pairs < TILE_PAIRS * (uint64_t)op->expert.n_expert ? 4 : 64, n);
 }
 
-static uint32_t list_items(const struct sh_op *op, uint32_t rows, uint32_t per_item) {
+uint32_t sh_vk_list_items(const struct sh_op *op, uint32_t rows, uint32_t per_item) {
     return (uint32_t)((uint64_t)rows * op->expert.n_used / per_item) + op->expert.n_expert;
 }
 
@@ -32,7 +32,7 @@ uint64_t sh_vk_expert_list_bytes(const struct sh_exec_model *m, uint32_t max_row
         for (uint32_t i = 0; i < m->plans[p].fused.n_ops; i++) {
             const struct sh_op *op = &m->plans[p].fused.ops[i];
             if (op->kind != SH_OP_EXPERT_MATMUL) continue;
-            most = sh_max_u64(most, list_items(op, rows, 4) * 16ull + (uint64_t)rows * op->expert.n_used * 4);
+            most = sh_max_u64(most, sh_vk_list_items(op, rows, 4) * 16ull + (uint64_t)rows * op->expert.n_used * 4);
         }
     return most;
 }
@@ -83,6 +83,20 @@ static void record_list(struct recorder *r, const struct sh_op *op, uint32_t ite
     DISPATCH(r, SH_KERNEL_expert_list, push, grid, 0);
 }
 
+/* Of a part that has `n_experts` experts from the first one on. items: of the list, 0: there is none. */
+static struct sh_pc_matmul expert_push(const struct recorder *r, const struct sh_op *op, uint32_t part, uint32_t items, uint32_t first,
+                                       uint32_t n_experts) {
+    struct sh_pc_matmul push = sh_vk_matmul_push(r, op, part);
+    push.n = (uint32_t)(r->context->model->program->weights[op->w].rows / op->expert.n_expert);
+    push.first_n = first;
+    push.part = n_experts;
+    push.experts = pack_experts(op);
+    push.residual = items == 0 ? address(r, op->y) : r->context->expert_list.address;
+    push.residual_stride = items == 0 ? stride(r, op->y) : items;
+    push.flags |= SH_MATMUL_EXPERTS | (op->expert.per_slot ? SH_MATMUL_PER_SLOT : 0);
+    return push;
+}
+
 void sh_vk_record_expert_matmul(struct recorder *r, const struct sh_op *op) {
     const struct sh_exec_model *m = r->context->model;
     const struct sh_vk_weight *w = &m->weights[op->w];
@@ -92,25 +106,25 @@ void sh_vk_record_expert_matmul(struct recorder *r, const struct sh_op *op) {
     const double flops = 2.0 * (double)m->program->weights[op->w].cols * (double)n * op->expert.n_used * rows;
     const struct matmul_choice choice = sh_vk_choose_experts(r->context->vk, &w->layout, op, rows, n);
     const bool direct = choice.rows == 1;
-    const uint32_t items = direct ? 0 : list_items(op, rows, choice.rows);
+    const uint32_t items = direct ? 0 : sh_vk_list_items(op, rows, choice.rows);
     sh_vk_maybe_cut(r, flops);
     if (!direct) record_list(r, op, items, choice.rows);
-    const bool quants = sh_vk_takes_quants(r->context->vk, &w->layout);
+    const struct sh_vk_axis y = direct ? by(count_of(by_rows), 1) : fixed(items < ITEMS_DOWN ? items : ITEMS_DOWN);
+    const uint32_t z = direct ? op->expert.n_used : (items + ITEMS_DOWN - 1) / ITEMS_DOWN;
+    const bool quants = sh_vk_takes_quants(r->context->vk, &w->layout), turned = choice.kernel == SH_KERNEL_wide_f32;
     if (quants) sh_vk_record_quants(r, op);
-    const uint32_t reads[] = {quants ? TOUCH_QUANTS : touch(r, op->x), direct ? touch(r, op->y) : TOUCH_LIST}, writes[] = {touch(r, op->out)};
+    if (turned) {
+        const struct sh_pc_matmul all = expert_push(r, op, 0, items, 0, op->expert.n_expert);
+        sh_vk_record_turned(r, op, &all, y, z);
+    }
+    const uint32_t x = quants ? TOUCH_QUANTS : turned ? TOUCH_TURNED : touch(r, op->x);
+    const uint32_t reads[] = {x, direct ? touch(r, op->y) : TOUCH_LIST}, writes[] = {touch(r, op->out)};
     sh_vk_touches(r, reads, 2, writes, 1);
     for (uint32_t i = 0; i < w->n_parts; i++) { /* a part makes the pairs of its own experts */
-        struct sh_pc_matmul push = sh_vk_matmul_push(r, op, i);
-        push.n = (uint32_t)n;
-        push.first_n = (uint32_t)(w->parts[i].first_row / n);
-        push.part = (uint32_t)(w->parts[i].n_rows / n);
-        push.experts = pack_experts(op);
-        push.residual = direct ? address(r, op->y) : r->context->expert_list.address;
-        push.residual_stride = direct ? stride(r, op->y) : items;
-        push.flags |= SH_MATMUL_EXPERTS | (op->expert.per_slot ? SH_MATMUL_PER_SLOT : 0);
-        const struct sh_vk_axis x = fixed(groups(n, choice.outputs));
-        const struct sh_vk_axis y = direct ? by(count_of(by_rows), 1) : fixed(items < ITEMS_DOWN ? items : ITEMS_DOWN);
-        const struct sh_vk_grid grid = {x, y, direct ? op->expert.n_used : (items + ITEMS_DOWN - 1) / ITEMS_DOWN};
+        const struct sh_vk_part *part = &w->parts[i];
+        struct sh_pc_matmul push = expert_push(r, op, i, items, (uint32_t)(part->first_row / n), (uint32_t)(part->n_rows / n));
+        if (turned) push.x = r->context->turned.address;
+        const struct sh_vk_grid grid = {fixed(groups(n, choice.outputs)), y, z};
         DISPATCH(r, choice.kernel + w->layout.layout, push, grid, flops / w->n_parts);
     }
 }

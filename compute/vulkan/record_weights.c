@@ -102,6 +102,45 @@ struct sh_pc_matmul sh_vk_matmul_push(const struct recorder *r, const struct sh_
     return push;
 }
 
+/* ---- turned rows ---- */
+
+bool sh_vk_takes_turned(const struct sh_vulkan *vk, const struct sh_layout *layout, uint32_t rows) {
+    return sh_vk_choose_matmul(vk, layout, rows, 1).kernel == SH_KERNEL_wide_f32;
+}
+
+uint64_t sh_vk_turned_bytes(const struct sh_exec_model *m, uint32_t max_rows) {
+    const uint32_t rows = 1u << sh_vk_row_bucket(max_rows);
+    uint64_t most = 0;
+    for (uint32_t p = 0; p < m->n_plans; p++)
+        for (uint32_t i = 0; i < m->plans[p].fused.n_ops; i++) {
+            const struct sh_op *op = &m->plans[p].fused.ops[i];
+            if (op->kind != SH_OP_MATMUL && op->kind != SH_OP_EXPERT_MATMUL) continue;
+            const struct sh_layout *layout = &m->weights[op->w].layout;
+            const uint64_t cols = m->program->weights[op->w].cols;
+            if (!sh_vk_takes_turned(m->vk, layout, FEW_ROWS + 1)) continue;
+            const uint32_t block = sh_vk_choose_matmul(m->vk, layout, FEW_ROWS + 1, 1).rows;
+            const uint64_t floats = op->kind == SH_OP_MATMUL ? sh_align_up(rows, block) * m->program->activations[op->x].width
+                                                             : (uint64_t)sh_vk_list_items(op, rows, block) * block * cols;
+            most = sh_max_u64(most, floats * sizeof(float));
+        }
+    return most;
+}
+
+void sh_vk_record_turned(struct recorder *r, const struct sh_op *op, const struct sh_pc_matmul *push, struct sh_vk_axis y, uint32_t z) {
+    const uint32_t turned_by = op->kind == SH_OP_EXPERT_MATMUL ? op->y : SH_NONE;
+    if (r->turned_of == op->x && r->turned_by == turned_by) return;
+    r->turned_of = op->x;
+    r->turned_by = turned_by;
+    const uint32_t reads[] = {touch(r, op->x), turned_by != SH_NONE ? TOUCH_LIST : touch(r, op->x)}, writes[] = {TOUCH_TURNED};
+    sh_vk_touches(r, reads, 2, writes, 1);
+    struct sh_pc_matmul turn = *push;
+    turn.dst = r->context->turned.address;
+    const struct sh_vk_grid grid = {fixed(groups(turn.cols, 64)), y, z};
+    DISPATCH(r, SH_KERNEL_turn, turn, grid, 0);
+}
+
+/* ---- products ---- */
+
 /* Of products side by side those that are one product with the first: their matrices lie one below the other. */
 static uint32_t count_joined(const struct recorder *r, const struct sh_op *ops, uint32_t n) {
     const struct sh_fused *f = &r->plan->fused;
@@ -136,10 +175,21 @@ static void record_joined(struct recorder *r, const struct sh_op *ops, uint32_t 
             push.flags |= SH_MATMUL_RESIDUAL;
         }
         const struct matmul_choice choice = sh_vk_choose_matmul(r->context->vk, &w->layout, rows, part_rows);
+        if (choice.kernel == SH_KERNEL_wide_f32) push.x = r->context->turned.address;
         const struct sh_vk_grid grid = {fixed(groups(block_rows, choice.outputs)), by(count_of(by_rows), choice.rows),
                                         (uint32_t)(part_rows / block_rows)};
         DISPATCH(r, choice.kernel + w->layout.layout, push, grid, 2.0 * (double)weight->cols * (double)part_rows * rows);
     }
+}
+
+/* False: the product's kernel does not take them. */
+static bool record_turned_rows(struct recorder *r, const struct sh_op *op, uint32_t rows) {
+    const struct sh_layout *layout = &r->context->model->weights[op->w].layout;
+    if (!sh_vk_takes_turned(r->context->vk, layout, rows)) return false;
+    const struct matmul_choice choice = sh_vk_choose_matmul(r->context->vk, layout, rows, 1);
+    const struct sh_pc_matmul push = sh_vk_matmul_push(r, op, 0);
+    sh_vk_record_turned(r, op, &push, by(count_of(activation(r, op->out)->rows), choice.rows), op->blocks > 1 ? op->blocks : 1);
+    return true;
 }
 
 void sh_vk_record_products(struct recorder *r, const struct sh_op *ops, uint32_t n) {
@@ -157,7 +207,8 @@ void sh_vk_record_products(struct recorder *r, const struct sh_op *ops, uint32_t
         joined = count_joined(r, &ops[i], n - i);
         const bool quants = sh_vk_takes_quants(r->context->vk, &m->weights[ops[i].w].layout);
         if (quants) sh_vk_record_quants(r, &ops[i]);
-        const uint32_t x = quants ? TOUCH_QUANTS : touch(r, ops[i].x);
+        const bool turned = record_turned_rows(r, &ops[i], rows);
+        const uint32_t x = quants ? TOUCH_QUANTS : turned ? TOUCH_TURNED : touch(r, ops[i].x);
         const uint32_t reads[] = {x, ops[i].residual != SH_NONE ? touch(r, ops[i].residual) : x};
         sh_vk_touches(r, reads, 2, writes, i == 0 ? n : 0);
         for (uint32_t k = 0; k < n; k++) r->written[writes[k]] = true; /* results do not overlap: no barrier between them */
