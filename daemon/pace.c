@@ -105,8 +105,8 @@ static uint32_t most_to_try(const struct pace *pace) {
 
 static double allowed_ns(const struct pace *pace, uint32_t decode_rows, uint32_t waiting, uint32_t share) {
     const double alone = pace_decode_ns(pace, decode_rows), fair = alone * share / 100;
-    const double most = STEP_CROWD_NS - alone, more = fair * waiting;
-    return waiting <= 1 || most < fair ? fair : more < most ? more : most;
+    const double more = fair * waiting, most = STEP_CROWD_NS - alone, crowd = more < most ? more : most;
+    return crowd > fair ? crowd : fair;
 }
 
 uint32_t pace_prompt_rows(struct pace *pace, uint32_t decode_rows, uint32_t waiting, uint32_t share) {

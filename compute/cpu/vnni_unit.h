@@ -161,6 +161,13 @@ INLINE void unpack_q5_k(struct unit *u, const uint8_t *w) {
             store(u->q[16 * c + 8 + v], either(high_nibbles(packed), both(left(top, 3), all8(16))));
         }
 }
+/* Of half h: vector 8 a + v and, from the high nibbles, vector 16 + 8 a + v, 0..63. */
+INLINE void vectors_of_q6_k(const uint8_t *w, int h, int a, int v, ints *low, ints *high) {
+    const ints packed = load(w + 82 * LANES + V * (16 * h + 8 * a + v));
+    const ints top = right(load(w + 18 * LANES + V * (8 * h + v)), 2 * a);
+    *low = either(low_nibbles(packed), both(left(top, 4), all8(0x30)));
+    *high = either(high_nibbles(packed), both(top, all8(0x30)));
+}
 INLINE void unpack_q6_k(struct unit *u, const uint8_t *w) {
     store_floats(u->d[0], load_halves(w));
     put_scales(u, w + 2 * LANES, 8, true);
@@ -168,10 +175,10 @@ INLINE void unpack_q6_k(struct unit *u, const uint8_t *w) {
     for (int h = 0; h < 2; h++)
         UNROLLED (a, 2)
             UNROLLED (v, 8) {
-                const ints packed = load(w + 82 * LANES + V * (16 * h + 8 * a + v));
-                const ints top = right(load(w + 18 * LANES + V * (8 * h + v)), 2 * a);
-                store(u->q[32 * h + 8 * a + v], either(low_nibbles(packed), both(left(top, 4), all8(0x30))));
-                store(u->q[32 * h + 8 * a + 16 + v], either(high_nibbles(packed), both(top, all8(0x30))));
+                ints low, high;
+                vectors_of_q6_k(w, h, a, v, &low, &high);
+                store(u->q[32 * h + 8 * a + v], low);
+                store(u->q[32 * h + 8 * a + 16 + v], high);
             }
 }
 INLINE void unpack_q2_k(struct unit *u, const uint8_t *w) {

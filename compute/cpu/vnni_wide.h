@@ -215,12 +215,7 @@ INLINE void unpack_signed_q6_k(struct pair *pair, int g, const uint8_t *w) {
         UNROLLED (a, 2)
             for (int v = 0; v < 8; v += 2) {
                 ints low[2], high[2];
-                UNROLLED (i, 2) {
-                    const ints packed = load(w + 82 * LANES + V * (16 * h + 8 * a + v + i));
-                    const ints top = right(load(w + 18 * LANES + V * (8 * h + v + i)), 2 * a);
-                    low[i] = either(low_nibbles(packed), both(left(top, 4), all8(0x30)));
-                    high[i] = either(high_nibbles(packed), both(top, all8(0x30)));
-                }
+                UNROLLED (i, 2) vectors_of_q6_k(w, h, a, v + i, &low[i], &high[i]);
                 put_signed(pair, g, 32 * h + 8 * a + v, low[0], low[1]);
                 put_signed(pair, g, 32 * h + 8 * a + 16 + v, high[0], high[1]);
             }

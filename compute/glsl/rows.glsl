@@ -13,7 +13,7 @@ uint n_here;  // rows of this workgroup, at least 1
 uint w_row;   // row of the part that makes output 0
 uint bias_at; // of output 0
 uint first_row, x_column, dst_column;
-uint turned_block; // of those that turn.comp makes, this workgroup's rows
+uint block_number; // this workgroup's rows are the block of `size` rows, or the item of the list, of that number
 
 // An expert's number, as a ROUTE writes it; whatever stands there, it is one of n_expert.
 uint expert_number(float e, uint n_expert) { return e < float(n_expert) ? uint(max(e, 0.0)) : n_expert - 1u; }
@@ -28,10 +28,11 @@ bool find_rows(uint size) {
         w_row = z * p.n;
         bias_at = dst_column = p.first_n + w_row;
         x_column = p.part + z * p.cols;
-        turned_block = x_column / p.cols * ((total + size - 1u) / size) + y;
+        block_number = y;
         return n_here > 0u;
     }
     uint expert;
+    x_column = 0u;
     if (size == 1u) {
         if (y >= total) return false;
         first_row = y * (p.experts & 0xffffu) + z;
@@ -44,7 +45,7 @@ bool find_rows(uint size) {
         expert = item.x;
         first_row = item.y;
         n_here = item.z;
-        turned_block = at;
+        block_number = at;
         if (n_here == 0u) return false;
     }
     w_row = (expert - p.first_n) * p.n;

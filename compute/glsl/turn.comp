@@ -1,7 +1,7 @@
 // turn.comp - activations as wide.comp reads them: blocks of ROWS rows, in which the rows' values of one column lie side by side.
 //
-// x and the rows, blocks and pairs of experts of a product: rows.glsl. out [turned block][cols][ROWS]; where a block has fewer rows its last one
-// is repeated. Grid: x over blocks of 64 columns (strided), y and z as the product's (experts: of all of them).
+// x and the rows, or pairs of experts, of a product: rows.glsl, with p.cols all inputs of a row. out [block_number][cols][ROWS]; where a block has
+// fewer rows its last one is repeated. Grid: x over blocks of 64 columns (strided), y over blocks of rows, y and z over items of all experts.
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #include "head.glsl"
@@ -13,7 +13,7 @@ void main() {
     if (!find_rows(ROWS)) return;
     uint x_at[ROWS], unused_dst, unused_residual;
     [[unroll]] for (uint r = 0u; r < ROWS; r++) row_at(r, ROWS, x_at[r], unused_dst, unused_residual);
-    const uint to = turned_block * p.cols * (ROWS / 4u);
+    const uint to = block_number * p.cols * (ROWS / 4u);
     for (uint c = gl_WorkGroupID.x * 64u + gl_LocalInvocationID.x; c < p.cols; c += gl_NumWorkGroups.x * 64u)
         [[unroll]] for (uint g = 0u; g < ROWS / 4u; g++) {
             vec4 v;

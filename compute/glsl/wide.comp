@@ -32,7 +32,7 @@ void main() {
     load_table(tid);
     barrier();
 #endif
-    const uvec2 rows_at = at_float(p.x, turned_block * p.cols * ROWS);
+    const uvec2 rows_at = at_float(p.x, (block_number * p.x_stride + x_column) * ROWS);
 
     for (uint block = gl_WorkGroupID.x; block * THREADS < p.n; block += gl_NumWorkGroups.x) {
         const uint n = block * THREADS + tid, row = w_row + min(n, p.n - 1u);

@@ -73,10 +73,12 @@ struct matmul_choice {
 };
 struct matmul_choice sh_vk_choice(const struct sh_vulkan *vk, enum sh_kernel of_f32, uint32_t layout); /* in the shape that it has here */
 struct matmul_choice sh_vk_choose_matmul(const struct sh_vulkan *vk, const struct sh_layout *layout, uint32_t rows, uint64_t n);
-/* Products of so many rows read their inputs turned (turn.comp): where the kernel is that of software devices, wide.comp. */
-bool sh_vk_takes_turned(const struct sh_vulkan *vk, const struct sh_layout *layout, uint32_t rows);
-/* Turns op->x unless it was turned last; `push`: of the product, with what experts add; y, z: of its grid for the whole matrix. */
+/* Does the kernel read its input turned (turn.comp)? It is then that of software devices, wide.comp. */
+static inline bool sh_vk_reads_turned(struct matmul_choice choice) { return choice.kernel == SH_KERNEL_wide_f32; }
+/* Turns op->x unless it was turned last; `push`: of the product, with what experts add; y, z: of its grid, without blocks. */
 void sh_vk_record_turned(struct recorder *r, const struct sh_op *op, const struct sh_pc_matmul *push, struct sh_vk_axis y, uint32_t z);
+/* Has the product read them. */
+void sh_vk_push_turned(const struct recorder *r, const struct sh_op *op, struct sh_pc_matmul *push);
 /* A product's push constants but for n, the residual, and what blocks and experts add. */
 struct sh_pc_matmul sh_vk_matmul_push(const struct recorder *r, const struct sh_op *op, uint32_t part);
 

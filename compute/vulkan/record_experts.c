@@ -111,7 +111,7 @@ void sh_vk_record_expert_matmul(struct recorder *r, const struct sh_op *op) {
     if (!direct) record_list(r, op, items, choice.rows);
     const struct sh_vk_axis y = direct ? by(count_of(by_rows), 1) : fixed(items < ITEMS_DOWN ? items : ITEMS_DOWN);
     const uint32_t z = direct ? op->expert.n_used : (items + ITEMS_DOWN - 1) / ITEMS_DOWN;
-    const bool quants = sh_vk_takes_quants(r->context->vk, &w->layout), turned = choice.kernel == SH_KERNEL_wide_f32;
+    const bool quants = sh_vk_takes_quants(r->context->vk, &w->layout), turned = sh_vk_reads_turned(choice);
     if (quants) sh_vk_record_quants(r, op);
     if (turned) {
         const struct sh_pc_matmul all = expert_push(r, op, 0, items, 0, op->expert.n_expert);
@@ -123,7 +123,7 @@ void sh_vk_record_expert_matmul(struct recorder *r, const struct sh_op *op) {
     for (uint32_t i = 0; i < w->n_parts; i++) { /* a part makes the pairs of its own experts */
         const struct sh_vk_part *part = &w->parts[i];
         struct sh_pc_matmul push = expert_push(r, op, i, items, (uint32_t)(part->first_row / n), (uint32_t)(part->n_rows / n));
-        if (turned) push.x = r->context->turned.address;
+        if (turned) sh_vk_push_turned(r, op, &push);
         const struct sh_vk_grid grid = {fixed(groups(n, choice.outputs)), y, z};
         DISPATCH(r, choice.kernel + w->layout.layout, push, grid, flops / w->n_parts);
     }

@@ -104,8 +104,9 @@ struct sh_pc_matmul sh_vk_matmul_push(const struct recorder *r, const struct sh_
 
 /* ---- turned rows ---- */
 
-bool sh_vk_takes_turned(const struct sh_vulkan *vk, const struct sh_layout *layout, uint32_t rows) {
-    return sh_vk_choose_matmul(vk, layout, rows, 1).kernel == SH_KERNEL_wide_f32;
+/* Columns of a block of turned rows: pairs of experts are turned by the matrix's inputs, rows whole, whatever blocks read of them. */
+static uint32_t turned_cols(const struct sh_exec_model *m, const struct sh_op *op) {
+    return op->kind == SH_OP_EXPERT_MATMUL ? (uint32_t)m->program->weights[op->w].cols : m->program->activations[op->x].width;
 }
 
 uint64_t sh_vk_turned_bytes(const struct sh_exec_model *m, uint32_t max_rows) {
@@ -115,12 +116,10 @@ uint64_t sh_vk_turned_bytes(const struct sh_exec_model *m, uint32_t max_rows) {
         for (uint32_t i = 0; i < m->plans[p].fused.n_ops; i++) {
             const struct sh_op *op = &m->plans[p].fused.ops[i];
             if (op->kind != SH_OP_MATMUL && op->kind != SH_OP_EXPERT_MATMUL) continue;
-            const struct sh_layout *layout = &m->weights[op->w].layout;
-            const uint64_t cols = m->program->weights[op->w].cols;
-            if (!sh_vk_takes_turned(m->vk, layout, FEW_ROWS + 1)) continue;
-            const uint32_t block = sh_vk_choose_matmul(m->vk, layout, FEW_ROWS + 1, 1).rows;
-            const uint64_t floats = op->kind == SH_OP_MATMUL ? sh_align_up(rows, block) * m->program->activations[op->x].width
-                                                             : (uint64_t)sh_vk_list_items(op, rows, block) * block * cols;
+            const struct matmul_choice choice = sh_vk_choose_matmul(m->vk, &m->weights[op->w].layout, FEW_ROWS + 1, 1);
+            if (!sh_vk_reads_turned(choice)) continue;
+            const uint64_t blocks = op->kind == SH_OP_EXPERT_MATMUL ? sh_vk_list_items(op, rows, choice.rows) : (rows + choice.rows - 1) / choice.rows;
+            const uint64_t floats = blocks * choice.rows * turned_cols(m, op);
             most = sh_max_u64(most, floats * sizeof(float));
         }
     return most;
@@ -135,8 +134,14 @@ void sh_vk_record_turned(struct recorder *r, const struct sh_op *op, const struc
     sh_vk_touches(r, reads, 2, writes, 1);
     struct sh_pc_matmul turn = *push;
     turn.dst = r->context->turned.address;
+    turn.cols = turned_cols(r->context->model, op);
     const struct sh_vk_grid grid = {fixed(groups(turn.cols, 64)), y, z};
     DISPATCH(r, SH_KERNEL_turn, turn, grid, 0);
+}
+
+void sh_vk_push_turned(const struct recorder *r, const struct sh_op *op, struct sh_pc_matmul *push) {
+    push->x = r->context->turned.address;
+    push->x_stride = turned_cols(r->context->model, op);
 }
 
 /* ---- products ---- */
@@ -175,20 +180,19 @@ static void record_joined(struct recorder *r, const struct sh_op *ops, uint32_t 
             push.flags |= SH_MATMUL_RESIDUAL;
         }
         const struct matmul_choice choice = sh_vk_choose_matmul(r->context->vk, &w->layout, rows, part_rows);
-        if (choice.kernel == SH_KERNEL_wide_f32) push.x = r->context->turned.address;
+        if (sh_vk_reads_turned(choice)) sh_vk_push_turned(r, op, &push);
         const struct sh_vk_grid grid = {fixed(groups(block_rows, choice.outputs)), by(count_of(by_rows), choice.rows),
                                         (uint32_t)(part_rows / block_rows)};
         DISPATCH(r, choice.kernel + w->layout.layout, push, grid, 2.0 * (double)weight->cols * (double)part_rows * rows);
     }
 }
 
-/* False: the product's kernel does not take them. */
+/* False: the product's kernel does not read them. */
 static bool record_turned_rows(struct recorder *r, const struct sh_op *op, uint32_t rows) {
-    const struct sh_layout *layout = &r->context->model->weights[op->w].layout;
-    if (!sh_vk_takes_turned(r->context->vk, layout, rows)) return false;
-    const struct matmul_choice choice = sh_vk_choose_matmul(r->context->vk, layout, rows, 1);
+    const struct matmul_choice choice = sh_vk_choose_matmul(r->context->vk, &r->context->model->weights[op->w].layout, rows, 1);
+    if (!sh_vk_reads_turned(choice)) return false;
     const struct sh_pc_matmul push = sh_vk_matmul_push(r, op, 0);
-    sh_vk_record_turned(r, op, &push, by(count_of(activation(r, op->out)->rows), choice.rows), op->blocks > 1 ? op->blocks : 1);
+    sh_vk_record_turned(r, op, &push, by(count_of(activation(r, op->out)->rows), choice.rows), 1);
     return true;
 }
 
