@@ -94,18 +94,59 @@ static void blocks_case(struct sh_device *device, uint32_t type, uint32_t rows, 
     free(add);
 }
 
+/* A plain product and one of blocks share what is made of their input (quants, turned rows): in either order they find the same. */
+static void shared_input_case(struct sh_device *device, uint32_t type, uint32_t rows, uint32_t blocks, uint32_t cols, uint32_t n) {
+    char name[128];
+    snprintf(name, sizeof name, "shared input %s rows=%u blocks=%u cols=%u n=%u", sh_type_info(type)->name, rows, blocks, cols, n);
+    if (!ops_wanted(name)) return;
+    struct test_rng rng = {type + rows * 31 + blocks * 1009 + cols * 7};
+    void *w_plain = ops_random_matrix(type, cols * blocks, n, &rng), *w_blocks = ops_random_matrix(type, cols, (uint64_t)n * blocks, &rng);
+    float *x = ops_random_floats((size_t)rows * cols * blocks, 1, &rng), *y[2][2]; /* [who comes first][of whom] */
+    for (int order = 0; order < 2; order++) {
+        struct ops ops;
+        ops_init(&ops);
+        const uint32_t input = ops_input(&ops, cols * blocks);
+        struct sh_op op[2] = {ops_op(SH_OP_MATMUL), ops_op(SH_OP_MATMUL)};
+        op[0].w = ops_weight(&ops, type, cols * blocks, n, w_plain);
+        op[0].out = ops_activation(&ops, n, SH_ROWS_ALL);
+        op[1].w = ops_weight(&ops, type, cols, (uint64_t)n * blocks, w_blocks);
+        op[1].out = ops_activation(&ops, n * blocks, SH_ROWS_ALL);
+        op[1].blocks = blocks;
+        op[0].x = op[1].x = input;
+        ops_push(&ops, &op[order]);
+        ops_push(&ops, &op[!order]);
+        struct ops_model m;
+        ops_load(&ops, device, SH_KV_F32, rows, 2, &m);
+        const struct ops_step step = {.n_rows = rows, .inputs = {x}};
+        for (int i = 0; i < 2; i++) y[order][i] = ops_run(&ops, &m, &step, op[i].out);
+        ops_unload(&m);
+    }
+    ops_compare(name, y[0][0], y[1][0], NULL, (size_t)rows * n);
+    ops_compare(name, y[0][1], y[1][1], NULL, (size_t)rows * n * blocks);
+    for (int i = 0; i < 4; i++) free(y[i / 2][i % 2]);
+    free(x);
+    free(w_plain);
+    free(w_blocks);
+}
+
 static void block_diagonal_products(void **state) {
     (void)state;
     struct sh_device *vulkan = ops_open_vulkan(__func__, true);
-    blocks_case(vulkan, SH_TYPE_F16, 1, 128, 64, 40, false); /* one dispatch for all heads */
-    blocks_case(vulkan, SH_TYPE_F32, 3, 5, 33, 7, true);     /* inputs that begin anywhere */
-    blocks_case(vulkan, SH_TYPE_F32, 20, 3, 35, 70, false);
-    blocks_case(vulkan, SH_TYPE_Q8_0, 6, 4, 96, 31, true);
-    blocks_case(vulkan, SH_TYPE_Q4_K, 70, 3, 512, 65, false);
-    sh_vk_part_bytes_for_test(20000);
-    blocks_case(vulkan, SH_TYPE_F16, 2, 7, 64, 40, true); /* 5,120 bytes a block: two parts and a rest */
-    blocks_case(vulkan, SH_TYPE_F16, 17, 7, 64, 40, true);
-    sh_vk_part_bytes_for_test(0);
+    for (int like_gpu = 1; like_gpu >= 0; like_gpu--) { /* the kernels of GPUs and those of software devices */
+        sh_vulkan_of(vulkan)->like_gpu = like_gpu == 1;
+        blocks_case(vulkan, SH_TYPE_F16, 1, 128, 64, 40, false); /* one dispatch for all heads */
+        blocks_case(vulkan, SH_TYPE_F32, 3, 5, 33, 7, true);     /* inputs that begin anywhere */
+        blocks_case(vulkan, SH_TYPE_F32, 20, 3, 35, 70, false);
+        blocks_case(vulkan, SH_TYPE_Q8_0, 6, 4, 96, 31, true);
+        blocks_case(vulkan, SH_TYPE_Q4_K, 70, 3, 512, 65, false);
+        sh_vk_part_bytes_for_test(20000);
+        blocks_case(vulkan, SH_TYPE_F16, 2, 7, 64, 40, true); /* 5,120 bytes a block: two parts and a rest */
+        blocks_case(vulkan, SH_TYPE_F16, 17, 7, 64, 40, true);
+        sh_vk_part_bytes_for_test(0);
+        shared_input_case(vulkan, SH_TYPE_Q4_0, 3, 3, 64, 33);
+        shared_input_case(vulkan, SH_TYPE_Q4_0, 20, 3, 64, 33);
+        shared_input_case(vulkan, SH_TYPE_F16, 37, 4, 32, 70);
+    }
     ops_close(vulkan);
 }
 
@@ -202,7 +243,10 @@ static void products_of_experts(void **state) {
         {SH_TYPE_F16, 5, 40, 32, 40, 9, false, true, ANY},       {SH_TYPE_F16, 90, 1, 1, 64, 20, true, false, ANY},
         {SH_TYPE_Q6_K, 12, 5, 3, 256, 17, true, false, HOSTILE}, {SH_TYPE_IQ2_XS, 100, 3, 2, 256, 20, false, true, HOSTILE},
     };
-    for (size_t i = 0; i < SH_COUNT(shapes); i++) experts_case(vulkan, shapes[i]);
+    for (int like_gpu = 1; like_gpu >= 0; like_gpu--) {
+        sh_vulkan_of(vulkan)->like_gpu = like_gpu == 1;
+        for (size_t i = 0; i < SH_COUNT(shapes); i++) experts_case(vulkan, shapes[i]);
+    }
     /* An expert's rows stay together, even where a part would be smaller; 8 KiB an expert, parts of 20,000 and of 1,000 bytes. */
     for (uint64_t part = 1000; part <= 20000; part += 19000) {
         sh_vk_part_bytes_for_test(part + 1024);
@@ -473,7 +517,9 @@ static void a_layer_of_experts(void **state) {
     float *all = NULL;
     uint32_t rows_out[OUT];
     for (uint32_t o = 0; o < OUT; o++) rows_out[o] = 2 * o % ROWS; /* every row, in another order */
-    for (int gathered = 0; gathered < 2; gathered++) {
+    for (int pass = 0; pass < 4; pass++) { /* with the kernels of GPUs, then with those of software devices */
+        const bool gathered = pass % 2 == 1;
+        sh_vulkan_of(vulkan)->like_gpu = pass < 2;
         struct ops ops;
         ops_init(&ops);
         const uint32_t a = ops_input(&ops, COLS), l = ops_input(&ops, E);
@@ -508,13 +554,10 @@ static void a_layer_of_experts(void **state) {
         ops_load(&ops, vulkan, SH_KV_F32, ROWS, 2, &m);
         const struct ops_step step = {.n_rows = ROWS, .inputs = {x, logits}, .out_rows = rows_out, .n_out = OUT};
         float *got = ops_run(&ops, &m, &step, ops_of[5].out);
-        if (!gathered) {
-            all = got;
-        } else {
-            for (uint32_t o = 0; o < OUT; o++)
-                ops_compare("a layer of experts, gathered", got + (size_t)o * COLS, all + (size_t)rows_out[o] * COLS, NULL, COLS);
-            free(got);
-        }
+        if (!all) all = got;
+        for (uint32_t o = 0; o < OUT; o++)
+            ops_compare("a layer of experts", got + (size_t)o * COLS, all + (size_t)(gathered ? rows_out[o] : o) * COLS, NULL, COLS);
+        if (got != all) free(got);
         if (!gathered) {
             const struct ops_step one = {.n_rows = 1, .inputs = {x + (size_t)9 * COLS, logits + (size_t)9 * E}};
             float *alone = ops_run(&ops, &m, &one, ops_of[5].out);
