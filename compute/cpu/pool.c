@@ -22,6 +22,8 @@
 #define RUN_WORKERS (RUN_CLOSED - 1)
 #define RUN_SHIFT 16
 
+#define LAST_PIECES 4 /* a piece is at most this part of what is left of a share */
+
 /* Steps that leave no gap earn waiting loads a part of the time that they took, no more than the most. */
 #define LOAD_PART 4
 #define LOAD_CREDIT_MOST INT64_C(8000000)
@@ -71,17 +73,23 @@ static inline void relax(void) {
 #endif
 }
 
+/* The next piece of a share; false: nothing is left of it. Towards its end pieces get smaller, so that workers that are not equally
+ * fast end at nearly the same time. */
+static bool take(struct share *share, uint64_t grain, uint64_t *begin, uint64_t *end) {
+    *begin = atomic_load_explicit(&share->next, memory_order_relaxed);
+    do {
+        if (*begin >= share->end) return false;
+        const uint64_t some = (share->end - *begin + LAST_PIECES - 1) / LAST_PIECES;
+        *end = *begin + sh_min_u64(grain, some);
+    } while (!atomic_compare_exchange_weak_explicit(&share->next, begin, *end, memory_order_relaxed, memory_order_relaxed));
+    return true;
+}
+
 static void work(struct sh_pool *pool, uint32_t worker) {
     const uint32_t n = pool->run_workers;
-    for (uint32_t i = 0; i < n; i++) {
-        struct share *share = &pool->shares[(worker + i) % n];
-        for (;;) {
-            if (atomic_load_explicit(&share->next, memory_order_relaxed) >= share->end) break;
-            const uint64_t begin = atomic_fetch_add_explicit(&share->next, pool->grain, memory_order_relaxed);
-            if (begin >= share->end) break;
-            pool->fn(pool->arg, worker, begin, sh_min_u64(begin + pool->grain, share->end));
-        }
-    }
+    for (uint32_t i = 0; i < n; i++)
+        for (uint64_t begin, end; take(&pool->shares[(worker + i) % n], pool->grain, &begin, &end);)
+            pool->fn(pool->arg, worker, begin, end);
 }
 
 struct start {
@@ -130,6 +138,10 @@ static void publish(struct sh_pool *pool, uint64_t change) {
     }
 }
 
+static uint64_t share_begin(uint64_t n_items, uint32_t worker, uint32_t workers) {
+    return n_items / workers * worker + n_items % workers * worker / workers;
+}
+
 void sh_pool_run(struct sh_pool *pool, uint32_t workers, uint64_t n_items, uint64_t grain, sh_pool_fn fn, void *arg) {
     if (n_items == 0) return;
     if (grain == 0) grain = 1;
@@ -144,9 +156,9 @@ void sh_pool_run(struct sh_pool *pool, uint32_t workers, uint64_t n_items, uint6
     pool->arg = arg;
     pool->grain = grain;
     pool->run_workers = workers;
-    for (uint32_t w = 0; w < workers; w++) { /* parts begin at multiples of the grain */
-        atomic_store_explicit(&pool->shares[w].next, pieces * w / workers * grain, memory_order_relaxed);
-        pool->shares[w].end = sh_min_u64(pieces * (w + 1) / workers * grain, n_items);
+    for (uint32_t w = 0; w < workers; w++) {
+        atomic_store_explicit(&pool->shares[w].next, share_begin(n_items, w, workers), memory_order_relaxed);
+        pool->shares[w].end = share_begin(n_items, w + 1, workers);
     }
     publish(pool, (UINT64_C(1) << RUN_SHIFT) - RUN_CLOSED);
     work(pool, 0);

@@ -30,8 +30,8 @@ void sh_pool_enter(struct sh_pool *pool, enum sh_pool_use use);
 void sh_pool_leave(struct sh_pool *pool);
 
 /* Runs fn over items [0, n_items) in pieces of at most `grain` items on up to `workers` workers, the caller being worker 0, and
- * returns when all are done. Each worker begins with its own contiguous part and helps the others when it is done; one that does
- * not get to run in time is not waited for. worker < workers. */
+ * returns when all are done. Each worker begins with its own contiguous part, all of one size, and helps the others when it is done;
+ * pieces get smaller towards a part's end. A worker that does not get to run in time is not waited for. worker < workers. */
 typedef void (*sh_pool_fn)(void *arg, uint32_t worker, uint64_t begin, uint64_t end);
 void sh_pool_run(struct sh_pool *pool, uint32_t workers, uint64_t n_items, uint64_t grain, sh_pool_fn fn, void *arg);
 

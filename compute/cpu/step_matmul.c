@@ -4,12 +4,12 @@
 #define PIECES_PER_WORKER 8 /* so that a worker that was held up can be helped */
 #define SMALL_PIECE 65536   /* multiply-adds; a smaller piece of a product is not worth handing to another thread */
 
-/* Groups of rows that a worker takes at once, of `groups`, where one costs `products` multiply-adds; an even number, as tables
- * multiply two groups together. */
-static uint64_t grain_of_groups(const struct sh_cpu_step *s, uint64_t groups, uint64_t products) {
-    return sh_align_up(sh_max_u64(sh_min_u64(32, groups / ((uint64_t)s->model->device->threads * PIECES_PER_WORKER) + 1),
-                                  SMALL_PIECE / sh_max_u64(1, products)),
-                       2);
+/* Items of a matrix: two groups of rows each, as tables multiply two together. */
+static uint64_t items_of(uint64_t groups) { return (groups + 1) / 2; }
+/* Items that a worker takes at once, of n, where one costs `products` multiply-adds. */
+static uint64_t grain_of_items(const struct sh_cpu_step *s, uint64_t n, uint64_t products) {
+    return sh_max_u64(sh_min_u64(16, n / ((uint64_t)s->model->device->threads * PIECES_PER_WORKER) + 1),
+                      SMALL_PIECE / sh_max_u64(1, products));
 }
 
 /* ---- one matrix ---- */
@@ -19,7 +19,7 @@ struct product {
     struct sh_cpu_matmul matmul;
     const float *x;
     uint32_t operand;
-    uint64_t cols, operand_bytes;
+    uint64_t cols, operand_bytes, groups;
 };
 
 static void prepare_rows(void *arg, uint32_t worker, uint64_t begin, uint64_t end) {
@@ -29,9 +29,9 @@ static void prepare_rows(void *arg, uint32_t worker, uint64_t begin, uint64_t en
                               (uint8_t *)p->step->context->operands.data + begin * p->operand_bytes);
 }
 
-static void matmul_groups(void *arg, uint32_t worker, uint64_t begin, uint64_t end) {
+static void matmul_items(void *arg, uint32_t worker, uint64_t begin, uint64_t end) {
     const struct product *p = arg;
-    p->step->kernels->matmul(&p->matmul, begin, end, sh_step_scratch(p->step, worker));
+    p->step->kernels->matmul(&p->matmul, 2 * begin, sh_min_u64(2 * end, p->groups), sh_step_scratch(p->step, worker));
 }
 
 void sh_step_matmul(struct sh_cpu_step *s, const struct sh_op *op) {
@@ -54,8 +54,9 @@ void sh_step_matmul(struct sh_cpu_step *s, const struct sh_op *op) {
         .residual = sh_step_buffer(s, op->residual),
         .out = sh_step_buffer(s, op->out),
     };
-    const uint64_t groups = (w->matrix.rows + s->kernels->group_rows - 1) / s->kernels->group_rows;
-    sh_step_pool(s, groups, grain_of_groups(s, groups, p.cols * s->kernels->group_rows * n_rows), matmul_groups, &p);
+    p.groups = (w->matrix.rows + s->kernels->group_rows - 1) / s->kernels->group_rows;
+    const uint64_t items = items_of(p.groups), products = 2 * p.cols * s->kernels->group_rows * n_rows;
+    sh_step_pool(s, items, grain_of_items(s, items, products), matmul_items, &p);
 }
 
 /* ---- many matrices ---- */
@@ -140,13 +141,14 @@ static void run_part(const struct grouped *g, uint32_t part, uint64_t group0, ui
     if (n > 1) unstage(g, first, n, group0 * kernels->group_rows, sh_min_u64(group1 * kernels->group_rows, g->part_rows));
 }
 
-/* Item i: group i % groups of the active matrix i / groups. */
-static void run_groups(void *arg, uint32_t worker, uint64_t begin, uint64_t end) {
+/* Item i: item i % items of the active matrix i / items. */
+static void run_items(void *arg, uint32_t worker, uint64_t begin, uint64_t end) {
     const struct grouped *g = arg;
+    const uint64_t items = items_of(g->groups);
     for (uint64_t i = begin; i < end;) {
-        const uint64_t group0 = i % g->groups, group1 = sh_min_u64(g->groups, group0 + (end - i));
-        run_part(g, g->active[i / g->groups], group0, group1, sh_step_scratch(g->step, worker));
-        i += group1 - group0;
+        const uint64_t item = i % items, n = sh_min_u64(items - item, end - i);
+        run_part(g, g->active[i / items], 2 * item, sh_min_u64(2 * (item + n), g->groups), sh_step_scratch(g->step, worker));
+        i += n;
     }
 }
 
@@ -175,8 +177,8 @@ void sh_step_grouped(struct sh_cpu_step *s, const struct sh_op *op) {
     sh_step_pool(s, g.n_chunks, sh_step_grain(g.cols), prepare_chunks, &g);
     sh_step_lap(s, op, 1, "operands");
     s->prepared = SH_NONE; /* these are in another order */
-    const uint64_t products = g.cols * s->kernels->group_rows * (g.n_chunks / g.n_active);
-    sh_step_pool(s, g.n_active * g.groups, grain_of_groups(s, g.n_active * g.groups, products), run_groups, &g);
+    const uint64_t items = g.n_active * items_of(g.groups), products = 2 * g.cols * s->kernels->group_rows * (g.n_chunks / g.n_active);
+    sh_step_pool(s, items, grain_of_items(s, items, products), run_items, &g);
 }
 
 void sh_step_matmul_memory(const struct sh_exec_model *m, const struct sh_op *op, uint64_t max_rows,
