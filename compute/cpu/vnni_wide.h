@@ -10,7 +10,7 @@
 
 #include "compute/cpu/vnni_dot.h"
 
-#define MOST_RESIDENT 128                          /* operand rows whose sums wait at a time */
+#define MOST_RESIDENT 132                          /* operand rows whose sums wait at a time */
 #define LEAST_ROWS (WIDE_ROWS / 2 + WIDE_ROWS % 2) /* of a tile, where three rows or more are shared out evenly */
 #define WIDE_TILES (WIDE_ROWS - LEAST_ROWS + 1)    /* 2 or 4 */
 
@@ -245,6 +245,14 @@ static wide_fn *const *wide_of(uint32_t type) {
     }
 }
 
+/* Asks for byte `at` of two groups; what would lie behind them, for that of the next two. To the second level: the first is full of
+ * what the tile at work reads. */
+INLINE void fetch_pair(const uint8_t *groups, uint64_t at, uint64_t group_bytes) {
+    if (at >= group_bytes) at += group_bytes;
+    _mm_prefetch((const char *)groups + at, _MM_HINT_T1);
+    _mm_prefetch((const char *)groups + group_bytes + at, _MM_HINT_T1);
+}
+
 /* Groups `group` and the next one with n >= 3 resident operand rows, the first of which is row r of all. Tiles differ by a row
  * at most: one of two or three rows has too few products under way to hide how long each takes. */
 static void wide_pair(const struct sh_cpu_matmul *m, uint64_t group, uint64_t group_bytes, uint32_t r, uint32_t n,
@@ -253,27 +261,27 @@ static void wide_pair(const struct sh_cpu_matmul *m, uint64_t group, uint64_t gr
     wide_fn *const *const wide = wide_of(type);
     const uint64_t block = sh_type_info(type)->block_elements, n_blocks = m->w->cols / block;
     const uint64_t per_unit = block == 32 ? UNIT_BLOCKS : 1, block_bytes = group_bytes / n_blocks;
-    const uint8_t *w = (const uint8_t *)m->w->data + group * group_bytes;
+    const uint8_t *const groups = (const uint8_t *)m->w->data + group * group_bytes;
     const uint32_t n_tiles = (n + WIDE_ROWS - 1) / WIDE_ROWS;
+    uint64_t done = 0; /* bytes of each group */
     for (uint64_t b = 0; b < n_blocks; b += per_unit) {
         const int some = (int)sh_min_u64(per_unit, n_blocks - b);
         const uint64_t bytes = (uint64_t)some * block_bytes, share = sh_align_up(bytes / n_tiles + 1, 64);
         for (int g = 0; g < 2; g++) {
+            const uint8_t *w = groups + (uint64_t)g * group_bytes + done;
             if (type == SH_TYPE_Q6_K) {
-                unpack_signed_q6_k(&s->pair, g, w + (uint64_t)g * group_bytes);
+                unpack_signed_q6_k(&s->pair, g, w);
                 continue;
             }
-            unpack_unit(type, &s->pair.units[g], w + (uint64_t)g * group_bytes, some, first);
+            unpack_unit(type, &s->pair.units[g], w, some, first);
             if (type == SH_TYPE_Q3_K) shorten_scales(&s->pair.units[g]);
         }
         struct rows rows = *first;
         uint64_t fetched = 0;
         for (uint32_t tile = 0, i = 0, n_rows; tile < n_tiles; tile++, i += n_rows) {
             n_rows = (n - i) / (n_tiles - tile);
-            for (const uint64_t end = sh_min_u64(bytes, fetched + share); fetched < end; fetched += 64) {
-                _mm_prefetch((const char *)w + AHEAD + fetched, _MM_HINT_T0);
-                _mm_prefetch((const char *)w + group_bytes + AHEAD + fetched, _MM_HINT_T0);
-            }
+            for (const uint64_t end = sh_min_u64(bytes, fetched + share); fetched < end; fetched += 64)
+                fetch_pair(groups, done + fetched + AHEAD, group_bytes);
             pair_sums *const sums = &s->sums[i];
             if (b == 0)
                 for (uint32_t k = 0; k < n_rows; k++)
@@ -284,7 +292,7 @@ static void wide_pair(const struct sh_cpu_matmul *m, uint64_t group, uint64_t gr
                 for (uint32_t k = 0; k < n_rows; k++)
                     UNROLLED (g, 2) finish(m, (group + (uint64_t)g) * LANES, r + i + k, load_floats(sums[k][g]));
         }
-        w += bytes;
+        done += bytes;
     }
 }
 
@@ -359,7 +367,7 @@ static void matmul(const struct sh_cpu_matmul *m, uint64_t group0, uint64_t grou
     const uint64_t stride = sh_lanes_operand_bytes(sh_lanes_operand(type), m->w->cols);
     const uint32_t fits = (uint32_t)sh_max_u64(MAX_TILE, RESIDENT_BYTES / stride);
     const uint32_t most = fits < MOST_RESIDENT ? fits : MOST_RESIDENT, n_parts = (m->n_rows + most - 1) / most;
-    const uint32_t resident = n_parts > 1 ? (uint32_t)sh_align_up((m->n_rows + n_parts - 1) / n_parts, MAX_TILE) : m->n_rows;
+    const uint32_t resident = n_parts > 1 ? (uint32_t)sh_align_up((m->n_rows + n_parts - 1) / n_parts, WIDE_ROWS) : m->n_rows;
     struct rows rows = {.stride = stride, .cols = m->w->cols};
     values_of(type, &rows);
     rows.lowest = lowest_of_32(type, rows.lowest);
