@@ -13,6 +13,7 @@ FLAGS_tests/unit/test_cpu_exp.c     := -mavx2 -mfma
 FLAGS_compute/cpu/avxvnni_matmul.c := -mavx2 -mfma -mf16c -mavxvnni $(CPU_OPT)
 FLAGS_compute/cpu/avx512_matmul.c  := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni $(CPU_OPT)
 FLAGS_compute/cpu/avx512_attention.c := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl $(CPU_OPT)
+FLAGS_tests/unit/test_cpu_exp512.c  := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl
 FLAGS_compute/cpu/amx_matmul.c     := $(FLAGS_compute/cpu/avx512_matmul.c)
 FLAGS_tests/unit/amx_plain.c       := $(FLAGS_compute/cpu/avx512_matmul.c)
 FLAGS_compute/cpu/avx512_ops.c      := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni $(CPU_OPT)

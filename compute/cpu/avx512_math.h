@@ -1,5 +1,5 @@
 /*
- * avx512_math.h - avx2_math.h's exp and tanh of 16 floats: lane by lane the same operations in the same order, so the same bits.
+ * avx512_math.h - avx2_math.h's exp and tanh of 16 floats: lane by lane the same bits.
  */
 #ifndef SHIMMY_CPU_AVX512_MATH_H
 #define SHIMMY_CPU_AVX512_MATH_H
@@ -21,12 +21,8 @@ static inline __m512 sh_avx512_exp(__m512 x) {
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.5f));
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
-    const __m512i whole = _mm512_cvtps_epi32(n), half = _mm512_srai_epi32(whole, 1), rest = _mm512_sub_epi32(whole, half);
-    const __m512i bias = _mm512_set1_epi32(127);
-    const __m512 a = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(half, bias), 23));
-    const __m512 b = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(rest, bias), 23));
-    __m512 y = _mm512_mul_ps(_mm512_mul_ps(p, a), b);
-    y = _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask(x, lowest, _CMP_LT_OQ), _mm512_setzero_ps());
+    /* One rounding where avx2_math.h multiplies twice by powers of two, of which the first never rounds. */
+    const __m512 y = _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, lowest, _CMP_NLT_UQ), p, n);
     return _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask(x, highest, _CMP_GT_OQ), _mm512_set1_ps(__builtin_inff()));
 }
 
