@@ -25,7 +25,7 @@ INLINE void dot_32(const uint8_t *w, const struct rows *rows, floats *acc, const
     const uint64_t scales = sh_lanes_scales_at(rows->cols), sums = sh_lanes_sums_at(SH_LANES_Q8_32, rows->cols);
     const int high_at = (min ? 4 : 2) * LANES, quants_at = high_at + (high ? V : 0);
     for (uint64_t b = 0; b < rows->cols / 32; b++, w += quants_at + 4 * V) {
-        fetch(w, (uint32_t)quants_at + 4 * V);
+        fetch_far(w, (uint32_t)quants_at + 4 * V);
         const ints fifth = high ? load(w + high_at) : none();
         ints dot[MAX_TILE];
         UNROLLED (i, n) dot[i] = min ? none() : offset_of(rows->x + i * rows->stride + sums + 4 * b, -offset);
@@ -68,7 +68,7 @@ INLINE void dot_q5_1(const uint8_t *w, const struct rows *rows, floats *acc, con
 INLINE void dot_q8_0(const uint8_t *w, const struct rows *rows, floats *acc, const int n) {
     const uint64_t scales = sh_lanes_scales_at(rows->cols), sums = sh_lanes_sums_at(SH_LANES_Q8_32, rows->cols);
     for (uint64_t b = 0; b < rows->cols / 32; b++, w += LANES * SH_LANES_Q8_0) {
-        fetch(w, LANES * SH_LANES_Q8_0);
+        fetch_far(w, LANES * SH_LANES_Q8_0);
         ints dot[MAX_TILE];
         UNROLLED (i, n) dot[i] = offset_of(rows->x + i * rows->stride + sums + 4 * b, -128);
         UNROLLED (v, 8) {
@@ -84,7 +84,7 @@ INLINE void dot_q8_0(const uint8_t *w, const struct rows *rows, floats *acc, con
 INLINE void dot_table_32(const uint8_t *w, const struct rows *rows, floats *acc, const int n, const bool bfloat) {
     const uint64_t scales = sh_lanes_scales_at(rows->cols), sums = sh_lanes_sums_at(SH_LANES_Q8_32, rows->cols);
     for (uint64_t b = 0; b < rows->cols / 32; b++, w += LANES * SH_LANES_TABLE_32) {
-        fetch(w, LANES * SH_LANES_TABLE_32);
+        fetch_far(w, LANES * SH_LANES_TABLE_32);
         ints dot[MAX_TILE];
         UNROLLED (i, n) dot[i] = offset_of(rows->x + i * rows->stride + sums + 4 * b, rows->lowest);
         UNROLLED (v, 4) {

@@ -37,6 +37,10 @@ INLINE ints high_nibbles(ints v) { return both(right(v, 4), all8(15)); }
 INLINE void fetch(const uint8_t *w, uint32_t bytes) {
     for (uint32_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)w + AHEAD + i, _MM_HINT_T0);
 }
+/* The same to the second level: measured to be faster for blocks of 32 (Q4_0 5 %), slower for those of 256 (Q4_K 1.5 %). */
+INLINE void fetch_far(const uint8_t *w, uint32_t bytes) {
+    for (uint32_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)w + AHEAD + i, _MM_HINT_T1);
+}
 
 /* Ends a block of 32: acc += d dx dot. */
 INLINE floats add_block(floats d, const uint8_t *dx, ints dot, floats acc) {
