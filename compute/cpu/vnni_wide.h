@@ -10,12 +10,14 @@
 
 #include "compute/cpu/vnni_dot.h"
 
-#define MOST_RESIDENT 132                          /* operand rows whose sums wait at a time */
+#define MOST_RESIDENT 132                          /* operand rows whose sums wait at a time: whole tiles */
 #define LEAST_ROWS (WIDE_ROWS / 2 + WIDE_ROWS % 2) /* of a tile, where three rows or more are shared out evenly */
 #define WIDE_TILES (WIDE_ROWS - LEAST_ROWS + 1)    /* 2 or 4 */
 
 #define FLOAT_UNIT                                                                                                               \
     128 /* weights of a row that are made floats at a time: with a tile's operands they stay in the first-level cache */
+
+_Static_assert(MOST_RESIDENT % WIDE_ROWS == 0, "resident rows are rounded up to whole tiles");
 
 typedef float pair_sums[2][LANES]; /* of one operand row with a row of two groups */
 
@@ -263,10 +265,9 @@ static void wide_pair(const struct sh_cpu_matmul *m, uint64_t group, uint64_t gr
     const uint64_t per_unit = block == 32 ? UNIT_BLOCKS : 1, block_bytes = group_bytes / n_blocks;
     const uint8_t *const groups = (const uint8_t *)m->w->data + group * group_bytes;
     const uint32_t n_tiles = (n + WIDE_ROWS - 1) / WIDE_ROWS;
-    uint64_t done = 0; /* bytes of each group */
     for (uint64_t b = 0; b < n_blocks; b += per_unit) {
         const int some = (int)sh_min_u64(per_unit, n_blocks - b);
-        const uint64_t bytes = (uint64_t)some * block_bytes, share = sh_align_up(bytes / n_tiles + 1, 64);
+        const uint64_t done = b * block_bytes, bytes = (uint64_t)some * block_bytes, share = sh_align_up(bytes / n_tiles + 1, 64);
         for (int g = 0; g < 2; g++) {
             const uint8_t *w = groups + (uint64_t)g * group_bytes + done;
             if (type == SH_TYPE_Q6_K) {
@@ -292,7 +293,6 @@ static void wide_pair(const struct sh_cpu_matmul *m, uint64_t group, uint64_t gr
                 for (uint32_t k = 0; k < n_rows; k++)
                     UNROLLED (g, 2) finish(m, (group + (uint64_t)g) * LANES, r + i + k, load_floats(sums[k][g]));
         }
-        done += bytes;
     }
 }
 
